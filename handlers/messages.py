@@ -7,6 +7,7 @@ the lanes; edits and deletes are transactions of their own (`handlers.transactio
 import math
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
+from itertools import accumulate
 from typing import Protocol
 from uuid import UUID
 
@@ -22,10 +23,11 @@ from handlers.ports import Connections
 from handlers.rate_limits import Limiter
 from handlers.transactions import Transactions
 from store.errors import Overloaded, StoreError, Unavailable
-from store.ids import new_id
-from store.model import Change, Message, MessageType
+from store.ids import distinct, new_id
+from store.model import Change, Member, Message, MessageType
 from store.outage import Outage
 from store.postgres import conversations as conversation_store
+from store.postgres import mentions as mention_store
 from store.postgres import messages as store
 from store.postgres.connection import Connection
 from store.postgres.group_commit import Append, AppendError
@@ -34,13 +36,17 @@ MAX_CLIENT_ID = 128  # characters of a clientMessageId
 MAX_PINS = 50  # messages in one conversation
 REPLICA_PATIENCE = 1.0  # seconds for a page of history from a replica: then the primary is asked
 REPLICA_PAUSE = 5.0  # seconds for which a replica that failed is not asked again
+LAST_ID = UUID(int=2**128 - 1)  # above every message's
 UNCERTAIN = frozenset({"unavailable", "internal"})  # codes after which a message may have been written
 
+_FIELDS = {"no_such_mention": {"mentions": "not a member"}}  # at fault
 _REFUSED = {
     "not_a_member": ("not_found", "There is no such conversation, or you are not a member of it."),
     "no_conversation": ("not_found", "There is no such conversation, or you are not a member of it."),
     "no_reply_target": ("not_found", "The message replied to is not in this conversation."),
     "no_file": ("not_found", "There is no such file of yours, or its upload is not complete."),
+    "no_such_mention": ("not_found", "A user who is mentioned is no member of the conversation."),
+    "mention_all": ("mention_all_forbidden", "In a group this large only its admins and owners mention all."),
     "muted": ("forbidden", "You are muted in this conversation."),
     "invalid_content": ("invalid_content", "The content cannot be stored."),
 }
@@ -65,9 +71,11 @@ class Messages:
         sends: Limiter[UUID],
         *,
         max_message_bytes: int,
+        mention_all_up_to: int,
         replica: Connections | None = None,
     ) -> None:
-        """`replica` is read for history wherever it is as new as `pool`."""
+        """`mention_all_up_to`: members of a conversation in which any of them may mention all. `replica` is read for
+        history wherever it is as new as `pool`."""
         self._pool = pool
         self._replica = replica
         self._replica_after = -math.inf  # it is not asked before
@@ -78,6 +86,7 @@ class Messages:
         self._transactions = transactions
         self._sends = sends
         self._max = max_message_bytes
+        self._mention_all_up_to = mention_all_up_to
 
     # -- sending --------------------------------------------------------------------------------
 
@@ -103,6 +112,8 @@ class Messages:
             reply_to_id=request.reply_to_id,
             client_message_id=client_id,
             done=done,
+            mentions=tuple(distinct(request.mentions)) if request.mentions else (),
+            all_up_to=self._mention_all_up_to if request.mention_all else None,
         )
 
     def send_nowait(self, caller: Caller, request: CreateMessage, done: Done) -> None:
@@ -183,8 +194,16 @@ class Messages:
     # -- changing -------------------------------------------------------------------------------
 
     async def edit(
-        self, caller: Caller, message_id: UUID, content: str, *, if_match: Collection[str] | None = None
+        self,
+        caller: Caller,
+        message_id: UUID,
+        content: str,
+        *,
+        mentions: Sequence[UUID] | None = None,
+        mention_all: bool | None = None,
+        if_match: Collection[str] | None = None,
     ) -> Message:
+        """`mentions` and `mention_all` stay as they are where they are None."""
         self._check_content(content)
         if not text_rules.is_visible(content):
             sentence = "The content is empty; delete the message instead."
@@ -192,8 +211,12 @@ class Messages:
         self._sends.require(caller.user_id, f"edit {message_id}")
 
         async def write(conn: Connection) -> tuple[Message, Sequence[Change]]:
-            message, _ = await self._locked(conn, caller, message_id, if_match)
+            message, head, member = await self._locked(conn, caller, message_id, if_match)
             permissions.may_edit(caller, message)
+            named = message.mentions if mentions is None else tuple(distinct(mentions))
+            to_all = message.mention_all if mention_all is None else mention_all
+            if (named, to_all) != (message.mentions, message.mention_all):
+                await self._mention(conn, message, head, member, named, to_all)
             change = await store.update_message(conn, message_id, content)
             return _changed(change)
 
@@ -203,9 +226,8 @@ class Messages:
         self._sends.require(caller.user_id, f"delete {message_id}")
 
         async def write(conn: Connection) -> tuple[Message, Sequence[Change]]:
-            message, head = await self._locked(conn, caller, message_id, if_match)
-            member = await conversation_store.fetch_member(conn, message.conversation_id, caller.user_id)
-            permissions.may_delete(caller, message, permissions.require_member(member, "message"), head.type)
+            message, head, member = await self._locked(conn, caller, message_id, if_match)
+            permissions.may_delete(caller, message, member, head.type)
             change = await store.delete_message(conn, message_id)
             return _changed(change)
 
@@ -238,26 +260,42 @@ class Messages:
         return await self._transactions.run(write)
 
     async def _pinnable(self, conn: Connection, caller: Caller, message_id: UUID) -> Message:
-        message, head = await self._locked(conn, caller, message_id, None)
-        member = await conversation_store.fetch_member(conn, message.conversation_id, caller.user_id)
-        permissions.may_pin(message, permissions.require_member(member, "message"), head.type)
+        message, head, member = await self._locked(conn, caller, message_id, None)
+        permissions.may_pin(message, member, head.type)
         return message
+
+    async def _mention(
+        self,
+        conn: Connection,
+        message: Message,
+        head: conversation_store.Head,
+        member: Member,
+        named: Sequence[UUID],
+        mention_all: bool,
+    ) -> None:
+        """Let a message that is edited mention these. Who was mentioned before may have left."""
+        if mention_all and not message.mention_all:
+            permissions.may_mention_all(member, head.member_count, self._mention_all_up_to)
+        added = [user_id for user_id in named if user_id not in message.mentions]
+        if added and await mention_store.list_strangers(conn, head.id, added):
+            raise _to_client_error(AppendError("no_such_mention"))
+        await mention_store.replace_mentions(conn, message, named, mention_all)
 
     @staticmethod
     async def _locked(
         conn: Connection, caller: Caller, message_id: UUID, if_match: Collection[str] | None
-    ) -> tuple[Message, conversation_store.Head]:
-        """The message under its conversation's lock, if the caller may see it."""
+    ) -> tuple[Message, conversation_store.Head, Member]:
+        """The message under its conversation's lock, if the caller, who is that member, may see it."""
         message = await store.lock_message(conn, message_id)
         if message is None:
             raise permissions.not_found("message")
         head = await conversation_store.lock_conversation(conn, message.conversation_id)
         member = await conversation_store.fetch_member(conn, message.conversation_id, caller.user_id)
-        permissions.require_member(member, "message")
+        member = permissions.require_member(member, "message")
         if head is None:
             raise permissions.not_found("message")
         preconditions.require(if_match, preconditions.of_message(message), "message", str(message.changed_seq))
-        return message, head
+        return message, head, member
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -311,6 +349,20 @@ class Messages:
         async with self._pool.connection() as conn:
             return await store.list_messages(conn, conversation_id, before=before, after=after, limit=limit)
 
+    async def mentioning(
+        self, caller: Caller, *, limit: int, cursor: str | None
+    ) -> tuple[Sequence[Message], str | None]:
+        """The messages that mention the caller where they are a member now, newest first. Bounded in bytes as well."""
+        before = page_cursors.decode_id(cursor) or LAST_ID
+        async with self._pool.connection() as conn:
+            found = await mention_store.list_mentions(conn, caller.user_id, before, limit + 1)
+            sizes = accumulate(octets for _, octets in found[:limit])
+            fitting = max(1, sum(size <= store.PAGE_BYTES for size in sizes))
+            shown = [message_id for message_id, _ in found[: min(fitting, limit)]]
+            messages = await store.list_messages_by_id(conn, shown)
+        items = [message for message in messages if message.deleted_at is None]
+        return items, page_cursors.encode_id(shown[-1]) if len(found) > len(shown) else None
+
     def _pass_over_replica(self, why: str) -> None:
         """History comes from the primary for a while: each caller would wait for the replica only to learn the same."""
         self._replica_after = trio.current_time() + REPLICA_PAUSE
@@ -344,6 +396,7 @@ def _is_same(message: Message, asked: Append) -> bool:
     return (
         (message.conversation_id, message.type) == (asked.conversation_id, asked.type)
         and message.reply_to_id == asked.reply_to_id
+        and (was_changed or (message.mentions, message.mention_all) == (asked.mentions, asked.all_up_to is not None))
         and (was_changed or message.content == asked.content)
         and (message.file is None or message.file.id == asked.file_id)
     )
@@ -358,7 +411,7 @@ def _changed(change: Change | None) -> tuple[Message, Sequence[Change]]:
 def _to_client_error(outcome: object) -> ChatError:
     """Return the error for a client whose message a lane could not write."""
     if isinstance(outcome, AppendError):
-        return ChatError(*_REFUSED[outcome.code])
+        return ChatError(*_REFUSED[outcome.code], errors=_FIELDS.get(outcome.code))
     if isinstance(outcome, (Unavailable, Overloaded)):
         return from_store(outcome)
     if isinstance(outcome, StoreError):

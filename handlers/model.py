@@ -46,6 +46,7 @@ def _index_of(kind: type[WireEnum], *members: WireEnum) -> Meta:
 SPOKEN_TYPES = (MessageType.TEXT, MessageType.EMOJI)  # need content that shows something
 FILE_TYPES = (MessageType.IMAGE, MessageType.FILE)  # need a file
 SENDABLE_TYPES = tuple(member for member in MessageType if member in SPOKEN_TYPES + FILE_TYPES)
+MAX_MENTIONS = 50  # users who are mentioned by name in one message
 _MARKABLE = (MessageStatus.DELIVERED, MessageStatus.READ)
 
 UserStatusChoice = Annotated[str, _name_of(UserStatus)] | Annotated[int, _index_of(UserStatus)]
@@ -60,6 +61,7 @@ MessageStatusChoice = (
 DisplayName = Annotated[str, Meta(max_length=128), _pattern(text_rules.LINE)]
 Email = Annotated[str, Meta(max_length=320), _pattern(text_rules.EMAIL)]
 StatusText = Annotated[str, Meta(max_length=256), _pattern(text_rules.LINE)]
+Mentions = Annotated[tuple[UUID, ...], Meta(max_length=MAX_MENTIONS)]
 Title = Annotated[str, Meta(min_length=1, max_length=256), _pattern(text_rules.NAME)]
 
 
@@ -184,7 +186,10 @@ class ChangeRole(Wire, frozen=True):
 
 
 class CreateMessage(Wire, frozen=True):
-    """`content` may be empty with a file only. The same `clientMessageId` is the same message, sent once."""
+    """`content` may be empty with a file only. The same `clientMessageId` is the same message, sent once.
+
+    `mentions` are members; they, or all with `mentionAll`, count the message as one that mentions them.
+    """
 
     conversation_id: UUID
     content: str
@@ -192,6 +197,8 @@ class CreateMessage(Wire, frozen=True):
     file_id: UUID | None = None
     reply_to_id: UUID | None = None
     client_message_id: Annotated[str, Meta(min_length=1, max_length=128), _pattern(text_rules.KEY)] | None = None
+    mentions: Mentions | None = ()
+    mention_all: bool | None = False
 
 
 class PresignFile(Wire, frozen=True):
@@ -203,7 +210,11 @@ class PresignFile(Wire, frozen=True):
 
 
 class EditMessage(Wire, frozen=True):
+    """`mentions` and `mentionAll` replace what was there; left out, or null, they stay as they are."""
+
     content: Annotated[str, _pattern(text_rules.CONTENT)]
+    mentions: Mentions | None = None
+    mention_all: bool | None = None
 
 
 class SentMessage(Message, frozen=True, kw_only=True):
@@ -284,6 +295,7 @@ class SyncedConversation(Wire, frozen=True, gc=False):
     last_seq: int
     message_id: UUID | None
     unread_count: int
+    mention_count: int
     outcome: SyncOutcome
     settings_version: int
 

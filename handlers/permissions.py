@@ -73,6 +73,13 @@ def may_pin(message: Message, member: Member, kind: ConversationType) -> None:
     _not_deleted(message)
 
 
+def may_mention_all(member: Member, members: int, up_to: int) -> None:
+    """Any member in a conversation of at most `up_to` members; in a larger one its admins and owners."""
+    if member.role is Role.MEMBER and members > up_to:
+        sentence = f"In a group of more than {up_to} members only its admins and owners mention all."
+        raise ChatError("mention_all_forbidden", sentence)
+
+
 def _not_deleted(message: Message) -> None:
     if message.deleted_at is not None:
         raise ChatError("gone", "The message was deleted.")

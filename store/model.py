@@ -163,6 +163,8 @@ class Message(Wire, frozen=True):
     reactions: tuple[Reaction, ...] = ()
     pinned_at: Timestamp | None = None
     pinned_by: UUID | None = None
+    mentions: tuple[UUID, ...] = ()
+    mention_all: bool = False
 
     @property
     def last_changed_at(self) -> Timestamp | None:
@@ -214,7 +216,8 @@ class ConversationSettings(Wire, frozen=True, gc=False):
 
 
 class Conversation(Wire, frozen=True):
-    """A conversation as a member sees it: `unread_count`, of the newest 1,000, and `settings` are their own."""
+    """A conversation as a member sees it: `unread_count`, of the newest 1,000, `mention_count`, how many of those that
+    they have not read mention them, up to 1,000, and `settings` are their own."""
 
     id: UUID
     type: ConversationType
@@ -224,6 +227,7 @@ class Conversation(Wire, frozen=True):
     last_seq: int
     last_message: Message | None
     unread_count: int
+    mention_count: int
     member_count: int
     members: tuple[Member, ...]
     settings: ConversationSettings

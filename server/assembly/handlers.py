@@ -50,6 +50,7 @@ def assemble_handlers(
             cluster.transactions,
             limits.sends,
             max_message_bytes=settings.max_message_bytes,
+            mention_all_up_to=settings.mention_all_members,
             replica=stores.read_pool,
         )
 

@@ -21,7 +21,7 @@ from server.protocol import terminal
 from store.errors import StoreError
 from store.model import Change
 from store.objects import open_objects
-from store.postgres import accounts, idempotency, messages, partitions, reactions, search, users
+from store.postgres import accounts, idempotency, mentions, messages, partitions, reactions, search, users
 from store.postgres.clock import fetch_agreed_now
 from store.postgres.connection import Connection
 from store.postgres.pool import Pool
@@ -136,6 +136,7 @@ async def _purge(settings: Settings, pool: Pool, now: datetime, oldest: datetime
 def _steps(now: datetime, oldest: datetime) -> list[tuple[str, Step]]:
     before = now - IDEMPOTENCY
     return [
+        ("mentions", lambda conn, limit: mentions.delete_old_mentions(conn, oldest, limit)),
         ("clientMessageIds", lambda conn, limit: messages.delete_old_sends(conn, before, limit)),
         ("Idempotency-Keys", lambda conn, limit: idempotency.delete_old(conn, before, limit)),
         ("expired sessions", accounts.delete_expired_sessions),

@@ -364,6 +364,13 @@ class Settings:
         minimum=1,
     )
 
+    mention_all_members: int = BOUNDS.setting(
+        COUNT,
+        100,
+        "Members of a conversation up to which each of them may mention all; in a larger one its admins and owners.",
+        minimum=0,
+    )
+
     rate_limits: str = RATES.setting(
         TEXT,
         "on",

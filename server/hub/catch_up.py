@@ -33,7 +33,7 @@ LISTED_BYTES = 320  # of an answer, for each conversation that it lists, at most
 NAMED_BYTES = 90  # for each that is named, at most
 START = UUID(int=0)  # below every conversation's id
 BEGINNING = Cursor(0)  # of a client that has nothing
-NO_MEMBER = Standing(0, 0)
+NO_MEMBER = Standing(0, 0, 0)
 BY_DEFAULT = {
     Others.REPLAY: SyncOutcome.REPLAYED,
     Others.ATTACH: SyncOutcome.ATTACHED,
@@ -188,6 +188,7 @@ async def sync_all(
                     last_seq=(head := shown_heads.get(conversation_id, BEGINNING)).seq,
                     message_id=head.message_id,
                     unread_count=(standing := standings.get(conversation_id, NO_MEMBER)).unread_count,
+                    mention_count=standing.mention_count,
                     outcome=outcomes.get(conversation_id, SyncOutcome.GONE),
                     settings_version=standing.settings_version,
                 )

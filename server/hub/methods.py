@@ -18,6 +18,7 @@ from handlers.model import (
     CreateMessage,
     CursorProof,
     Joined,
+    Mentions,
     Others,
     SearchMessages,
     SearchPage,
@@ -123,7 +124,9 @@ class HubMethods:
         """Measure latency. It does not replace the pings of the protocol."""
         return {}
 
-    @hub_method("not_found", "forbidden", "invalid_content", pipelined=True, answers=SentMessage)
+    @hub_method(
+        "not_found", "forbidden", "mention_all_forbidden", "invalid_content", pipelined=True, answers=SentMessage
+    )
     def send_message(self, connection: HubConnection, ticket: Ticket, message: CreateMessage) -> None:
         """Send a message. It is answered when it is committed; with the same `clientMessageId` it is sent once."""
 
@@ -135,10 +138,20 @@ class HubMethods:
         except Exception as error:  # refused before it was queued; answered like any other
             done(error)
 
-    @hub_method("not_found", "forbidden", "gone", "invalid_content")
-    async def edit_message(self, connection: HubConnection, message_id: UUID, content: str) -> SentMessage:
-        """Replace the content of one's own message."""
-        return sent(await self._messages.edit(connection.caller, message_id, content))
+    @hub_method("not_found", "forbidden", "mention_all_forbidden", "gone", "invalid_content")
+    async def edit_message(
+        self,
+        connection: HubConnection,
+        message_id: UUID,
+        content: str,
+        mentions: Mentions | None = None,
+        mention_all: bool | None = None,
+    ) -> SentMessage:
+        """Replace the content of one's own message, and whom it mentions; left out, that stays as it is."""
+        edited = await self._messages.edit(
+            connection.caller, message_id, content, mentions=mentions, mention_all=mention_all
+        )
+        return sent(edited)
 
     @hub_method("not_found", "forbidden", "gone")
     async def delete_message(self, connection: HubConnection, message_id: UUID) -> SentMessage:

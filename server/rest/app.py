@@ -38,6 +38,7 @@ from server.rest.routes import (
     docs,
     files,
     health,
+    mentions,
     messages,
     negotiate,
     pins,
@@ -94,6 +95,7 @@ def create_app(
     app.register_blueprint(reactions.blueprint(reactions_handler))
     app.register_blueprint(pins.blueprint(messages_handler))
     app.register_blueprint(search.blueprint(search_handler))
+    app.register_blueprint(mentions.blueprint(messages_handler))
     app.register_blueprint(files.blueprint(files_handler, settings.max_upload_bytes))
     if isinstance(objects_store, DirectoryObjects):
         app.register_blueprint(signed_urls.blueprint(objects_store))

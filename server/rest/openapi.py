@@ -57,6 +57,7 @@ TAGS = {
     "messages": "Sending, reading and editing messages, and their receipts.",
     "reactions": "Reactions to messages.",
     "pins": "Messages that are pinned in their conversation.",
+    "mentions": "The messages that mention the caller.",
     "files": "Files: uploads through the server or directly into the store, and links.",
     "auth": "Sign-in with a provider, and sessions.",
     "hub": "Negotiation of connections to the SignalR hub.",

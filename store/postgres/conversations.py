@@ -76,10 +76,11 @@ class Position(NamedTuple):
 
 
 class Standing(msgspec.Struct, frozen=True, gc=False):
-    """What is a member's own of a conversation: how many messages they have not read, of its newest 1,000, and the
-    version of their settings."""
+    """What is a member's own of a conversation: how many messages they have not read, of its newest 1,000, how many
+    of those mention them, and the version of their settings."""
 
     unread_count: int
+    mention_count: int
     settings_version: int
 
 
@@ -531,7 +532,7 @@ def _seen(row: Sequence[Any], members: Sequence[tuple[Member, int]], hiding: Col
 
 
 def _conversation_of(row: Sequence[Any], members: Sequence[Member], last_message: Message | None) -> Conversation:
-    id_, kind, title, created_by, created, last_seq, _, member_count, unread, *settings, _, _ = row
+    id_, kind, title, created_by, created, last_seq, _, member_count, unread, mentioned, *settings, _, _ = row
     return Conversation(
         id=id_,
         type=ConversationType(kind),
@@ -541,6 +542,7 @@ def _conversation_of(row: Sequence[Any], members: Sequence[Member], last_message
         last_seq=last_seq,
         last_message=last_message,
         unread_count=unread,
+        mention_count=mentioned,
         member_count=member_count,
         members=tuple(members),
         settings=_settings_of(settings),

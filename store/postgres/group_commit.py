@@ -43,6 +43,7 @@ from store.statistics import LaneStatistics
 
 MAX_BATCH_BYTES = 4 * 1024 * 1024  # content in one transaction, roughly
 MAX_QUEUE_BYTES = 32 * 1024 * 1024  # content that waits in one lane: some seconds' worth, if a commit takes one
+MENTION_BYTES = 128  # what somebody who is mentioned counts for: a row and three entries of indexes
 MAX_DIVISIONS = 32  # of one batch, while PostgreSQL fails with a fault of its own; then the rest fails with it
 MAX_ATTEMPTS = 4  # at one batch, when PostgreSQL breaks a deadlock or has no partition
 SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500)  # messages: bounds of the histogram
@@ -51,7 +52,15 @@ LOOK = 2.0  # seconds between looks of idle lanes whether they could write
 LOOK_WITHIN = 2.0  # seconds for one; a message that comes meanwhile waits for it
 
 ACCEPTED, DUPLICATE = 0, 1
-REFUSALS = {2: "no_conversation", 3: "not_a_member", 4: "muted", 5: "no_reply_target", 6: "no_file"}
+REFUSALS = {
+    2: "no_conversation",
+    3: "not_a_member",
+    4: "muted",
+    5: "no_reply_target",
+    6: "no_file",
+    7: "no_such_mention",
+    8: "mention_all",
+}
 SENT = MessageStatus.SENT
 REJECTED = (psycopg.DataError, psycopg.IntegrityError, UnicodeEncodeError)  # the message is at fault
 
@@ -63,8 +72,8 @@ log = structlog.get_logger("parley.lanes")
 class AppendError(Exception):
     """A message that was refused.
 
-    `code` is no_conversation, not_a_member, muted, no_reply_target, no_file, or invalid_content (PostgreSQL
-    cannot store it: a NUL character or a lone surrogate).
+    `code` is one of REFUSALS (no_such_mention: somebody who is mentioned is no member; mention_all: the sender may not
+    mention all), or invalid_content (PostgreSQL cannot store it: a NUL character or a lone surrogate).
     """
 
     def __init__(self, code: str) -> None:
@@ -76,7 +85,10 @@ Done = Callable[[Message | AppendError | StoreError], None]
 
 
 class Append(Struct, frozen=True):
-    """One message to write. `done` is called once, without awaiting, in order within the conversation."""
+    """One message to write. `done` is called once, without awaiting, in order within the conversation.
+
+    `all_up_to`: it mentions all members, which any of them may do where there are so many at most. None: it does not.
+    """
 
     message_id: UUID
     conversation_id: UUID
@@ -87,6 +99,8 @@ class Append(Struct, frozen=True):
     reply_to_id: UUID | None
     client_message_id: str | None
     done: Done
+    mentions: tuple[UUID, ...] = ()
+    all_up_to: int | None = None
 
 
 # Called with a committed batch and when its transaction began and ended (`time.perf_counter`), before any answer.
@@ -167,7 +181,7 @@ class Lanes:
         if not lane.queue:
             lane.waits_since = time.perf_counter()
         lane.queue.append(append)
-        lane.queued_bytes += len(append.content)
+        lane.queued_bytes += len(append.content) + MENTION_BYTES * len(append.mentions)
         if lane.wake is not None:
             lane.wake.set()
             lane.wake = None
@@ -300,7 +314,7 @@ class _Lane:
         """The next batch: everything that waits, within the limits. It is being written from now on."""
         size = taken = 0
         for append in self.queue[: self._max_batch]:
-            more = len(append.content)
+            more = len(append.content) + MENTION_BYTES * len(append.mentions)
             if size + more > MAX_BATCH_BYTES and taken:
                 break
             size += more
@@ -471,8 +485,8 @@ class _Lane:
         raise AssertionError("unreachable")
 
     def _pack(self, appends: Sequence[Append]) -> list[bytes | None]:
-        """The parameters of lane_write. Raises UnicodeEncodeError."""
-        return [
+        """The parameters of lane_write, or of lane_write_mentioning where that is needed. Raises UnicodeEncodeError."""
+        columns: list[bytes | None] = [
             message_batch.pack_uuids([a.message_id for a in appends]),
             message_batch.pack_uuids([a.conversation_id for a in appends]),
             message_batch.pack_uuids([a.sender_id for a in appends]),
@@ -483,6 +497,14 @@ class _Lane:
             message_batch.pack_texts([a.client_message_id for a in appends]),
             self._outbox,
         ]
+        if any(a.mentions or a.all_up_to is not None for a in appends):
+            named = [(position, user_id) for position, a in enumerate(appends, 1) for user_id in a.mentions]
+            columns += (
+                message_batch.pack_numbers([a.all_up_to for a in appends]),
+                message_batch.pack_numbers([position for position, _ in named]),
+                message_batch.pack_uuids([user_id for _, user_id in named]),
+            )
+        return columns
 
     async def _make_partitions(self, conn: Connection) -> None:
         """`parley migrate` has not run for months: log it, and create the partition here if the role may."""
@@ -553,6 +575,7 @@ class _Lane:
                         message_id, append.conversation_id, seq, seq, append.sender_id, append.type, append.content,
                         None if file_key is None else file_info(append.file_id, file_key, *file),
                         append.reply_to_id, append.client_message_id, made_at, None, None, SENT,
+                        mentions=append.mentions, mention_all=append.all_up_to is not None,
                     )  # fmt: skip
                 except Exception as error:  # of this message, which is committed: its room reads it
                     answers.append(StoreError(f"a defect, reference {_guard.caught(error)}"))

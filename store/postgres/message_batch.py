@@ -20,17 +20,20 @@ from psycopg.adapt import Transformer
 from store.postgres import queries
 from store.postgres.connection import Connection, ends_session
 
-UUID_OID, TEXT_OID, BOOL_OID = 2950, 25, 16
-UUID_ARRAY, TEXT_ARRAY = 2951, 1009
+UUID_OID, TEXT_OID, BOOL_OID, BIGINT_OID = 2950, 25, 16, 20
+UUID_ARRAY, TEXT_ARRAY, BIGINT_ARRAY = 2951, 1009, 1016
 _NULL = b"\xff\xff\xff\xff"
 _SIXTEEN = b"\x00\x00\x00\x10"
 _ARRAY = struct.Struct("!iiIii")  # dimensions, has nulls, element type, length, first index
 _LENGTH = struct.Struct("!i")
+_NUMBER = struct.Struct("!iq")
 
-LOCK, WRITE = b"parley_lane_lock", b"parley_lane_write"
+LOCK, WRITE, WRITE_MENTIONING = b"parley_lane_lock", b"parley_lane_write", b"parley_lane_write_mentioning"
+COLUMNS = [UUID_ARRAY] * 3 + [TEXT_ARRAY] * 2 + [UUID_ARRAY] * 2 + [TEXT_ARRAY, BOOL_OID]
 STATEMENTS = (
     (LOCK, queries.lane_lock, [UUID_ARRAY]),
-    (WRITE, queries.lane_write, [UUID_ARRAY] * 3 + [TEXT_ARRAY] * 2 + [UUID_ARRAY] * 2 + [TEXT_ARRAY, BOOL_OID]),
+    (WRITE, queries.lane_write, COLUMNS),
+    (WRITE_MENTIONING, queries.lane_write_mentioning, [*COLUMNS, BIGINT_ARRAY, BIGINT_ARRAY, UUID_ARRAY]),
 )
 # Planned once a connection, for any batch; by index whatever the statistics say: on a new database the
 # tables look small when the plan is made, and are not for long.
@@ -38,7 +41,6 @@ SETTINGS = """SELECT set_config('plan_cache_mode', 'force_generic_plan', false),
     set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false)"""
 
 BINARY = pq.Format.BINARY
-FORMATS = [BINARY] * 9
 FATAL_ERROR, PIPELINE_SYNC = pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.PIPELINE_SYNC
 
 
@@ -72,7 +74,8 @@ async def prepare(conn: Connection) -> None:
 
 
 async def write(conn: Connection, columns: Sequence[bytes | None]) -> list[Row]:
-    """Write a packed batch and commit it. Return one row for each message, in their order.
+    """Write a packed batch and commit it. Return one row for each message, in their order. `columns` has what
+    lane_write takes, or lane_write_mentioning.
 
     Guaranteed: when this returns, the batch is committed, as a whole. When it raises psycopg.Error, nothing of it was
     written. When it raises OutcomeUnknown, the batch was committed as a whole or not at all, and only the database
@@ -107,6 +110,11 @@ def pack_texts(values: Sequence[str | None]) -> bytes:
     return _ARRAY.pack(1, 1, TEXT_OID, len(values), 1) + b"".join(items)
 
 
+def pack_numbers(values: Sequence[int | None]) -> bytes:
+    items = [_NULL if value is None else _NUMBER.pack(8, value) for value in values]
+    return _ARRAY.pack(1, 1, BIGINT_OID, len(items), 1) + b"".join(items)
+
+
 def _prepare(pgconn: Any, name: bytes, sql: bytes, types: list[int]) -> Generator[Any, Any, None]:
     pgconn.send_prepare(name, sql, param_types=types)
     for result in (yield from generators.execute(pgconn)):
@@ -129,7 +137,8 @@ def _exchange(pgconn: Any, lock: Sequence[bytes | None], write: Sequence[bytes |
     """
     pgconn.enter_pipeline_mode()
     pgconn.send_query_prepared(LOCK, lock, param_formats=[BINARY], result_format=BINARY)
-    pgconn.send_query_prepared(WRITE, write, param_formats=FORMATS, result_format=BINARY)
+    statement = WRITE if len(write) == len(COLUMNS) else WRITE_MENTIONING
+    pgconn.send_query_prepared(statement, write, param_formats=[BINARY] * len(write), result_format=BINARY)
     pgconn.pipeline_sync()
     failure: psycopg.Error | None = None
     try:

@@ -5,7 +5,7 @@ Owns the mapping between rows and `Message`. Writes take part in the caller's tr
 their own, and lock the conversation before anything else.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -31,7 +31,8 @@ _decode_reactions: Callable[[str], tuple[Reaction, ...]] = msgspec.json.Decoder(
 def message_of(row: Sequence[Any]) -> Message:
     """A row as {described} of messages.sql makes it."""
     (id_, conversation_id, seq, changed_seq, sender_id, kind, body, file_id, *file,
-     reply_to, client_message_id, edited, deleted, changed, reactions, pinned, pinned_by, reached) = row  # fmt: skip
+     reply_to, client_message_id, edited, deleted, changed, reactions, pinned, pinned_by, reached,
+     mentions, mention_all) = row  # fmt: skip
     return Message(
         id=id_,
         conversation_id=conversation_id,
@@ -51,6 +52,8 @@ def message_of(row: Sequence[Any]) -> Message:
         reactions=() if reactions is None or deleted is not None else _decode_reactions(reactions),
         pinned_at=None if pinned is None or deleted is not None else timestamp(pinned),
         pinned_by=None if pinned is None or deleted is not None else pinned_by,
+        mentions=tuple(mentions or ()),
+        mention_all=bool(mention_all),
     )
 
 
@@ -64,6 +67,12 @@ def file_info(file_id: UUID | None, key: str | None, *columns: Any) -> FileInfo 
 async def fetch_message(conn: Connection, message_id: UUID) -> Message | None:
     row = await (await conn.execute(queries.fetch_message, {"id": message_id})).fetchone()
     return message_of(row) if row else None
+
+
+async def list_messages_by_id(conn: Connection, message_ids: Collection[UUID]) -> list[Message]:
+    """Those of these messages that there are, newest first."""
+    rows = await (await conn.execute(queries.list_messages_by_id, {"ids": list(message_ids)})).fetchall()
+    return sorted(map(message_of, rows), key=lambda message: message.id, reverse=True)
 
 
 class Page(NamedTuple):

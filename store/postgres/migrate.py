@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import psycopg
 import sqlalchemy
@@ -29,6 +30,7 @@ from store.reasons import reason
 
 LOCK = "parley.migrate"  # hashed to the key of the advisory lock that lets one run at a time
 BATCH = 2000  # rows in one statement: short locks
+ROLLOUT_DAYS = 7  # in which code of before may have run beside this
 LOCK_TIMEOUT = "65min"  # how long to wait for another run to end: it gives up after GIVE_UP
 PATIENCE = 1.5  # seconds in which one attempt has to get all its locks: sends queue up behind it meanwhile
 LEAST_PATIENCE = 0.1  # seconds for each lock after that
@@ -137,8 +139,19 @@ def _fill_in_words(conninfo: str) -> None:
                 return
 
 
+def _forget_mentions(conninfo: str) -> None:
+    """Those in messages that code of before has deleted, beside an instance that had sent them."""
+    after: UUID | None = UUID(int=0)
+    with _connect(conninfo) as connection:
+        connection.autocommit = True
+        while after is not None:
+            parameters = {"after": after, "days": ROLLOUT_DAYS, "limit": BATCH}
+            row = connection.execute(queries.forget_mentions, parameters).fetchone()
+            after = row[0] if row else None
+
+
 # What a revision needs besides its SQL, in the order of the revisions. Each is run again by every `parley migrate`.
-FILL_INS: tuple[Callable[[str], None], ...] = (_fold_names, _fill_in_words)  # 0005, 0012
+FILL_INS: tuple[Callable[[str], None], ...] = (_fold_names, _fill_in_words, _forget_mentions)  # 0005, 0012, 0018
 
 
 def _upgrade(connection: sqlalchemy.Connection, *, known: list[Migration]) -> None:

@@ -67,6 +67,7 @@ from store.postgres import (
     conversations,
     files,
     idempotency,
+    mentions,
     messages,
     outbox,
     privacy,
@@ -174,6 +175,7 @@ class Tables:
             NOW,
             head.last_seq,
             None,
+            0,
             0,
             len(found),
             tuple(found[:shown]),
@@ -410,7 +412,13 @@ class Lanes:
                 append.done(found)
                 return
         said = tables.say(append.conversation_id, append.sender_id, append.content, append.type)
-        kept = replace(said, client_message_id=append.client_message_id, reply_to_id=append.reply_to_id)
+        kept = replace(
+            said,
+            client_message_id=append.client_message_id,
+            reply_to_id=append.reply_to_id,
+            mentions=append.mentions,
+            mention_all=append.all_up_to is not None,
+        )
         tables.messages[kept.id] = kept
         append.done(kept)
 
@@ -437,7 +445,9 @@ class Memory:
             pool, self.transactions, self.refresh_tokens, lambda user, session: (f"{user}.{session}", 60), admits=admits
         )
         self.sends: Limiter[UUID] = Limiter(None, "messages")
-        self.messages = Messages(pool, self.lanes, self.transactions, self.sends, max_message_bytes=max_message_bytes)
+        self.messages = Messages(
+            pool, self.lanes, self.transactions, self.sends, max_message_bytes=max_message_bytes, mention_all_up_to=2
+        )
         self.reactions = Reactions(pool, self.transactions, self.sends)
         self.searches: Limiter[UUID] = Limiter(Rate(100, 10.0), "searches")
         self.search = Search(pool, self.searches)
@@ -539,7 +549,8 @@ async def nothing_half_done(arrange: Arrange) -> None:
 
 @stands_for(conversations.lock_conversation)
 def _lock_conversation(tables: Tables, conversation_id: UUID) -> Head | None:
-    return None if conversation_id in tables.dissolved else tables.conversations.get(conversation_id)
+    head = None if conversation_id in tables.dissolved else tables.conversations.get(conversation_id)
+    return None if head is None else replace(head, member_count=len(tables.members_of(conversation_id)))
 
 
 @stands_for(conversations.fetch_conversation)
@@ -772,7 +783,7 @@ def _list_standings(
     tables: Tables, views: Collection[tuple[UUID, UUID]]
 ) -> dict[tuple[UUID, UUID], conversations.Standing]:
     return {
-        (user_id, conversation_id): conversations.Standing(0, tables.settings_of(conversation_id, user_id).version)
+        (user_id, conversation_id): conversations.Standing(0, 0, tables.settings_of(conversation_id, user_id).version)
         for user_id, conversation_id in views
         if (conversation_id, user_id) in tables.members
     }
@@ -806,7 +817,18 @@ def _delete_message(tables: Tables, message_id: UUID) -> Change | None:
     for key in [key for key in tables.reactions if key[0] == message_id]:
         del tables.reactions[key]
     before = tables.messages[message_id]
-    return tables.change(replace(before, content="", deleted_at=NOW, reactions=(), pinned_at=None, pinned_by=None))
+    return tables.change(
+        replace(
+            before,
+            content="",
+            deleted_at=NOW,
+            reactions=(),
+            pinned_at=None,
+            pinned_by=None,
+            mentions=(),
+            mention_all=False,
+        )
+    )
 
 
 @stands_for(messages.pin_message)
@@ -838,6 +860,35 @@ def _list_pins(
     found.sort(key=lambda one: (one.pinned_at, one.id.bytes), reverse=True)
     places = [(datetime.fromisoformat(one.pinned_at or ""), one.id) for one in found]
     return [one for one, place in zip(found, places, strict=True) if before is None or place < before][:limit]
+
+
+@stands_for(messages.list_messages_by_id)
+def _list_messages_by_id(tables: Tables, message_ids: Collection[UUID]) -> list[Message]:
+    found = [tables.messages[one] for one in message_ids if one in tables.messages]
+    return sorted(found, key=lambda one: one.id, reverse=True)
+
+
+@stands_for(mentions.list_strangers)
+def _list_strangers(tables: Tables, conversation_id: UUID, user_ids: Collection[UUID]) -> set[UUID]:
+    return {one for one in user_ids if (conversation_id, one) not in tables.members}
+
+
+@stands_for(mentions.replace_mentions)
+def _replace_mentions(tables: Tables, message: Message, mentions: Sequence[UUID], mention_all: bool) -> None:
+    tables.messages[message.id] = replace(message, mentions=tuple(mentions), mention_all=mention_all)
+
+
+@stands_for(mentions.list_mentions)
+def _list_mentions(tables: Tables, user_id: UUID, before: UUID, limit: int) -> list[tuple[UUID, int]]:
+    found = [
+        (one.id, len(one.content))
+        for one in tables.messages.values()
+        if (user_id in one.mentions or one.mention_all)
+        and one.sender_id != user_id
+        and (one.conversation_id, user_id) in tables.members
+        and one.id < before
+    ]
+    return sorted(found, reverse=True)[:limit]
 
 
 @stands_for(messages.list_messages)

@@ -1,6 +1,7 @@
 """handlers.messages: what is decided before anything is written."""
 
 from collections.abc import Awaitable
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -16,7 +17,8 @@ from store.errors import Overloaded, StoreError, Unavailable
 from store.ids import new_id
 from store.model import Message, Role
 from store.postgres.group_commit import AppendError
-from tests.handlers.memory import Act, Database, Memory, nothing_half_done, refused
+from store.postgres.messages import PAGE_BYTES
+from tests.handlers.memory import NOW, Act, Database, Memory, nothing_half_done, refused
 
 UNUSED: Any = None
 
@@ -43,7 +45,7 @@ def test_a_message_keeps_its_appointment() -> None:
     now = [0.0]
     lanes = Lanes()
     sends = Limiter[Any](Rate(200, 10.0), "messages", clock=lambda: now[0])
-    messages = Messages(UNUSED, lanes, UNUSED, sends, max_message_bytes=1000)
+    messages = Messages(UNUSED, lanes, UNUSED, sends, max_message_bytes=1000, mention_all_up_to=2)
     caller, group = Caller(user_id=uuid4(), expires_at=1e12), uuid4()
 
     def send(name: str | None, content: str = "x") -> float:
@@ -68,7 +70,7 @@ async def test_edits_and_deletions_keep_theirs() -> None:
     """They are known again by their message."""
     now = [0.0]
     sends = Limiter[Any](Rate(1, 10.0), "messages", clock=lambda: now[0])
-    messages = Messages(UNUSED, Lanes(), COMMITS, sends, max_message_bytes=1000)
+    messages = Messages(UNUSED, Lanes(), COMMITS, sends, max_message_bytes=1000, mention_all_up_to=2)
     caller, one, two = Caller(user_id=uuid4(), expires_at=1e12), uuid4(), uuid4()
     await messages.edit(caller, uuid4(), "x")
     waits = []
@@ -86,7 +88,7 @@ async def test_edits_and_deletions_keep_theirs() -> None:
 def test_absurd_names_are_not_remembered() -> None:
     """What is no clientMessageId is none of a limiter's keys, however long."""
     sends = Limiter[Any](Rate(1, 10.0), "messages", clock=lambda: 0.0)
-    messages = Messages(UNUSED, Lanes(), UNUSED, sends, max_message_bytes=1000)
+    messages = Messages(UNUSED, Lanes(), UNUSED, sends, max_message_bytes=1000, mention_all_up_to=2)
     caller = Caller(user_id=uuid4(), expires_at=1e12)
     for name in ("first", "a" * (MAX_CLIENT_ID + 1)):
         request = CreateMessage(conversation_id=uuid4(), content="x", client_message_id=name)
@@ -222,7 +224,7 @@ async def test_sent_once(memory: Memory) -> None:
     assert (await memory.messages.send_once(caller, request, None)).id != sent.id
 
 
-@pytest.mark.parametrize("field", ["content", "conversation_id", "reply_to_id", "type"])
+@pytest.mark.parametrize("field", ["content", "conversation_id", "reply_to_id", "type", "mentions", "mention_all"])
 async def test_the_id_of_another_message(memory: Memory, field: str) -> None:
     """A clientMessageId that a different message has is refused with the key freed, whatever the difference."""
     caller = memory.user()
@@ -230,6 +232,7 @@ async def test_the_id_of_another_message(memory: Memory, field: str) -> None:
     request = CreateMessage(group, "x", client_message_id="id")
     await memory.messages.send(caller, request)
     values = {"content": "y", "conversation_id": elsewhere, "reply_to_id": new_id(), "type": "Emoji"}
+    values |= {"mentions": (caller.user_id,), "mention_all": True}
     other = replace(request, **{field: values[field]})
     assert (await refused(memory, memory.messages.send_once(caller, other, ONE))).code == "idempotency_mismatch"
     assert memory.tables.creations == {}
@@ -329,6 +332,75 @@ async def test_a_deleted_message(memory: Memory) -> None:
     assert (await refused(memory, memory.messages.edit(people["sender"], said.id, "y"))).code == "not_found"
 
 
+async def test_an_edit_and_whom_it_mentions(memory: Memory) -> None:
+    """What it does not say stays; who was mentioned before may have left, who is named anew is a member."""
+    said, people = await said_in(memory)
+    sender, member, stranger = (people[who].user_id for who in ("sender", "member", "stranger"))
+    edit = partial(memory.messages.edit, people["sender"], said.id)
+    for given, expected in (
+        ({"mentions": [member, member, sender]}, (member, sender)),
+        ({}, (member, sender)),
+        ({"mention_all": False}, (member, sender)),
+        ({"mentions": [sender]}, (sender,)),
+        ({"mentions": []}, ()),
+        ({"mentions": [member]}, (member,)),
+    ):
+        assert (await edit("y", **given)).mentions == expected
+    del memory.tables.members[said.conversation_id, member]
+    assert (await edit("y", mentions=[member, sender])).mentions == (member, sender)
+    memory.publisher.published.clear()
+    error = await refused(memory, edit("y", mentions=[member, stranger]))
+    assert (error.code, error.errors) == ("not_found", {"mentions": "not a member"})
+
+
+@pytest.mark.parametrize(
+    ("role", "others", "is_allowed"), [(Role.MEMBER, 1, True), (Role.MEMBER, 2, False), (Role.ADMIN, 2, True)]
+)
+async def test_who_mentions_all_in_an_edit(memory: Memory, role: Role, others: int, is_allowed: bool) -> None:
+    """Admins; members of a small conversation. Whose message mentions all already may edit it in a large one, too."""
+    caller = memory.user()
+    group = memory.group((caller, role), *((memory.user(), Role.MEMBER) for _ in range(others)))
+    said = memory.say(group, caller)
+    if is_allowed:
+        assert (await memory.messages.edit(caller, said.id, "y", mention_all=True)).mention_all
+    else:
+        call = memory.messages.edit(caller, said.id, "y", mention_all=True)
+        assert (await refused(memory, call)).code == "mention_all_forbidden"
+        memory.tables.messages[said.id] = replace(said, mention_all=True)
+        assert (await memory.messages.edit(caller, said.id, "y", mention_all=True)).mention_all
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"), [("no_such_mention", "not_found"), ("mention_all", "mention_all_forbidden")]
+)
+async def test_a_mention_that_is_refused(memory: Memory, outcome: str, code: str) -> None:
+    """The error says so; where somebody is no member, which field it is."""
+    caller = memory.user()
+    memory.lanes.refusals = [AppendError(outcome)]
+    error = await refused(memory, memory.send(caller, memory.group((caller, Role.MEMBER)), mention_all=True))
+    assert (error.code, "mentions" in error.errors) == (code, outcome == "no_such_mention")
+
+
+async def test_pages_of_mentions(memory: Memory) -> None:
+    """Newest first, each once, a page of long messages shorter; not what was deleted while it was read."""
+    caller, other = memory.user(), memory.user()
+    group = memory.group((caller, Role.MEMBER), (other, Role.MEMBER))
+    sent = [await memory.send(other, group, str(number), mentions=(caller.user_id,)) for number in range(5)]
+    sent.sort(key=lambda message: message.id)  # made within a millisecond
+    long = "x" * (PAGE_BYTES - 1)
+    memory.tables.messages[sent[2].id] = replace(sent[2], content=long)
+    memory.tables.messages[sent[3].id] = replace(sent[3], deleted_at=NOW)
+    pages, cursor = [], None
+    while True:
+        items, cursor = await memory.messages.mentioning(caller, limit=2, cursor=cursor)
+        pages.append([message.id for message in items])
+        if cursor is None:
+            break
+    assert pages == [[sent[4].id], [sent[2].id, sent[1].id], [sent[0].id]]
+    with pytest.raises(ChatError, match="invalid_cursor"):
+        await memory.messages.mentioning(caller, limit=2, cursor="?")
+
+
 async def test_an_outdated_etag(memory: Memory) -> None:
     """Changed since: nothing is done, by edit or deletion; a stranger learns nothing of it."""
     said, people = await said_in(memory)
@@ -380,7 +452,13 @@ async def test_read_from_the_replica(memory: Memory, state: str, is_asked: bool)
     elif state == "away":
         replica.fails_at = 3
     messages = Messages(
-        memory.database, memory.lanes, memory.transactions, memory.sends, max_message_bytes=10, replica=replica
+        memory.database,
+        memory.lanes,
+        memory.transactions,
+        memory.sends,
+        max_message_bytes=10,
+        mention_all_up_to=2,
+        replica=replica,
     )
     page = await messages.page(caller, group, before=None, after=0, limit=10)
     assert [message.seq for message in page.messages] == list(range(1, 4 + (state == "behind")))

@@ -65,9 +65,21 @@ def make_append(
     file_id: UUID | None = None,
     reply_to_id: UUID | None = None,
     message_id: UUID | None = None,
+    mentions: Sequence[UUID] = (),
+    all_up_to: int | None = None,
 ) -> Append:
     return Append(
-        message_id or new_id(), conversation_id, sender_id, MessageType.TEXT, content, file_id, reply_to_id, key, done
+        message_id or new_id(),
+        conversation_id,
+        sender_id,
+        MessageType.TEXT,
+        content,
+        file_id,
+        reply_to_id,
+        key,
+        done,
+        tuple(mentions),
+        all_up_to,
     )
 
 
@@ -88,10 +100,20 @@ class Writer:
         key: str | None = None,
         file_id: UUID | None = None,
         reply_to_id: UUID | None = None,
+        mentions: Sequence[UUID] = (),
+        all_up_to: int | None = None,
     ) -> Sent:
         sent = Sent()
         append = make_append(
-            conversation_id, sender_id, sent, content=content, key=key, file_id=file_id, reply_to_id=reply_to_id
+            conversation_id,
+            sender_id,
+            sent,
+            content=content,
+            key=key,
+            file_id=file_id,
+            reply_to_id=reply_to_id,
+            mentions=mentions,
+            all_up_to=all_up_to,
         )
         self.lanes.offer(append)
         return sent

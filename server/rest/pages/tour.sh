@@ -38,6 +38,10 @@ curl -sf -X DELETE "$URL/api/messages/$message/pin" -H "$auth"
 curl -sf "$URL/api/messages/$message/reactions" -H "$auth" | jq '.items[] | {userId, emoji}'
 #: reactionsUnreact
 curl -sf -X DELETE "$URL/api/messages/$message/reactions/$(jq -rn '"👍" | @uri')" -H "$auth"
+#: mentionsListMine
+curl -sf "$URL/api/messages" -H "$auth" -H "$json" \
+  -d "{\"conversationId\": \"$group\", \"content\": \"@bob?\", \"mentions\": [\"$bob\"]}"
+curl -sf "$URL/api/mentions?limit=20" -H "$auth" | jq '.items[].content'
 #: messagesDelete
 curl -sf -X DELETE "$URL/api/messages/$message" -H "$auth"
 #: usersMe

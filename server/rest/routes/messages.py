@@ -78,7 +78,7 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
         Answer(201, SentMessage, "The message, committed.", ("ETag", "Location")),
         takes=CreateMessage,
         parameters=(IDEMPOTENCY_KEY,),
-        refuses=("invalid_content", "forbidden", "not_found"),
+        refuses=("invalid_content", "forbidden", "mention_all_forbidden", "not_found"),
     )
     async def create(data: CreateMessage) -> Response:
         """Send a message.
@@ -103,11 +103,18 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
         WRITTEN,
         takes=EditMessage,
         parameters=(IF_MATCH,),
-        refuses=("invalid_content", "forbidden", "gone"),
+        refuses=("invalid_content", "forbidden", "mention_all_forbidden", "gone"),
     )
     async def edit(message_id: str, data: EditMessage) -> Response:
-        """Edit a message of the caller."""
-        message = await messages.edit(caller(), path_id(message_id), data.content, if_match=if_match())
+        """Edit a message of the caller: its content, and whom it mentions."""
+        message = await messages.edit(
+            caller(),
+            path_id(message_id),
+            data.content,
+            mentions=data.mentions,
+            mention_all=data.mention_all,
+            if_match=if_match(),
+        )
         return answer(sent(message), version=preconditions.of_message(message), resource=message)
 
     @routes.delete("/<id:message_id>")

@@ -147,12 +147,27 @@ CASE WHEN c.last_seq > v.read_seq THEN (
     SELECT count(*) FILTER (WHERE {is_unread}) FROM ({past_cursor} LIMIT 1000) AS newest
 ) ELSE 0 END
 
+-- fragment: mentioned
+-- mentions_pkey, from the index alone: at most 1,000 that name the viewer, or all. Who has written a message has read it.
+-- In order, as it is no question then which way the index is read, whatever the statistics say of an unknown seq.
+CASE WHEN c.last_seq > v.read_seq THEN (
+    SELECT least(count(*), 1000) FROM (
+        (SELECT n.seq FROM mentions AS n
+         WHERE n.user_id = v.user_id AND n.conversation_id = c.id AND n.seq > v.read_seq
+         ORDER BY n.seq DESC LIMIT 1000)
+        UNION ALL
+        (SELECT n.seq FROM mentions AS n
+         WHERE n.user_id = '00000000-0000-0000-0000-000000000000' AND n.conversation_id = c.id AND n.seq > v.read_seq
+         ORDER BY n.seq DESC LIMIT 1000)
+    ) AS found
+) ELSE 0 END
+
 -- fragment: settings
 v.archived, v.favourite, (extract(epoch FROM v.notifications_muted_until) * 1000)::bigint, coalesce(v.settings_version, 0)
 
 -- fragment: conversation
 c.id, c.kind, c.title, c.created_by, (extract(epoch FROM c.created_at) * 1000)::bigint, c.last_seq, c.last_message_id,
-c.member_count, {unread}, {settings}, v.user_id,
+c.member_count, {unread}, {mentioned}, {settings}, v.user_id,
 coalesce((SELECT NOT p.read_receipts FROM privacy AS p WHERE p.user_id = v.user_id), false)
 
 -- name: fetch_settings
@@ -181,7 +196,7 @@ WHERE user_id = ANY(%(user_ids)s::uuid[]) AND settings_changed_at > now() - make
 
 -- name: list_standings
 -- members_pkey, conversations_pkey.
-SELECT v.user_id, c.id, {unread}, coalesce(v.settings_version, 0)
+SELECT v.user_id, c.id, {unread}, {mentioned}, coalesce(v.settings_version, 0)
 FROM unnest(%(user_ids)s::uuid[], %(conversation_ids)s::uuid[]) AS k (user_id, conversation_id)
 JOIN members AS v ON v.conversation_id = k.conversation_id AND v.user_id = k.user_id
 JOIN conversations AS c ON c.id = k.conversation_id

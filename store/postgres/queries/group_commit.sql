@@ -1,4 +1,4 @@
--- The two statements of a lane's batch. They are sent together, so they use libpq's own $1 parameters.
+-- The statements of a lane's batch: the lock, and one that writes. They are sent together, so they use libpq's own $1 parameters.
 -- PostgreSQL runs them in one transaction (a pipeline up to its Sync), which commits when both succeed.
 
 -- name: lane_lock
@@ -6,17 +6,17 @@
 -- snapshot: what it then sees of these conversations and their members cannot change until the commit.
 SELECT FROM conversations WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE
 
--- name: lane_write
--- conversations_pkey, members_pkey, sends_pkey, files_pkey, messages_pkey; a look-up of each per message at most. And
--- privacy_pkey where a sender catches up with what others wrote.
--- Outcomes: 0 accepted, 1 duplicate, then the reasons in the order of group_commit.REFUSALS.
-WITH input AS MATERIALIZED (
-    SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::uuid[], $7::uuid[], $8::text[])
-        WITH ORDINALITY AS i (id, conversation_id, sender_id, kind, body, file_id, reply_to, key, position)
-), held AS MATERIALIZED (
+-- fragment: given
+unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::uuid[], $7::uuid[], $8::text[])
+    WITH ORDINALITY AS i (id, conversation_id, sender_id, kind, body, file_id, reply_to, key, position)
+
+-- fragment: held
+held AS MATERIALIZED (
     -- Until the commit no other transaction can decide that no message holds these files (files.sql, retire_files).
     SELECT * FROM files WHERE id = ANY($6) AND state = 'Ready' FOR SHARE
-), checked AS MATERIALIZED (
+)
+
+-- fragment: looked_up
     SELECT i.*, c.last_seq, c.last_message_id, m.read_seq, s.message_id IS NOT NULL AS is_duplicate,
            f.key AS file_key, f.name, f.size, f.content_type, f.width, f.height,
            CASE WHEN c.id IS NULL THEN 2
@@ -24,14 +24,17 @@ WITH input AS MATERIALIZED (
                 WHEN m.muted_until > clock_timestamp() THEN 4
                 WHEN i.reply_to IS NOT NULL AND r.id IS NULL THEN 5
                 WHEN i.file_id IS NOT NULL AND f.id IS NULL THEN 6
-                ELSE 0 END AS problem
+
+-- fragment: beside
     FROM input AS i
     LEFT JOIN conversations AS c ON c.id = i.conversation_id AND c.deleted_at IS NULL
     LEFT JOIN members AS m ON m.conversation_id = i.conversation_id AND m.user_id = i.sender_id
     LEFT JOIN sends AS s ON s.sender_id = i.sender_id AND s.client_message_id = i.key
     LEFT JOIN held AS f ON f.id = i.file_id AND f.owner_id = i.sender_id
     LEFT JOIN messages AS r ON r.id = i.reply_to AND r.conversation_id = i.conversation_id
-), claimed AS (
+
+-- fragment: accepted
+claimed AS (
     -- The first of each key that passed the checks takes it. Inserted in key order, so that two processes wait for
     -- each other one way only; a key that another transaction is taking is waited for, then counts as a duplicate.
     INSERT INTO sends (sender_id, client_message_id, message_id)
@@ -50,10 +53,10 @@ WITH input AS MATERIALIZED (
         SELECT DISTINCT ON (conversation_id) conversation_id, seq, id FROM accepted ORDER BY conversation_id, seq DESC
     ) AS a
     WHERE c.id = a.conversation_id
-), written AS (
-    INSERT INTO messages (id, conversation_id, seq, changed_seq, sender_id, kind, body, file_id, reply_to, client_message_id)
-    SELECT id, conversation_id, seq, seq, sender_id, kind, body, file_id, reply_to, key FROM accepted ORDER BY position
-), senders AS MATERIALIZED (
+)
+
+-- fragment: noted
+senders AS MATERIALIZED (
     -- Locked in the same order as the writes of receipts.
     SELECT m.conversation_id, m.user_id, a.seq
     FROM (SELECT conversation_id, sender_id, max(seq) AS seq FROM accepted GROUP BY 1, 2) AS a
@@ -72,6 +75,8 @@ WITH input AS MATERIALIZED (
     ) AS first
     HAVING $9::boolean AND count(*) > 0
 )
+
+-- fragment: outcomes
 SELECT CASE WHEN a.seq IS NOT NULL THEN 0
             WHEN c.problem = 0 OR c.is_duplicate THEN 1
             WHEN EXISTS (SELECT FROM accepted AS e
@@ -84,3 +89,58 @@ SELECT CASE WHEN a.seq IS NOT NULL THEN 0
        ), false) ELSE false END
 FROM checked AS c LEFT JOIN accepted AS a ON a.position = c.position
 ORDER BY c.position
+
+-- name: lane_write
+-- conversations_pkey, members_pkey, sends_pkey, files_pkey, messages_pkey; a look-up of each per message at most. And
+-- privacy_pkey where a sender catches up with what others wrote.
+-- Outcomes: 0 accepted, 1 duplicate, then the reasons in the order of group_commit.REFUSALS.
+WITH input AS MATERIALIZED (
+    SELECT * FROM {given}
+), {held}, checked AS MATERIALIZED (
+    {looked_up}
+                ELSE 0 END AS problem
+    {beside}
+), {accepted}, written AS (
+    INSERT INTO messages (id, conversation_id, seq, changed_seq, sender_id, kind, body, file_id, reply_to, client_message_id)
+    SELECT id, conversation_id, seq, seq, sender_id, kind, body, file_id, reply_to, key FROM accepted ORDER BY position
+), {noted}
+{outcomes}
+
+-- name: lane_write_mentioning
+-- The same, of a batch with a message that mentions somebody: members_pkey for each who is named. $10: of each message that
+-- mentions all, how many members a conversation may have for any of them to; $11, $12: who is named, by which message.
+WITH named AS MATERIALIZED (
+    SELECT * FROM unnest($11::bigint[], $12::uuid[]) WITH ORDINALITY AS n (position, user_id, nth)
+), input AS MATERIALIZED (
+    SELECT i.*, ($10::bigint[])[i.position::integer] AS all_up_to, n.mentions
+    FROM {given}
+    LEFT JOIN (
+        SELECT position, array_agg(user_id ORDER BY nth) AS mentions FROM named GROUP BY position
+    ) AS n ON n.position = i.position
+), strangers AS MATERIALIZED (
+    SELECT DISTINCT n.position
+    FROM named AS n JOIN input AS i ON i.position = n.position
+    LEFT JOIN members AS m ON m.conversation_id = i.conversation_id AND m.user_id = n.user_id
+    WHERE m.user_id IS NULL
+), {held}, checked AS MATERIALIZED (
+    {looked_up}
+                WHEN i.position IN (SELECT position FROM strangers) THEN 7
+                WHEN c.member_count > i.all_up_to AND m.role = 'Member' THEN 8
+                ELSE 0 END AS problem
+    {beside}
+), {accepted}, written AS (
+    INSERT INTO messages (id, conversation_id, seq, changed_seq, sender_id, kind, body, file_id, reply_to, client_message_id,
+        mentions, mention_all)
+    SELECT id, conversation_id, seq, seq, sender_id, kind, body, file_id, reply_to, key,
+        mentions, CASE WHEN all_up_to IS NOT NULL THEN true END
+    FROM accepted ORDER BY position
+), mentioned AS (
+    INSERT INTO mentions (user_id, conversation_id, seq, message_id, sender_id)
+    SELECT n.user_id, a.conversation_id, a.seq, a.id, a.sender_id
+    FROM accepted AS a JOIN named AS n ON n.position = a.position
+    WHERE a.all_up_to IS NULL AND n.user_id <> a.sender_id
+    UNION ALL
+    SELECT '00000000-0000-0000-0000-000000000000', conversation_id, seq, id, sender_id
+    FROM accepted WHERE all_up_to IS NOT NULL
+), {noted}
+{outcomes}

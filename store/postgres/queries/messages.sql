@@ -32,7 +32,8 @@ SELECT m.id, m.conversation_id, m.seq, m.changed_seq, m.sender_id, m.kind, m.bod
        (extract(epoch FROM m.edited_at) * 1000)::bigint, (extract(epoch FROM m.deleted_at) * 1000)::bigint,
        (extract(epoch FROM {changed}) * 1000)::bigint, m.reactions::text,
        (extract(epoch FROM m.pinned_at) * 1000)::bigint, m.pinned_by,
-       CASE WHEN r.joined >= m.seq THEN 0 WHEN r.read >= m.seq THEN 2 WHEN r.delivered >= m.seq THEN 1 ELSE 0 END
+       CASE WHEN r.joined >= m.seq THEN 0 WHEN r.read >= m.seq THEN 2 WHEN r.delivered >= m.seq THEN 1 ELSE 0 END,
+       m.mentions, m.mention_all
 FROM page AS m
 LEFT JOIN reached AS r ON r.conversation_id = m.conversation_id AND r.sender_id = m.sender_id
 LEFT JOIN files AS f ON f.id = m.file_id AND f.state = 'Ready'
@@ -161,7 +162,7 @@ FROM advanced AS a WHERE m.id = a.id AND m.id = %(id)s
 RETURNING a.previous
 
 -- name: delete_message
--- messages_pkey, conversations_pkey, reactions_message, pins_pkey. The content goes, and at most so many reactions; the row stays, so that
+-- messages_pkey, conversations_pkey, reactions_message, pins_pkey, mentions_message. The content goes, and at most so many reactions; the row stays, so that
 -- everybody hears of it. What is left of more reactions is noted for the purge.
 {advance}, cleared AS (
     DELETE FROM reactions WHERE ctid = ANY(ARRAY(
@@ -173,11 +174,13 @@ RETURNING a.previous
     INSERT INTO reactions_left (message_id)
     SELECT a.id FROM advanced AS a WHERE (SELECT count(*) FROM cleared) = %(limit)s
     ON CONFLICT DO NOTHING
+), unmentioned AS (
+    DELETE FROM mentions AS n USING target AS t WHERE n.message_id = t.id
 ), unpinned AS (
     DELETE FROM pins AS p USING target AS t WHERE p.conversation_id = t.conversation_id AND p.message_id = t.id
 )
 UPDATE messages AS m
-SET body = '', file_id = NULL, reactions = NULL, pinned_at = NULL, pinned_by = NULL, changed_seq = a.seq, changed_at = a.at, deleted_at = a.at,
+SET body = '', file_id = NULL, reactions = NULL, pinned_at = NULL, pinned_by = NULL, mentions = NULL, mention_all = NULL, changed_seq = a.seq, changed_at = a.at, deleted_at = a.at,
     {kept}
 FROM advanced AS a WHERE m.id = a.id AND m.id = %(id)s
 RETURNING a.previous

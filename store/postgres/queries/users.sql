@@ -198,6 +198,10 @@ DELETE FROM identities WHERE user_id = %(user_id)s
 -- sends_pkey, as a range.
 DELETE FROM sends WHERE sender_id = %(user_id)s
 
+-- name: delete_mentions_of
+-- mentions_pkey, as a range.
+DELETE FROM mentions WHERE user_id = %(user_id)s
+
 -- name: anonymise_user
 -- users_pkey. The name is freed; no name that somebody may choose looks like this one ("!" is not allowed in names).
 UPDATE users SET username = '!' || replace(id::text, '-', ''), display_name = 'Deleted user', email = NULL,

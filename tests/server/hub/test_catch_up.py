@@ -941,7 +941,7 @@ class Archive(EmptyStore):
         return cursor.seq <= len(ids) and cursor.message_id in (None, ids[cursor.seq - 1])
 
     async def standings(self, user_id: UUID, conversation_ids: Sequence[UUID]) -> dict[UUID, Standing]:
-        return {key: Standing(len(self.ids[key]), 7) for key in conversation_ids}
+        return {key: Standing(len(self.ids[key]), 1, 7) for key in conversation_ids}
 
     async def changes_after(
         self, caller: Caller, conversation_id: UUID, cursor: int, *, limit: int, max_bytes: int
@@ -1156,6 +1156,7 @@ async def test_gone_is_listed_and_says_nothing(nursery: trio.Nursery, autojump_c
             last_seq=0,
             message_id=None,
             unread_count=0,
+            mention_count=0,
             outcome=SyncOutcome.GONE,
             settings_version=0,
         )

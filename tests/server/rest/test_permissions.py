@@ -143,6 +143,7 @@ RULES: dict[str, list[Rule]] = {
             who("forbidden", "forbidden", "last_owner"), at(MEMBERS + "/{owner}/role", {"role": "Member"}), build_again
         ),
     ],
+    "GET /api/mentions": [Rule(EVERYONE, at("/api/mentions"))],
     "GET /api/messages": [Rule(who(), at("/api/messages?conversationId={conversation}"))],
     "GET /api/search/messages": [
         Rule(EVERYONE, at("/api/search/messages?q=some")),
@@ -483,6 +484,7 @@ async def test_methods(world: World) -> None:
                             "lastSeq": 0,
                             "messageId": None,
                             "unreadCount": 0,
+                            "mentionCount": 0,
                             "outcome": "gone",
                             "settingsVersion": 0,
                         }

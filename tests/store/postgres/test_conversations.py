@@ -398,7 +398,7 @@ async def test_settings(conn: Connection) -> None:
     assert third.notifications.muted_until is None and third.favourite
     assert await shown(alice) == of_alice
     standings = await conversations.list_standings(conn, [(bob, group), (new_id(), group)])
-    assert standings == {(bob, group): conversations.Standing(0, third.version)}
+    assert standings == {(bob, group): conversations.Standing(0, 0, third.version)}
     assert await conversations.list_settings_changed(conn, [alice, bob], 60.0) == [(bob, group)]
 
     await conversations.delete_member(conn, group, bob, by=bob)

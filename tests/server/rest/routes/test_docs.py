@@ -35,6 +35,7 @@ ROUTES = {
     "/api/messages/{messageId}/receipts": "get",
     "/api/messages/{messageId}/reactions": "get",
     "/api/messages/{messageId}/reactions/{emoji}": "delete put",
+    "/api/mentions": "get",
     "/api/files": "delete",
     "/api/files/upload": "post",
     "/api/files/presign": "post",

@@ -7,7 +7,7 @@ from tests.site import Site
 FIELDS = {
     "id", "conversationId", "seq", "changedSeq", "senderId", "type", "content", "file", "replyToId",
     "clientMessageId", "createdAt", "editedAt", "deletedAt", "status", "changedAt",
-    "reactions",
+    "reactions", "pinnedAt", "pinnedBy", "mentions", "mentionAll",
 }  # fmt: skip
 
 
