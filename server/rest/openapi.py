@@ -55,6 +55,7 @@ TAGS = {
     "users": "Users: registration, profiles, status.",
     "conversations": "Direct conversations and groups, their members and roles.",
     "messages": "Sending, reading and editing messages, and their receipts.",
+    "search": "Search for messages by their words.",
     "reactions": "Reactions to messages.",
     "pins": "Messages that are pinned in their conversation.",
     "mentions": "The messages that mention the caller.",

@@ -43,6 +43,8 @@ UNITLESS = {
     "parley_rooms_open",
     "parley_rooms_users",
     "parley_membership_up",
+    "parley_search_rebuilding",
+    "parley_reactions_queued",
     "parley_timeline_refused",
     "parley_postgres_full",
     "parley_files_failing",

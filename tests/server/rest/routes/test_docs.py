@@ -30,6 +30,7 @@ ROUTES = {
     "/api/conversations/{conversationId}/members/{userId}": "delete",
     "/api/conversations/{conversationId}/members/{userId}/role": "put",
     "/api/messages": "get post",
+    "/api/search/messages": "get",
     "/api/messages/{messageId}": "delete get put",
     "/api/messages/{messageId}/status": "put",
     "/api/messages/{messageId}/receipts": "get",
