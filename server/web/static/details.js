@@ -114,16 +114,16 @@ export class Details {
 
   /** What is pinned, as soon as it is looked for. */
   #pins(conversation) {
-    const list = h("ul", { class: "members" });
+    const list = h("ul", { class: "pins" });
     const show = async () => {
       try {
         const found = await conversation.pins();
-        replace(list, found.length ? found.map((message) => h("li", { class: "member" }, h("span", { class: "option-text" }, h("bdi", { text: message.content || message.file?.name || "" }), h("small", { text: `${this.#people.nameOf(message.senderId)}, ${momentOf(message.createdAt)}` })))) : h("li", { class: "muted", text: "Nothing is pinned." }));
+        replace(list, found.length ? found.map((message) => h("li", {}, h("span", { class: "option-text" }, h("bdi", { text: message.content || message.file?.name || "" }), h("small", { text: `${this.#people.nameOf(message.senderId)}, ${momentOf(message.createdAt)}` })))) : h("li", { class: "muted", text: "Nothing is pinned." }));
       } catch (error) {
         this.#actions.say(error.message);
       }
     };
-    return h("section", { "aria-label": "Pinned messages" }, h("div", { class: "section-head" }, h("h3", { text: "Pinned" }), h("button", { type: "button", text: "Show", data: { focus: "pins" }, on: { click: show } })), list);
+    return h("section", { "aria-label": "Pinned messages" }, h("div", { class: "pins-head" }, h("h3", { text: "Pinned" }), h("button", { type: "button", text: "Show", data: { focus: "pins" }, on: { click: show } })), list);
   }
 
   /** What one sets for oneself. */
