@@ -637,6 +637,29 @@ def test_what_was_read_of_a_lost_history_is_not_said() -> None:
     assert (found.read_seq, found.head, found.unread_count) == (0, 2, 2)
 
 
+def test_mentions_are_counted_apart() -> None:
+    """By name or as one of all, until they are read, edited away or deleted; one's own never."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth)
+    client.settle()
+    mentions: dict[str, Any] = {"mentions": [ME]}
+    first = truth.send(OTHER, talk, "you", **mentions)
+    truth.send(OTHER, talk, "all", mentionAll=True)
+    truth.send(OTHER, talk, "another", mentions=["third"])
+    client.settle()
+    found = client.replica.conversations[talk]
+    assert (found.unread_count, found.mention_count) == (3, 2)
+    truth.edit(first["id"], "you, edited")
+    client.settle()
+    assert found.mention_count == 2
+    truth.mark_read(ME, talk)
+    client.settle()
+    assert (found.unread_count, found.mention_count) == (0, 0)
+    entry = client.replica.outbox.add(talk, "all of you", mentions=[OTHER], mention_all=True)
+    assert entry.draft.request().items() >= {"mentions": (OTHER,), "mentionAll": True}.items()
+
+
 def test_a_resync_before_the_first_answer() -> None:
     """It says from where on a conversation is attached: nothing after it is missing, nothing before it is news."""
     truth = Truth()

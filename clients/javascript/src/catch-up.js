@@ -13,7 +13,7 @@ const PATIENCE = 600_000; // ms for one answer: all that was missed comes before
  * @typedef {import("./conversation.js").Conversation} Conversation
  * @typedef {import("./timeline.js").WireMessage} WireMessage
  * @typedef {import("./timeline.js").Cursor} Cursor
- * @typedef {{conversationId: string, lastSeq: number, messageId: string | null, unreadCount: number,
+ * @typedef {{conversationId: string, lastSeq: number, messageId: string | null, unreadCount: number, mentionCount?: number,
  *   outcome: "replayed" | "attached" | "resync" | "gone" | "ignored", settingsVersion?: number}} Outcome
  *
  * @typedef {object} Owner
@@ -118,14 +118,14 @@ export class CatchUp {
    * @param {Conversation} conversation
    * @param {Outcome} outcome
    */
-  #settleOne(conversation, { outcome, lastSeq, messageId, unreadCount, settingsVersion }) {
+  #settleOne(conversation, { outcome, lastSeq, messageId, unreadCount, mentionCount, settingsVersion }) {
     const cursor = { seq: lastSeq, messageId };
     if (!conversation.isAttached && !this.#waiting.get(conversation.id)?.from) {
       if (outcome === "replayed") conversation.attach({ seq: 0 }, 1);
       else conversation.attach(cursor, lastSeq + 1);
     } else if (outcome === "resync" && !this.#resynced.has(conversation.id)) conversation.onResync(cursor);
     this.#deliver(conversation);
-    conversation.onCaughtUp(unreadCount, lastSeq, settingsVersion);
+    conversation.onCaughtUp({ unreadCount, mentionCount, lastSeq, settingsVersion });
   }
 
   /** @param {Conversation} conversation */

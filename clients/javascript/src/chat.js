@@ -180,6 +180,11 @@ export class Chat extends Emitter {
     return this.conversations.reduce((sum, { unreadCount }) => sum + unreadCount, 0);
   }
 
+  /** Those of them that mention one, by name or as one of all. */
+  get mentionCount() {
+    return this.conversations.reduce((sum, { mentionCount }) => sum + mentionCount, 0);
+  }
+
   /** How many messages wait to be sent. */
   get pendingCount() {
     return this.#outbox.size;

@@ -7,7 +7,7 @@
 import { ParleyError, abortedBy, asParleyError } from "./errors.js";
 import { Emitter } from "./events.js";
 import { Members } from "./members.js";
-import { Message } from "./message.js";
+import { Message, isMention } from "./message.js";
 import { errorOf } from "./outbox.js";
 import { keyOf } from "./persistence.js";
 import { Timeline } from "./timeline.js";
@@ -35,6 +35,7 @@ const COUNTED = 1000; // unread messages are counted among the newest of these
  * @property {number} lastSeq
  * @property {WireMessage | null} [lastMessage]
  * @property {number} unreadCount
+ * @property {number} [mentionCount]
  * @property {number} memberCount
  * @property {Member[]} members
  * @property {ConversationSettings} [settings] what one has set for oneself
@@ -67,6 +68,8 @@ const COUNTED = 1000; // unread messages are counted among the newest of these
  * @property {"Text" | "Image" | "File" | "Emoji"} [type]
  * @property {string} [fileId] of a file that was uploaded
  * @property {string} [replyToId]
+ * @property {string[]} [mentions] user ids of members
+ * @property {boolean} [mentionAll]
  * @property {string} [clientMessageId] a UUID is made when it is left out
  *
  * @typedef {object} Host what it needs of the chat
@@ -134,7 +137,7 @@ export class Conversation extends Emitter {
       retry: (message) => this.#withEntry(message, (entry) => host.outbox.retry(entry)),
       discard: (message) => this.#withEntry(message, (entry) => host.outbox.discard(entry)) ?? false,
       whenSent: (message) => this.#whenSent(message),
-      edit: (message, content, signal) => this.#edit(message, content, signal),
+      edit: (message, change, signal) => this.#edit(message, change, signal),
       react: (message, emoji, signal) => this.#react("PUT", message, emoji, signal),
       unreact: (message, emoji, signal) => this.#react("DELETE", message, emoji, signal),
       pin: (message, isPinned, signal) => this.#pin(message, isPinned, signal),
@@ -250,16 +253,30 @@ export class Conversation extends Emitter {
 
   /** How many messages of others one has not read. */
   get unreadCount() {
+    return this.#count(() => true, this.#details?.unreadCount ?? 0);
+  }
+
+  /** How many messages that one has not read mention one, by name or as one of all. */
+  get mentionCount() {
+    return this.#count((wire) => isMention(wire, this.#host.me), this.#details?.mentionCount ?? 0);
+  }
+
+  /**
+   * Of what is loaded, if that is all since one has read; else what the server has counted, and what came since.
+   * @param {(wire: WireMessage) => boolean} isCounted
+   * @param {number} listed
+   */
+  #count(isCounted, listed) {
     const { readSeq } = this;
     const messages = this.#shown?.messages ?? [];
     const base = this.#details;
     const isCovered = this.#isReadCovered;
     const from = isCovered || !base ? Math.max(readSeq, 0) : Math.max(base.lastSeq, readSeq);
-    let count = isCovered || !base || readSeq >= base.lastSeq ? 0 : base.unreadCount;
+    let count = isCovered || !base || readSeq >= base.lastSeq ? 0 : listed;
     for (let index = messages.length - 1; index >= 0 && index >= messages.length - COUNTED; index--) {
       const message = /** @type {WireMessage} */ (messages[index]);
       if (message.seq <= from) break;
-      if (message.senderId !== this.#host.me && !message.deletedAt) count++;
+      if (message.senderId !== this.#host.me && !message.deletedAt && isCounted(message)) count++;
     }
     return count;
   }
@@ -365,7 +382,7 @@ export class Conversation extends Emitter {
    * @param {SendOptions} [options]
    * @returns {Message}
    */
-  send(content, { type = "Text", fileId, replyToId, clientMessageId = crypto.randomUUID() } = {}) {
+  send(content, { type = "Text", fileId, replyToId, mentions = [], mentionAll = false, clientMessageId = crypto.randomUUID() } = {}) {
     const entry = this.#host.outbox.add({
       conversationId: this.id,
       clientMessageId,
@@ -373,6 +390,8 @@ export class Conversation extends Emitter {
       type,
       fileId: fileId ?? null,
       replyToId: replyToId ?? null,
+      mentions,
+      mentionAll,
     });
     this.stopTyping();
     this.#changed();
@@ -563,14 +582,12 @@ export class Conversation extends Emitter {
   /**
    * It was caught up with: what one has sent before, on other connections, has come by now, or was lost.
    * @internal
-   * @param {number} unreadCount
-   * @param {number} lastSeq
-   * @param {number} [settingsVersion]
+   * @param {{unreadCount: number, mentionCount?: number | undefined, lastSeq: number, settingsVersion?: number | undefined}} counted
    */
-  onCaughtUp(unreadCount, lastSeq, settingsVersion) {
+  onCaughtUp({ unreadCount, mentionCount = 0, lastSeq, settingsVersion }) {
     this.#round++;
     this.#members.renew();
-    if (this.#details) this.#details = { ...this.#details, unreadCount, lastSeq };
+    if (this.#details) this.#details = { ...this.#details, unreadCount, mentionCount, lastSeq };
     const settings = this.#details?.settings;
     if (this.#details && settings && settingsVersion !== undefined && settingsVersion !== settings.version) {
       // Whatever the answer is counts, also a lower version: what one had set was lost, or was of an earlier membership.
@@ -864,10 +881,10 @@ export class Conversation extends Emitter {
    * @param {string} content
    * @param {AbortSignal} [signal]
    */
-  async #edit({ id }, content, signal) {
+  async #edit({ id }, change, signal) {
     requireSent(id);
     // Shown when its event comes: the answer may be of a history that is lost.
-    await this.#host.rest.request("PUT", `/api/messages/${id}`, { body: { content }, signal });
+    await this.#host.rest.request("PUT", `/api/messages/${id}`, { body: change, signal });
   }
 
   /**

@@ -11,11 +11,16 @@ import { ParleyError } from "./errors.js";
  * @typedef {import("./timeline.js").FileInfo} FileInfo
  * @typedef {import("./timeline.js").Reaction} Reaction
  *
+ * @typedef {object} Edit
+ * @property {string} content
+ * @property {string[]} [mentions] in place of those that are there
+ * @property {boolean} [mentionAll]
+ *
  * @typedef {object} Actions what a message can be asked to do
  * @property {(message: Message) => void} retry
  * @property {(message: Message) => boolean} discard
  * @property {(message: Message) => Promise<Message>} whenSent
- * @property {(message: Message, content: string, signal?: AbortSignal) => Promise<void>} edit
+ * @property {(message: Message, change: Edit, signal?: AbortSignal) => Promise<void>} edit
  * @property {(message: Message, signal?: AbortSignal) => Promise<void>} delete
  * @property {(message: Message, emoji: string, signal?: AbortSignal) => Promise<void>} react
  * @property {(message: Message, emoji: string, signal?: AbortSignal) => Promise<void>} unreact
@@ -58,6 +63,11 @@ export class Message {
     this.pinnedAt = wire.pinnedAt ?? null;
     this.pinnedBy = wire.pinnedBy ?? null;
     this.status = status;
+    /** User ids. */
+    this.mentions = wire.mentions ?? [];
+    this.mentionAll = wire.mentionAll ?? false;
+    /** Whether it mentions one, by name or as one of all; one's own messages do not. */
+    this.isMention = isMention(wire, me);
     /** Why it has failed. */
     this.error = error;
   }
@@ -91,11 +101,12 @@ export class Message {
   }
 
   /**
+   * Whom it mentions stays as it is where nothing is said of that.
    * @param {string} content
-   * @param {{signal?: AbortSignal}} [options]
+   * @param {{mentions?: string[], mentionAll?: boolean, signal?: AbortSignal}} [options]
    */
-  edit(content, { signal } = {}) {
-    return this.#actions.edit(this, content, signal);
+  edit(content, { signal, ...mentions } = {}) {
+    return this.#actions.edit(this, { content, ...mentions }, signal);
   }
 
   /**
@@ -133,4 +144,12 @@ export class Message {
   delete({ signal } = {}) {
     return this.#actions.delete(this, signal);
   }
+}
+
+/**
+ * @param {Pick<WireMessage, "senderId" | "mentions" | "mentionAll">} wire
+ * @param {string} me
+ */
+export function isMention({ senderId, mentions, mentionAll }, me) {
+  return senderId !== me && ((mentionAll ?? false) || (mentions ?? []).includes(me));
 }

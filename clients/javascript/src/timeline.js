@@ -25,6 +25,8 @@
  * @property {Reaction[]} [reactions]
  * @property {string | null} [pinnedAt]
  * @property {string | null} [pinnedBy]
+ * @property {string[]} [mentions] user ids
+ * @property {boolean} [mentionAll]
  *
  * @typedef {object} Reaction one kind of reaction: how many users have put it there, and the first ten of them
  * @property {string} emoji

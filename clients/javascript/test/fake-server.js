@@ -119,7 +119,7 @@ export class FakeServer {
     const seq = ++conversation.lastSeq;
     const wire = {
       id: newId(), conversationId: conversation.id, seq, changedSeq: seq, type: "Text", file: null, replyToId: null,
-      clientMessageId: null, createdAt: now(), editedAt: null, deletedAt: null, changedAt: null, reactions: [], status: "Sent", ...fields,
+      clientMessageId: null, createdAt: now(), editedAt: null, deletedAt: null, changedAt: null, reactions: [], status: "Sent", mentions: [], mentionAll: false, ...fields,
     };
     conversation.messages.push(wire);
     this.versions.set(wire.id, [wire]);
@@ -135,23 +135,24 @@ export class FakeServer {
     return changed;
   }
 
-  send(user, { conversationId, content, clientMessageId = null, type = "Text", replyToId = null }) {
+  send(user, { conversationId, content, clientMessageId = null, type = "Text", replyToId = null, mentions = [], mentionAll = false }) {
     const conversation = this.of(user, conversationId);
     if (typeof content !== "string" || !content.trim()) throw new Failure("invalid_content", 400);
     const key = `${user}/${clientMessageId}`;
     const before = clientMessageId && this.sends.get(key);
     const known = before && this.conversations.get(before.conversationId)?.messages.find(({ id }) => id === before.id);
-    const wire = known ?? this.commit(conversation, { senderId: user, content, clientMessageId, type, replyToId });
+    const wire = known ?? this.commit(conversation, { senderId: user, content, clientMessageId, type, replyToId, mentions, mentionAll });
     if (clientMessageId) this.sends.set(key, wire);
     if (!known) this.receipt(user, conversation, "Read", wire.seq); // who writes has read
     return { ...wire, after: wire.changedSeq - 1 };
   }
 
-  edit(user, id, content) {
+  edit(user, id, content, { mentions, mentionAll } = {}) {
     const [conversation, wire] = this.find(user, id);
     if (wire.senderId !== user) throw new Failure("forbidden", 403);
     if (wire.deletedAt) throw new Failure("gone", 410);
-    const changed = this.change(conversation, wire, { content, editedAt: now() });
+    const named = { mentions: mentions ?? wire.mentions, mentionAll: mentionAll ?? wire.mentionAll };
+    const changed = this.change(conversation, wire, { content, editedAt: now(), ...named });
     return { ...changed, after: changed.changedSeq - 1 };
   }
 
@@ -169,7 +170,7 @@ export class FakeServer {
   delete(user, id) {
     const [conversation, wire] = this.find(user, id);
     if (wire.deletedAt) throw new Failure("gone", 410);
-    const changed = this.change(conversation, wire, { content: "", deletedAt: now() });
+    const changed = this.change(conversation, wire, { content: "", deletedAt: now(), mentions: [], mentionAll: false });
     return { ...changed, after: changed.changedSeq - 1 };
   }
 
@@ -213,11 +214,18 @@ export class FakeServer {
     return conversation.messages.filter((one) => one.seq > readSeq && one.senderId !== user && !one.deletedAt).length;
   }
 
+  mentioned(conversation, user) {
+    const { readSeq } = conversation.members.get(user);
+    const isMentioned = ({ mentions, mentionAll }) => mentionAll || mentions.includes(user);
+    return conversation.messages.filter((one) => one.seq > readSeq && one.senderId !== user && isMentioned(one)).length;
+  }
+
   view(conversation, user) {
     return {
       id: conversation.id, type: conversation.type, name: conversation.name, createdBy: conversation.createdBy,
       createdAt: conversation.createdAt, lastSeq: conversation.lastSeq, lastMessage: conversation.messages.at(-1) ?? null,
       unreadCount: conversation.members.has(user) ? this.unread(conversation, user) : 0,
+      mentionCount: conversation.members.has(user) ? this.mentioned(conversation, user) : 0,
       settings: this.settings.get(`${conversation.id} ${user}`) ?? NOTHING_SET,
       memberCount: conversation.members.size, members: [...conversation.members.values()].map((one) => ({ ...one })),
     };
@@ -312,7 +320,7 @@ export class FakeServer {
     for (const [id, cursor] of Object.entries(cursors)) {
       const conversation = this.conversations.get(id);
       if (!conversation?.members.has(user)) {
-        conversations.push({ conversationId: id, lastSeq: 0, messageId: null, unreadCount: 0, outcome: "gone" });
+        conversations.push({ conversationId: id, lastSeq: 0, messageId: null, unreadCount: 0, mentionCount: 0, outcome: "gone" });
         continue;
       }
       conversations.push(this.outcome(connection, conversation, this.replay(connection, conversation, cursor)));
@@ -338,7 +346,8 @@ export class FakeServer {
   }
 
   outcome(connection, conversation, outcome) {
-    return { conversationId: conversation.id, ...this.head(conversation), unreadCount: this.unread(conversation, connection.user), outcome,
+    return { conversationId: conversation.id, ...this.head(conversation), unreadCount: this.unread(conversation, connection.user),
+      mentionCount: this.mentioned(conversation, connection.user), outcome,
       settingsVersion: this.view(conversation, connection.user).settings.version };
   }
 
@@ -390,7 +399,7 @@ export class FakeServer {
     if (parts[0] === "messages") {
       if (parts[2] === "reactions") return this.react(user, parts[1], decodeURIComponent(parts[3]), method === "PUT");
       if (method === "POST") return this.send(user, body);
-      if (method === "PUT") return this.edit(user, parts[1], body.content);
+      if (method === "PUT") return this.edit(user, parts[1], body.content, body);
       if (method === "DELETE") return this.delete(user, parts[1]);
       const conversation = this.of(user, query.get("conversationId"));
       const limit = Math.min(Number(query.get("limit") ?? 50), 7); // a page may have fewer than was asked for

@@ -664,6 +664,31 @@ promise("a conversation that is too far behind is read anew, and says so", async
   assert.equal(conversation.unreadCount, 40);
 });
 
+promise("mentions are counted apart, through edits, deletions and reading, also those that are not loaded", async (server, connect) => {
+  const room = server.create("a", ["b", "c"]);
+  server.send("b", { conversationId: room.id, content: "before", mentions: ["a"] });
+  const [a, b] = [await connect("a"), await connect("b")];
+  const [here, there] = [a.conversations[0], b.conversations[0]];
+  assert.deepEqual([here.mentionCount, there.mentionCount], [1, 0]);
+  const sent = await there.send("all", { mentionAll: true, mentions: ["c"] }).whenSent();
+  await there.send("c alone", { mentions: ["c"] }).whenSent();
+  await until(() => here.unreadCount === 3);
+  assert.deepEqual([here.mentionCount, a.mentionCount, there.mentionCount, sent.isMention], [2, 2, 0, false]);
+  assert.deepEqual(here.messages.map(({ isMention }) => isMention).slice(-2), [true, false]);
+  await sent.edit("c", { mentionAll: false });
+  await until(() => here.mentionCount === 1);
+  await there.messages.find(({ id }) => id === sent.id).edit("a", { mentions: ["a"] });
+  await until(() => here.mentionCount === 2);
+  await there.messages.find(({ id }) => id === sent.id).edit("a, edited");
+  await until(() => contents(here).includes("a, edited"));
+  assert.equal(here.mentionCount, 2);
+  here.markRead(here.messages.find(({ content }) => content === "before")?.seq ?? 2);
+  await until(() => here.mentionCount === 1);
+  await there.messages.find(({ id }) => id === sent.id).delete();
+  await until(() => here.mentionCount === 0);
+  assert.equal(here.unreadCount, 1);
+});
+
 promise("edits, deletions, members, names, typing and presence are seen by others", async (server, connect) => {
   server.create("a", ["b"]);
   const [a, b] = [await connect("a"), await connect("b")];

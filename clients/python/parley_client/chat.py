@@ -284,6 +284,8 @@ class Chat:
         file_id: str | None,
         reply_to_id: str | None,
         client_message_id: str | None,
+        mentions: Sequence[str],
+        mention_all: bool,
     ) -> Outgoing:
         self._require_open()
         entry = self._replica.outbox.add(
@@ -293,6 +295,8 @@ class Chat:
             file_id=file_id,
             reply_to_id=reply_to_id,
             client_message_id=client_message_id,
+            mentions=mentions,
+            mention_all=mention_all,
         )
         self._replica.touch_outbox()
         return Outgoing.of(entry, self)
@@ -327,8 +331,16 @@ class Chat:
     async def load_older(self, conversation_id: str, limit: int) -> int:
         return await self._engine.load_older(self.conversation(conversation_id), limit)
 
-    async def edit(self, message_id: str, content: str) -> Message:
-        found: Message = await self._engine.call("EditMessage", message_id, content, kind=Message)
+    async def edit(
+        self,
+        message_id: str,
+        content: str,
+        mentions: Sequence[str] | None = None,
+        mention_all: bool | None = None,
+    ) -> Message:
+        # Servers of before take two arguments.
+        more = () if mentions is None and mention_all is None else (mentions, mention_all)
+        found: Message = await self._engine.call("EditMessage", message_id, content, *more, kind=Message)
         return found
 
     async def delete_message(self, message_id: str) -> Message:

@@ -4,7 +4,7 @@ Owns what is known of one conversation (its list, members, receipts, who is typi
 What needs a connection is asked of `Actions`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -41,6 +41,10 @@ def status_of(message: Message) -> Status:
     return _STATUS.get(message.status, "sent")
 
 
+def _ids(people: "Iterable[User | Member | str]") -> list[str]:
+    return [one if isinstance(one, str) else one.id if isinstance(one, User) else one.user_id for one in people]
+
+
 class Actions(Protocol):
     """What conversations ask of the connection."""
 
@@ -56,6 +60,8 @@ class Actions(Protocol):
         file_id: str | None,
         reply_to_id: str | None,
         client_message_id: str | None,
+        mentions: Sequence[str],
+        mention_all: bool,
     ) -> "Outgoing": ...
     def status(self, message: Message) -> Status: ...
     def retry(self, outgoing: "Outgoing") -> None: ...
@@ -63,7 +69,9 @@ class Actions(Protocol):
     def mark_read(self, conversation_id: str, seq: int) -> None: ...
     def say_typing(self, conversation_id: str, is_typing: bool) -> None: ...
     async def load_older(self, conversation_id: str, limit: int) -> int: ...
-    async def edit(self, message_id: str, content: str) -> Message: ...
+    async def edit(
+        self, message_id: str, content: str, mentions: Sequence[str] | None, mention_all: bool | None
+    ) -> Message: ...
     async def delete_message(self, message_id: str) -> Message: ...
     async def react(self, message_id: str, emoji: str) -> Message: ...
     async def unreact(self, message_id: str, emoji: str) -> Message: ...
@@ -210,18 +218,30 @@ class Conversation:
     @property
     def unread_count(self) -> int:
         """How many messages of others one has not read, among the newest 1,000."""
+        return self._count(self._is_unread, self._info.unread_count)
+
+    @property
+    def mention_count(self) -> int:
+        """How many messages that one has not read mention one, by name or as one of all."""
+        return self._count(self._is_unread_mention, self._info.mention_count)
+
+    def _count(self, is_counted: Callable[[Message], bool], listed: int) -> int:
+        """Of what is loaded, if that is all since one has read; else as the server has counted, and what came since."""
         mine = self._receipts.get(self._actions.me.id)
         read = self.read_seq
         if mine is not None and self._view.floor <= read:
-            return sum(map(self._is_unread, self._view.messages[-COUNTED:]))
+            return sum(map(is_counted, self._view.messages[-COUNTED:]))
         if read >= self.head:
             return 0
         later = (message for message in self._view.messages[-COUNTED:] if message.seq > self._info.last_seq)
-        return min(COUNTED, self._info.unread_count + sum(map(self._is_unread, later)))
+        return min(COUNTED, listed + sum(map(is_counted, later)))
 
     def _is_unread(self, message: Message) -> bool:
         is_others = message.sender_id != self._actions.me.id
         return is_others and message.seq > self.read_seq and message.deleted_at is None
+
+    def _is_unread_mention(self, message: Message) -> bool:
+        return message.mentions_user(self._actions.me.id) and self._is_unread(message)
 
     def get(self, message_id: str) -> Message | None:
         """Return a message that is loaded."""
@@ -262,18 +282,23 @@ class Conversation:
         file: FileInfo | str | None = None,
         reply_to: Message | str | None = None,
         client_message_id: str | None = None,
+        mentions: Iterable[User | Member | str] = (),
+        mention_all: bool = False,
     ) -> "Outgoing":
         """Send a message. It is queued at once, and sent until it is committed or refused: see `Outgoing`.
 
         `file` is one that was uploaded (`Chat.upload`); the type is then Image or File, as it is. A program that sends
         again after its own crash gives the message a `client_message_id` of its own (1 to 128 visible characters):
-        repeated within seven days it is the message that was sent, as it was sent.
+        repeated within seven days it is the message that was sent, as it was sent. `mentions` are members: for them, or
+        for all with `mention_all`, the message counts in `mention_count`.
         """
         file_id = file.id if isinstance(file, FileInfo) else file
         if isinstance(file, FileInfo) and type is MessageType.TEXT:
             type = MessageType.IMAGE if file.content_type.startswith("image/") else MessageType.FILE
         reply_to_id = reply_to.id if isinstance(reply_to, Message) else reply_to
-        return self._actions.send(self.id, content, type, file_id, reply_to_id, client_message_id)
+        return self._actions.send(
+            self.id, content, type, file_id, reply_to_id, client_message_id, _ids(mentions), mention_all
+        )
 
     def mark_read(self, seq: int | None = None) -> None:
         """Say that everything up to a seq was read; all there is when it is left out. It is repeated until durable."""
@@ -290,8 +315,18 @@ class Conversation:
         """Read further back. Returns how many messages have been added at the front of `messages`; 0 at the end."""
         return await self._actions.load_older(self.id, limit)
 
-    async def edit(self, message: Message | str, content: str) -> Message:
-        return await self._actions.edit(message if isinstance(message, str) else message.id, content)
+    async def edit(
+        self,
+        message: Message | str,
+        content: str,
+        *,
+        mentions: Iterable[User | Member | str] | None = None,
+        mention_all: bool | None = None,
+    ) -> Message:
+        """Replace the content, and whom the message mentions where that is given."""
+        message_id = message if isinstance(message, str) else message.id
+        named = None if mentions is None else _ids(mentions)
+        return await self._actions.edit(message_id, content, named, mention_all)
 
     async def delete(self, message: Message | str) -> Message:
         """Delete a message: it keeps its place, without content."""

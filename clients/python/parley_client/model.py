@@ -119,6 +119,12 @@ class Message(Wire, frozen=True, kw_only=True):
     reactions: tuple[Reaction, ...] = ()
     pinned_at: str | None = None
     pinned_by: str | None = None
+    mentions: tuple[str, ...] = ()
+    mention_all: bool = False
+
+    def mentions_user(self, user_id: str) -> bool:
+        """Whether it mentions a user, by name or as one of all; what they have sent themselves does not."""
+        return self.sender_id != user_id and (self.mention_all or user_id in self.mentions)
 
     @property
     def last_changed_at(self) -> str | None:
@@ -162,6 +168,7 @@ class ConversationInfo(Wire, frozen=True, kw_only=True):
     last_seq: int = 0
     last_message: Message | None = None
     unread_count: int = 0
+    mention_count: int = 0
     member_count: int = 0
     members: tuple[Member, ...] = ()
     settings: ConversationSettings = ConversationSettings()
@@ -210,6 +217,7 @@ class SyncedConversation(Wire, frozen=True, kw_only=True):
     last_seq: int
     message_id: str | None = None
     unread_count: int = 0
+    mention_count: int = 0
     outcome: Outcome = Outcome.UNKNOWN
     settings_version: int | None = None  # not said by servers of before
 

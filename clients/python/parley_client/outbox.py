@@ -8,7 +8,7 @@ what was sent lately, from which it is sent again when PostgreSQL comes back wit
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 import msgspec
@@ -38,6 +38,8 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     sent: float | None = None  # seconds since 1970
     message_id: str | None = None
     seq: int = 0  # of the message
+    mentions: tuple[str, ...] = ()
+    mention_all: bool = False
 
     def request(self) -> dict[str, object]:
         """Return it as the server takes it."""
@@ -51,6 +53,10 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
             found["fileId"] = self.file_id
         if self.reply_to_id is not None:
             found["replyToId"] = self.reply_to_id
+        if self.mentions:
+            found["mentions"] = self.mentions
+        if self.mention_all:
+            found["mentionAll"] = True
         return found
 
 
@@ -148,6 +154,8 @@ class Outbox:
         file_id: str | None = None,
         reply_to_id: str | None = None,
         client_message_id: str | None = None,
+        mentions: Sequence[str] = (),
+        mention_all: bool = False,
     ) -> Entry:
         """Queue a message. With the `client_message_id` of one that is known it is that one, and nothing is queued.
 
@@ -164,6 +172,8 @@ class Outbox:
             file_id=file_id,
             reply_to_id=reply_to_id,
             created=self._clock(),
+            mentions=tuple(mentions),
+            mention_all=mention_all,
         )
         try:
             msgspec.json.encode(draft)

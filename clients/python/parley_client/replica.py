@@ -236,7 +236,9 @@ class Replica:
         for receipt in found._receipts.values():
             receipt.renew()
         found._mark_read = min(found._mark_read, one.last_seq)
-        found._info = msgspec.structs.replace(found._info, last_seq=one.last_seq, unread_count=one.unread_count)
+        found._info = msgspec.structs.replace(
+            found._info, last_seq=one.last_seq, unread_count=one.unread_count, mention_count=one.mention_count
+        )
         settings = found._info.settings
         if one.settings_version not in (None, settings.version):
             # Whatever the answer is, also a lower version, counts: what one had set was lost, or belongs to an earlier
