@@ -15,6 +15,7 @@ class Offer(Struct, frozen=True, rename="camel"):
     upload_types: tuple[str, ...]
     max_upload_bytes: int
     max_message_bytes: int
+    mention_all_members: int
 
 
 def offer(settings: Settings) -> Offer:
@@ -25,4 +26,5 @@ def offer(settings: Settings) -> Offer:
         upload_types=settings.upload_types,
         max_upload_bytes=settings.max_upload_bytes,
         max_message_bytes=settings.max_message_bytes,
+        mention_all_members=settings.mention_all_members,
     )

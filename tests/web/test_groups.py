@@ -67,7 +67,8 @@ class Others:
 async def test_groups(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:
     """Members are added, promoted, demoted and removed; who leaves, or is removed while they have it open, sees why,
     and has nothing of it left. What others edit and delete changes wherever it is shown: in quotes, in what is being
-    answered, in what is being edited. Whatever names, titles, texts and files are, they stay text, and in place."""
+    answered, in what is being edited. Who is typed behind an @ is offered, and mentioned; what mentions one is marked.
+    Whatever names, titles, texts and files are, they stay text, and in place."""
     async with AsyncExitStack() as stack:
         site = Site(stack, database, redis_url, tmp_path / "files")
         await site.start()
@@ -83,6 +84,7 @@ async def test_groups(database: str, redis_url: str, tmp_path: Path, browser: Br
         await page.click(".conversations a")
         await members(others, page, alice, bob, carol, team)
         await changes(others, page, alice, bob, team)
+        await mentions(others, page, alice, bob, team)
         await strange_text(others, page, bob, carol, dave, alice)
         await removed(others, page, alice, bob, team)
         await leaves(page)
@@ -142,6 +144,29 @@ async def changes(others: Others, page: Page, alice: User, bob: User, team: str)
     await page.gone(".composer-context")
     assert await page.evaluate("document.querySelector('.composer textarea').value") == "mine, and more"
     await page.fill(".composer textarea", "")
+
+
+async def mentions(others: Others, page: Page, alice: User, bob: User, team: str) -> None:
+    await page.fill(".composer textarea", "hello @bo")
+    await page.see(".mention-list [role=option][aria-selected=true]:has-text('@bob')")
+    await page.check()
+    await page.press("Enter", ".composer textarea")
+    await page.gone(".mention-list [role=option]")
+    await page.press("Enter", ".composer textarea")
+    await page.see(".message:has-text('hello @bob') .mention:text-is('@bob')")
+    [sent] = (await others.do(bob, "GET", "/api/mentions"))["items"]
+    assert (sent["content"], sent["mentions"], sent["mentionAll"]) == ("hello @bob", [bob.id], False)
+    await page.press("ArrowUp", ".composer textarea")
+    await page.fill(".composer textarea", "hello @all")
+    await page.see(".mention-list [role=option][aria-selected=true]:has-text('Everybody')")
+    await page.press("Escape", ".composer textarea")
+    await page.gone(".mention-list [role=option]")
+    await page.press("Enter", ".composer textarea")
+    await page.see(".message:has-text('hello @all') .mention:text-is('@all')")
+    [sent] = (await others.do(bob, "GET", "/api/mentions"))["items"]
+    assert (sent["content"], sent["mentions"], sent["mentionAll"]) == ("hello @all", [], True)
+    await others.say(bob, team, "and @alice", mentions=[alice.id])
+    await page.see(".message.mentioned .mention:text-is('@alice')")
 
 
 async def strange_text(others: Others, page: Page, bob: User, carol: User, dave: User, alice: User) -> None:

@@ -878,7 +878,7 @@ export class Conversation extends Emitter {
 
   /**
    * @param {Message} message
-   * @param {string} content
+   * @param {import("./message.js").Edit} change
    * @param {AbortSignal} [signal]
    */
   async #edit({ id }, change, signal) {

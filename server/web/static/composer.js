@@ -5,6 +5,7 @@
  */
 import { delayed, h, icon, iconButton, replace, setText } from "./dom.js";
 import { draftOf, keepDraft } from "./drafts.js";
+import { MentionList, mentionedBy } from "./mentions.js";
 import { summaryOf } from "./message-view.js";
 import { offer, stored } from "./session.js";
 import { fileName, sizeOf } from "./text.js";
@@ -23,6 +24,7 @@ export class Composer {
   #edited = null;
   #kept = new Map(); // what belongs to conversations that are not open: files and replies
   #stop = null;
+  #life = new AbortController();
 
   constructor({ chat, people, pictures, actions }) {
     this.#chat = chat;
@@ -38,8 +40,9 @@ export class Composer {
     this.note = h("p", { class: "composer-note", role: "status" });
     this.button = iconButton("send", "Send", () => this.submit(), { class: "send" });
     this.attach = offer.hasFiles ? iconButton("attach", "Attach files", () => this.picker.click()) : null;
+    this.mentions = new MentionList({ input: this.input, people, signal: this.#life.signal });
     this.element = h("form", { class: "composer", "aria-label": "Write a message", on: { submit: (event) => (event.preventDefault(), this.submit()) } },
-      this.context, this.tray, h("div", { class: "composer-row" }, this.attach, this.picker, this.input, this.button), this.note);
+      this.mentions.element, this.context, this.tray, h("div", { class: "composer-row" }, this.attach, this.picker, this.input, this.button), this.note);
     this.#save = delayed((id, text) => this.#keepDraft(id, text), 300);
   }
 
@@ -63,12 +66,14 @@ export class Composer {
     this.#reply = kept?.reply ?? null;
     this.#edited = null;
     this.input.value = conversation ? this.#draft(conversation.id) : "";
+    this.mentions.open(conversation);
     this.#paint();
   }
 
   /** What is not sent stays where it is kept. */
   close() {
     this.#stop?.abort();
+    this.#life.abort();
     this.keep();
     for (const { abort } of this.files) abort?.abort();
   }
@@ -135,6 +140,7 @@ export class Composer {
 
   #onInput() {
     this.#fit();
+    this.mentions.update();
     this.#paintNote();
     if (this.#edited || !this.#conversation) return;
     this.#save(this.#conversation.id, this.input.value);
@@ -151,6 +157,7 @@ export class Composer {
 
   #onKey(event) {
     if (event.isComposing || event.keyCode === 229) return; // an input method is at work
+    if (this.mentions.onKey(event)) return;
     const isTouch = matchMedia("(pointer: coarse)").matches;
     if (event.key === "Enter" && !event.shiftKey && !event.altKey && (!isTouch || event.ctrlKey || event.metaKey)) {
       event.preventDefault();
@@ -178,7 +185,8 @@ export class Composer {
     if (!text && !isWithFiles) return;
     const replyToId = this.#reply?.id;
     if (isWithFiles) void this.#submitFiles(conversation, text, replyToId);
-    else conversation.send(text, { replyToId });
+    else conversation.send(text, { replyToId, ...mentionedBy(text, conversation, this.#people) });
+    this.mentions.hide();
     this.input.value = "";
     this.#save.cancel();
     this.#keepDraft(conversation.id, "");
@@ -189,12 +197,12 @@ export class Composer {
   }
 
   async #submitEdit(text) {
-    const message = this.#edited;
+    const [message, conversation] = [this.#edited, this.#conversation];
     if (!text) return this.#actions.remove(message);
     this.#leaveEdit();
     if (text === message.content) return;
     try {
-      await message.edit(text);
+      await message.edit(text, mentionedBy(text, conversation, this.#people, message));
     } catch (error) {
       this.#actions.say(`The message was not changed: ${error.message}`);
       if (this.#conversation?.id === message.conversationId) {
@@ -286,13 +294,13 @@ export class Composer {
       item.isLeaving = false;
       if (isThere && !item.isRemoved && !conversation.isGone) {
         files.splice(files.indexOf(item), 1);
-        conversation.send(said, { type: item.stored.contentType.startsWith("image/") ? "Image" : "File", fileId: item.stored.id, replyToId });
+        conversation.send(said, { type: item.stored.contentType.startsWith("image/") ? "Image" : "File", fileId: item.stored.id, replyToId, ...mentionedBy(said, conversation, this.#people) });
         said = "";
         replyToId = undefined;
       }
       if (files === this.files) this.#paint();
     }
-    if (said && !conversation.isGone) conversation.send(said, { replyToId });
+    if (said && !conversation.isGone) conversation.send(said, { replyToId, ...mentionedBy(said, conversation, this.#people) });
   }
 
   // -- paint ------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
  * @module
  */
 import { h, icon, replace, set } from "./dom.js";
+import { mentionsOf } from "./mentions.js";
 import { avatar } from "./people.js";
 import { dayKey, dayOf, fileName, formatted, isOnlyEmoji, isolated, momentOf, sizeOf, timeOf } from "./text.js";
 
@@ -54,7 +55,7 @@ export function fill(article, row, context) {
     article.className = "message system";
     parts.push(h("p", { class: "system-text", title: momentOf(message.createdAt) }, systemText(message, context.people)));
   } else {
-    article.className = `message${message.isOwn ? " own" : ""}${row.hasHead ? " head" : ""}${message.status === "failed" ? " failed" : ""}`;
+    article.className = `message${message.isOwn ? " own" : ""}${row.hasHead ? " head" : ""}${message.status === "failed" ? " failed" : ""}${message.isMention ? " mentioned" : ""}`;
     parts.push(row.hasHead ? head(row, context) : h("time", { class: "gutter-time", dateTime: message.createdAt, title: momentOf(message.createdAt), text: timeOf(message.createdAt) }));
     parts.push(h("div", { class: "message-body" }, quote(message, context), content(message, context), file(message, context), reactions(message, context), pinned(message), trouble(message)));
     if (message.isOwn && !message.deletedAt) parts.push(mark(message, context));
@@ -77,7 +78,8 @@ function labelOf(message, people) {
   if (message.type === "System") return textOfSystem(message, people);
   const name = message.isOwn ? "You" : people.nameOf(message.senderId);
   const status = message.isOwn && !message.deletedAt ? `, ${MARKS[message.status][1].toLowerCase()}` : "";
-  return `${name}, ${timeOf(message.createdAt)}${message.editedAt && !message.deletedAt ? ", edited" : ""}${status}`;
+  const mention = message.isMention && !message.deletedAt ? ", mentions you" : "";
+  return `${name}, ${timeOf(message.createdAt)}${mention}${message.editedAt && !message.deletedAt ? ", edited" : ""}${status}`;
 }
 
 function head({ message }, { people }) {
@@ -90,7 +92,7 @@ function head({ message }, { people }) {
   ];
 }
 
-function content(message, { expanded, onExpand }) {
+function content(message, { expanded, onExpand, people }) {
   if (message.deletedAt) return h("p", { class: "deleted", text: "This message was deleted." });
   const text = message.content;
   if (!text) return null;
@@ -98,7 +100,7 @@ function content(message, { expanded, onExpand }) {
   const isLong = text.length > LONG || text.split("\n", MANY_LINES + 1).length > MANY_LINES;
   const isCut = isLong && !expanded.has(message.key);
   const edited = message.editedAt ? h("small", { class: "edited", dir: "ltr", title: momentOf(message.editedAt), text: " (edited)" }) : null;
-  const shown = h("div", { class: `content${isCut ? " cut" : ""}`, dir: "auto" }, formatted(isCut ? shortened(text) : text), edited);
+  const shown = h("div", { class: `content${isCut ? " cut" : ""}`, dir: "auto" }, formatted(isCut ? shortened(text) : text, mentionsOf(message, people)), edited);
   if (!isLong) return shown;
   return [shown, h("button", { type: "button", class: "link", text: isCut ? "Show all of it" : "Show less", "aria-expanded": String(!isCut), on: { click: () => onExpand(message.key) } })];
 }

@@ -145,7 +145,10 @@ export class Sidebar {
     setClass(item.element, "favourite", conversation.isFavourite);
     setText(item.badge, unread ? (unread > 99 ? "99+" : String(unread)) : "");
     item.badge.hidden = !unread;
-    setText(item.hidden, `${conversation.isFavourite ? ", favourite" : ""}${conversation.isMuted ? ", muted" : ""}${unread ? `, ${unread} unread` : ""}`);
+    const mentions = conversation.mentionCount;
+    setText(item.mentions, mentions ? (mentions > 99 ? "@99+" : `@${mentions}`) : "");
+    item.mentions.hidden = !mentions;
+    setText(item.hidden, `${conversation.isFavourite ? ", favourite" : ""}${conversation.isMuted ? ", muted" : ""}${unread ? `, ${unread} unread` : ""}${mentions ? `, ${mentions} mention you` : ""}`);
     attribute(item.link, "aria-current", isSelected ? "true" : null);
     return item;
   }
@@ -159,6 +162,7 @@ export class Sidebar {
       label: h("span", { class: "draft" }),
       preview: h("bdi", { class: "preview-text" }),
       badge: h("span", { class: "badge", "aria-hidden": true, hidden: true }),
+      mentions: h("span", { class: "badge mentions", "aria-hidden": true, hidden: true }),
     };
     item.link = h("a", { href: `#/c/${conversation.id}`, tabindex: -1, data: { id: conversation.id }, on: { click: (event) => {
       event.preventDefault();
@@ -166,7 +170,7 @@ export class Sidebar {
     } } },
       item.avatar,
       h("span", { class: "line" }, h("span", { class: "title-box" }, item.title, item.hidden), item.time),
-      h("span", { class: "line preview" }, h("span", { class: "preview-box" }, item.label, item.preview), item.badge));
+      h("span", { class: "line preview" }, h("span", { class: "preview-box" }, item.label, item.preview), item.mentions, item.badge));
     item.element = h("li", {}, item.link);
     return item;
   }

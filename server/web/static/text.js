@@ -83,25 +83,41 @@ const ONLY_EMOJI = /^(?:\p{Extended_Pictographic}|\p{Emoji_Modifier}|\p{Regional
 
 export const isOnlyEmoji = (text) => text.length <= 48 && /\S/.test(text) && ONLY_EMOJI.test(text);
 
-/** The nodes that show a message: text, with links to click and code set apart. Nothing of it becomes markup. */
-export function formatted(text) {
+/** A pattern for these names behind an @, the longest first; null where there are none. */
+export function mentionOf(names) {
+  const found = names.filter(Boolean).sort((one, other) => other.length - one.length).map((name) => name.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"));
+  return found.length ? new RegExp(`(?<![\\p{L}\\p{N}_])@(?:${found.join("|")})(?![\\p{L}\\p{N}_])`, "iu") : null;
+}
+
+/**
+ * The nodes that show a message: text, with links to click, code and mentions set apart. Nothing of it becomes markup.
+ * @param {string} text
+ * @param {RegExp | null} [mention] of `mentionOf`
+ */
+export function formatted(text, mention = null) {
   const nodes = [];
-  split(text, FENCE, (plain) => inline(plain.replace(/^\n|\n$/g, ""), nodes), ([, code]) => {
+  const every = mention && new RegExp(mention.source, "giu");
+  split(text, FENCE, (plain) => inline(plain.replace(/^\n|\n$/g, ""), nodes, every), ([, code]) => {
     nodes.push(h("pre", { dir: "ltr", tabindex: 0, role: "group", "aria-label": "Code" }, h("code", { text: code.replace(/\n$/, "") })));
   });
   return nodes;
 }
 
-function inline(text, nodes) {
-  split(text, CODE, (plain) => linked(plain, nodes), ([, code]) => nodes.push(h("code", { dir: "ltr", text: code })));
+function inline(text, nodes, mention) {
+  split(text, CODE, (plain) => linked(plain, nodes, mention), ([, code]) => nodes.push(h("code", { dir: "ltr", text: code })));
 }
 
-function linked(text, nodes) {
-  split(text, LINK, (plain) => plain && nodes.push(plain), ([found]) => {
+function linked(text, nodes, mention) {
+  split(text, LINK, (plain) => mentioning(plain, nodes, mention), ([found]) => {
     const [address, rest] = trimmed(found);
     nodes.push(safeLink(address) ?? address);
     if (rest) nodes.push(rest);
   });
+}
+
+function mentioning(text, nodes, mention) {
+  if (!mention) return void (text && nodes.push(text));
+  split(text, mention, (plain) => plain && nodes.push(plain), ([found]) => nodes.push(h("bdi", { class: "mention", text: found })));
 }
 
 /** A link to another site, which learns nothing of this one; null when the address is none. */
