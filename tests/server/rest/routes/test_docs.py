@@ -37,7 +37,6 @@ ROUTES = {
     "/api/messages/{messageId}/reactions": "get",
     "/api/messages/{messageId}/reactions/{emoji}": "delete put",
     "/api/mentions": "get",
-    "/api/search/messages": "get",
     "/api/files": "delete",
     "/api/files/upload": "post",
     "/api/files/presign": "post",
