@@ -100,6 +100,8 @@ class LyingProxy:
         elif talk.lie == "duplicated":
             seq = items[-1]["seq"] + 1
             items.append({**sent[0], "id": "0" * 36, "seq": seq, "changedSeq": seq})
+        elif talk.lie == "miscounted":
+            sent[0]["reactions"] = [{"emoji": "\N{THUMBS UP SIGN}", "count": 1, "userIds": [sent[0]["senderId"]]}]
 
     # -- the hub ---------------------------------------------------------------------------------
 
@@ -216,5 +218,5 @@ LIES: dict[str, Callable[[Talk, Event], list[Event]]] = {
     "receipt": _receipt,
     "presence": _presence,
 }
-REST_LIES = ("missing", "phantom", "duplicated", "unanswered")
+REST_LIES = ("missing", "phantom", "duplicated", "miscounted", "unanswered")
 ALL = [*LIES, *REST_LIES]

@@ -63,7 +63,7 @@ async def test_answers_that_are_not_read(
 ) -> None:
     """Past the user's bound there is 429 with Retry-After, past the total 503; answers that are read are released."""
     monkeypatch.setattr(listener, "SEND_STALL", 600.0)  # no connection is closed here, so that unread answers stay
-    one, everybody = 1024 * 1024, 2 * 1024 * 1024
+    one, everybody = 1024 * 1024, (2 * 1024 + 128) * 1024  # two pages of each of two users, and a third one's messages
     async with open_site(database, redis_url, nursery, max_user_answer_bytes=one, max_answer_bytes=everybody) as site:
         answers = site.process.answers
         sockets: list[trio.SocketStream] = []
