@@ -30,8 +30,9 @@ _decode_reactions: Callable[[str], tuple[Reaction, ...]] = msgspec.json.Decoder(
 
 def message_of(row: Sequence[Any]) -> Message:
     """A row as {described} of messages.sql makes it."""
-    (id_, conversation_id, seq, changed_seq, sender_id, kind, body, file_id, *file,
-     reply_to, client_message_id, edited, deleted, changed, reactions, pinned, pinned_by, reached,
+    # Each by name, so that a query with a column too few fails and shifts nothing.
+    (id_, conversation_id, seq, changed_seq, sender_id, kind, body, file_id, key, name, size, content_type, width,
+     height, reply_to, client_message_id, edited, deleted, changed, reactions, pinned, pinned_by, reached,
      mentions, mention_all) = row  # fmt: skip
     return Message(
         id=id_,
@@ -41,7 +42,7 @@ def message_of(row: Sequence[Any]) -> Message:
         sender_id=sender_id,
         type=TYPES[kind],
         content=body,
-        file=file_info(file_id, *file),
+        file=file_info(file_id, key, name, size, content_type, width, height),
         reply_to_id=reply_to,
         client_message_id=client_message_id,
         created_at=timestamp(id_ms(id_)),

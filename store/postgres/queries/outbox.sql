@@ -18,7 +18,7 @@ ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 
 -- name: list_system_changes
 -- messages_seq: the System messages at or after a seq of each of these conversations, in order: what was not read begins
--- behind the last one.
+-- behind the last one. The columns of `described` in messages.sql, without what no System message has.
 WITH page AS MATERIALIZED (
     SELECT m.* FROM unnest(%(conversation_ids)s::uuid[], %(seqs)s::bigint[]) AS k (conversation_id, seq)
     JOIN messages AS m ON m.conversation_id = k.conversation_id AND m.seq >= k.seq AND m.kind = 'System'
@@ -26,5 +26,5 @@ WITH page AS MATERIALIZED (
 )
 SELECT m.id, m.conversation_id, m.seq, m.changed_seq, m.sender_id, m.kind, m.body,
        NULL::uuid, NULL::text, NULL::text, NULL::bigint, NULL::text, NULL::integer, NULL::integer, NULL::uuid, NULL::text, NULL::bigint, NULL::bigint,
-       NULL::bigint, NULL::text, NULL::bigint, NULL::uuid, 0
+       NULL::bigint, NULL::text, NULL::bigint, NULL::uuid, 0, NULL::uuid[], NULL::boolean
 FROM page AS m ORDER BY m.conversation_id, m.seq
