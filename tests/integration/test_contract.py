@@ -20,11 +20,11 @@ from tests.waiting import wait_until
 MESSAGE = {
     "id", "conversationId", "seq", "changedSeq", "senderId", "type", "content", "file", "replyToId",
     "clientMessageId", "createdAt", "editedAt", "deletedAt", "status", "changedAt",
-    "reactions", "pinnedAt", "pinnedBy",
+    "reactions", "pinnedAt", "pinnedBy", "mentions", "mentionAll",
 }  # fmt: skip
 CONVERSATION = {
     "id", "type", "name", "createdBy", "createdAt", "lastSeq", "lastMessage", "unreadCount", "memberCount", "members",
-    "settings",
+    "mentionCount", "settings",
 }  # fmt: skip
 
 
