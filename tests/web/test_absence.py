@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tests.running import User, checked
 from tests.server.metrics.samples import admin
+from tests.waiting import wait_until
 from tests.web.browser import Browser, Page
 from tests.web.steps import Site, contents, say, shown
 
@@ -69,8 +70,14 @@ async def ended_by_an_operator(socket: Path, alice: Page) -> None:
     await alice.fill(".composer textarea", "half a")
     await alice.do("reload")
     await alice.until(f"{TYPED} === 'half a'")
-    await alice.fill(".composer textarea", "half a sentence")
     async with admin(socket) as http:
+
+        async def is_connected() -> bool:
+            return bool(checked(await http.get("/connections", params={"user": "alice"}))["total"] == 1)
+
+        await wait_until(is_connected)
+        await alice.gone(".sidebar .connection")
+        await alice.fill(".composer textarea", "half a sentence")
         killed = checked(await http.post("/users/alice/kill"))
         assert killed["connections"] == 1
     await alice.see("text=The chat has ended: An operator has ended this connection.")

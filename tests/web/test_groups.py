@@ -201,6 +201,7 @@ async def strange_text(others: Others, page: Page, bob: User, carol: User, dave:
 
 async def removed(others: Others, page: Page, alice: User, bob: User, team: str) -> None:
     await page.click(f".conversations a:has-text('{MARKUP[:6]}') >> nth=-1")
+    await page.see(f"h1:has-text('{MARKUP[:6]}')")
     await page.fill(".composer textarea", "not for this group any more")
     await page.until("Object.keys(localStorage).some((key) => key.startsWith('parley.draft/'))")
     await page.click("[aria-label='About this conversation']")

@@ -95,6 +95,11 @@ async def test_what_is_shown_is_true(post: Post) -> None:
         alice_client = await post.client(stack, alice_token)
         await post.client(stack, his_token)
         await alice_client.invoke("SendMessage", {"conversationId": made["id"], "content": "hello"})
+
+        async def is_sent() -> bool:  # what is on its way to them: the message, presence
+            return not any(one["send_queue"] for one in (await post.ask("connections"))["items"])
+
+        await wait_until(is_sent)
         both = await post.ask("connections", sort="in")
         assert both["total"] == 2 and {one["user"] for one in both["items"]} == {alice, bob}
         mine = (await post.inspect("connections", "--json", "--user", "alice")).json
