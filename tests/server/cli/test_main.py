@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from server.cli import checks
 from server.cli.main import main
 from tests.certificates import Authority
 from tests.running import JWT_KEY
@@ -146,8 +147,9 @@ def test_notes_of_check(database: str, redis_url: str, monkeypatch: pytest.Monke
     assert {word for name, (word, _) in both.items() if name not in ("durability", "replica")} == {"ok"}
 
 
-def test_tls_files_are_looked_at(tmp_path: Path) -> None:
+def test_tls_files_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With an unusable certificate `serve` does not start and `check` reports it; an expired one is reported."""
+    monkeypatch.setattr(checks, "TIMEOUT", 300.0)
     cert, key = Authority().issue(tmp_path, days=-1)
     usual = {"DATABASE_URL": "host=/nowhere", "REDIS_URL": "redis://127.0.0.1:1", "JWT_KEY": JWT_KEY}
     usual["REGISTRATION"] = "closed"
