@@ -8,7 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -42,6 +42,8 @@ from parley_client.replica import KEPT, Replica
 from parley_client.rest import Rest
 from parley_client.store import MemoryStore, Store
 from parley_client.tokens import TokenGiver, TokenSource
+
+T = TypeVar("T")
 
 TYPING_AGAIN = 3.0  # seconds after which it is said again that one is typing
 
@@ -360,15 +362,7 @@ class Chat:
         return found
 
     async def pins(self, conversation_id: str) -> list[Message]:
-        found: list[Message] = []
-        cursor: str | None = None
-        while True:
-            path = f"/api/conversations/{conversation_id}/pins"
-            page = await self._rest.get(path, Page[Message], limit=PAGE, cursor=cursor)
-            found += page.items
-            cursor = page.next
-            if cursor is None:
-                return found
+        return await self._all(f"/api/conversations/{conversation_id}/pins", Page[Message])
 
     async def rename(self, conversation_id: str, name: str) -> None:
         rounds, path = self._replica.rounds(), f"/api/conversations/{conversation_id}"
@@ -391,11 +385,13 @@ class Chat:
         self._replica.take_answer(await self._rest.put(path, {"role": role.value}, ConversationInfo), rounds)
 
     async def all_members(self, conversation_id: str) -> list[Member]:
-        found: list[Member] = []
+        return await self._all(f"/api/conversations/{conversation_id}/members", Page[Member])
+
+    async def _all(self, path: str, kind: type[Page[T]]) -> list[T]:
+        found: list[T] = []
         cursor: str | None = None
         while True:
-            path = f"/api/conversations/{conversation_id}/members"
-            page = await self._rest.get(path, Page[Member], limit=PAGE, cursor=cursor)
+            page = await self._rest.get(path, kind, limit=PAGE, cursor=cursor)
             found += page.items
             cursor = page.next
             if cursor is None:
