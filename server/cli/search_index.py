@@ -9,7 +9,6 @@ from rich.progress import Progress
 from server.cluster.search_indexer import SearchIndexer
 from server.config.settings import ConfigError, Settings
 from server.protocol import terminal
-from store.errors import StoreError
 from store.postgres import search
 from store.postgres.pool import Pool
 from store.postgres.search import Rebuild
@@ -20,7 +19,7 @@ TIME = "%Y-%m-%d at %H:%M"
 
 
 async def rebuild(settings: Settings) -> None:
-    """Begin a rebuild, or go on with one, and wait for its end. Raises ConfigError, StoreError."""
+    """Begin a rebuild, or go on with one, and wait for its end. Raises ConfigError, or a group of StoreError."""
     console = terminal.console()
     async with _opened(settings) as pool:
         async with pool.connection() as conn:
@@ -37,7 +36,7 @@ async def rebuild(settings: Settings) -> None:
 
 
 async def status(settings: Settings) -> None:
-    """Raises ConfigError, StoreError."""
+    """Raises ConfigError, or a group of StoreError."""
     console = terminal.console()
     async with _opened(settings) as pool, pool.connection() as conn:
         console.print(f"the oldest change that is not in the search: {await search.fetch_age(conn):.1f} s")
@@ -69,17 +68,8 @@ async def _watch(pool: Pool, about: int) -> Rebuild:
 async def _opened(settings: Settings) -> AsyncIterator[Pool]:
     if not settings.database_url:
         raise ConfigError("DATABASE_URL: required, for example postgresql://parley@db/parley")
-    failures: list[BaseException] = []
     pool = Pool(settings.database_url, name="parley-search", size=3, statement_timeout=STATEMENT_TIMEOUT)
-    try:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(pool.run)
-            yield pool
-            nursery.cancel_scope.cancel()
-    except* StoreError as group:
-        failures += group.exceptions
-    if failures:
-        error = failures[0]
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error
+    async with trio.open_nursery() as nursery:
+        await nursery.start(pool.run)
+        yield pool
+        nursery.cancel_scope.cancel()
