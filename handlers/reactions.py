@@ -253,8 +253,7 @@ def settle(
             kinds[act.emoji] = kinds.get(act.emoji, 0) + 1
     done = [(act.user_id, act.emoji) for act in acts if act.emoji in own.get(act.user_id, ())]
     new = [(user_id, emoji) for user_id, emoji in dict.fromkeys(done) if emoji not in before[user_id]]
-    ids = sorted(new_id() for _ in new)  # of one millisecond, but in the order in which they are shown
-    added = [store.Added(id_, user_id, emoji) for id_, (user_id, emoji) in zip(ids, new, strict=True)]
+    added = [store.Added(new_id(), user_id, emoji) for user_id, emoji in new]
     removed = [
         store.Removed(user_id, emoji)
         for user_id, then in before.items()

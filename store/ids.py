@@ -10,17 +10,25 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 _EPOCH = datetime(1970, 1, 1)  # UTC, like all times here
-_RANDOM = 0x0FFF_3FFF_FFFF_FFFF_FFFF  # rand_a (12 bits), 2 bits of variant, rand_b (62 bits)
+_RANDOM = (1 << 62) - 1  # rand_b
+_COUNTER_BITS = 12  # rand_a
 _VERSION_AND_VARIANT = (7 << 76) | (2 << 62)
 
-_last_ms = 0
+_last = 0  # the millisecond and the counter of the newest id
 
 
 def new_id() -> UUID:
-    """A UUIDv7 of now. Ids made by one process never fall back behind an earlier one's millisecond."""
-    global _last_ms
-    _last_ms = max(_last_ms, time.time_ns() // 1_000_000)
-    return UUID(int=(_last_ms << 80) | _VERSION_AND_VARIANT | (int.from_bytes(os.urandom(10)) & _RANDOM))
+    """A UUIDv7 of now. Each that a process makes is greater than all it made before, whatever its clock does.
+
+    rand_a counts within a millisecond, from a random number with a first bit of 0 (RFC 9562, section 6.2, method 1);
+    when it is used up the ids run ahead of the clock. rand_b stays random: no id can be guessed from another.
+    """
+    global _last
+    random = int.from_bytes(os.urandom(10))
+    fresh = ((time.time_ns() // 1_000_000) << _COUNTER_BITS) | (random >> 69)
+    _last = fresh if fresh >> _COUNTER_BITS > _last >> _COUNTER_BITS else _last + 1
+    ms, counter = _last >> _COUNTER_BITS, _last & 0xFFF
+    return UUID(int=(ms << 80) | _VERSION_AND_VARIANT | (counter << 64) | (random & _RANDOM))
 
 
 def id_floor(ms: int) -> UUID:

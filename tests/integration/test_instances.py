@@ -220,7 +220,7 @@ async def test_presence(pair: Pair) -> None:
                 assert checked(await http.get(f"/api/users/{bob.id}"))["status"] == "Offline"
             await b.invoke("UpdateStatus", "Online")
             await until(recorder, "UserStatusChanged", userId=bob.id, status="Online", statusText=None)
-        await wait_until(lambda: recorder.of("UserStatusChanged")[-1]["lastSeenAt"])
+        await wait_until(lambda: any(one["lastSeenAt"] for one in recorder.of("UserStatusChanged")[-1:]))
         changed = recorder.of("UserStatusChanged")[-1]
         assert (changed["userId"], changed["status"]) == (bob.id, "Offline")
         everybody = await a.invoke("GetPresence", [bob.id, alice.id, eve.id])

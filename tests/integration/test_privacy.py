@@ -118,7 +118,7 @@ async def test_last_seen(pair: Pair) -> None:
     async with one.connect(alice, to_alice) as a, two.connect(carol, to_carol) as c:
         async with two.connect(bob):
             await until(to_alice, "UserStatusChanged", userId=bob.id, status="Online")
-        await wait_until(lambda: to_carol.of("UserStatusChanged")[-1]["lastSeenAt"])
+        await wait_until(lambda: any(one["lastSeenAt"] for one in to_carol.of("UserStatusChanged")[-1:]))
         await a.invoke("UpdatePrivacy", {"lastSeen": False})
         counts = [len(recorder.of("UserStatusChanged")) for recorder in (to_alice, to_carol)]
 

@@ -1,0 +1,39 @@
+"""Ids: in the order in which a process makes them, of the time at which it does, and not to be guessed."""
+
+import itertools
+import time
+from uuid import RFC_4122
+
+import pytest
+
+from store import ids
+
+
+def test_order() -> None:
+    """Each is greater than the one before, also when thousands are of one millisecond; the version is 7."""
+    before = time.time_ns() // 1_000_000
+    made = [ids.new_id() for _ in range(20_000)]
+    assert all(one < next_ for one, next_ in itertools.pairwise(made))
+    assert {(one.version, one.variant) for one in made} == {(7, RFC_4122)}
+    assert before <= ids.id_ms(made[0]) and ids.id_ms(made[-1]) <= time.time_ns() // 1_000_000 + 10
+
+
+def test_clock_that_stands_or_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids go on behind the last; 4,096 and more within a millisecond go on in the next."""
+    ms = ids.id_ms(ids.new_id()) + 10_000
+    monkeypatch.setattr(ids, "_last", ids._last)
+    monkeypatch.setattr(time, "time_ns", lambda: ms * 1_000_000)
+    made = [ids.new_id() for _ in range(2)]
+    assert [ids.id_ms(one) for one in made] == [ms, ms]
+    monkeypatch.setattr(time, "time_ns", lambda: (ms - 5000) * 1_000_000)
+    made += [ids.new_id() for _ in range(5000)]
+    assert made == sorted(made) and ids.id_ms(made[-1]) in (ms + 1, ms + 2)
+    monkeypatch.setattr(time, "time_ns", lambda: (ms + 50) * 1_000_000)
+    assert ids.id_ms(ids.new_id()) == ms + 50
+
+
+def test_not_to_be_guessed() -> None:
+    """What follows the counter is random in each: 62 bits, all of which take both values."""
+    tails = [ids.new_id().int & ((1 << 62) - 1) for _ in range(200)]
+    assert len(set(tails)) == 200
+    assert all({tail >> bit & 1 for tail in tails} == {0, 1} for bit in range(62))
