@@ -56,11 +56,11 @@ rolling-restart: $(TESTABLE) ## four instances restarted one by one under load, 
 check: $(TESTABLE) ## style, types, import contracts, and the tests that need no service: before each commit
 	@$(MAKE) --no-print-directory --keep-going --jobs style types imports unit
 
-# Of all the plugins that are installed, what these tests need: to load the others takes each worker seconds.
+# Four workers on two cores: half their time they wait. Of the installed plugins what these tests need: seconds a worker.
 unit: export PYTEST_DISABLE_PLUGIN_AUTOLOAD := 1
 unit: export PYTEST_PLUGINS := pytest_trio.plugin,xdist.plugin,_hypothesis_pytestplugin
 unit: $(TESTABLE)
-	@$(BIN)/pytest -q -n 2 --dist worksteal -m "not services" $(UNIT)
+	@$(BIN)/pytest -q -n 4 --dist worksteal -m "not services" $(UNIT)
 
 coverage: $(TESTABLE) ## lines and branches that these tests run, in each module that has others (TESTS=)
 	@$(BIN)/coverage run -m pytest -q $(if $(TESTS),$(TESTS),-m "not services" $(UNIT))
