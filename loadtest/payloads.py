@@ -29,6 +29,10 @@ class Message(_Payload, frozen=True, gc=False):
     client_message_id: str | None = None
     deleted_at: str | None = None
     reactions: tuple[Reaction, ...] = ()
+    pinned_at: str | None = None
+    pinned_by: str | None = None
+    mentions: tuple[str, ...] = ()
+    mention_all: bool = False
 
 
 class StatusUpdate(_Payload, frozen=True, gc=False):
@@ -57,9 +61,35 @@ class Resync(_Payload, frozen=True, gc=False):
     last_seq: int
 
 
+class Notifications(_Payload, frozen=True, gc=False):
+    muted_until: str | None = None
+
+
+class Settings(_Payload, frozen=True, gc=False):
+    """What a user has set for themselves in a conversation."""
+
+    archived: bool = False
+    favourite: bool = False
+    notifications: Notifications = Notifications()
+    version: int = 0
+
+
+class Viewed(_Payload, frozen=True, gc=False):
+    """ConversationChanged, and the answer of REST, of which only the settings are of interest."""
+
+    id: str
+    settings: Settings = Settings()
+
+
+class SyncedConversation(_Payload, frozen=True, gc=False):
+    conversation_id: str
+    settings_version: int = 0
+
+
 class Synced(_Payload, frozen=True):
     heads: dict[str, int]
     resync: tuple[str, ...] = ()
+    conversations: tuple[SyncedConversation, ...] = ()
 
 
 class Cursor(_Payload, frozen=True, gc=False):
@@ -76,6 +106,27 @@ class Joined(_Payload, frozen=True):
     last_seq: int
     cursors: tuple[Cursor, ...] = ()
     resync: bool = False
+
+
+class Reader(_Payload, frozen=True, gc=False):
+    user_id: str
+    read_seq: int
+
+
+class Listed(_Payload, frozen=True):
+    """A conversation in the list of one of its members, with what they have not read."""
+
+    id: str
+    last_seq: int
+    unread_count: int
+    mention_count: int = 0
+    members: tuple[Reader, ...] = ()
+    settings: Settings = Settings()
+
+
+class ConversationPage(_Payload, frozen=True):
+    items: tuple[Listed, ...]
+    next: str | None = None
 
 
 class Opened(_Payload, frozen=True, gc=False):
@@ -127,6 +178,7 @@ RECEIVE, CHANGED = "ReceiveMessage", "MessageChanged"
 STATUS, PRESENCE = "MessageStatusUpdated", "UserStatusChanged"
 TYPING, TYPED = "UserStartedTyping", "UserStoppedTyping"
 RESYNC, ERROR = "Resync", "Error"
+VIEWED = "ConversationChanged"
 
 EVENTS: dict[str, Any] = {  # the arguments of each event that is looked at
     RECEIVE: tuple[Message],
@@ -137,4 +189,5 @@ EVENTS: dict[str, Any] = {  # the arguments of each event that is looked at
     TYPED: tuple[Typing],
     RESYNC: tuple[Resync],
     ERROR: tuple[str],
+    VIEWED: tuple[Viewed],
 }

@@ -17,8 +17,11 @@ from loadtest.history_record import Call, ClientRecord
 from loadtest.oracle import contents, invariants
 from loadtest.oracle.client_view import ClientView
 from loadtest.oracle.edits import Edits
+from loadtest.oracle.mentions import NONE, Mentions, Named, named
 from loadtest.oracle.oracle import Oracle
+from loadtest.oracle.pins import Pins
 from loadtest.oracle.reactions import Reactions
+from loadtest.oracle.standing import OwnSettings
 from loadtest.payloads import (
     CHANGED,
     ERROR,
@@ -28,12 +31,15 @@ from loadtest.payloads import (
     STATUS,
     TYPED,
     TYPING,
+    VIEWED,
     Message,
     Resync,
+    Settings,
     StatusUpdate,
     Synced,
     Typing,
     UserStatus,
+    Viewed,
 )
 from loadtest.plan import Conversation, Person
 from loadtest.recorder import Recorder
@@ -44,7 +50,7 @@ BACKOFF, BACKOFF_MAX = 0.1, 5.0  # seconds before connecting again: doubled each
 
 # Operations that are timed.
 CONNECT, SEND, DELIVER, RECEIPT, HISTORY, RESUME = "connect", "send", "deliver", "receipt", "history", "resume"
-EDIT, REACT = "edit", "react"
+EDIT, DELETE, REACT, PIN, SET = "edit", "delete", "react", "pin", "settings"
 
 
 def code_of(error: str) -> str:
@@ -82,6 +88,13 @@ class Surroundings(Protocol):
     def reactions(self) -> Reactions: ...
 
     @property
+    def pins(self) -> Pins: ...
+
+    @property
+    def deleted(self) -> set[str]:
+        """Messages, by id, whose deletion was acknowledged."""
+
+    @property
     def recorder(self) -> Recorder: ...
 
     @property
@@ -97,6 +110,9 @@ class Surroundings(Protocol):
     def open(self, listener: Listener, query: dict[str, str], options: Mapping[str, Any], token: str) -> Connection: ...
 
     def later(self, delay: float, call: Callable[[], None]) -> None: ...
+
+    def ask(self, virtual_user: "VirtualUser", conversation: str) -> None:
+        """Ask REST for a conversation, and show its settings to `virtual_user.settings`."""
 
     def arrived(self, virtual_user: "VirtualUser") -> None:
         """It is online, for the first time or again."""
@@ -130,6 +146,7 @@ class VirtualUser:
         "edits",
         "last",
         "marked",
+        "mentions",
         "number",
         "online",
         "options",
@@ -137,6 +154,7 @@ class VirtualUser:
         "pending",
         "person",
         "record",
+        "settings",
         "views",
         "wanted",
         "world",
@@ -156,6 +174,8 @@ class VirtualUser:
         self.pending: dict[int, Send] = {}
         self.acknowledged: array[int] | None = None  # by number of the send: the hash of its message's id, 0 if none
         self.edits = Edits(world.oracle, person.number)
+        self.mentions = Mentions(world.oracle, person.number)
+        self.settings = OwnSettings(world.oracle, person.number)
         self.marked: dict[str, int] = {}  # by conversation: how far MarkRead was acknowledged
         self.peers: dict[str, str] = {}  # what UserStatusChanged said last, by user
         self.last: Message | None = None  # the last message it sent, as it was acknowledged
@@ -252,6 +272,9 @@ class VirtualUser:
             self.views[conversation].synced(head)
             if self.record is not None and conversation not in synced.resync:
                 self.record.attached(conversation, head)
+        for one in synced.conversations:
+            if one.conversation_id in self.views and self.settings.synced(one.conversation_id, one.settings_version):
+                self.world.ask(self, one.conversation_id)
         self._arrived()
 
     def _arrived(self) -> None:
@@ -286,11 +309,11 @@ class VirtualUser:
 
     # -- what it does ----------------------------------------------------------------------------
 
-    def send(self, conversation: str, due: float, size: int) -> None:
+    def send(self, conversation: str, due: float, size: int, mentions: Named = NONE) -> None:
         """Send a message that is due at `due`, from when its latency counts. While offline it is kept."""
-        self.repeat(self.draft(conversation, due, size))
+        self.repeat(self.draft(conversation, due, size, mentions))
 
-    def draft(self, conversation: str, due: float, size: int) -> Send:
+    def draft(self, conversation: str, due: float, size: int, mentions: Named = NONE) -> Send:
         """A message that somebody is about to send."""
         if self.acknowledged is None:
             self.acknowledged = array("q", [])
@@ -299,6 +322,9 @@ class VirtualUser:
         key = contents.make_key(self.world.run, self.number, number)
         content = contents.make_content(key, due, size)
         send = Send(number, due, {"conversationId": conversation, "content": content, "clientMessageId": key})
+        if mentions != NONE:
+            send.body |= {"mentions": mentions[0], "mentionAll": mentions[1]}
+            self.mentions.send(number, mentions)
         self.pending[number] = send
         return send
 
@@ -358,16 +384,21 @@ class VirtualUser:
             text = f"send {send.number} of p{self.number} was answered with {answered[0]} in {answered[2]}"
             oracle.breach(invariants.ALTERED, text, virtual_user=self.number)
         view = self.views.get(message.conversation_id)
-        if message.changed_seq == message.seq and view is not None:
-            view.compare(message)
+        if message.changed_seq == message.seq:
+            if named(message) != self.mentions.sent(send.number):
+                text = f"send {send.number} of p{self.number} was answered with mentions of {named(message)}"
+                oracle.breach(invariants.MENTION, text, virtual_user=self.number)
+            if view is not None:
+                view.compare(message)
         world.recorder.count(results.ACKNOWLEDGED)
         world.recorder.record(SEND, send.due)
 
-    def edit(self, due: float, size: int) -> None:
-        """Edit the last message. Not repeated if it fails."""
+    def edit(self, due: float, size: int, mentions: Named | None = None) -> None:
+        """Edit the last message, and whom it mentions if `mentions` says so. Not repeated if it fails."""
         message, connection = self.last, self.connection
         if message is None or message.client_message_id is None:
             return
+        key = contents.parse_key(self.world.run, message.client_message_id)
         if not self.online or connection is None:
             self.world.recorder.count(results.DROPPED)
             return
@@ -375,20 +406,82 @@ class VirtualUser:
         content = contents.make_content(message.client_message_id, due, size)
         record = self.record
         call = record.edited(message.conversation_id, message.id, content) if record is not None else None
+        arguments: tuple[object, ...] = (message.id, content)
+        if mentions is not None and key is not None:
+            arguments += mentions
+            self.mentions.ask(key.number, mentions)
 
         def done(error: str | None, edited: Message) -> None:
             if error is None:
                 self._edited(message.id, content, edited)
                 self.world.recorder.record(EDIT, due)
-            else:
-                self._failed(error)
+                if mentions is not None and key is not None:
+                    self.mentions.answer(key.number, mentions, edited)
+            elif self._failed(error) and mentions is not None and key is not None:
+                self.mentions.refuse(key.number, mentions)
             if record is not None and call is not None and error != LOST:
                 if error is None:
                     record.acknowledged(call, edited)
                 else:
                     record.refused(call, code_of(error))
 
-        connection.call("EditMessage", (message.id, content), done, Message)
+        connection.call("EditMessage", arguments, done, Message)
+
+    def delete(self, due: float) -> None:
+        """Delete the last message. Not repeated if it fails."""
+        message, connection = self.last, self.connection
+        if message is None:
+            return
+        if not self.online or connection is None:
+            self.world.recorder.count(results.DROPPED)
+            return
+        self.last = None
+
+        def done(error: str | None, answer: Message) -> None:
+            if error is not None:
+                self._failed(error)
+                return
+            self.edits.delete(message.id, answer)
+            self.world.deleted.add(message.id)
+            self._compare(answer)
+            self.world.recorder.record(DELETE, due)
+
+        connection.call("DeleteMessage", (message.id,), done, Message)
+
+    def pin(self, message: Message, due: float, *, is_pinned: bool) -> None:
+        """Pin a message, or take its pin away. Not repeated if it fails."""
+        connection, pins = self.connection, self.world.pins
+        if not self.online or connection is None:
+            self.world.recorder.count(results.DROPPED)
+            return
+
+        def done(error: str | None, answer: Message) -> None:
+            if error is None:
+                pins.answer(answer, is_pinned=is_pinned)
+                self._compare(answer)
+                self.world.recorder.record(PIN, due)
+            elif self._failed(error):
+                pins.refuse(message.id)
+
+        pins.ask(message.id, message.conversation_id)
+        connection.call("Pin" if is_pinned else "Unpin", (message.id,), done, Message)
+
+    def set(self, conversation: str, change: Mapping[str, object], due: float) -> None:
+        """Set something for oneself, as UpdateSettings says it. Not repeated if it fails."""
+        connection = self.connection
+        if not self.online or connection is None:
+            self.world.recorder.count(results.DROPPED)
+            return
+
+        def done(error: str | None, answer: Settings) -> None:
+            if error is None:
+                self.settings.answer(conversation, change, answer)
+                self.world.recorder.record(SET, due)
+            elif self._failed(error):
+                self.settings.refuse(conversation)
+
+        self.settings.ask(conversation)
+        connection.call("UpdateConversationSettings", (conversation, change), done, Settings)
 
     def react(self, message: Message, emoji: str, due: float) -> None:
         """Put an emoji under a message, or take it back if it is there. Not repeated if it fails."""
@@ -401,21 +494,22 @@ class VirtualUser:
         def done(error: str | None, answer: Message) -> None:
             if error is None:
                 reactions.answer(message.id, emoji, self.user_id, is_there=not was_there)
-                view = self.views.get(answer.conversation_id)
-                if view is not None:
-                    view.compare(answer)
+                self._compare(answer)
                 self.world.recorder.record(REACT, due)
-                return
-            self._failed(error)
-            if error != LOST and code_of(error) not in RETRYABLE:
+            elif self._failed(error):
                 reactions.answer(message.id, emoji, self.user_id, is_there=was_there)
 
         reactions.ask(message.id, emoji, self.user_id)
         connection.call("Unreact" if was_there else "React", (message.id, emoji), done, Message)
 
     def _edited(self, message_id: str, content: str, answer: Message) -> None:
+        if self.edits.acknowledge(message_id, content, answer):
+            self._compare(answer)
+
+    def _compare(self, answer: Message) -> None:
+        """What an act was answered with is what others are shown at its place."""
         view = self.views.get(answer.conversation_id)
-        if self.edits.acknowledge(message_id, content, answer) and view is not None:
+        if view is not None:
             view.compare(answer)
 
     def seen(self, conversation: str) -> int:
@@ -439,12 +533,14 @@ class VirtualUser:
 
         connection.call("MarkRead", (conversation, seq), done)
 
-    def _failed(self, error: str) -> None:
-        """Of what is not repeated."""
+    def _failed(self, error: str) -> bool:
+        """Of what is not repeated. Return True if it was refused, and so has changed nothing."""
         if error == LOST:
             self.world.recorder.count(results.DROPPED)
-        else:
-            self.world.recorder.error(code_of(error))
+            return False
+        code = code_of(error)
+        self.world.recorder.error(code)
+        return code not in RETRYABLE
 
     def type(self, conversation: str) -> None:
         if self.online and self.connection is not None:
@@ -500,6 +596,8 @@ class VirtualUser:
             self._typing(payload)
         elif target == RESYNC:
             self._resynced(payload)
+        elif target == VIEWED:
+            self._viewed(payload)
         elif target == ERROR:
             self.world.recorder.error(code_of(payload))
 
@@ -532,6 +630,12 @@ class VirtualUser:
     def _presence(self, update: UserStatus) -> None:
         self.world.recorder.count("presence_updates")
         self.peers[update.user_id] = update.status
+
+    def _viewed(self, view: Viewed) -> None:
+        if view.id in self.views:
+            self.settings.see(view.id, view.settings)
+        else:
+            self._stranger(view.id, VIEWED)
 
     def _typing(self, update: Typing) -> None:
         self.world.recorder.count("typing_updates")

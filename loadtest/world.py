@@ -16,8 +16,9 @@ from loadtest.connection import Connection, Listener
 from loadtest.history_checker.recording import Recording
 from loadtest.lean_client import LeanClient, Origin
 from loadtest.oracle.oracle import Oracle
+from loadtest.oracle.pins import Pins
 from loadtest.oracle.reactions import Reactions
-from loadtest.payloads import StoredFile
+from loadtest.payloads import StoredFile, Viewed
 from loadtest.plan import Conversation, Plan
 from loadtest.recorder import Recorder
 from loadtest.reference import Opener
@@ -48,6 +49,9 @@ class World:
         self.recording = Recording(Path(plan.record) / f"worker-{plan.part}.jsonl") if plan.record else None
         self.oracle = Oracle(plan.run, self.now, plan.ids)
         self.reactions = Reactions(self.oracle)
+        self.pins = Pins(self.oracle)
+        self.deleted: set[str] = set()  # messages, by id, whose deletion was acknowledged
+        self.searched = False
         self.origin = Origin.parse(plan.url)
         self.rest = Rest(self.origin)
         self.opener = self._opener()
@@ -96,6 +100,19 @@ class World:
                 self.requests -= 1
 
         self.nursery.start_soon(run)
+
+    def note_search(self) -> None:
+        """Somebody searches: so at the end what was said last must be found."""
+        self.searched = True
+
+    def ask(self, virtual_user: VirtualUser, conversation: str) -> None:
+        """Ask REST for a conversation of which a virtual user may have missed its settings."""
+
+        async def call() -> None:
+            path, token = f"/api/conversations/{conversation}", virtual_user.person.token
+            virtual_user.settings.see(conversation, (await self.rest.get(path, token, Viewed)).settings)
+
+        self.request(call)
 
     async def timed(self, operation: str, due: float, method: str, target: str, virtual_user: VirtualUser) -> Answer:
         """A request and its latency. Raises RestError."""

@@ -15,10 +15,13 @@ from loadtest.history_record import Call, ClientRecord
 from loadtest.oracle import contents, invariants
 from loadtest.oracle.client_view import ClientView
 from loadtest.oracle.edits import Edits
+from loadtest.oracle.mentions import NONE, Mentions, Named
 from loadtest.oracle.oracle import Oracle
+from loadtest.oracle.pins import Pins
 from loadtest.oracle.reactions import Reactions
 from loadtest.oracle.reconciliation import Reconciliation
-from loadtest.payloads import CHANGED, RECEIVE, RESYNC, Message, Resync, Synced
+from loadtest.oracle.standing import OwnSettings
+from loadtest.payloads import CHANGED, RECEIVE, RESYNC, VIEWED, Message, Resync, Synced, Viewed
 
 RUN = "test"
 
@@ -45,10 +48,11 @@ def judge(
     oracle_clients: Iterable["OracleClient"],
     stored: Mapping[str, Sequence[dict[str, Any]]],
     reactions: Reactions | None = None,
+    pins: Pins | None = None,
 ) -> None:
     """At the end. `stored` is everything there is, by conversation, as REST shows it. Raises Breach."""
     people = {oracle_client.number: oracle_client for oracle_client in oracle_clients}
-    reconciliation = Reconciliation(oracle, people, reactions)
+    reconciliation = Reconciliation(oracle, people, reactions, pins)
     for conversation, messages in stored.items():
         views = (oracle_client.views.get(conversation) for oracle_client in people.values())
         reconciliation.compare(
@@ -75,6 +79,8 @@ class OracleClient:
         self.user_id = user_id
         self.views = {conversation: ClientView(oracle, number, conversation) for conversation in conversations}
         self.edits = Edits(oracle, number)
+        self.mentions = Mentions(oracle, number)
+        self.settings = OwnSettings(oracle, number)
         self.acknowledged: list[int] = []  # by number of the send: the hash of its message's id, 0 while there is none
 
     @property
@@ -100,7 +106,7 @@ class OracleClient:
         if self.record is not None:
             self.record.disconnected()
 
-    def synced(self, answer: dict[str, Any]) -> None:
+    def synced(self, answer: dict[str, Any]) -> Synced:
         """The answer to Sync."""
         self.oracle.note(self.number, "synced")
         synced = msgspec.convert(answer, Synced)
@@ -111,6 +117,7 @@ class OracleClient:
             self.views[conversation].synced(head)
             if self.record is not None and conversation not in synced.resync:
                 self.record.attached(conversation, head)
+        return synced
 
     def _resync(self, conversation: str, head: int, *, answered: bool) -> None:
         if self.record is not None:
@@ -123,6 +130,9 @@ class OracleClient:
             notice = msgspec.convert(arguments[0], Resync)
             self.oracle.note(self.number, RESYNC, notice.conversation_id, notice.last_seq)
             self._resync(notice.conversation_id, notice.last_seq, answered=False)
+        elif target == VIEWED:
+            viewed = msgspec.convert(arguments[0], Viewed)
+            self.settings.see(viewed.id, viewed.settings)
         if target not in (RECEIVE, CHANGED):
             return None
         message = msgspec.convert(arguments[0], Message)
@@ -137,17 +147,18 @@ class OracleClient:
             view.take(message, new=target == RECEIVE)
         return message, self.oracle.read(message, self.number)
 
-    def draft(self) -> tuple[int, str]:
-        """The number of a new send, and its clientMessageId."""
+    def draft(self, mentions: Named = NONE) -> tuple[int, str]:
+        """The number of a new send that mentions these, and its clientMessageId."""
         self.acknowledged.append(0)
         number = len(self.acknowledged) - 1
+        self.mentions.send(number, mentions)
         return number, contents.make_key(RUN, self.number, number)
 
-    def sending(self, body: Mapping[str, str]) -> Call | None:
+    def sending(self, body: Mapping[str, object]) -> Call | None:
         """An attempt to send this is about to begin; its answer goes to `answered`."""
         if self.record is None:
             return None
-        return self.record.sent(body["conversationId"], body["clientMessageId"], body["content"])
+        return self.record.sent(str(body["conversationId"]), str(body["clientMessageId"]), str(body["content"]))
 
     def editing(self, conversation: str, message_id: str, content: str) -> Call | None:
         """The same for an edit."""

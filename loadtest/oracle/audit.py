@@ -13,6 +13,7 @@ from loadtest.history_record import write_stored
 from loadtest.oracle import invariants
 from loadtest.oracle.convergence import Convergence
 from loadtest.oracle.reconciliation import Reconciliation
+from loadtest.oracle.standing import Newest
 from loadtest.payloads import Message, MessagePage
 from loadtest.rest import RestError
 
@@ -33,7 +34,8 @@ class Audit:
         self._world = world
         self._oracle = world.oracle
         self._patience = patience
-        self._reconciliation = Reconciliation(world.oracle, world.virtual_users, world.reactions)
+        self._reconciliation = Reconciliation(world.oracle, world.virtual_users, world.reactions, world.pins)
+        self._newest: dict[str, Newest] = {}
 
     async def run(self) -> None:
         world, limit = self._world, trio.CapacityLimiter(AT_ONCE)
@@ -41,7 +43,7 @@ class Audit:
             for conversation in world.conversations:
                 nursery.start_soon(self._conversation, conversation, limit)
         self._reconciliation.missing()
-        await Convergence(world, self._patience).run()
+        await Convergence(world, self._patience, self._newest).run()
         self._settled()
 
     def _settled(self) -> None:
@@ -62,7 +64,14 @@ class Audit:
             if self._world.recording is not None:
                 write_stored(self._world.recording, conversation, stored)
             views = (virtual_user.views.get(conversation) for virtual_user in members if virtual_user.online)
-            self._reconciliation.compare(conversation, stored, [view for view in views if view is not None])
+            is_whole = len(members) == len(self._world.conversations[conversation].members)
+            self._reconciliation.compare(
+                conversation, stored, [view for view in views if view is not None], is_whole=is_whole
+            )
+            self._newest[conversation] = Newest(stored)
+            if is_whole and conversation in self._world.pins.conversations:
+                pins = await self._page(f"/api/conversations/{conversation}/pins", members[0].person.token, limit=PAGE)
+                self._world.pins.check_list(conversation, pins.items, stored)
 
     def _members(self, conversation: str) -> list["VirtualUser"]:
         numbers = self._world.conversations[conversation].members
@@ -73,7 +82,8 @@ class Audit:
         stored: list[Message] = []
         while True:
             after = stored[-1].seq if stored else 0
-            page = await self._page(conversation, members[0].person.token, after)
+            query = {"conversationId": conversation, "after": after}
+            page = await self._page("/api/messages", members[0].person.token, limit=PAGE, **query)
             before = [after, *(message.seq for message in page.items)]
             if any(seq >= following for seq, following in pairwise(before)):
                 text = f"the stored messages of {conversation} after {after} come out of order, or again"
@@ -86,12 +96,11 @@ class Audit:
                 if not page.items or not self._world.under_way:
                     return stored
 
-    async def _page(self, conversation: str, token: str, after: int) -> MessagePage:
+    async def _page(self, path: str, token: str, **query: object) -> MessagePage:
         deadline = trio.current_time() + self._patience
         while True:
             try:
-                query = {"conversationId": conversation, "after": after, "limit": PAGE}
-                return await self._world.rest.get("/api/messages", token, MessagePage, **query)
+                return await self._world.rest.get(path, token, MessagePage, **query)
             except RestError as error:
                 if trio.current_time() > deadline or 400 <= error.status < 500:
                     raise

@@ -1,4 +1,4 @@
-"""What need not be right at once, but must become so: receipts and presence.
+"""What need not be right at once, but must become so: receipts, presence, what is each member's own, and what is found.
 
 Owns the looking, again and again, until all is as it must be or the patience ends.
 """
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from loadtest.oracle import invariants
-from loadtest.payloads import Joined, UserStatus
+from loadtest.oracle.standing import Newest
+from loadtest.payloads import ConversationPage, Joined, Message, SearchPage, UserStatus
+from loadtest.rest import RestError
 
 if TYPE_CHECKING:
     from loadtest.virtual_user import VirtualUser
@@ -18,13 +20,16 @@ if TYPE_CHECKING:
 POLL = 0.25  # seconds
 CALL = 10.0  # seconds for an answer
 ASKED = 200  # users in one GetPresence: the server's limit
-ASKING = 50  # virtual users that ask for the presence of others
+ASKING = 50  # virtual users that ask for the presence of others; as many list their conversations, or search
+LISTED = 200  # conversations in one page
 ONLINE, OFFLINE = "Online", "Offline"
 
 
 class Convergence:
-    def __init__(self, world: "World", patience: float) -> None:
+    def __init__(self, world: "World", patience: float, newest: Mapping[str, Newest]) -> None:
+        """`newest` is what the counts of each conversation follow from."""
         self._world = world
+        self._newest = newest
         self._oracle = world.oracle
         self._patience = patience
         self._deadline = 0.0  # one for all: many that are wrong must not each take the whole patience
@@ -35,11 +40,13 @@ class Convergence:
             nursery.start_soon(self._receipts)
             nursery.start_soon(self._presence)
             nursery.start_soon(self._announced)
+            nursery.start_soon(self._standings)
+            nursery.start_soon(self._finds)
 
-    async def _until(self, wrong: "Callable[[], Any]") -> list[tuple["VirtualUser", str]]:
+    async def _until(self, wrong: "Callable[[], Any]") -> Any:
         """What `wrong` still finds when the patience ends; nothing, as soon as it finds nothing."""
         while True:
-            found: list[tuple[VirtualUser, str]] = await wrong()
+            found = await wrong()
             if not found or trio.current_time() > self._deadline:
                 return found
             await trio.sleep(POLL)
@@ -106,6 +113,66 @@ class Convergence:
             self._oracle.breach(
                 invariants.PRESENCE, f"p{virtual_user.number} was notified: {text}", virtual_user=virtual_user.number
             )
+
+    # -- what is each member's own ---------------------------------------------------------------
+
+    async def _standings(self) -> None:
+        """The counts in a virtual user's list are what the stored messages make them, the settings what it has."""
+        if not self._newest:
+            return
+        for virtual_user in self._some(lambda one: one.settings.are_used):
+
+            async def wrong(virtual_user: "VirtualUser" = virtual_user) -> list[tuple[str, str]]:
+                page = await self._get(virtual_user, "/api/conversations", ConversationPage, limit=LISTED)
+                if page is None:
+                    return [(invariants.COUNT, f"p{virtual_user.number} got no list of conversations")]
+                return [
+                    (promise, text)
+                    for listed in page.items
+                    if listed.id in self._newest
+                    for promise, texts in (
+                        (invariants.COUNT, self._newest[listed.id].differences(virtual_user.user_id, listed)),
+                        (invariants.SETTINGS, virtual_user.settings.differences(listed.id, listed.settings)),
+                    )
+                    for text in texts
+                ]
+
+            self._oracle.checked[invariants.COUNT] += len(virtual_user.conversations)
+            for promise, text in await self._until(wrong):
+                self._oracle.breach(promise, text, virtual_user=virtual_user.number)
+
+    # -- what is found ---------------------------------------------------------------------------
+
+    async def _finds(self) -> None:
+        """Where people search, the last message of each is found by its words."""
+        for virtual_user in self._some(lambda one: True) if self._world.searched else ():
+            last = virtual_user.last
+            if last is None:
+                continue
+            self._oracle.checked[invariants.SEARCH] += 1
+
+            async def wrong(virtual_user: "VirtualUser" = virtual_user, last: Message = last) -> list[str]:
+                words = f'"{last.client_message_id}"'
+                page = await self._get(virtual_user, "/api/search/messages", SearchPage, q=words)
+                if page is not None and any(hit.message.id == last.id for hit in page.items):
+                    return []
+                return [f"p{virtual_user.number} does not find {last.id} of {last.conversation_id} by {words}"]
+
+            for text in await self._until(wrong):
+                self._oracle.breach(invariants.SEARCH, text, virtual_user=virtual_user.number)
+
+    def _some(self, first: "Callable[[VirtualUser], bool]") -> list["VirtualUser"]:
+        """Of those who are online, at most ASKING: some of those whom `first` chooses, and then of the others."""
+        online = [virtual_user for virtual_user in self._world.virtual_users.values() if virtual_user.online]
+        self._world.rng.shuffle(online)
+        return sorted(online, key=first, reverse=True)[:ASKING]
+
+    async def _get(self, virtual_user: "VirtualUser", path: str, kind: Any, **query: object) -> Any:
+        """None when there was no answer."""
+        try:
+            return await self._world.rest.get(path, virtual_user.person.token, kind, **query)
+        except RestError:
+            return None
 
     def _truth(self) -> dict[str, str]:
         virtual_users = self._world.virtual_users.values()

@@ -14,6 +14,11 @@ RECEIPT = "receipt"
 PRESENCE = "presence"
 UNANSWERED = "unanswered"
 MISCOUNTED = "miscounted"
+MENTION = "mention"
+PIN = "pin"
+COUNT = "count"
+SETTINGS = "settings"
+SEARCH = "search"
 
 PROMISES: dict[str, str] = {
     ORDER: "a change came after a later one of the same conversation (P3)",
@@ -29,5 +34,10 @@ PROMISES: dict[str, str] = {
     RECEIPT: "a receipt fell, or a stored one is below what was acknowledged (P6)",
     PRESENCE: "presence did not converge: somebody here is shown as away, or the other way round (P7)",
     MISCOUNTED: "a message shows other reactions than those that were acknowledged (P1), or names others for them",
+    MENTION: "a message mentions others than its sender was answered that it does (P1)",
+    PIN: "a message is not pinned as it was answered, or the list of pins does not say what the messages say",
+    COUNT: "unreadCount or mentionCount is not what the stored messages and the member's receipt make it",
+    SETTINGS: "settings are not those that were answered last, or not the same on a connection of their user",
+    SEARCH: "a search found what it must not, or out of order; or it did not find what it must, though all was quiet",
     UNANSWERED: "a call on a living connection was never answered, or the stored messages cannot be read",
 }

@@ -22,8 +22,11 @@ def seen_as(message: Message) -> Shown:
 
 
 def _said(message: Message) -> int:
-    """What it says, with what others have put under it."""
-    return hash((message.content, message.reactions)) if message.reactions else hash(message.content)
+    """What it says, and whom it mentions, with what others have put under it."""
+    if message.reactions or message.mentions or message.mention_all or message.pinned_at is not None:
+        pin = (message.pinned_at, message.pinned_by)
+        return hash((message.content, message.reactions, message.mentions, message.mention_all, pin))
+    return hash(message.content)
 
 
 class Ledger:

@@ -10,7 +10,9 @@ from loadtest.oracle import contents, invariants
 from loadtest.oracle.client_view import ClientView
 from loadtest.oracle.edits import Edits
 from loadtest.oracle.ledger import Ledger, Shown, seen_as
+from loadtest.oracle.mentions import Mentions
 from loadtest.oracle.oracle import Oracle
+from loadtest.oracle.pins import Pins
 from loadtest.oracle.reactions import Reactions
 from loadtest.payloads import Message
 
@@ -26,19 +28,31 @@ class Sender(Protocol):
     def acknowledged(self) -> Sequence[int] | None: ...
     @property
     def edits(self) -> Edits: ...
+    @property
+    def mentions(self) -> Mentions: ...
 
 
 class Reconciliation:
     """Made once, at the end. `people` are the senders by number, as in their clientMessageIds."""
 
-    def __init__(self, oracle: Oracle, people: Mapping[int, Sender], reactions: Reactions | None = None) -> None:
+    def __init__(
+        self,
+        oracle: Oracle,
+        people: Mapping[int, Sender],
+        reactions: Reactions | None = None,
+        pins: Pins | None = None,
+    ) -> None:
         self._oracle = oracle
         self._reactions = reactions
+        self._pins = pins
         self._people = people
         self._found: dict[int, set[int]] = {}  # numbers of stored sends, by person
 
-    def compare(self, conversation: str, stored: Sequence[Message], views: Iterable[ClientView]) -> None:
-        """Everything that is stored there, with what all have seen of it and what these views ended with."""
+    def compare(
+        self, conversation: str, stored: Sequence[Message], views: Iterable[ClientView], *, is_whole: bool = True
+    ) -> None:
+        """Everything that is stored there, with what all have seen of it and what these views ended with. `is_whole`:
+        no one else has reacted or pinned there."""
         self._oracle.checked["stored messages"] += len(stored)
         ledger, views = self._oracle.ledger(conversation), list(views)
         for message in stored:
@@ -46,8 +60,10 @@ class Reconciliation:
             if not ledger.agrees(message):
                 self._replaced(conversation, message, views)
             self._stored(conversation, message)
-            if self._reactions is not None:
+            if self._reactions is not None and is_whole:
                 self._reactions.check(message)
+            if self._pins is not None and is_whole:
+                self._pins.check(message)
         there = {hash(message.id) for message in stored}
         for seq, (shown, _) in ledger.places():
             if shown not in there:
@@ -120,6 +136,7 @@ class Reconciliation:
             text = f"send {key.number} of p{key.virtual_user} was acknowledged as another message than {message.id}"
             self._oracle.breach(invariants.MISSING, text, virtual_user=key.virtual_user)
         person.edits.check(message)
+        person.mentions.check(key.number, message)
         if message.sender_id != person.user_id:
             text = f"send {key.number} of p{key.virtual_user} is stored as sent by {message.sender_id}"
             self._oracle.breach(invariants.ALTERED, text, virtual_user=key.virtual_user)

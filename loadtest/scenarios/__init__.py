@@ -6,6 +6,7 @@ from loadtest.scenarios.day import Day
 from loadtest.scenarios.direct import Direct
 from loadtest.scenarios.group import Broadcast, Group
 from loadtest.scenarios.history import History
+from loadtest.scenarios.mentions import Mentions
 from loadtest.scenarios.noise import Noise
 from loadtest.scenarios.reactions import Reactions
 from loadtest.scenarios.rest import Files, RestMix
@@ -20,6 +21,7 @@ _ALL: tuple[type[Scenario], ...] = (
     Broadcast,
     Noise,
     Reactions,
+    Mentions,
     History,
     Slow,
     Reconnect,

@@ -6,7 +6,8 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Meta
 
-from loadtest.oracle import contents, invariants
+from loadtest.oracle import contents
+from loadtest.oracle.finds import check_finds
 from loadtest.payloads import Message, SearchPage
 from loadtest.scenarios.base import Cast, Common, Scenario, Share, Size, pairs_of
 from loadtest.virtual_user import VirtualUser
@@ -45,14 +46,17 @@ class Search(Scenario):
 
 async def look(world: "World", virtual_user: VirtualUser, own: Message | None, due: float) -> None:
     """For one's own last message by its key, or for words that all have."""
-    text = "quick fox" if own is None else f'"{own.client_message_id}"'
+    text, words = "quick fox", ["quick", "fox"]
+    if own is not None:
+        text, words = f'"{own.client_message_id}"', [str(own.client_message_id)]
+    world.note_search()
+    gone = frozenset(world.deleted)
     answer = await world.timed("search", due, "GET", f"/api/search/messages?q={quote(text)}", virtual_user)
     page = msgspec.json.decode(answer.body, type=SearchPage)
-    for hit in page.items:
-        if hit.message.conversation_id not in virtual_user.conversations:
-            text = f"a search found a message of {hit.message.conversation_id}"
-            world.oracle.breach(invariants.STRANGER, text, virtual_user=virtual_user.number)
-    if own is None or any(hit.message.id == own.id for hit in page.items):
+    found = [hit.message for hit in page.items]
+    conversations = virtual_user.conversations
+    check_finds(world.oracle, virtual_user.number, found, words=words, conversations=conversations, gone=gone)
+    if own is None or own.id in world.deleted or any(message.id == own.id for message in found):
         return
     sent = contents.read_content(own.client_message_id or "", own.content)
     if sent is not None and due - sent > SOON:

@@ -10,6 +10,7 @@ import trio
 
 from tests.chaos import conftest, faults
 from tests.chaos.services import Cluster, Single, system_redis
+from tests.chaos.standing import differences
 from tests.chaos.world import World, open_world, require_one_history
 from tests.oracle_client import Breach
 from tests.store.cluster import Cluster as Postgres
@@ -93,6 +94,43 @@ async def test_long(request: pytest.FixtureRequest, short_dir: Path, breakable: 
         await world.settle_presence()
         await require_one_history(world)
     assert not world.logs, world.logs[0]
+
+
+async def test_wrong_counts_are_seen(short_dir: Path, breakable: Postgres) -> None:
+    """Changed in the database behind the server's back, so that a count, a pin, a setting and a search are wrong: each
+    is found, and at whom."""
+    async with open_world(short_dir, make_redis("valkey", short_dir), breakable, instances=1, proxied=False) as world:
+        await world.populate(2)
+        alice, bob = world.people
+        group, id_ = world.conversations[0], f"'{bob.user.id}'"
+        message = ""
+        for mentions in (((bob.user.id,), False), ((), True)):
+            number, key = alice.oracle_client.draft(mentions)
+            message = await alice.send(group, number, key, mentions)
+        await wait_until(lambda: alice.newest.get(group) == message)
+        await alice.pin(group)
+        await bob.set(group, {"archived": True})
+        await world.settle()
+        stored = await world.judge()
+        assert await differences(world, stored) == []
+
+        async def wrong(sql: str) -> str:
+            assert len(await world.query(f"{sql} RETURNING 1")) == 1  # of one row
+            return "\n".join(await differences(world, stored))
+
+        found = await wrong(f"DELETE FROM mentions WHERE user_id = {id_}")  # noqa: S608
+        assert f"a row of mentions is missing: ({id_}" in found
+        assert "p1 is answered 2 unread and 1 mentions" in found
+        found = await wrong(f"DELETE FROM pins WHERE message_id = '{message}'")  # noqa: S608
+        assert f"p0 is listed the pins [] in {group}, not ['{message}']" in found
+        assert f"p1 is listed the pins [] in {group}, not ['{message}']" in found
+        where = f"user_id = {id_} AND conversation_id = '{group}'"
+        found = await wrong(f"UPDATE members SET favourite = true WHERE {where}")  # noqa: S608
+        assert found.count("p1 has settings Settings(archived=True, favourite=False") == 2  # on both devices
+        found = await wrong(f"UPDATE messages SET sender_id = {id_} WHERE id = '{message}'")  # noqa: S608
+        assert "p1 is answered 1 unread" in found
+        found = await wrong(f"UPDATE messages SET deleted_at = now() WHERE id = '{message}'")  # noqa: S608
+        assert f"in {group} finds set(): {message}" in found
 
 
 class Tampering:

@@ -2,20 +2,23 @@
 
 Owns the processes and the clients. Each user keeps a cursor for each conversation and, when disconnected, connects to
 any instance that accepts them and resumes with `Sync`. They send without end, repeat each message under the same
-clientMessageId until it is acknowledged, and mark what they have read. `settle` stops the writing, waits until every
-user has every message, and checks what each saw against the database. All of it is also written into a record, which
-`check_history` gives to the history checker: a second judge, which shares nothing with the first.
+clientMessageId until it is acknowledged, and mark what they have read. They mention each other, edit, delete, react,
+pin, set what is theirs, and search; some have another device. `settle` stops the writing, waits until every user has
+every message, and checks what each saw against the database, and what is each one's own (`tests.chaos.standing`). All
+of it is also written into a record, which `check_history` gives to the history checker: a second judge, which shares
+nothing with the first.
 """
 
 import math
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
+import httpx
 import msgspec
 import trio
 
@@ -23,12 +26,18 @@ from loadtest.client import ClientError, HubClient, HubError, connect
 from loadtest.history_checker.check import Verdict, check
 from loadtest.history_checker.recording import Recording
 from loadtest.history_record import write_stored
-from loadtest.oracle import contents
+from loadtest.oracle import contents, invariants
+from loadtest.oracle.finds import check_finds
+from loadtest.oracle.mentions import NONE, Named
 from loadtest.oracle.oracle import Oracle
+from loadtest.oracle.pins import Pins
 from loadtest.oracle.reactions import Reactions
-from loadtest.payloads import Message
+from loadtest.oracle.standing import OwnSettings
+from loadtest.payloads import Message, SearchPage, Settings
 from tests import plain_http
+from tests.chaos.devices import Device, take_missed
 from tests.chaos.services import Single
+from tests.chaos.standing import settle_standing
 from tests.oracle_client import OracleClient, judge, make_oracle, require
 from tests.proxy import Proxy
 from tests.running import Running, User, free_port, lasting, running
@@ -37,6 +46,14 @@ from tests.store.proxy import SOCKET as POSTGRES_SOCKET
 from tests.waiting import wait_until
 
 EMOJIS = ("\U0001f44d", ":party:")
+CHANGES: tuple[dict[str, object], ...] = (
+    {"archived": True, "favourite": True},
+    {"archived": False},
+    {"favourite": False},
+    {"notifications": {"mutedUntil": "9999-12-31T23:59:59.999Z"}},
+    {"notifications": {}},
+)
+PINNED = 5  # messages that one person has pinned, at most
 PAUSE = 0.1  # seconds between one's messages, at random around it
 PATIENCE = 60.0  # seconds for everybody to have everything: long past the promise, which is printed
 CALL = 15.0  # seconds for one call: an instance that is paused does not answer
@@ -122,6 +139,10 @@ class Person:
         self.moved = trio.Event()
         self.presence: dict[str, str] = {}  # what was said last of each user, over this connection
         self.newest: dict[str, str] = {}  # the message that came last, by conversation
+        self.pins_in: Collection[str] = ()  # conversations in which the user may pin
+        self.pinned: list[tuple[str, str]] = []  # messages that they have pinned, each with its conversation
+        self.devices: list[Device] = []
+        self._is_new = True
         self._tamper = tamper
 
     async def live(self) -> None:
@@ -130,7 +151,7 @@ class Person:
             instance = random.choice([one for one in self.world.instances if one.alive] or self.world.instances)
             try:
                 await self._connect(instance)
-            except* (ClientError, OSError, trio.TooSlowError):
+            except* (ClientError, OSError, httpx.HTTPError, trio.TooSlowError):
                 pass
             self.client = None
             self.online = trio.Event()
@@ -145,9 +166,12 @@ class Person:
             self.hang_up = patience.cancel
             async with self.world.connect(url, self.user, self._on_event, query={"sync": "manual"}) as client:
                 answer = await client.invoke("Sync", self.oracle_client.cursors)
-                patience.deadline = math.inf
-                self.oracle_client.synced(answer)
+                synced = self.oracle_client.synced(answer)
                 self._look()
+                settings = self.oracle_client.settings
+                await take_missed(instance.url, self.user, settings, synced, everything=self._is_new)
+                self._is_new = False
+                patience.deadline = math.inf
                 self.client, self.at = client, instance.number
                 self.online.set()
                 await client.closed.wait()
@@ -174,8 +198,9 @@ class Person:
             await trio.sleep(self.world.pause * random.uniform(0.5, 1.5))  # how often people write
             await self.world.writing.wait()
             conversation = random.choice(self.conversations)
-            number, key = self.oracle_client.draft()
-            message = await self.send(conversation, number, key)
+            mentions = self._whom(conversation)
+            number, key = self.oracle_client.draft(mentions)
+            message = await self.send(conversation, number, key, mentions)
             if number % 5 == 0:
                 seq = self.oracle_client.cursors[conversation]
                 if await self.call("MarkRead", conversation, seq) is not None:
@@ -183,15 +208,41 @@ class Person:
             if number % 3 == 0 and conversation in self.newest:
                 await self.react(self.newest[conversation], EMOJIS[number % len(EMOJIS)])
             if number % 7 == 0:
-                await self.edit(conversation, message, self._content(key))
+                changed = self._whom(conversation) if number % 2 else None
+                await self.edit(conversation, message, self._content(key), number, changed)
+            await self._beside(conversation, message, number, key)
+
+    async def _beside(self, conversation: str, message: str, number: int, key: str) -> None:
+        """What users do now and then."""
+        if number % 4 == 1:
+            await self.set(conversation, random.choice(CHANGES))
+        if number % 3 == 1 and conversation in self.pins_in:
+            await self.pin(conversation)
+        if number % 9 == 4:
+            await self.search(key if number % 2 else None)
+        if number % 11 == 5:
+            await self.delete(message)
+
+    def _whom(self, conversation: str) -> Named:
+        """Whom a message is to mention: often none."""
+        chance, others = random.random(), self.world.members_of(conversation)
+        if chance < 0.35:
+            return tuple(random.sample(others, random.randint(1, 2))), False
+        return ((), True) if chance < 0.45 else NONE
 
     def _content(self, key: str) -> str:
         """Return a new content for each attempt."""
         return contents.make_content(key, self.oracle_client.oracle.now(), 60)
 
-    async def send(self, conversation: str, number: int, key: str) -> str:
+    async def send(self, conversation: str, number: int, key: str, mentions: Named = NONE) -> str:
         """Repeat the send until it is acknowledged; return the message's id."""
-        body = {"conversationId": conversation, "content": self._content(key), "clientMessageId": key}
+        body: dict[str, object] = {
+            "conversationId": conversation,
+            "content": self._content(key),
+            "clientMessageId": key,
+        }
+        if mentions != NONE:
+            body |= {"mentions": mentions[0], "mentionAll": mentions[1]}
         while True:
             call = self.oracle_client.sending(body)
             message = await self.call("SendMessage", body)
@@ -207,12 +258,20 @@ class Person:
         moments = [since, *(moment for moment in self.accepted_at if moment >= since)]
         return max((later - earlier for earlier, later in pairwise(moments)), default=0.0)
 
-    async def edit(self, conversation: str, message: str, content: str) -> None:
+    async def edit(
+        self, conversation: str, message: str, content: str, number: int, mentions: Named | None = None
+    ) -> None:
+        """`number` is that of the send; with `mentions` the message mentions these then."""
+        known = self.oracle_client.mentions
         while True:
             call = self.oracle_client.editing(conversation, message, content)
-            edited = await self.call("EditMessage", message, content)
+            if mentions is not None:
+                known.ask(number, mentions)
+            edited = await self.call("EditMessage", message, content, *(mentions or ()))
             if edited is not None:
                 self.oracle_client.edited(call, message, content, edited)
+                if mentions is not None:
+                    known.answer(number, mentions, msgspec.convert(edited, Message))
                 return
             await trio.sleep(0.05)  # a client's pause before it repeats
 
@@ -222,12 +281,66 @@ class Person:
         if reactions.holds(message, emoji, user_id) is not False:
             return
         reactions.ask(message, emoji, user_id)
-        while await self.call("React", message, emoji) is None:
+        while (answer := await self.call("React", message, emoji, refusals=("gone",))) is None:
             await trio.sleep(0.05)  # a client's pause before it repeats
-        reactions.answer(message, emoji, user_id, is_there=True)
+        if not isinstance(answer, HubError):
+            reactions.answer(message, emoji, user_id, is_there=True)
 
-    async def call(self, target: str, *arguments: object) -> Any:
-        """Return the answer, True for an empty one; None when there was none and the call is to be repeated."""
+    async def delete(self, message: str) -> None:
+        """Repeated until it is acknowledged, or an attempt before was done."""
+        while (answer := await self.call("DeleteMessage", message, refusals=("gone",))) is None:
+            await trio.sleep(0.05)  # a client's pause before it repeats
+        if not isinstance(answer, HubError):
+            self.oracle_client.edits.delete(message, msgspec.convert(answer, Message))
+        self.world.deleted.add(message)
+
+    async def pin(self, conversation: str) -> None:
+        """Pin the newest message, or take the pin of another one away. Repeated until it is acknowledged."""
+        is_pinned = len(self.pinned) < PINNED and (not self.pinned or random.random() < 0.5)
+        if is_pinned and conversation not in self.newest:
+            return
+        if is_pinned:
+            message = self.newest[conversation]
+            self.pinned.append((message, conversation))
+        else:
+            message, conversation = self.pinned.pop(random.randrange(len(self.pinned)))
+        pins = self.world.pins
+        while True:
+            pins.ask(message, conversation)
+            answer = await self.call("Pin" if is_pinned else "Unpin", message, refusals=("gone", "conflict"))
+            if isinstance(answer, HubError):
+                pins.refuse(message)
+                return
+            if answer is not None:
+                pins.answer(msgspec.convert(answer, Message), is_pinned=is_pinned)
+                return
+            await trio.sleep(0.05)  # a client's pause before it repeats
+
+    async def set(self, conversation: str, change: Mapping[str, object]) -> None:
+        """Repeated until it is acknowledged."""
+        settings = self.oracle_client.settings
+        while True:
+            settings.ask(conversation)
+            answer = await self.call("UpdateConversationSettings", conversation, change)
+            if answer is not None:
+                settings.answer(conversation, change, msgspec.convert(answer, Settings))
+                return
+            await trio.sleep(0.05)  # a client's pause before it repeats
+
+    async def search(self, key: str | None) -> None:
+        """For a message by its key, or for words that all have. Not repeated."""
+        query, words = ("quick fox", ["quick", "fox"]) if key is None else (f'"{key}"', [key])
+        gone = frozenset(self.world.deleted)
+        answer = await self.call("SearchMessages", {"query": query})
+        if answer is None:
+            return
+        found = [hit.message for hit in msgspec.convert(answer, SearchPage).items]
+        number, mine = self.oracle_client.number, self.conversations
+        check_finds(self.oracle_client.oracle, number, found, words=words, conversations=mine, gone=gone)
+
+    async def call(self, target: str, *arguments: object, refusals: Collection[str] = ()) -> Any:
+        """Return the answer, True for an empty one; the error where its code is among `refusals`; None when there was
+        no answer and the call is to be repeated."""
         await self.online.wait()
         client = self.client
         try:
@@ -236,6 +349,8 @@ class Person:
                     answer = await client.invoke(target, *arguments)
                     return True if answer is None else answer
         except HubError as error:
+            if error.code in refusals:
+                return error
             assert error.code in ("unavailable", "overloaded", "draining"), error
         except (ClientError, trio.TooSlowError):
             pass
@@ -263,6 +378,8 @@ class World:
         self.recording = Recording(directory / "record" / "people.jsonl")
         self.oracle: Oracle  # of all that these people see; from `populate` on
         self.reactions: Reactions
+        self.pins: Pins
+        self.deleted: set[str] = set()  # messages, by id, whose deletion was acknowledged
         self.logs: list[dict[str, Any]] = []  # lines with tracebacks
 
     def connect(self, url: str, user: User, on_event: Callable[[str, list[Any]], None], **options: Any) -> Any:
@@ -278,17 +395,25 @@ class World:
         directs = [(pair, await server.direct(*pair)) for pair in zip(users[::2], users[1::2], strict=True)]
         self.conversations = [*groups, *(direct for _, direct in directs)]
         self.oracle = make_oracle([user.id for user in users])
-        self.reactions = Reactions(self.oracle)
+        self.reactions, self.pins = Reactions(self.oracle), Pins(self.oracle)
         for number, user in enumerate(users):
             mine = [*groups, *(direct for pair, direct in directs if user in pair)]
             oracle_client = OracleClient(self.oracle, number, user.id, mine, self.recording)
             person = Person(self, user, oracle_client, (tampering or {}).get(number))
+            person.pins_in = [*groups[number : number + 1], *mine[len(groups) :]]
+            if number % 2:
+                person.devices.append(Device(self, user, OwnSettings(self.oracle, number)))
+                self.nursery.start_soon(person.devices[0].live)
             self.people.append(person)
             self.nursery.start_soon(person.live)
         for person in self.people:
             with trio.fail_after(PATIENCE):
                 await person.online.wait()
             self.nursery.start_soon(person.write)
+
+    def members_of(self, conversation: str) -> list[str]:
+        """The ids of its users."""
+        return [person.user.id for person in self.people if conversation in person.conversations]
 
     async def write_for(self, seconds: float) -> None:
         """Let all users write for so long, or until the first breach."""
@@ -312,7 +437,10 @@ class World:
         if not found and not self.breached.is_set():
             await self._diagnose()
         require(self.oracle)
-        await self.judge()
+        stored = await self.judge()
+        for text in await settle_standing(self, stored, PATIENCE):
+            self.oracle.breach(invariants.COUNT, text)
+        require(self.oracle)
         return took
 
     async def rest(self, *, though_breached: bool = False) -> bool:
@@ -338,10 +466,12 @@ class World:
                 await trio.sleep(0.1)  # between looks, of which three in a row must be quiet
         return quiet >= 3
 
-    async def judge(self) -> None:
-        """Compare what every user saw with the database. Raises Breach."""
+    async def judge(self) -> Mapping[str, Sequence[Message]]:
+        """Compare what every user saw with the database; return what is there. Raises Breach."""
         people = [person.oracle_client for person in self.people]
-        judge(self.oracle, people, await self._stored(), self.reactions)
+        stored = await self._stored()
+        judge(self.oracle, people, stored, self.reactions, self.pins)
+        return {key: msgspec.convert(messages, list[Message]) for key, messages in stored.items()}
 
     async def check_history(self) -> Verdict:
         """At the end, when everything has come: what the checker makes of the record of the whole run."""
@@ -408,7 +538,11 @@ class World:
         return int(await self._value(f"SELECT read_seq FROM members WHERE {where}"))  # noqa: S608
 
     async def _value(self, query: str) -> Any:
-        return (await trio.to_thread.run_sync(self.postgres.query, self.database_direct, query))[0][0]
+        return (await self.query(query))[0][0]
+
+    async def query(self, query: str) -> list[tuple[Any, ...]]:
+        """Ask the database directly."""
+        return await trio.to_thread.run_sync(self.postgres.query, self.database_direct, query)
 
     async def _stored(self) -> dict[str, list[dict[str, Any]]]:
         """Return all messages by conversation, as REST shows them on a living instance."""

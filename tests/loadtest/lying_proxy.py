@@ -37,6 +37,11 @@ class LyingProxy:
         self._talks: dict[str, Talk] = {}
         self._http = plain_http.client(base_url=target, timeout=60)
         self.port = 0
+        self._pages: dict[bytes, Callable[[http_head.Head, list[Event]], None]] = {
+            b"/api/messages": self._page,
+            b"/api/conversations": self._list,
+            b"/api/search/messages": self._search,
+        }
 
     @property
     def dealt(self) -> dict[str, str]:
@@ -82,14 +87,29 @@ class LyingProxy:
         }
         answer = await self._http.request(head.method.decode(), head.target.decode(), headers=headers, content=body)
         content = answer.content
-        if head.method == b"GET" and head.path == b"/api/messages" and answer.status_code == 200:
+        if head.method == b"GET" and head.path in self._pages and answer.status_code == 200:
             page = json.loads(content)
-            self._page(self._talks.get(head.query["conversationid"]), page["items"])
+            self._pages[head.path](head, page["items"])
             content = json.dumps(page).encode()
         return b"HTTP/1.1 %d -\r\nContent-Length: %d\r\n\r\n" % (answer.status_code, len(content)) + content
 
-    @staticmethod
-    def _page(talk: Talk | None, items: list[Event]) -> None:
+    def _list(self, _: http_head.Head, items: list[Event]) -> None:
+        for item in items:
+            lie = self._lie(item["id"])
+            if lie == "count":
+                item["unreadCount"] += 1
+            elif lie == "settings":
+                item["settings"]["archived"] = not item["settings"]["archived"]
+
+    def _search(self, _: http_head.Head, items: list[Event]) -> None:
+        items[:] = [item for item in items if self._lie(item["message"]["conversationId"]) != "search"]
+
+    def _lie(self, conversation: str) -> str:
+        talk = self._talks.get(conversation)
+        return talk.lie if talk is not None else ""
+
+    def _page(self, head: http_head.Head, items: list[Event]) -> None:
+        talk = self._talks.get(head.query["conversationid"])
         sent = [item for item in items if item["clientMessageId"]]
         if talk is None or not sent:
             return
@@ -102,6 +122,10 @@ class LyingProxy:
             items.append({**sent[0], "id": "0" * 36, "seq": seq, "changedSeq": seq})
         elif talk.lie == "miscounted":
             sent[0]["reactions"] = [{"emoji": "\N{THUMBS UP SIGN}", "count": 1, "userIds": [sent[0]["senderId"]]}]
+        elif talk.lie == "mention":
+            sent[0]["mentions"] = [sent[0]["senderId"]]
+        elif talk.lie == "pin":
+            sent[0] |= {"pinnedAt": sent[0]["createdAt"], "pinnedBy": sent[0]["senderId"]}
 
     # -- the hub ---------------------------------------------------------------------------------
 
@@ -218,5 +242,8 @@ LIES: dict[str, Callable[[Talk, Event], list[Event]]] = {
     "receipt": _receipt,
     "presence": _presence,
 }
-REST_LIES = ("missing", "phantom", "duplicated", "miscounted", "unanswered")
+REST_LIES = (
+    *("missing", "phantom", "duplicated", "miscounted", "unanswered"),
+    *("mention", "pin", "count", "settings", "search"),
+)
 ALL = [*LIES, *REST_LIES]

@@ -1,6 +1,7 @@
 """Every class of defect, planted on purpose, must be found: by name, where it is, with its trace."""
 
 from pathlib import Path
+from typing import Any
 
 import trio
 from click.testing import CliRunner, Result
@@ -29,7 +30,8 @@ async def test_a_lying_server_is_found_out(database: str, redis_url: str, tmp_pa
         proxy = LyingProxy(server.url, ALL)
         await nursery.start(proxy.run)
         url = f"http://127.0.0.1:{proxy.port}"
-        result = await play(url, "direct", settle=5.0, pairs=len(ALL), rate=20 * len(ALL), seconds=1, size=200)
+        given: dict[str, Any] = {"pairs": len(ALL), "rate": 22 * len(ALL), "writes": 0.9, "seconds": 1, "size": 200}
+        result = await play(url, "search", settle=5.0, **given)
         nursery.cancel_scope.cancel()
     assert set(proxy.dealt) == set(ALL)
     for promise in PROMISES:

@@ -23,7 +23,9 @@ from loadtest.oracle.convergence import CALL, Convergence, differences, low
 from loadtest.oracle.edits import Edits
 from loadtest.oracle.gaps import Gaps
 from loadtest.oracle.ledger import seen_as
+from loadtest.oracle.mentions import Mentions
 from loadtest.oracle.oracle import Oracle
+from loadtest.oracle.pins import Pins
 from loadtest.oracle.reactions import Reactions
 from loadtest.oracle.reconciliation import Overtaken, Reconciliation
 from loadtest.payloads import Cursor, Joined, Message, MessagePage, Reaction, StatusUpdate
@@ -373,7 +375,8 @@ async def test_presence_without_an_answer_does_not_hold(autojump_clock: trio.abc
         for number in (0, 1)
     ]
     world.virtual_users = dict(enumerate(people))
-    await Convergence(world, 5.0).run()  # type: ignore[arg-type]  # as much as is asked for
+    world.searched = False
+    await Convergence(world, 5.0, {}).run()  # type: ignore[arg-type]  # as much as is asked for
     assert dict(oracle.breached) == {invariants.PRESENCE: 2, invariants.RECEIPT: 1}
     assert trio.current_time() <= 5.0 + 3 * CALL
 
@@ -386,7 +389,13 @@ async def test_all_sends_of_one_user_lost_is_a_breach() -> None:
     )
     acknowledged = ([hash(said.id)], [hash("m8"), 0, hash("m9")], [hash("m7")])
     people = {
-        number: SimpleNamespace(number=number, user_id=f"u{number}", acknowledged=sent, edits=Edits(oracle, number))
+        number: SimpleNamespace(
+            number=number,
+            user_id=f"u{number}",
+            acknowledged=sent,
+            edits=Edits(oracle, number),
+            mentions=Mentions(oracle, number),
+        )
         for number, sent in enumerate(acknowledged)
     }
     reconciliation = Reconciliation(oracle, people)
@@ -410,6 +419,7 @@ async def test_who_has_nothing_yet_is_waited_for(wait: float, fine: bool, autoju
         views={TALK: view},
         acknowledged=[hash(said.id)],
         edits=Edits(oracle, 0),
+        mentions=Mentions(oracle, 0),
         user_id="u0",
     )
 
@@ -419,6 +429,7 @@ async def test_who_has_nothing_yet_is_waited_for(wait: float, fine: bool, autoju
     world = SimpleNamespace(
         oracle=oracle, run="run", conversations={TALK: Conversation(TALK, (0,), 0)}, virtual_users={0: virtual_user},
         rest=SimpleNamespace(get=page), under_way=0, recording=None, reactions=Reactions(oracle),
+        pins=Pins(oracle),
     )  # fmt: skip
     async with trio.open_nursery() as nursery:
         nursery.start_soon(Audit(world, 5.0)._conversation, TALK, trio.CapacityLimiter(1))  # type: ignore[arg-type]  # as much as is asked for
