@@ -130,6 +130,19 @@ async def test_other_codecs(client: str, protocol: str, database: str, redis_url
     assert counted(result, results.DELIVERED) > counted(result, results.ACKNOWLEDGED) > 20
 
 
+async def test_what_is_each_members_own(database: str, redis_url: str) -> None:
+    """Mentions, pins, settings, receipts and searches among messages that are edited and deleted, by clients whose
+    connections are cut: the oracle looks at all of it, and finds nothing wrong."""
+    async with running(database, redis_url) as server:
+        result = await play(
+            server.url, "mentions", members=5, groups=2, rate=150, seconds=2, pins=15, to_all=0.3, chaos="1 cut 0.5"
+        )
+    assert result.oracle.holds, result.oracle.breaches
+    for promise in ("mention", "pin", "count", "settings", "search"):
+        assert result.oracle.checked[promise] > 0, promise
+    assert {"send", "edit", "delete", "pin", "settings", "receipt", "search"} <= result.histograms.keys()
+
+
 async def test_the_lean_client_over_tls(
     database: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
