@@ -251,6 +251,12 @@ def _lanes(parts: Parts) -> Iterable[Metric]:
         {"accepted": total.accepted, "duplicate": total.duplicates, "refused": total.refused, "failed": total.failed},
     )
     times = parts.lanes.times
+    yield counters(
+        "parley_lanes_mentioning_total",
+        "Messages that mention members by name, or all, when they are sent. Edits are not among them.",
+        "whom",
+        {"members": times.naming, "all": times.to_all},
+    )
     yield histogram(
         "parley_lanes_batch_messages",
         "Messages in one group commit. Grows with the load, as it should.",
@@ -264,7 +270,7 @@ def _lanes(parts: Parts) -> Iterable[Metric]:
     )
     yield counter(
         "parley_transactions_total",
-        "Transactions besides the lanes': edits, deletions, membership, titles, accounts.",
+        "Transactions besides the lanes': edits, deletions, pins, settings, membership, titles, accounts.",
         parts.transactions.committed,
     )
     yield counter("parley_reactions_written_total", "Acts on reactions that were committed.", parts.reactions.written)

@@ -118,12 +118,14 @@ class Source(Protocol):
 
 
 class LaneTimes:
-    """Of all lanes: messages in a batch, seconds the oldest of them waited, seconds the batch took to be committed."""
+    """Of all lanes: messages in a batch, seconds the oldest of them waited, seconds the batch took to be committed.
+    And how many messages mention members by name only, or all of them."""
 
     def __init__(self) -> None:
         self.sizes = Histogram(SIZES)
         self.waits = Histogram()
         self.commits = Histogram()
+        self.naming = self.to_all = 0
 
 
 class Lanes:
@@ -607,6 +609,10 @@ class _Lane:
             except Exception as error:
                 _guard.caught(error, "on_commit_failed", changes=len(changes))
                 self._doubt(appends)
+            self.times.to_all += sum(change.message.mention_all for change in changes)
+            self.times.naming += sum(
+                bool(change.message.mentions) for change in changes if not change.message.mention_all
+            )
 
     async def _resolve_duplicates(
         self, appends: Sequence[Append], answers: list[Message | AppendError | StoreError | None]

@@ -10,6 +10,7 @@ from store.postgres.connection import Connection
 from tests.store.postgres.test_conversations import rows_read
 from tests.store.postgres.test_users import explained
 from tests.store.world import Writer, fetch_value, make_group, make_users
+from tests.waiting import wait_until
 
 END = UUID(int=2**128 - 1)
 UP_TO = 3  # members of a conversation in which any of them may mention all
@@ -40,6 +41,7 @@ async def test_a_message_and_its_mentions(conn: Connection, writer: Writer) -> N
     for sent in (plain, naming, to_all):
         assert await messages.fetch_message(conn, (await sent.message()).id) == await sent.message()
     assert [await mention_count(conn, one, group) for one in (alice, bob, carol)] == [0, 2, 2]
+    await wait_until(lambda: (writer.lanes.times.naming, writer.lanes.times.to_all) == (1, 1))  # behind the answers
     both = sorted([(await one.message()).id for one in (to_all, naming)], reverse=True)
     assert [await listed(conn, one) for one in (alice, bob, carol)] == [[], both, both]
     await conn.execute("UPDATE members SET read_seq = %s WHERE user_id = %s", [(await naming.message()).seq, bob])
