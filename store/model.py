@@ -234,14 +234,16 @@ class Conversation(Wire, frozen=True):
 
 
 class UnreadTotals(Wire, frozen=True):
-    """What a user has not read in all conversations, those that they have muted apart. `capped`: there may be more, as
-    not everything was looked at."""
+    """What a user has not read in all conversations, and how much of it mentions them; what they have muted is
+    apart. `capped`: there may be more, as not everything was looked at."""
 
     unread_count: int
     conversation_count: int
     muted_unread_count: int
     muted_conversation_count: int
     capped: bool
+    mention_count: int = 0
+    muted_mention_count: int = 0
 
 
 class MemberCursor(Wire, frozen=True, gc=False):

@@ -617,11 +617,12 @@ def _fetch_member(tables: Tables, conversation_id: UUID, user_id: UUID) -> Membe
 def _fetch_unread_totals(tables: Tables, user_id: UUID) -> UnreadTotals:
     mine = {its: member for (its, member_id), member in tables.members.items() if member_id == user_id}
     unread = [
-        one.conversation_id
+        one
         for one in tables.messages.values()
         if one.conversation_id in mine and one.seq > mine[one.conversation_id].read_seq and one.sender_id != user_id
     ]
-    return UnreadTotals(len(unread), len(set(unread)), 0, 0, False)
+    mentions = sum(one.mention_all or user_id in one.mentions for one in unread)
+    return UnreadTotals(len(unread), len({one.conversation_id for one in unread}), 0, 0, False, mentions)
 
 
 @stands_for(conversations.list_members)

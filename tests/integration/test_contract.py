@@ -168,10 +168,11 @@ async def presence(scene: Scene) -> None:
 async def unread(scene: Scene) -> None:
     """GetUnread(): how many messages, in how many conversations; REST says the same"""
     group = await scene.server.group(scene.alice, scene.carol)
-    for content in ("one", "two"):
-        last = await scene.a.invoke("SendMessage", {"conversationId": group, "content": content})
-    nothing = {"mutedUnreadCount": 0, "mutedConversationCount": 0, "capped": False}
-    expected = {"unreadCount": 2, "conversationCount": 1, **nothing}
+    for content, mentions in (("one", []), ("two", [scene.carol.id])):
+        body = {"conversationId": group, "content": content, "mentions": mentions}
+        last = await scene.a.invoke("SendMessage", body)
+    nothing = {"mutedUnreadCount": 0, "mutedConversationCount": 0, "capped": False, "mutedMentionCount": 0}
+    expected = {"unreadCount": 2, "conversationCount": 1, "mentionCount": 1, **nothing}
     async with scene.server.connect(scene.carol, EventRecorder()) as c:
         assert await c.invoke("GetUnread") == expected
         assert await scene.rest(scene.carol, "GET", "/api/users/me/unread") == expected

@@ -12,7 +12,7 @@ from store.receipts import ReceiptStreams, list_receipts, write_receipts
 from store.redis import keys
 from store.redis.client import Redis
 from store.redis.inbox_entries import Receipt
-from tests.store.world import make_group, make_users
+from tests.store.world import fetch_value, make_group, make_users
 from tests.waiting import wait_until
 
 
@@ -53,6 +53,26 @@ async def test_lowered(conn: Connection) -> None:
     await receipts.lower_receipts(conn, [group])
     assert await cursors(conn, group) == {alice: (6, 4), bob: (3, 2)}
     assert await cursors(conn, other) == {alice: (10, 4), bob: (3, 2)}
+
+
+async def test_caught_up(conn: Connection) -> None:
+    """When a member has read all that there is, the time is noted; reading or receiving less notes none."""
+    alice, bob = await make_users(conn, 2)
+    group = await make_group(conn, [alice, bob])
+    await grow(conn, group, alice, 4)
+
+    async def caught_up(delivered: int, read: int) -> object:
+        await write_receipts(conn, [Receipt(group, bob, delivered, read)])
+        return await fetch_value(conn, "SELECT caught_up_at FROM members WHERE user_id = %s", bob)
+
+    assert await caught_up(5, 0) is None
+    assert await caught_up(0, 4) is None
+    first = await caught_up(0, 99)
+    assert first is not None
+    await grow(conn, group, alice, 2)
+    assert await caught_up(7, 6) == first
+    assert await caught_up(0, 7) != first
+    assert await fetch_value(conn, "SELECT count(*) FROM members WHERE caught_up_at IS NOT NULL") == 1
 
 
 async def test_each_cursor_for_itself(conn: Connection) -> None:

@@ -40,7 +40,7 @@ const LISTED = 200; // conversations in one page
  * @typedef {User & {email: string | null}} Account
  * @typedef {{readReceipts: boolean, typing: boolean, lastSeen: boolean}} Privacy
  * @typedef {{unreadCount: number, conversationCount: number, mutedUnreadCount: number, mutedConversationCount: number,
- *   capped: boolean}} UnreadTotals
+ *   capped: boolean, mentionCount: number, mutedMentionCount: number}} UnreadTotals
  * @typedef {"Online" | "Away" | "Busy" | "Offline"} UserStatus
  * @typedef {{userId: string, status: UserStatus, statusText: string | null, lastSeenAt: string | null}} Presence
  *
@@ -282,6 +282,16 @@ export class Chat extends Emitter {
    */
   searchMessages(text, { signal, limit = 20, ...query } = {}) {
     return this.#rest.get("/api/search/messages", { query: { q: text, limit, ...query }, signal });
+  }
+
+  /**
+   * The messages that mention one, by name or as one of all, as the server gives them, the newest first. A page may have
+   * few items without being the last.
+   * @param {{limit?: number, cursor?: string | null, signal?: AbortSignal}} [options]
+   * @returns {Promise<{items: import("./timeline.js").WireMessage[], next: string | null}>}
+   */
+  mentions({ limit = 50, cursor = null, signal } = {}) {
+    return this.#rest.get("/api/mentions", { query: { limit, cursor }, signal });
   }
 
   /**

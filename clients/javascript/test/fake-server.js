@@ -410,6 +410,15 @@ export class FakeServer {
       const items = found.slice(0, limit);
       return { items, next: found.length > limit ? String(items.at(-1).seq) : null };
     }
+    if (parts[0] === "mentions") {
+      const found = this.mine(user).flatMap(({ messages }) => messages).filter((one) => one.senderId !== user && !one.deletedAt && (one.mentionAll || one.mentions.includes(user)));
+      const start = Number(query.get("cursor") ?? 0);
+      return { items: found.reverse().slice(start, start + Number(query.get("limit"))), next: start + Number(query.get("limit")) < found.length ? String(start + Number(query.get("limit"))) : null };
+    }
+    if (parts[0] === "users" && parts[2] === "unread") {
+      const sum = (count) => this.mine(user).reduce((all, one) => all + count(one), 0);
+      return { unreadCount: sum((one) => this.unread(one, user)), mentionCount: sum((one) => this.mentioned(one, user)) };
+    }
     if (parts[0] === "users" && parts[1] === "me") return { id: user, username: user };
     throw new Failure("not_found", 404);
   }

@@ -664,6 +664,17 @@ promise("a conversation that is too far behind is read anew, and says so", async
   assert.equal(conversation.unreadCount, 40);
 });
 
+promise("what mentions one is listed page by page, and counted by the server", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const sent = [["a"], [], ["a"]].map((mentions) => server.send("b", { conversationId: room.id, content: "x", mentions }));
+  const a = await connect("a");
+  const first = await a.mentions({ limit: 1 });
+  const second = await a.mentions({ limit: 1, cursor: first.next });
+  assert.deepEqual([...first.items, ...second.items].map(({ id }) => id), [sent[2].id, sent[0].id]);
+  assert.equal(second.next, null);
+  assert.deepEqual(await a.unread(), { unreadCount: 3, mentionCount: 2 });
+});
+
 promise("mentions are counted apart, through edits, deletions and reading, also those that are not loaded", async (server, connect) => {
   const room = server.create("a", ["b", "c"]);
   server.send("b", { conversationId: room.id, content: "before", mentions: ["a"] });

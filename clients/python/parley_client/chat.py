@@ -223,6 +223,13 @@ class Chat:
         }
         return await self._rest.get("/api/search/messages", Page[SearchHit], q=text, limit=limit, **asked)
 
+    async def mentions(self, *, limit: int = 50, cursor: str | None = None) -> Page[Message]:
+        """The messages that mention the user, by name or as one of all, the newest first.
+
+        A page may have few items without being the last one; only if `next` is None there is no more.
+        """
+        return await self._rest.get("/api/mentions", Page[Message], limit=limit, cursor=cursor)
+
     async def get_presence(self, user_ids: Sequence[str]) -> list[Presence]:
         """Ask how users are to be shown, at most 200. From then on `presence` has them."""
         found: list[Presence] = await self._engine.call("GetPresence", list(user_ids), kind=list[Presence])

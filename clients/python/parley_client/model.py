@@ -195,13 +195,16 @@ class Privacy(Wire, frozen=True, kw_only=True):
 
 
 class UnreadTotals(Wire, frozen=True, kw_only=True):
-    """What a user has not read, in all conversations; in those that they have muted apart."""
+    """What a user has not read, and how much of it mentions them, in all conversations; in those that they have muted
+    apart."""
 
     unread_count: int = 0
     conversation_count: int = 0
     muted_unread_count: int = 0
     muted_conversation_count: int = 0
     capped: bool = False
+    mention_count: int = 0
+    muted_mention_count: int = 0
 
 
 class Cursor(Wire, frozen=True, kw_only=True):

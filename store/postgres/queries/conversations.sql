@@ -131,14 +131,21 @@ WHERE m.user_id = ANY(%(user_ids)s::uuid[]) AND c.member_count <= %(most)s
 -- members_pkey.
 SELECT count(*) FROM members WHERE conversation_id = %(conversation_id)s AND role = 'Owner'
 
--- fragment: past_cursor
--- messages_seq, backwards. Of viewer v in conversation c.
-SELECT u.sender_id, u.deleted_at FROM messages AS u
+-- fragment: past
+-- messages_seq. Of viewer v in conversation c.
+SELECT u.sender_id, u.deleted_at, u.mentions, u.mention_all FROM messages AS u
 WHERE u.conversation_id = c.id AND u.seq > v.read_seq
-ORDER BY u.seq DESC
+
+-- fragment: past_cursor
+-- messages_seq, backwards.
+{past} ORDER BY u.seq DESC
 
 -- fragment: is_unread
 newest.sender_id <> v.user_id AND newest.deleted_at IS NULL
+
+-- fragment: is_mention
+newest.sender_id <> v.user_id AND newest.deleted_at IS NULL
+    AND (newest.mention_all OR v.user_id = ANY(newest.mentions))
 
 -- fragment: unread
 -- At most 1,000 entries of messages_seq whatever they are: what was deleted is read, too. Nothing at all when the viewer
@@ -206,9 +213,13 @@ JOIN conversations AS c ON c.id = k.conversation_id
 -- %(budget)s at most, and one more for each conversation beyond that number. How many can be known before any is read: no
 -- more than there are seqs past the cursor. So the conversations share the budget: each is counted up to a level, the
 -- highest with which all together keep to it. That is the highest of what is left for each when the smaller ones have
--- taken all they need.
+-- taken all they need. Only partitions are looked into since the member had read all, or joined: what is past their cursor
+-- was made since. An id says when it was made, some time before the change that numbers it was written. (Only here: where
+-- the number of messages is a constant, the planner takes the bound for a reason to read them all.)
+-- Mentions are counted among the same messages; where these are not all, by mentions_pkey, up to the same number of them.
 WITH behind AS MATERIALIZED (
-    SELECT c.id, v.user_id, v.read_seq, c.last_seq - v.read_seq AS gap, least(c.last_seq - v.read_seq, 1000) AS wanted,
+    SELECT c.id, v.user_id, v.read_seq, uuid7_floor(coalesce(v.caught_up_at, v.joined_at) - interval '1 hour') AS since,
+           c.last_seq - v.read_seq AS gap, least(c.last_seq - v.read_seq, 1000) AS wanted,
            coalesce(v.notifications_muted_until > clock_timestamp(), false) AS is_muted
     FROM members AS v JOIN conversations AS c ON c.id = v.conversation_id
     WHERE v.user_id = %(user_id)s AND c.last_seq > v.read_seq
@@ -223,11 +234,27 @@ SELECT coalesce(sum(found.unread) FILTER (WHERE NOT v.is_muted), 0)::bigint,
        count(*) FILTER (WHERE found.unread > 0 AND NOT v.is_muted),
        coalesce(sum(found.unread) FILTER (WHERE v.is_muted), 0)::bigint,
        count(*) FILTER (WHERE found.unread > 0 AND v.is_muted),
-       coalesce(bool_or(found.looked_at < v.gap AND found.looked_at = least(v.wanted, l.entries)), false)
-FROM level AS l CROSS JOIN behind AS v CROSS JOIN LATERAL (SELECT v.id) AS c
+       coalesce(bool_or(found.is_part), false),
+       coalesce(sum(found.mentioned) FILTER (WHERE NOT v.is_muted), 0)::bigint,
+       coalesce(sum(found.mentioned) FILTER (WHERE v.is_muted), 0)::bigint
+FROM level AS l CROSS JOIN behind AS v CROSS JOIN LATERAL (SELECT v.id, least(v.wanted, l.entries) AS most) AS c
 CROSS JOIN LATERAL (
-    SELECT count(*) AS looked_at, count(*) FILTER (WHERE {is_unread}) AS unread
-    FROM ({past_cursor} LIMIT least(v.wanted, l.entries)) AS newest
+    SELECT counted.unread, counted.is_part, CASE WHEN counted.is_part THEN (
+        SELECT least(count(*), 1000) FROM (
+            (SELECT n.seq FROM mentions AS n
+             WHERE n.user_id = v.user_id AND n.conversation_id = c.id AND n.seq > v.read_seq
+             ORDER BY n.seq DESC LIMIT c.most)
+            UNION ALL
+            (SELECT n.seq FROM mentions AS n
+             WHERE n.user_id = '00000000-0000-0000-0000-000000000000' AND n.conversation_id = c.id AND n.seq > v.read_seq
+             ORDER BY n.seq DESC LIMIT c.most)
+        ) AS named
+    ) ELSE counted.mentioned END AS mentioned
+    FROM (
+        SELECT count(*) FILTER (WHERE {is_unread}) AS unread, count(*) FILTER (WHERE {is_mention}) AS mentioned,
+               count(*) < v.gap AND count(*) = c.most AS is_part
+        FROM ({past} AND u.id > v.since ORDER BY u.seq DESC LIMIT c.most) AS newest
+    ) AS counted
 ) AS found
 
 -- name: fetch_conversation

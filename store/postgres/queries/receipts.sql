@@ -9,7 +9,7 @@ WITH input AS MATERIALIZED (
         AS i (conversation_id, user_id, delivered, read)
     GROUP BY conversation_id, user_id
 ), locked AS MATERIALIZED (
-    SELECT m.conversation_id, m.user_id, m.delivered_seq, m.read_seq,
+    SELECT m.conversation_id, m.user_id, m.delivered_seq, m.read_seq, c.last_seq,
            least(greatest(i.delivered, i.read), c.last_seq) AS delivered, least(i.read, c.last_seq) AS read
     FROM input AS i
     JOIN members AS m ON m.conversation_id = i.conversation_id AND m.user_id = i.user_id
@@ -17,7 +17,9 @@ WITH input AS MATERIALIZED (
     ORDER BY m.conversation_id, m.user_id FOR NO KEY UPDATE OF m
 )
 UPDATE members AS m
-SET delivered_seq = greatest(m.delivered_seq, l.delivered), read_seq = greatest(m.read_seq, l.read)
+SET delivered_seq = greatest(m.delivered_seq, l.delivered), read_seq = greatest(m.read_seq, l.read),
+    -- The head is that of the statement's snapshot: what came since was committed after the transaction began.
+    caught_up_at = CASE WHEN greatest(m.read_seq, l.read) >= l.last_seq THEN now() ELSE m.caught_up_at END
 FROM locked AS l
 WHERE m.conversation_id = l.conversation_id AND m.user_id = l.user_id
   AND (l.delivered > m.delivered_seq OR l.read > m.read_seq)

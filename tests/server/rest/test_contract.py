@@ -23,8 +23,8 @@ async def group_of(site: Site, token: str, *others: str) -> str:
     return str((await site.call("POST", "/api/conversations", body, token=token, status=201))["id"])
 
 
-async def say(site: Site, token: str, conversation: str, content: str = "x") -> Any:
-    body = {"conversationId": conversation, "content": content}
+async def say(site: Site, token: str, conversation: str, content: str = "x", **fields: object) -> Any:
+    body = {"conversationId": conversation, "content": content, **fields}
     return await site.call("POST", "/api/messages", body, token=token, status=201)
 
 
@@ -93,18 +93,21 @@ async def test_conversations(site: Site) -> None:
 
 
 async def test_get_unread(site: Site) -> None:
-    """GET /api/users/me/unread: the messages of others that are not read, and the conversations that have some."""
+    """GET /api/users/me/unread: the messages of others that are not read, the conversations that have some, and how
+    many mention the caller."""
     (alice, a), (_, b) = await site.user("alice"), await site.user("bob")
     for count in range(3):
         group = await group_of(site, b, alice)
-        for _ in range(count):
-            await say(site, b, group)
+        for number in range(count):
+            await say(site, b, group, mentionAll=number == 1)
     assert await site.call("GET", "/api/users/me/unread", token=a) == {
         "unreadCount": 3,
         "conversationCount": 2,
         "mutedUnreadCount": 0,
         "mutedConversationCount": 0,
         "capped": False,
+        "mentionCount": 1,
+        "mutedMentionCount": 0,
     }
     assert (await site.call("GET", "/api/users/me/unread", token=b))["unreadCount"] == 0
 

@@ -13,7 +13,7 @@ import trio
 
 from store.ids import id_floor, new_id
 from store.model import FOR_EVER, Change, ConversationSettings, ConversationType, MessageType, Role, UnreadTotals
-from store.postgres import conversations, messages, queries, users
+from store.postgres import conversations, mentions, messages, queries, users
 from store.postgres.connection import Connection
 from store.postgres.conversations import AlreadyMember, NoConversation, NotAMember, SettingsUpdate, UnknownUser
 from store.postgres.pool import Pool
@@ -286,7 +286,7 @@ async def test_list_beside_a_transaction_that_hangs(
 
 async def fill(conn: Connection, group: UUID, sender: UUID, count: int, *, apart: int = 1, head: int = 0) -> None:
     """So many messages in a group, by age in partitions of three months, with seqs so far `apart`; the head at least so
-    high. All are read."""
+    high. All are read, by members who had joined before."""
     month = timedelta(days=31)
     bounds = [id_floor(int((datetime.now(UTC) + (number - 1) * month).timestamp() * 1000)) for number in range(3)]
     await conn.execute(
@@ -303,7 +303,11 @@ async def fill(conn: Connection, group: UUID, sender: UUID, count: int, *, apart
         " WHERE conversations.id = %s",
         [head, group, group],
     )
-    await conn.execute("UPDATE members SET read_seq = %s WHERE conversation_id = %s", [2**62, group])
+    joined = "joined_at = now() - interval '3 months'"
+    await conn.execute(
+        f"UPDATE members SET read_seq = %s, {joined} WHERE conversation_id = %s".encode(),  # noqa: S608
+        [2**62, group],
+    )
     await conn.execute("ANALYZE messages")
 
 
@@ -538,6 +542,73 @@ async def test_unread_totals_are_capped(
         await fill(conn, group, bob, count)
         await conn.execute("UPDATE members SET read_seq = 1 WHERE conversation_id = %s", [group])
     assert await conversations.fetch_unread_totals(conn, alice) == UnreadTotals(*expected[:2], 0, 0, expected[2])
+
+
+async def test_unread_totals_of_mentions(conn: Connection, writer: Writer) -> None:
+    """How many of the messages that are not read mention the user, by name or as one of all, each once: the sum of what
+    the conversations say, through edits and deletions, those that are muted apart."""
+    alice, bob, carol = await make_users(conn, 3)
+    one, two = [await make_group(conn, [alice, bob, carol]) for _ in range(2)]
+    named = await writer.send(one, bob, mentions=[alice]).message()
+    edited = await writer.send(one, bob, mentions=[carol]).message()
+    await writer.send(one, bob, all_up_to=9).message()
+    await writer.send(two, bob, mentions=[alice], all_up_to=9).message()
+    await writer.send(two, bob, mentions=[bob]).message()
+
+    async def counts(user: UUID) -> tuple[int, ...]:
+        found = await conversations.list_standings(conn, [(user, one), (user, two)])
+        totals = await conversations.fetch_unread_totals(conn, user)
+        mentioned = totals.mention_count + totals.muted_mention_count
+        assert mentioned == sum(own.mention_count for own in found.values())
+        return totals.unread_count, totals.mention_count, totals.muted_unread_count, totals.muted_mention_count
+
+    assert [await counts(user) for user in (alice, bob, carol)] == [(5, 3, 0, 0), (0, 0, 0, 0), (5, 3, 0, 0)]
+    await messages.delete_message(conn, named.id)
+    await mentions.replace_mentions(conn, edited, [alice, carol], False)
+    await messages.update_message(conn, edited.id, "edited")
+    await conn.execute("UPDATE members SET notifications_muted_until = '9999-12-31' WHERE conversation_id = %s", [two])
+    assert [await counts(user) for user in (alice, carol)] == [(2, 2, 2, 1), (2, 2, 2, 1)]
+    await writer.send(one, alice).message()  # sending reads what was before
+    assert await counts(alice) == (0, 0, 2, 1)
+
+
+@pytest.mark.parametrize(("budget", "unread", "mentioned"), [(100, 12, 7), (5, 5, 5), (3, 3, 3)])
+async def test_mentions_beyond_the_budget(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch, writer: Writer, budget: int, unread: int, mentioned: int
+) -> None:
+    """Where not all messages are looked at, mentions are also those before them, up to as many."""
+    monkeypatch.setattr(conversations, "BUDGET", budget)
+    alice, bob = await make_users(conn, 2)
+    group = await make_group(conn, [alice, bob])
+    for number in range(12):
+        await writer.send(group, bob, mentions=[alice] if number < 7 else []).message()
+    totals = await conversations.fetch_unread_totals(conn, alice)
+    assert (totals.unread_count, totals.mention_count, totals.capped) == (unread, mentioned, budget < 12)
+
+
+async def test_counting_looks_at_the_months_since(conn: Connection) -> None:
+    """What a member has not read was made since they had read all, or joined: no older partition is looked into."""
+    alice, bob = await make_users(conn, 2)
+    group = await make_group(conn, [alice, bob])
+    await fill(conn, group, bob, 9)
+    await conn.execute("UPDATE members SET read_seq = 1")
+
+    async def looked_into(query: str, **parameters: object) -> int:
+        nodes = await explained(conn, query, parameters)
+        found = {
+            node["Relation Name"]
+            for node in nodes
+            if node.get("Relation Name", "").startswith("messages_y") and node["Actual Loops"] > 0
+        }
+        return len(found)
+
+    totals = {"user_id": alice, "budget": 1000}
+    assert await looked_into(queries.fetch_unread_totals, **totals) == PARTITIONS
+    for column in ("joined_at", "caught_up_at"):
+        await conn.execute("UPDATE members SET joined_at = now() - interval '3 months', caught_up_at = NULL")
+        middle = f"{column} = date_trunc('month', now()) + interval '14 days'"
+        await conn.execute(f"UPDATE members SET {middle}".encode())  # noqa: S608
+        assert await looked_into(queries.fetch_unread_totals, **totals) == PARTITIONS - 1
 
 
 async def test_totals_read_little(conn: Connection) -> None:
