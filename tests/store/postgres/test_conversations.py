@@ -568,6 +568,8 @@ async def test_unread_totals_of_mentions(conn: Connection, writer: Writer) -> No
     await messages.update_message(conn, edited.id, "edited")
     await conn.execute("UPDATE members SET notifications_muted_until = '9999-12-31' WHERE conversation_id = %s", [two])
     assert [await counts(user) for user in (alice, carol)] == [(2, 2, 2, 1), (2, 2, 2, 1)]
+    await conn.execute("UPDATE messages SET deleted_at = now() WHERE id = %s", [edited.id])  # by code of before
+    assert (await conversations.fetch_unread_totals(conn, carol)).mention_count == 1
     await writer.send(one, alice).message()  # sending reads what was before
     assert await counts(alice) == (0, 0, 2, 1)
 

@@ -85,7 +85,7 @@ async def test_edits_and_deletions(conn: Connection, writer: Writer) -> None:
         return [await mention_count(conn, one, group) for one in (alice, bob, carol)]
 
     for named, to_all, expected in (
-        ([carol, bob], False, [0, 1, 1]),
+        ([carol, alice, bob], False, [0, 1, 1]),
         ([carol], False, [0, 0, 1]),
         ([carol], True, [0, 1, 1]),
         ([bob], False, [0, 1, 0]),
@@ -97,6 +97,7 @@ async def test_edits_and_deletions(conn: Connection, writer: Writer) -> None:
         assert change is not None
         assert (change.message.mentions, change.message.mention_all) == (tuple(named), to_all)
         assert await counts() == expected
+        assert [len(await listed(conn, one)) for one in (alice, bob, carol)] == expected
     await conn.execute("UPDATE members SET read_seq = %s WHERE user_id = %s", [later.seq, carol])
     assert await counts() == [0, 1, 0]
     deleted = await messages.delete_message(conn, sent.id)

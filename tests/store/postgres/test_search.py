@@ -102,8 +102,10 @@ async def test_only_what_one_may_see_now(conn: Connection, writer: Writer) -> No
     assert sorted(await find(conn, bob, "secret")) == ["secret one", "secret two"]
     await messages.delete_message(conn, first.id)
     assert await find(conn, bob, "secret") == ["secret two"]
+    found = await search.find(conn, Scope(bob), parse("secret"), None, 50, is_first=True)
     await conn.execute("DELETE FROM members WHERE user_id = %s", (bob,))
     assert await find(conn, bob, "secret") == []
+    assert await search.list_seen(conn, bob, found.ids) == []  # removed between the two
     assert await find(conn, alice, "secret") == ["secret two"]
 
 
