@@ -9,6 +9,8 @@ from collections.abc import Collection, Sequence
 from typing import TypeVar
 from uuid import UUID
 
+from msgspec import UnsetType
+
 from handlers import page_cursors, permissions, preconditions, text_rules
 from handlers.errors import ChatError
 from handlers.idempotency import claim
@@ -23,13 +25,16 @@ from handlers.model import (
 )
 from handlers.ports import Connections
 from handlers.transactions import Transactions
+from handlers.users import check_picture
 from store.ids import distinct, new_id
 from store.model import (
     Change,
     Conversation,
     ConversationSettings,
     ConversationType,
+    GroupDetails,
     Member,
+    Posting,
     Role,
     UnreadTotals,
     WireEnum,
@@ -132,7 +137,7 @@ class Conversations:
         conversation, created = await self._transactions.run(write)
         return conversation, created
 
-    async def rename(
+    async def update(
         self,
         caller: Caller,
         conversation_id: UUID,
@@ -140,14 +145,31 @@ class Conversations:
         *,
         if_match: Collection[str] | None = None,
     ) -> Conversation:
+        """Change the title of a group, and what else its admins set. What is left out stays."""
         _check_name(request.name)
+        _check_description(request.description)
+        check_picture(request.avatar_url if isinstance(request.avatar_url, str) else None)
+        posting = None if request.posting is None else _parse(Posting, request.posting, "posting")
 
         async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
             head, member = await self._locked(conn, caller, conversation_id)
             permissions.require_group(head.type)
             permissions.require_role(member, Role.ADMIN)
             await self._require(conn, caller, conversation_id, if_match)
-            return None, (await store.update_title(conn, conversation_id, request.name, by=caller.user_id),)
+            changes: list[Change] = []
+            if request.name is not None:
+                changes.append(await store.update_title(conn, conversation_id, request.name, by=caller.user_id))
+            before = head.details
+            seconds = request.slow_mode_seconds
+            after = GroupDetails(
+                description=before.description if isinstance(request.description, UnsetType) else request.description,
+                avatar_url=before.avatar_url if isinstance(request.avatar_url, UnsetType) else request.avatar_url,
+                posting=before.posting if posting is None else posting,
+                slow_mode_seconds=before.slow_mode_seconds if seconds is None else seconds,
+            )
+            if after != before:
+                changes.append(await store.update_details(conn, conversation_id, before, after, by=caller.user_id))
+            return None, changes
 
         await self._transactions.run(write, touches=(conversation_id,))
         return await self.get(caller, conversation_id)
@@ -283,6 +305,12 @@ def _parse(kind: type[Choice], value: str | int, field: str) -> Choice:
 def _check_name(name: str | None) -> None:
     if name is not None and not text_rules.fits(text_rules.NAME, name):
         raise ChatError("invalid_request", "The name is printable text.", errors={"name": "not printable"})
+
+
+def _check_description(text: str | UnsetType | None) -> None:
+    if isinstance(text, str) and not text_rules.fits(text_rules.DESCRIPTION, text):
+        sentence = "printable text, in any number of lines"
+        raise ChatError("invalid_request", f"The description is {sentence}.", errors={"description": sentence})
 
 
 def _unknown_user(error: store.UnknownUser) -> ChatError:

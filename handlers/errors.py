@@ -30,6 +30,7 @@ CODES: dict[str, ErrorCode] = {
     "mention_all_forbidden": ErrorCode(
         403, "Not all may be mentioned", "Name some members, or ask an admin of the group."
     ),
+    "posting_forbidden": ErrorCode(403, "Only admins send messages here", "Read along, or ask an admin of the group."),
     "registration_closed": ErrorCode(
         403, "Registration is not open", "Sign in with a provider, or ask for an account."
     ),
@@ -46,6 +47,7 @@ CODES: dict[str, ErrorCode] = {
     "too_large": ErrorCode(413, "Too large", "Send less; the sentence names the limit."),
     "unsupported_media_type": ErrorCode(415, "The content type is not supported", "Send application/json."),
     "rate_limited": ErrorCode(429, "Too many requests", "Wait as long as Retry-After says."),
+    "slow_mode": ErrorCode(429, "The group is in slow mode", "Wait as long as Retry-After says."),
     # The server is at fault: the same request may work later.
     "internal": ErrorCode(500, "Something went wrong here", "Report the reference it names."),
     "unavailable": ErrorCode(503, "A service is out of reach", "Send the same request again after a moment.", 1),

@@ -41,6 +41,7 @@ UNCERTAIN = frozenset({"unavailable", "internal"})  # codes after which a messag
 
 _FIELDS = {"no_such_mention": {"mentions": "not a member"}}  # at fault
 _REFUSED = {
+    "posting": ("posting_forbidden", "Only admins and owners send messages in this group."),
     "not_a_member": ("not_found", "There is no such conversation, or you are not a member of it."),
     "no_conversation": ("not_found", "There is no such conversation, or you are not a member of it."),
     "no_reply_target": ("not_found", "The message replied to is not in this conversation."),
@@ -411,6 +412,9 @@ def _changed(change: Change | None) -> tuple[Message, Sequence[Change]]:
 def _to_client_error(outcome: object) -> ChatError:
     """Return the error for a client whose message a lane could not write."""
     if isinstance(outcome, AppendError):
+        if outcome.code == "slow_mode":
+            wait = max(1, outcome.wait_ms or 0) / 1000
+            return ChatError("slow_mode", f"This group is in slow mode; wait {wait:g} s.", retry_after=wait)
         return ChatError(*_REFUSED[outcome.code], errors=_FIELDS.get(outcome.code))
     if isinstance(outcome, (Unavailable, Overloaded)):
         return from_store(outcome)

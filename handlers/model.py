@@ -2,7 +2,7 @@
 
 Owns the requests, the results of hub methods and the payloads of events. Touches nothing.
 Enums in requests are `str | int` on the wire; handlers parse them (`WireEnum.parse`). What may be left out may be null,
-which means the same (but for `UpdateUser`).
+which means the same (but for `UpdateUser` and `UpdateConversation`).
 """
 
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from store.model import (
     Message,
     MessageStatus,
     MessageType,
+    Posting,
     Role,
     Seq,
     Timestamp,
@@ -47,10 +48,13 @@ SPOKEN_TYPES = (MessageType.TEXT, MessageType.EMOJI)  # need content that shows 
 FILE_TYPES = (MessageType.IMAGE, MessageType.FILE)  # need a file
 SENDABLE_TYPES = tuple(member for member in MessageType if member in SPOKEN_TYPES + FILE_TYPES)
 MAX_MENTIONS = 50  # users who are mentioned by name in one message
+MAX_DESCRIPTION = 1024  # characters of the description of a group
+MAX_SLOW_MODE = 21_600  # seconds between two messages of one member
 _MARKABLE = (MessageStatus.DELIVERED, MessageStatus.READ)
 
 UserStatusChoice = Annotated[str, _name_of(UserStatus)] | Annotated[int, _index_of(UserStatus)]
 ConversationTypeChoice = Annotated[str, _name_of(ConversationType)] | Annotated[int, _index_of(ConversationType)]
+PostingChoice = Annotated[str, _name_of(Posting)] | Annotated[int, _index_of(Posting)]
 RoleChoice = Annotated[str, _name_of(Role)] | Annotated[int, _index_of(Role)]
 MessageTypeChoice = (
     Annotated[str, _name_of(MessageType, *SENDABLE_TYPES)] | Annotated[int, _index_of(MessageType, *SENDABLE_TYPES)]
@@ -62,6 +66,8 @@ DisplayName = Annotated[str, Meta(max_length=128), _pattern(text_rules.LINE)]
 Email = Annotated[str, Meta(max_length=320), _pattern(text_rules.EMAIL)]
 StatusText = Annotated[str, Meta(max_length=256), _pattern(text_rules.LINE)]
 Mentions = Annotated[tuple[UUID, ...], Meta(max_length=MAX_MENTIONS)]
+Picture = Annotated[str, Meta(max_length=2048), _pattern(text_rules.PICTURE)]
+Description = Annotated[str, Meta(min_length=1, max_length=MAX_DESCRIPTION), _pattern(text_rules.DESCRIPTION)]
 Title = Annotated[str, Meta(min_length=1, max_length=256), _pattern(text_rules.NAME)]
 
 
@@ -130,7 +136,7 @@ class UpdateUser(Wire, frozen=True):
     """Fields that are left out stay as they are. Null clears a field, except the display name, which every user has."""
 
     display_name: Annotated[str, Meta(min_length=1, max_length=128), _pattern(text_rules.NAME)] | None = None
-    avatar_url: Annotated[str, Meta(max_length=2048), _pattern(text_rules.PICTURE)] | UnsetType | None = UNSET
+    avatar_url: Picture | UnsetType | None = UNSET
     email: Email | UnsetType | None = UNSET
     status_text: StatusText | UnsetType | None = UNSET
 
@@ -159,7 +165,16 @@ class CreateConversation(Wire, frozen=True):
 
 
 class UpdateConversation(Wire, frozen=True):
-    name: Title
+    """Fields that are left out stay as they are. Null takes the description or the picture away.
+
+    `posting`: who may send messages. `slowModeSeconds`: between two messages of one member; 0: none.
+    """
+
+    name: Title | None = None
+    description: Description | UnsetType | None = UNSET
+    avatar_url: Picture | UnsetType | None = UNSET
+    posting: PostingChoice | None = None
+    slow_mode_seconds: Annotated[int, Meta(ge=0, le=MAX_SLOW_MODE)] | None = None
 
 
 class NotificationsChoice(Wire, frozen=True):

@@ -10,13 +10,14 @@ from typing import Any
 import msgspec
 
 from handlers.errors import ChatError
-from store.model import Account, Conversation, Message
+from store.model import Account, Conversation, GroupDetails, Message
 
 
 def of_conversation(conversation: Conversation) -> str:
-    """Of its name and its members with their roles; what is said and read in it is no edit."""
+    """Of what admins set, and its members with their roles; what is said and read in it is no edit."""
     members = [(member.user_id, member.role) for member in conversation.members]
-    return _digest([conversation.name, conversation.member_count, members])
+    details = [getattr(conversation, field) for field in GroupDetails.__struct_fields__]
+    return _digest([conversation.name, conversation.member_count, members, details])
 
 
 def of_account(account: Account) -> str:

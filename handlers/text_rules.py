@@ -22,6 +22,8 @@ _JOINING = "\\u200c\\u200d\\ufe00-\\ufe0f\U000e0100-\U000e01ef"
 _SEEN = f"[^{_HIDDEN}{_JOINING} ]"
 LINE = f"[^{_HIDDEN}]*"  # one line of text, or none
 NAME = f"{LINE}{_SEEN}{LINE}"  # with something to see in it
+_LINES = LINE.replace(r"\u0000-\u001f", r"\u0000-\u0009\u000b-\u001f")
+DESCRIPTION = f"{_LINES}{_SEEN}{_LINES}"  # the same in several lines
 KEY = f"[^{_HIDDEN}]+"
 EMAIL = f"[^{_HIDDEN} @]+@[^{_HIDDEN} @]+"
 # Where a picture is: https, an ASCII host, no user, nothing that a page or a parser would take for something else.
@@ -45,7 +47,7 @@ NO_TEXT = "text with a lone surrogate, or bytes that are not UTF-8, is no Unicod
 LAST_TIME = datetime(9999, 12, 31, 23, 59, 59, 999_000, UTC)  # to the millisecond
 MAX_DIGITS = 19  # of a whole number: what 64 bits hold. Python refuses to read thousands, and is slow before that
 
-_compiled = {pattern: re.compile(pattern) for pattern in (LINE, NAME, KEY, EMAIL, PICTURE, USERNAME, TIME)}
+_compiled = {pattern: re.compile(pattern) for pattern in (LINE, NAME, DESCRIPTION, KEY, EMAIL, PICTURE, USERNAME, TIME)}
 _visible = re.compile(_SEEN)
 
 

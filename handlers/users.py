@@ -137,7 +137,7 @@ class Users:
         """What is left out stays; null takes it away."""
         if request.display_name is not None and not text_rules.fits(text_rules.NAME, request.display_name):
             raise _not_a_line("displayName")
-        _check_picture(request.avatar_url if isinstance(request.avatar_url, str) else None)
+        check_picture(request.avatar_url if isinstance(request.avatar_url, str) else None)
         _check_email(request.email if isinstance(request.email, str) else None)
         _check_text("statusText", request.status_text or None)
 
@@ -275,7 +275,8 @@ def _not_a_line(field: str) -> ChatError:
     return ChatError("invalid_request", f"{field} is one line of visible text.", errors={field: "not visible text"})
 
 
-def _check_picture(url: str | None) -> None:
+def check_picture(url: str | None) -> None:
+    """Of a user, or of a group. Raises ChatError."""
     if url is not None and not text_rules.fits(text_rules.PICTURE, url):
         sentence = "an https URL in ASCII, without a user"
         raise ChatError("invalid_request", f"The avatarUrl is {sentence}.", errors={"avatarUrl": sentence})

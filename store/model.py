@@ -70,6 +70,13 @@ class Role(WireEnum):
     MEMBER = "Member"
 
 
+class Posting(WireEnum):
+    """Who may send messages in a group."""
+
+    EVERYONE = "Everyone"
+    ADMINS = "Admins"
+
+
 class UserStatus(WireEnum):
     ONLINE = "Online"
     AWAY = "Away"
@@ -215,9 +222,21 @@ class ConversationSettings(Wire, frozen=True, gc=False):
     version: int
 
 
+class GroupDetails(msgspec.Struct, frozen=True, gc=False):
+    """What admins set for a group besides its title. `slow_mode_seconds`: between two messages of one member, or 0."""
+
+    description: str | None = None
+    avatar_url: str | None = None
+    posting: Posting = Posting.EVERYONE
+    slow_mode_seconds: int = 0
+
+
 class Conversation(Wire, frozen=True):
     """A conversation as a member sees it: `unread_count`, of the newest 1,000, `mention_count`, how many of those that
-    they have not read mention them, up to 1,000, and `settings` are their own."""
+    they have not read mention them, up to 1,000, and `settings` are their own.
+
+    What has a default is not said by instances of the version before.
+    """
 
     id: UUID
     type: ConversationType
@@ -231,6 +250,10 @@ class Conversation(Wire, frozen=True):
     member_count: int
     members: tuple[Member, ...]
     settings: ConversationSettings
+    description: str | None = None
+    avatar_url: str | None = None
+    posting: Posting = Posting.EVERYONE
+    slow_mode_seconds: int = 0
 
 
 class UnreadTotals(Wire, frozen=True):

@@ -125,7 +125,14 @@ class HubMethods:
         return {}
 
     @hub_method(
-        "not_found", "forbidden", "mention_all_forbidden", "invalid_content", pipelined=True, answers=SentMessage
+        "not_found",
+        "forbidden",
+        "mention_all_forbidden",
+        "posting_forbidden",
+        "slow_mode",
+        "invalid_content",
+        pipelined=True,
+        answers=SentMessage,
     )
     def send_message(self, connection: HubConnection, ticket: Ticket, message: CreateMessage) -> None:
         """Send a message. It is answered when it is committed; with the same `clientMessageId` it is sent once."""

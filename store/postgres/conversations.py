@@ -26,28 +26,31 @@ from store.model import (
     Conversation,
     ConversationSettings,
     ConversationType,
+    GroupDetails,
     Member,
     MemberCursor,
     Message,
     Notifications,
+    Posting,
     Role,
     UnreadTotals,
 )
 from store.postgres import queries
 from store.postgres.connection import Connection
 from store.postgres.messages import message_of
-from store.postgres.system_messages import Announcement, Event, insert_system_messages
+from store.postgres.system_messages import Announcement, Event, changed_details, insert_system_messages
 
 MAX_POSITION = 2**63 - 1
 MEMBERS_SHOWN = 100  # in a Conversation; list_members has the rest
 MEMBERS_LISTED = 20  # in a Conversation of a list
 LIST_STEP = 20  # conversations of a list that are put together in one scheduler step: a few milliseconds
-LIST_BYTES = 256 * 1024  # octets of last messages after which a page of a list ends; LIST_STEP of them may come on top
+LIST_BYTES = 256 * 1024  # octets of last messages and descriptions after which a page of a list ends; LIST_STEP of them may come on top
 SETTLE = 0.5  # seconds in which messages on their way are committed before a list begins that has several pages
 SETTLE_POLL = 0.005  # seconds
 UNKNOWN_NAMED = 10  # users who do not exist, in an error
 LOWEST_ID = UUID(int=0)  # below every user id
 BUDGET = 10_000  # messages looked at for the totals of one user
+DETAILS = len(msgspec.structs.fields(GroupDetails))
 
 
 class UnknownUser(StoreError):
@@ -112,6 +115,7 @@ class Head(msgspec.Struct, frozen=True):
     created_by: UUID | None
     last_seq: int
     member_count: int
+    details: GroupDetails = GroupDetails()
 
 
 # -- locking and reading ----------------------------------------------------------------------
@@ -122,8 +126,8 @@ async def lock_conversation(conn: Connection, conversation_id: UUID) -> Head | N
     row = await (await conn.execute(queries.lock_conversation, {"id": conversation_id})).fetchone()
     if row is None:
         return None
-    id_, kind, title, created_by, last_seq, member_count = row
-    return Head(id_, ConversationType(kind), title, created_by, last_seq, member_count)
+    id_, kind, title, created_by, last_seq, member_count, *details = row
+    return Head(id_, ConversationType(kind), title, created_by, last_seq, member_count, _details_of(details))
 
 
 async def fetch_conversation(conn: Connection, conversation_id: UUID, viewer_id: UUID) -> Conversation | None:
@@ -167,6 +171,7 @@ async def list_conversations(
         part = [row[2:] for row in rows[len(found) : min(len(found) + LIST_STEP, limit)]]
         found += (completed := await _complete(conn, part, members))
         size += sum(len(one.last_message.content.encode()) for one in completed if one.last_message)
+        size += sum(len(one.description.encode()) for one in completed if one.description)
         await trio.lowlevel.checkpoint()
     if len(rows) <= len(found):
         return found, None
@@ -362,6 +367,23 @@ async def update_title(conn: Connection, conversation_id: UUID, name: str, *, by
         return await _announce(conn, conversation_id, Announcement(Event.TITLE_CHANGED, by, name=name))
 
 
+async def update_details(
+    conn: Connection, conversation_id: UUID, before: GroupDetails, after: GroupDetails, *, by: UUID
+) -> Change:
+    """Change what admins set for a group. `before` is what was read under its lock. Raises NoConversation."""
+    async with conn.atomic():
+        await _lock(conn, conversation_id)
+        parameters = {
+            "id": conversation_id,
+            "description": after.description,
+            "avatar_url": after.avatar_url,
+            "admins_post": after.posting is Posting.ADMINS,
+            "slow_mode_seconds": after.slow_mode_seconds,
+        }
+        await conn.execute(queries.update_details, parameters)
+        return await _announce(conn, conversation_id, changed_details(before, after, by))
+
+
 async def delete_conversation(conn: Connection, conversation_id: UUID, *, by: UUID) -> Change:
     """Dissolve a conversation: it has no members any more, and nothing can be written. Raises NoConversation.
 
@@ -488,6 +510,13 @@ def _member_of(row: Sequence[Any]) -> Member:
     return Member(user_id, Role(role), timestamp(joined), delivered_seq, read_seq)
 
 
+def _details_of(row: Sequence[Any]) -> GroupDetails:
+    description, avatar_url, admins_post, slow_mode_seconds = row
+    return GroupDetails(
+        description, avatar_url, Posting.ADMINS if admins_post else Posting.EVERYONE, slow_mode_seconds
+    )
+
+
 def _settings_of(row: Sequence[Any]) -> ConversationSettings:
     archived, favourite, muted_until, version = row
     return ConversationSettings(
@@ -532,7 +561,9 @@ def _seen(row: Sequence[Any], members: Sequence[tuple[Member, int]], hiding: Col
 
 
 def _conversation_of(row: Sequence[Any], members: Sequence[Member], last_message: Message | None) -> Conversation:
-    id_, kind, title, created_by, created, last_seq, _, member_count, unread, mentioned, *settings, _, _ = row
+    id_, kind, title, created_by, created, last_seq, _, member_count, *more = row
+    details = _details_of(more[:DETAILS])
+    unread, mentioned, *settings, _, _ = more[DETAILS:]
     return Conversation(
         id=id_,
         type=ConversationType(kind),
@@ -546,4 +577,5 @@ def _conversation_of(row: Sequence[Any], members: Sequence[Member], last_message
         member_count=member_count,
         members=tuple(members),
         settings=_settings_of(settings),
+        **msgspec.structs.asdict(details),
     )

@@ -60,6 +60,8 @@ REFUSALS = {
     6: "no_file",
     7: "no_such_mention",
     8: "mention_all",
+    9: "posting",
+    10: "slow_mode",
 }
 SENT = MessageStatus.SENT
 REJECTED = (psycopg.DataError, psycopg.IntegrityError, UnicodeEncodeError)  # the message is at fault
@@ -73,12 +75,14 @@ class AppendError(Exception):
     """A message that was refused.
 
     `code` is one of REFUSALS (no_such_mention: somebody who is mentioned is no member; mention_all: the sender may not
-    mention all), or invalid_content (PostgreSQL cannot store it: a NUL character or a lone surrogate).
+    mention all; posting: only admins send here; slow_mode: the sender has to wait, for `wait_ms`), or invalid_content
+    (PostgreSQL cannot store it: a NUL character or a lone surrogate).
     """
 
-    def __init__(self, code: str) -> None:
+    def __init__(self, code: str, wait_ms: int | None = None) -> None:
         super().__init__(code)
         self.code = code
+        self.wait_ms = wait_ms
 
 
 Done = Callable[[Message | AppendError | StoreError], None]
@@ -566,7 +570,9 @@ class _Lane:
         changes: list[Change] = []
         has_duplicates, several = False, len(appends) > 1
         read: dict[tuple[UUID, UUID], int] = {}
-        for append, (outcome, seq, read_seq, file_key, *file, previous, hides) in zip(appends, rows, strict=True):
+        for append, (outcome, seq, read_seq, file_key, *file, previous, hides, wait_ms) in zip(
+            appends, rows, strict=True
+        ):
             if seq is not None:
                 message_id = append.message_id
                 ms = message_id.int >> 80
@@ -596,7 +602,7 @@ class _Lane:
                 answers.append(None)
                 has_duplicates = True
             else:
-                answers.append(AppendError(REFUSALS[outcome]))
+                answers.append(AppendError(REFUSALS[outcome], wait_ms))
                 self.refused += 1
         if has_duplicates:
             await self._resolve_duplicates(appends, answers)

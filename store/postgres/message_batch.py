@@ -50,8 +50,8 @@ class OutcomeUnknown(psycopg.OperationalError):
 
 class Row(NamedTuple):
     """What became of one message: its outcome (see lane_write), its seq, how far its sender had read before this batch,
-    its file as it stands, the message before the batch (for the first of a conversation), and whether the sender hides
-    read receipts (asked if they had not read up to the message)."""
+    its file as it stands, the message before the batch (for the first of a conversation), whether the sender hides
+    read receipts (asked if they had not read up to the message), and how long they have to wait (of slow mode)."""
 
     outcome: int
     seq: int | None
@@ -64,6 +64,7 @@ class Row(NamedTuple):
     height: int | None
     previous: UUID | None
     hides: bool
+    wait_ms: int | None
 
 
 async def prepare(conn: Connection) -> None:

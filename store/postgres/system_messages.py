@@ -8,6 +8,7 @@ learn about a change of membership or title, live or replayed:
     {"event": "memberRemoved", "by": ID, "userId": ID}              by == userId: left (or the user was deleted)
     {"event": "roleChanged",   "by": ID, "userId": ID, "role": R}
     {"event": "titleChanged",  "by": ID, "name": TEXT}
+    {"event": "detailsChanged", "by": ID, "changed": [FIELD], FIELD: VALUE}   a field without a value: it was taken away
     {"event": "conversationDeleted", "by": ID}                      nothing comes after it
 """
 
@@ -18,7 +19,7 @@ from uuid import UUID
 import msgspec
 
 from store.ids import id_ms, new_id, timestamp
-from store.model import Change, Message, MessageStatus, MessageType, Role
+from store.model import Change, GroupDetails, Message, MessageStatus, MessageType, Posting, Role
 from store.postgres import queries
 from store.postgres.connection import Connection
 
@@ -31,6 +32,7 @@ class Event(StrEnum):
     MEMBER_REMOVED = "memberRemoved"
     ROLE_CHANGED = "roleChanged"
     TITLE_CHANGED = "titleChanged"
+    DETAILS_CHANGED = "detailsChanged"
     DELETED = "conversationDeleted"
 
 
@@ -42,16 +44,33 @@ class Announcement(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
     user_id: UUID | None = None
     role: Role | None = None
     name: str | None = None
+    changed: tuple[str, ...] = ()  # the fields of a Conversation, as clients know them
+    description: str | None = None
+    avatar_url: str | None = None
+    posting: Posting | None = None
+    slow_mode_seconds: int | None = None
 
 
 _decoder = msgspec.json.Decoder(Announcement)
+_FIELDS = {field.name: field.encode_name for field in msgspec.structs.fields(Announcement)}
 
 
 def read(message: Message) -> Announcement | None:
-    """What a System message says; None for every other message."""
+    """What a System message says; None for every other message, and for what a newer version says: no event that is
+    added later changes members."""
     if message.type is not MessageType.SYSTEM:
         return None
-    return _decoder.decode(message.content)
+    try:
+        return _decoder.decode(message.content)
+    except msgspec.ValidationError:
+        return None
+
+
+def changed_details(before: GroupDetails, after: GroupDetails, by: UUID) -> Announcement:
+    """Which of them are different, and what they are now."""
+    were, are = msgspec.structs.asdict(before), msgspec.structs.asdict(after)
+    changed = {name: value for name, value in are.items() if value != were[name]}
+    return Announcement(Event.DETAILS_CHANGED, by, changed=tuple(_FIELDS[name] for name in changed), **changed)
 
 
 def change_of(

@@ -47,6 +47,7 @@ from store.model import (
     ConversationSettings,
     ConversationType,
     FileInfo,
+    GroupDetails,
     Member,
     MemberCursor,
     Message,
@@ -180,6 +181,7 @@ class Tables:
             len(found),
             tuple(found[:shown]),
             self.settings_of(conversation_id, viewer_id),
+            **msgspec.structs.asdict(head.details),
         )
 
     def settings_of(self, conversation_id: UUID, user_id: UUID) -> ConversationSettings:
@@ -722,6 +724,16 @@ def _insert_conversation(
 @stands_for(conversations.update_title)
 def _update_title(tables: Tables, conversation_id: UUID, name: str, *, by: UUID) -> Change:
     tables.conversations[conversation_id] = replace(tables.conversations[conversation_id], name=name)
+    return tables.announce(conversation_id, by)
+
+
+@stands_for(conversations.update_details)
+def _update_details(
+    tables: Tables, conversation_id: UUID, before: GroupDetails, after: GroupDetails, *, by: UUID
+) -> Change:
+    head = tables.conversations[conversation_id]
+    assert head.details == before
+    tables.conversations[conversation_id] = replace(head, details=after)
     return tables.announce(conversation_id, by)
 
 

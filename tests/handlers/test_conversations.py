@@ -20,7 +20,7 @@ from handlers.model import (
 )
 from handlers.preconditions import of_conversation
 from store.ids import new_id
-from store.model import Role
+from store.model import Posting, Role
 from store.postgres.conversations import Filter
 from store.redis.inbox_entries import SettingsChange
 from tests.handlers.memory import Act, Memory, nothing_half_done, refused
@@ -38,6 +38,8 @@ def roles(memory: Memory, conversation_id: UUID) -> dict[UUID, Role]:
 # By the action and the role of who is concerned: the roles that may, in a group of two owners, and others.
 MAY = {
     ("rename", None): {OWNER, ADMIN},
+    ("describe", None): {OWNER, ADMIN},
+    ("restrict", None): {OWNER, ADMIN},
     ("delete", None): {OWNER},
     ("add", MEMBER): {OWNER, ADMIN},
     ("add", ADMIN): {OWNER},
@@ -63,7 +65,11 @@ async def act(memory: Memory, group: UUID, action: str, role: Role | None, calle
         memory.tables.join(group, target.user_id, role)
     match action, role:
         case "rename", _:
-            await conversations.rename(caller, group, UpdateConversation("new"))
+            await conversations.update(caller, group, UpdateConversation("new"))
+        case "describe", _:
+            await conversations.update(caller, group, UpdateConversation(description="what for"))
+        case "restrict", _:
+            await conversations.update(caller, group, UpdateConversation(posting="Admins", slow_mode_seconds=60))
         case "delete", _:
             await conversations.delete(caller, group)
         case "add", Role():
@@ -233,10 +239,63 @@ async def test_names_that_cannot_be_shown(memory: Memory, name: str) -> None:
     group = memory.group((owner, OWNER))
     for call in (
         memory.conversations.create(owner, CreateConversation("Group", (), name)),
-        memory.conversations.rename(owner, group, UpdateConversation(name)),
+        memory.conversations.update(owner, group, UpdateConversation(name)),
     ):
         error = await refused(memory, call)
         assert error.code == "invalid_request" and "name" in error.errors
+
+
+async def test_details(memory: Memory) -> None:
+    """What is left out stays, null takes away what may be taken away; what is the same already is no change."""
+    owner = memory.user()
+    group = memory.group((owner, OWNER))
+    update, url = memory.conversations.update, "https://example.org/a.png"
+    seen = of_conversation(await memory.conversations.get(owner, group))
+    found = await update(owner, group, UpdateConversation(description="what\nfor", avatar_url=url))
+    assert (found.name, found.description, found.avatar_url) == ("a name", "what\nfor", url)
+    assert of_conversation(found) != seen
+    found = await update(owner, group, UpdateConversation("new", posting="admins", slow_mode_seconds=60))
+    assert (found.name, found.description, found.posting, found.slow_mode_seconds) == (
+        "new",
+        "what\nfor",
+        Posting.ADMINS,
+        60,
+    )
+    assert len(memory.publisher.changes) == 3  # the title is a change of its own, which older clients know
+    for same in (UpdateConversation(), UpdateConversation(None, "what\nfor", url, 1, 60)):
+        assert await update(owner, group, same) == found
+    assert len(memory.publisher.changes) == 3
+    found = await update(owner, group, UpdateConversation(None, None, None, "Everyone", 0))
+    assert (found.name, found.description, found.avatar_url) == ("new", None, None)
+    assert (found.posting, found.slow_mode_seconds) == (Posting.EVERYONE, 0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("description", ""),
+        ("description", " \n\u200d"),
+        ("description", "a\tb"),
+        ("description", "a\u202eb"),
+        ("description", "nul\0"),
+        ("description", "\ud800"),
+        ("avatarUrl", ""),
+        ("avatarUrl", "http://example.org/a.png"),
+        ("avatarUrl", "https://example.org/\ud800"),
+        ("posting", "Owners"),
+        ("posting", 2),
+        ("posting", -1),
+    ],
+)
+async def test_details_that_cannot_be(memory: Memory, field: str, value: str | int) -> None:
+    """The error names the field, and nothing is read."""
+    owner = memory.user()
+    group = memory.group((owner, OWNER))
+    name = "avatar_url" if field == "avatarUrl" else field
+    request = replace(UpdateConversation("new"), **{name: value})
+    error = await refused(memory, memory.conversations.update(owner, group, request))
+    assert error.code == "invalid_request" and list(error.errors) == [field]
+    assert memory.database.steps == []
 
 
 async def test_direct_is_with_one_other(memory: Memory) -> None:
@@ -339,7 +398,7 @@ async def test_an_outdated_etag(memory: Memory, action: str) -> None:
     def call(caller: Caller, etag: str) -> Awaitable[object]:
         if action == "delete":
             return memory.conversations.delete(caller, group, if_match=[etag])
-        return memory.conversations.rename(caller, group, UpdateConversation("new"), if_match=[etag])
+        return memory.conversations.update(caller, group, UpdateConversation("new"), if_match=[etag])
 
     seen = of_conversation(await memory.conversations.get(owner, group))
     memory.tables.conversations[group] = replace(memory.tables.conversations[group], name="renamed meanwhile")
@@ -443,7 +502,10 @@ async def test_no_time_to_mute_until(memory: Memory, until: str) -> None:
 ACTS: dict[str, Callable[[Conversations, UUID, Caller, UUID, UUID], Awaitable[object]]] = {
     "direct": lambda them, group, owner, other, third: them.create(owner, CreateConversation("Direct", (other,)), ONE),
     "group": lambda them, group, owner, other, third: them.create(owner, CreateConversation("Group", (other,)), ONE),
-    "rename": lambda them, group, owner, other, third: them.rename(owner, group, UpdateConversation("new")),
+    "rename": lambda them, group, owner, other, third: them.update(owner, group, UpdateConversation("new")),
+    "details": lambda them, group, owner, other, third: them.update(
+        owner, group, UpdateConversation("new", description="what for")
+    ),
     "delete": lambda them, group, owner, other, third: them.delete(owner, group),
     "add": lambda them, group, owner, other, third: them.add_member(owner, group, AddMember(third), ONE),
     "remove": lambda them, group, owner, other, third: them.remove_member(owner, group, other),
@@ -470,5 +532,5 @@ async def test_doubt_is_of_the_conversation(memory: Memory) -> None:
     group = memory.group((owner, OWNER))
     memory.database.fails_at = len(["connection", "lock", "member", "title", "outbox", "commit"])
     with pytest.raises(Exception, match="away"):
-        await memory.conversations.rename(owner, group, UpdateConversation("new"))
+        await memory.conversations.update(owner, group, UpdateConversation("new"))
     assert memory.database.steps[-1] == "commit" and memory.publisher.doubts == [group]

@@ -9,7 +9,7 @@ import pytest
 import trio
 from msgspec.structs import replace
 
-from handlers.errors import ChatError
+from handlers.errors import CODES, ChatError
 from handlers.messages import MAX_CLIENT_ID, MAX_PINS, Messages
 from handlers.model import Caller, CreateMessage, Once
 from handlers.rate_limits import Limiter, Rate
@@ -185,6 +185,8 @@ async def test_client_message_ids(memory: Memory, name: str, is_good: bool) -> N
         (AppendError("no_reply_target"), "not_found"),
         (AppendError("no_file"), "not_found"),
         (AppendError("muted"), "forbidden"),
+        (AppendError("posting"), "posting_forbidden"),
+        (AppendError("slow_mode", 1500), "slow_mode"),
         (AppendError("invalid_content"), "invalid_content"),
         (Unavailable("secret"), "unavailable"),
         (Overloaded("secret"), "overloaded"),
@@ -200,6 +202,7 @@ async def test_refused_by_the_lanes(memory: Memory, outcome: Exception, code: st
     memory.messages.send_nowait(memory.user(), CreateMessage(new_id(), "x"), heard.append)
     [error] = heard
     assert isinstance(error, ChatError) and error.code == code and "secret" not in error.sentence
+    assert error.retry_after == (1.5 if code == "slow_mode" else CODES[code].retry_after)
     if code == "not_found" and "conversation" in str(outcome):
         assert error.sentence == "There is no such conversation, or you are not a member of it."
 

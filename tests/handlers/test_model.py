@@ -7,12 +7,13 @@ import msgspec
 import pytest
 
 from handlers import model
-from store.model import ConversationType, MessageStatus, MessageType, Role, UserStatus, WireEnum
+from store.model import ConversationType, MessageStatus, MessageType, Posting, Role, UserStatus, WireEnum
 
 CHOICES: list[tuple[Any, Any, set[WireEnum]]] = [
     (model.UserStatusChoice, UserStatus, {*UserStatus}),
     (model.ConversationTypeChoice, ConversationType, {*ConversationType}),
     (model.RoleChoice, Role, {*Role}),
+    (model.PostingChoice, Posting, {*Posting}),
     (model.MessageTypeChoice, MessageType, {*MessageType} - {MessageType.SYSTEM}),
     (model.MessageStatusChoice, MessageStatus, {MessageStatus.DELIVERED, MessageStatus.READ}),
 ]
@@ -30,7 +31,7 @@ def test_choices(choice: Any, kind: type[WireEnum], members: set[WireEnum]) -> N
             assert kind.parse(text) is kind.parse(name)
 
 
-@pytest.mark.parametrize("kind", [UserStatus, ConversationType, Role, MessageType, MessageStatus])
+@pytest.mark.parametrize("kind", [UserStatus, ConversationType, Role, Posting, MessageType, MessageStatus])
 def test_numbers(kind: type[WireEnum]) -> None:
     """The first is 0; below and beyond there is none, however far."""
     members = list(kind)
@@ -49,6 +50,8 @@ def test_numbers(kind: type[WireEnum]) -> None:
         (model.UpdateUser, "email", 0, 320),
         (model.UpdateUser, "statusText", 0, 256),
         (model.UpdateConversation, "name", 1, 256),
+        (model.UpdateConversation, "description", 1, 1024),
+        (model.UpdateConversation, "avatarUrl", 0, 2048),
         (model.RefreshRequest, "refreshToken", 1, 512),
         (model.ExchangeRequest, "code", 1, 2048),
     ],
@@ -81,6 +84,18 @@ def test_each_type_is_sent_by_one_rule(kind: MessageType) -> None:
     rules = [kind in model.SPOKEN_TYPES, kind in model.FILE_TYPES, kind is MessageType.SYSTEM]
     assert rules.count(True) == 1
     assert (kind in model.SENDABLE_TYPES) is (kind is not MessageType.SYSTEM)
+
+
+@pytest.mark.parametrize(("seconds", "is_good"), [(-1, False), (0, True), (21_600, True), (21_601, False)])
+def test_seconds_of_slow_mode(seconds: int, is_good: bool) -> None:
+    """From none to six hours."""
+    body = msgspec.json.encode({"slowModeSeconds": seconds})
+    decoder = msgspec.json.Decoder(model.UpdateConversation)
+    if is_good:
+        assert decoder.decode(body).slow_mode_seconds == seconds
+    else:
+        with pytest.raises(msgspec.ValidationError, match="slowModeSeconds"):
+            decoder.decode(body)
 
 
 @pytest.mark.parametrize("size", ["-1", "1.5", '"1"', "null", "true"])

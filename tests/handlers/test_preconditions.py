@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from handlers import preconditions
 from handlers.errors import ChatError
 from store.ids import new_id
-from store.model import Account, Conversation, ConversationType, Member, MessageStatus, Role, UserStatus
+from store.model import Account, Conversation, ConversationType, Member, MessageStatus, Posting, Role, UserStatus
 from tests.handlers.memory import NOTHING_SET, NOW, message_at
 
 ONE, OTHER = new_id(), new_id()
@@ -22,6 +22,10 @@ ACCOUNT = Account(ONE, "user", "User", None, UserStatus.ONLINE, None, None, NOW,
     [
         {"name": "other"},
         {"name": None},
+        {"description": "what for"},
+        {"avatar_url": "https://example.org/a.png"},
+        {"posting": Posting.ADMINS},
+        {"slow_mode_seconds": 1},
         {"member_count": 3},
         {"members": MEMBERS[:1]},
         {"members": (MEMBERS[0], replace(MEMBERS[1], role=Role.ADMIN))},
@@ -29,7 +33,7 @@ ACCOUNT = Account(ONE, "user", "User", None, UserStatus.ONLINE, None, None, NOW,
     ],
 )
 def test_edits_of_a_conversation(edit: dict[str, Any]) -> None:
-    """Its name, its members and their roles: what one client has seen is not what another would change."""
+    """What admins set, its members and their roles: what one client has seen is not what another would change."""
     assert preconditions.of_conversation(replace(GROUP, **edit)) != preconditions.of_conversation(GROUP)
 
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.text_rules import (
+    DESCRIPTION,
     EMAIL,
     KEY,
     LINE,
@@ -39,6 +40,14 @@ def test_hidden_anywhere(pattern: str, hidden: str) -> None:
     """At the beginning, inside or at the end: also where `$` would let a newline through."""
     for text in (hidden + "a", "a" + hidden + "a", "a" + hidden):
         assert not fits(pattern, text)
+
+
+def test_lines_of_a_description() -> None:
+    """A newline ends a line, and nothing else does; among the lines there is something to see."""
+    assert fits(DESCRIPTION, "\na\n\nb\n") and not fits(DESCRIPTION, "\n")
+    for hidden in {*BREAKS, *"\0\t\x7f\xa0\u202e"} - {"\n"}:
+        for text in (hidden + "a", "a" + hidden + "a", "a" + hidden):
+            assert not fits(DESCRIPTION, text)
 
 
 @pytest.mark.parametrize("text", ["👩\u200d👧", "❤\ufe0f", "नि\u200dयम", "a b", "é", "𝔘", "\U0001f1e9\U0001f1ea"])

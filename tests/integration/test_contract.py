@@ -24,7 +24,7 @@ MESSAGE = {
 }  # fmt: skip
 CONVERSATION = {
     "id", "type", "name", "createdBy", "createdAt", "lastSeq", "lastMessage", "unreadCount", "memberCount", "members",
-    "mentionCount", "settings",
+    "mentionCount", "settings", "description", "avatarUrl", "posting", "slowModeSeconds",
 }  # fmt: skip
 
 

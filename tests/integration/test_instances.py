@@ -234,6 +234,36 @@ async def hears(client: HubClient, recorder: EventRecorder, said: dict[str, Any]
             await client.invoke("Ping")
 
 
+async def test_details_of_a_group(pair: Pair) -> None:
+    """What an admin sets on one instance is shown on the other, live and to who comes back, and holds for the next
+    message there: who may send, and how often, counted across both."""
+    one, two = pair
+    alice, bob = await people(one, "alice", "bob")
+    group = await one.group(alice, bob)
+    bobs, back = EventRecorder(), EventRecorder()
+    text = {"conversationId": group, "content": "x"}
+    path = f"/api/conversations/{group}"
+    async with one.connect(bob) as here, two.connect(bob, bobs) as there, one.http(alice) as http:
+        details = {"description": "News", "avatarUrl": "https://example.org/a.png", "posting": "Admins"}
+        checked(await http.put(path, json={"name": "news", **details}))
+        assert (await until(bobs, "ConversationChanged", **details))["name"] == "news"
+        said = [message["content"] for message in bobs.of("ReceiveMessage") if message["type"] == "System"]
+        assert '"changed":["description","avatarUrl","posting"]' in said[-1]
+        with pytest.raises(HubError, match="posting_forbidden: "):
+            await there.invoke("SendMessage", text)
+        checked(await http.put(path, json={"posting": "Everyone", "slowModeSeconds": 3600}))
+        sent = await here.invoke("SendMessage", {**text, "clientMessageId": "k"})
+        for client in (here, there):
+            with pytest.raises(HubError, match=r"(?s)slow_mode: .*retryAfterMs"):
+                await client.invoke("SendMessage", text)
+            again = await client.invoke("SendMessage", {**text, "clientMessageId": "k"})
+            assert again["id"] == sent["id"]
+    async with two.connect(bob, back, query={"sync": "manual"}) as b:
+        await b.invoke("Sync", {group: 1})
+        replayed = [message["content"] for message in back.of("ReceiveMessage") if message["type"] == "System"]
+        assert len(replayed) == 3 and "slowModeSeconds" in replayed[-1]
+
+
 async def test_authority(pair: Pair) -> None:
     """P9: members come and go, roles change, conversations and users are deleted: on the sockets of every instance."""
     one, two = pair

@@ -67,7 +67,7 @@ curl -sf "$URL/api/conversations" -H "$auth" | jq '.items[] | {name, unreadCount
 #: conversationsGet
 curl -sf "$URL/api/conversations/$group" -H "$auth"
 #: conversationsUpdate
-curl -sf -X PUT "$URL/api/conversations/$group" -H "$auth" -H "$json" -d '{"name": "Late lunch"}'
+curl -sf -X PUT "$URL/api/conversations/$group" -H "$auth" -H "$json" -d '{"name": "Late lunch", "description": "Where we meet, and when"}'
 #: conversationsUpdateSettings
 curl -sf -X PUT "$URL/api/conversations/$group/settings" -H "$auth" -H "$json" \
   -d '{"favourite": true, "notifications": {"mutedUntil": "2999-01-01T00:00:00Z"}}'

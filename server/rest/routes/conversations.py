@@ -94,11 +94,13 @@ def blueprint(conversations: Conversations) -> Blueprint:
     @routes.put("/<id:conversation_id>")
     @operation(SHOWN, takes=UpdateConversation, parameters=(IF_MATCH,), refuses=("forbidden", "conflict"))
     async def update(conversation_id: str, data: UpdateConversation) -> Response:
-        """Rename a group.
+        """Change a group: its name, description and picture, and who may send when.
 
-        If-Match covers the name and the members with their roles. New messages do not change it.
+        By admins and owners. With `posting: Admins` only they send messages. With `slowModeSeconds` each other member
+        waits so long between two messages. If-Match covers all this and the members with their roles. New messages do
+        not change it.
         """
-        return shown(await conversations.rename(caller(), path_id(conversation_id), data, if_match=if_match()))
+        return shown(await conversations.update(caller(), path_id(conversation_id), data, if_match=if_match()))
 
     @routes.delete("/<id:conversation_id>")
     @operation(done("The conversation is deleted for all members."), parameters=(IF_MATCH,), refuses=("forbidden",))

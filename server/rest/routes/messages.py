@@ -78,7 +78,14 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
         Answer(201, SentMessage, "The message, committed.", ("ETag", "Location")),
         takes=CreateMessage,
         parameters=(IDEMPOTENCY_KEY,),
-        refuses=("invalid_content", "forbidden", "mention_all_forbidden", "not_found"),
+        refuses=(
+            "invalid_content",
+            "forbidden",
+            "mention_all_forbidden",
+            "posting_forbidden",
+            "not_found",
+            "slow_mode",
+        ),
     )
     async def create(data: CreateMessage) -> Response:
         """Send a message.

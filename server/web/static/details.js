@@ -99,6 +99,9 @@ export class Details {
     return [
       h("div", { class: "profile" }, avatar(title, conversation.id, { size: "large", isGroup: true }), h("h3", {}, h("bdi", { text: title })),
         h("p", { class: "muted", text: plural(conversation.memberCount, "member") }),
+        conversation.description && h("p", { class: "description", dir: "auto", text: conversation.description }),
+        conversation.posting === "Admins" && h("p", { class: "muted", text: "Only admins send messages here" }),
+        conversation.slowModeSeconds > 0 && h("p", { class: "muted", text: `Slow mode: ${plural(conversation.slowModeSeconds, "second")} between two messages` }),
         mayManage && h("button", { type: "button", class: "link", text: "Rename", data: { focus: "rename" }, on: { click: () => this.#rename(conversation) } })),
       this.#settings(conversation),
       this.#pins(conversation),

@@ -1,9 +1,12 @@
 -- Queries on conversations and their members. Lock order everywhere: conversations by id, members, the rest.
 
+-- fragment: details
+c.description, c.avatar_url, c.admins_post, c.slow_mode_seconds
+
 -- name: lock_conversation
 -- conversations_pkey. NO KEY: foreign keys pointing here do not wait for it.
-SELECT id, kind, title, created_by, last_seq, member_count FROM conversations
-WHERE id = %(id)s AND deleted_at IS NULL FOR NO KEY UPDATE
+SELECT c.id, c.kind, c.title, c.created_by, c.last_seq, c.member_count, {details} FROM conversations AS c
+WHERE c.id = %(id)s AND c.deleted_at IS NULL FOR NO KEY UPDATE
 
 -- name: fetch_heads
 -- conversations_pkey. Dissolved ones included: their last change says so.
@@ -73,6 +76,12 @@ RETURNING user_id
 -- name: update_title
 -- conversations_pkey.
 UPDATE conversations SET title = %(title)s WHERE id = %(id)s
+
+-- name: update_details
+-- conversations_pkey.
+UPDATE conversations SET description = %(description)s, avatar_url = %(avatar_url)s, admins_post = %(admins_post)s,
+    slow_mode_seconds = %(slow_mode_seconds)s
+WHERE id = %(id)s
 
 -- fragment: member
 m.user_id, m.role, (extract(epoch FROM m.joined_at) * 1000)::bigint, m.delivered_seq, m.read_seq
@@ -174,7 +183,7 @@ v.archived, v.favourite, (extract(epoch FROM v.notifications_muted_until) * 1000
 
 -- fragment: conversation
 c.id, c.kind, c.title, c.created_by, (extract(epoch FROM c.created_at) * 1000)::bigint, c.last_seq, c.last_message_id,
-c.member_count, {unread}, {mentioned}, {settings}, v.user_id,
+c.member_count, {details}, {unread}, {mentioned}, {settings}, v.user_id,
 coalesce((SELECT NOT p.read_receipts FROM privacy AS p WHERE p.user_id = v.user_id), false)
 
 -- name: fetch_settings

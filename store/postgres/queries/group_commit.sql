@@ -18,10 +18,15 @@ held AS MATERIALIZED (
 
 -- fragment: looked_up
     SELECT i.*, c.last_seq, c.last_message_id, m.read_seq, s.message_id IS NOT NULL AS is_duplicate,
+           CASE WHEN c.slow_mode_seconds > 0 AND m.role = 'Member' THEN c.slow_mode_seconds END AS slow_seconds,
+           m.last_sent_at,
            f.key AS file_key, f.name, f.size, f.content_type, f.width, f.height,
            CASE WHEN c.id IS NULL THEN 2
                 WHEN m.user_id IS NULL THEN 3
                 WHEN m.muted_until > clock_timestamp() THEN 4
+                WHEN c.admins_post AND m.role = 'Member' THEN 9
+                WHEN c.slow_mode_seconds > 0 AND m.role = 'Member'
+                    AND m.last_sent_at > statement_timestamp() - make_interval(secs => c.slow_mode_seconds) THEN 10
                 WHEN i.reply_to IS NOT NULL AND r.id IS NULL THEN 5
                 WHEN i.file_id IS NOT NULL AND f.id IS NULL THEN 6
 
@@ -33,13 +38,22 @@ held AS MATERIALIZED (
     LEFT JOIN held AS f ON f.id = i.file_id AND f.owner_id = i.sender_id
     LEFT JOIN messages AS r ON r.id = i.reply_to AND r.conversation_id = i.conversation_id
 
+-- fragment: is_early
+c.slow_seconds IS NOT NULL AND EXISTS (
+    -- Of those who wait between two messages the first that passed the checks is the only one of a batch. It may be a
+    -- duplicate after all, if its key is being taken for another conversation at this moment.
+    SELECT FROM checked AS e
+    WHERE e.conversation_id = c.conversation_id AND e.sender_id = c.sender_id AND e.position < c.position
+        AND e.problem = 0 AND NOT e.is_duplicate
+)
+
 -- fragment: accepted
 claimed AS (
     -- The first of each key that passed the checks takes it. Inserted in key order, so that two processes wait for
     -- each other one way only; a key that another transaction is taking is waited for, then counts as a duplicate.
     INSERT INTO sends (sender_id, client_message_id, message_id)
-    SELECT DISTINCT ON (sender_id, key) sender_id, key, id FROM checked
-    WHERE problem = 0 AND NOT is_duplicate AND key IS NOT NULL
+    SELECT DISTINCT ON (sender_id, key) sender_id, key, id FROM checked AS c
+    WHERE problem = 0 AND NOT is_duplicate AND key IS NOT NULL AND NOT ({is_early})
     ORDER BY sender_id, key, position
     ON CONFLICT DO NOTHING
     RETURNING message_id AS id
@@ -47,6 +61,7 @@ claimed AS (
     SELECT c.*, c.last_seq + row_number() OVER (PARTITION BY c.conversation_id ORDER BY c.position) AS seq
     FROM checked AS c
     WHERE c.problem = 0 AND NOT c.is_duplicate AND (c.key IS NULL OR c.id IN (SELECT id FROM claimed))
+        AND NOT ({is_early})
 ), advanced AS (
     UPDATE conversations AS c SET last_seq = a.seq, last_message_id = a.id
     FROM (
@@ -58,13 +73,16 @@ claimed AS (
 -- fragment: noted
 senders AS MATERIALIZED (
     -- Locked in the same order as the writes of receipts.
-    SELECT m.conversation_id, m.user_id, a.seq
-    FROM (SELECT conversation_id, sender_id, max(seq) AS seq FROM accepted GROUP BY 1, 2) AS a
+    SELECT m.conversation_id, m.user_id, a.seq, a.slow_seconds
+    FROM (
+        SELECT conversation_id, sender_id, max(seq) AS seq, max(slow_seconds) AS slow_seconds FROM accepted GROUP BY 1, 2
+    ) AS a
     JOIN members AS m ON m.conversation_id = a.conversation_id AND m.user_id = a.sender_id
     ORDER BY m.conversation_id, m.user_id FOR NO KEY UPDATE OF m
 ), moved AS (
     UPDATE members AS m
-    SET delivered_seq = greatest(m.delivered_seq, s.seq), read_seq = greatest(m.read_seq, s.seq)
+    SET delivered_seq = greatest(m.delivered_seq, s.seq), read_seq = greatest(m.read_seq, s.seq),
+        last_sent_at = CASE WHEN s.slow_seconds IS NULL THEN m.last_sent_at ELSE statement_timestamp() END
     FROM senders AS s WHERE m.conversation_id = s.conversation_id AND m.user_id = s.user_id
 ), noted AS (
     INSERT INTO outbox (conversation_id, seq, conversation_ids, seqs)
@@ -78,15 +96,19 @@ senders AS MATERIALIZED (
 
 -- fragment: outcomes
 SELECT CASE WHEN a.seq IS NOT NULL THEN 0
-            WHEN c.problem = 0 OR c.is_duplicate THEN 1
+            WHEN c.is_duplicate THEN 1
             WHEN EXISTS (SELECT FROM accepted AS e
                          WHERE e.sender_id = c.sender_id AND e.key = c.key AND e.position < c.position) THEN 1
-            ELSE c.problem END,
+            WHEN c.problem > 0 THEN c.problem
+            WHEN {is_early} THEN 10
+            ELSE 1 END,
        a.seq, c.read_seq, c.file_key, c.name, c.size, c.content_type, c.width, c.height,
        CASE WHEN a.seq = c.last_seq + 1 THEN c.last_message_id END,
        CASE WHEN c.read_seq < a.seq - 1 THEN coalesce((
            SELECT NOT p.read_receipts FROM privacy AS p WHERE p.user_id = c.sender_id
-       ), false) ELSE false END
+       ), false) ELSE false END,
+       CASE WHEN a.seq IS NULL AND c.slow_seconds IS NOT NULL THEN 1000 * c.slow_seconds - CASE WHEN c.problem = 10 THEN
+           floor(1000 * extract(epoch FROM statement_timestamp() - c.last_sent_at)) ELSE 0 END END::bigint
 FROM checked AS c LEFT JOIN accepted AS a ON a.position = c.position
 ORDER BY c.position
 

@@ -13,7 +13,7 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 USER = {"id", "username", "displayName", "avatarUrl", "status", "statusText", "lastSeenAt", "createdAt"}
 CONVERSATION = {
     "id", "type", "name", "createdBy", "createdAt", "lastSeq", "lastMessage", "unreadCount", "memberCount", "members",
-    "mentionCount", "settings",
+    "mentionCount", "settings", "description", "avatarUrl", "posting", "slowModeSeconds",
 }  # fmt: skip
 MEMBER = {"userId", "role", "joinedAt", "deliveredSeq", "readSeq"}
 

@@ -122,7 +122,11 @@ RULES: dict[str, list[Rule]] = {
     "GET /api/conversations": [Rule(EVERYONE, at("/api/conversations"))],
     "POST /api/conversations": [Rule(EVERYONE, at("/api/conversations", {"type": "Group", "name": "mine"}))],
     "GET /api/conversations/{conversationId}": [Rule(who(), at(GROUP))],
-    "PUT /api/conversations/{conversationId}": [Rule(who("forbidden"), at(GROUP, {"name": "x"}), accept)],
+    "PUT /api/conversations/{conversationId}": [
+        Rule(who("forbidden"), at(GROUP, {"name": "x"}), accept),
+        Rule(who("forbidden"), at(GROUP, {"description": "x", "avatarUrl": "https://example.org"}), accept),
+        Rule(who("forbidden"), at(GROUP, {"posting": "Admins", "slowModeSeconds": 9}), build_again),
+    ],
     "DELETE /api/conversations/{conversationId}": [Rule(who("forbidden", "forbidden"), at(GROUP), build_again)],
     "GET /api/conversations/{conversationId}/members": [Rule(who(), at(MEMBERS))],
     "PUT /api/conversations/{conversationId}/settings": [Rule(who(), at(f"{GROUP}/settings", {"archived": True}))],

@@ -12,8 +12,18 @@ import pytest
 import trio
 
 from store.ids import id_floor, new_id
-from store.model import FOR_EVER, Change, ConversationSettings, ConversationType, MessageType, Role, UnreadTotals
-from store.postgres import conversations, mentions, messages, queries, users
+from store.model import (
+    FOR_EVER,
+    Change,
+    ConversationSettings,
+    ConversationType,
+    GroupDetails,
+    MessageType,
+    Posting,
+    Role,
+    UnreadTotals,
+)
+from store.postgres import conversations, mentions, messages, outbox, queries, users
 from store.postgres.connection import Connection
 from store.postgres.conversations import AlreadyMember, NoConversation, NotAMember, SettingsUpdate, UnknownUser
 from store.postgres.pool import Pool
@@ -22,6 +32,8 @@ from tests.store.postgres.test_users import explained
 from tests.store.world import WAIT, Sent, Writer, fetch_value, make_append, make_group, make_users
 from tests.waiting import wait_until
 
+NAMES = ("description", "avatarUrl", "posting", "slowModeSeconds")
+SOME = ("what for", "https://example.org/a.png", "Admins", 60)
 PARTITIONS = 5  # of messages, in a new database: a scan in order looks at one row of each more than it needs
 
 
@@ -139,6 +151,43 @@ async def test_title(conn: Connection) -> None:
     assert head is not None and (head.name, head.last_seq, head.member_count) == ("New", 2, 1)
 
 
+async def test_details(conn: Connection) -> None:
+    """What admins set is shown to members, and a system message says what has changed; what is gone has no value."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    none = GroupDetails()
+    some = GroupDetails("what for", "https://example.org/a.png", Posting.ADMINS, 60)
+    change = await conversations.update_details(conn, group, none, some, by=alice)
+    said = {"event": "detailsChanged", "by": str(alice), "changed": [*NAMES], **dict(zip(NAMES, SOME, strict=True))}
+    assert msgspec.json.decode(change.message.content) == said and change.seq == 2
+    head = await conversations.lock_conversation(conn, group)
+    assert head is not None and head.details == some
+    seen = await conversations.fetch_conversation(conn, group, alice)
+    assert seen is not None
+    assert (seen.description, seen.avatar_url, seen.posting, seen.slow_mode_seconds) == msgspec.structs.astuple(some)
+    change = await conversations.update_details(
+        conn, group, some, msgspec.structs.replace(some, description=None, slow_mode_seconds=0), by=alice
+    )
+    said = {"event": "detailsChanged", "by": str(alice), "changed": ["description", "slowModeSeconds"]}
+    assert msgspec.json.decode(change.message.content) == {**said, "slowModeSeconds": 0}
+    [listed], _ = await conversations.list_conversations(conn, alice)
+    assert (listed.description, listed.avatar_url, listed.slow_mode_seconds) == (None, some.avatar_url, 0)
+
+
+async def test_what_a_newer_version_says(conn: Connection) -> None:
+    """A system message of an event that this version does not know is a message like any other: live and replayed."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    change = await conversations.update_title(conn, group, "x", by=alice)
+    body = '{"event": "somethingElse", "by": 1, "changed": 2}'
+    await conn.execute("UPDATE messages SET body = %s WHERE id = %s", [body, change.message.id])
+    [first, replayed] = await messages.list_changes(conn, group, 0)
+    assert first.added == (alice,) and replayed.message.content == body
+    assert (replayed.added, replayed.removed, replayed.dissolved) == ((), (), False)
+    [relayed], _ = await outbox.list_system_changes(conn, {group: 2})
+    assert relayed.message.content == body
+
+
 async def test_deletion(conn: Connection) -> None:
     """The last change dissolves it; its head stays to be compared, everything else ends."""
     people = await make_users(conn, 2)
@@ -153,6 +202,7 @@ async def test_deletion(conn: Connection) -> None:
     late: list[Callable[[], Awaitable[Change]]] = [
         lambda: conversations.delete_conversation(conn, group, by=people[0]),
         lambda: conversations.update_title(conn, group, "x", by=people[0]),
+        lambda: conversations.update_details(conn, group, GroupDetails(), GroupDetails("x"), by=people[0]),
         lambda: conversations.insert_member(conn, group, people[0], Role.MEMBER, by=people[0]),
         lambda: conversations.delete_member(conn, group, people[0], by=people[0]),
         lambda: conversations.update_role(conn, group, people[0], Role.ADMIN, by=people[0]),

@@ -16,11 +16,11 @@ from structlog.testing import capture_logs
 from store import receipts
 from store.errors import NoRoom, Overloaded, StoreError, Unavailable
 from store.ids import new_id
-from store.model import Change, FileInfo, Message, MessageStatus
+from store.model import Change, FileInfo, GroupDetails, Message, MessageStatus, Posting, Role
 from store.postgres import conversations, lane_health, message_batch, messages, queries
 from store.postgres import group_commit as lanes
 from store.postgres.connection import Connection
-from store.postgres.group_commit import Lanes
+from store.postgres.group_commit import AppendError, Lanes
 from store.postgres.pool import Pool
 from store.postgres.sessions import Connector
 from store.redis.inbox_entries import Receipt
@@ -300,6 +300,113 @@ async def test_key_in_flight_elsewhere(writer: Writer, conn: Connection, other: 
             await wait_for_lock(other)
             raise ZeroDivisionError
     assert (await sent.message()).seq == 3
+
+
+# -- who may send when --------------------------------------------------------------------------
+
+
+async def test_only_admins_post(writer: Writer, conn: Connection, other: Connection) -> None:
+    """Members are refused from the commit on that says so, also those who wait for it; a repeat is answered with the
+    message, and what was refused leaves its key free."""
+    [owner, admin, member] = await make_users(conn, 3)
+    group = await make_group(conn, [owner, admin, member])
+    await conversations.update_role(conn, group, admin, Role.ADMIN, by=owner)
+    first = await writer.send(group, member, key="first").message()
+    announcement = GroupDetails(posting=Posting.ADMINS)
+    async with conn.transaction():
+        await conversations.update_details(conn, group, GroupDetails(), announcement, by=owner)
+        sent = writer.send(group, member, key="second")
+        await wait_for_lock(other)
+    assert await sent.refusal() == "posting"
+    assert await writer.send(group, member, key="third", mentions=[owner]).refusal() == "posting"
+    assert await writer.send(group, member, key="first").message() == first
+    for sender in (owner, admin):
+        await writer.send(group, sender).message()
+    await conversations.update_details(conn, group, announcement, GroupDetails(), by=owner)
+    await writer.send(group, member, key="second").message()
+
+
+async def slow(conn: Connection, seconds: int = 3600) -> tuple[UUID, UUID, UUID]:
+    """(a group in slow mode, its owner, a member)"""
+    [owner, member] = await make_users(conn, 2)
+    group = await make_group(conn, [owner, member])
+    await conversations.update_details(conn, group, GroupDetails(), GroupDetails(slow_mode_seconds=seconds), by=owner)
+    return group, owner, member
+
+
+async def wait_is_over(conn: Connection, user_id: UUID, seconds: int = 3600) -> None:
+    await conn.execute(
+        "UPDATE members SET last_sent_at = last_sent_at - make_interval(secs => %s) WHERE user_id = %s",
+        [seconds, user_id],
+    )
+
+
+@pytest.mark.parametrize("mentions", [False, True])
+async def test_slow_mode(writer: Writer, conn: Connection, mentions: bool) -> None:
+    """A member waits between two messages, and the refusal says how long yet; a repeat is no message. Admins do not
+    wait, and no member of another group does."""
+    group, owner, member = await slow(conn)
+    elsewhere = await make_group(conn, [owner, member])
+    named = [owner, member] if mentions else []
+    first = await writer.send(group, member, key="first", mentions=named).message()
+    refused = await writer.send(group, member, key="second", mentions=named).answer()
+    assert isinstance(refused, AppendError) and refused.code == "slow_mode"
+    assert refused.wait_ms is not None and 0 < refused.wait_ms <= 3_600_000
+    assert await writer.send(group, member, key="first", mentions=named).message() == first
+    for _ in range(2):
+        await writer.send(elsewhere, member, mentions=named).message()
+        await writer.send(group, owner, mentions=named).message()
+    await wait_is_over(conn, member)
+    await writer.send(group, member, key="second", mentions=named).message()
+    assert await writer.send(group, member, key="third", mentions=named).refusal() == "slow_mode"
+    rows = await conn.execute("SELECT user_id, conversation_id FROM members WHERE last_sent_at IS NOT NULL")
+    assert await rows.fetchall() == [(member, group)]  # who does not wait costs no more than before
+
+
+async def test_slow_mode_within_a_batch(writer: Writer, conn: Connection, other: Connection) -> None:
+    """One message of a batch is taken: the first that nothing else is wrong with. The others are refused, but for a
+    repeat of that one."""
+    group, owner, member = await slow(conn)
+    async with other.transaction():
+        await conversations.lock_conversation(other, group)
+        blocked = writer.send(group, owner)
+        await wait_for_lock(conn)
+        wrong = writer.send(group, member, key="k", reply_to_id=new_id())
+        taken = writer.send(group, member, "taken", key="k")
+        repeated = writer.send(group, member, key="k")
+        early = [writer.send(group, member, key=key) for key in (None, "l", "l")]
+        others = [writer.send(group, owner) for _ in range(2)]
+    await blocked.message()
+    assert await wrong.refusal() == "no_reply_target"
+    message = await taken.message()
+    assert message.content == "taken" and await repeated.message() == message
+    for one in early:
+        refused = await one.answer()
+        assert isinstance(refused, AppendError) and (refused.code, refused.wait_ms) == ("slow_mode", 3_600_000)
+    assert [(await one.message()).seq for one in others] == [message.seq + 1, message.seq + 2]
+    assert writer.lanes.statistics().batches <= 3
+    await wait_is_over(conn, member)
+    await writer.send(group, member, key="l").message()  # it was not taken by what was refused
+    await assert_no_gaps(conn, [group])
+
+
+async def test_slow_mode_across_processes(pool: Pool, conn: Connection, nursery: trio.Nursery) -> None:
+    """Through two processes at once: one message is taken of all that a member sends."""
+    writers = [make_writer(pool), make_writer(pool)]
+    for writer in writers:
+        await nursery.start(writer.lanes.run)
+    group, _, member = await slow(conn)
+    for taken in (1, 2):
+        sent = []
+        for number in range(20):
+            sent += [writer.send(group, member, key=f"{taken} {number}") for writer in writers]
+            await trio.testing.wait_all_tasks_blocked()
+        answers = [await one.answer() for one in sent]
+        messages_ = {answer.id for answer in answers if isinstance(answer, Message)}
+        codes = {answer.code for answer in answers if isinstance(answer, AppendError)}
+        assert len(messages_) == 1 and codes == {"slow_mode"}
+        assert await fetch_value(conn, "SELECT count(*) FROM messages WHERE kind = 'Text'") == taken
+        await wait_is_over(conn, member)
 
 
 # -- what breaks ------------------------------------------------------------------------------

@@ -52,6 +52,34 @@ async def test_group_life(site: Site) -> None:
     await site.call("GET", path, token=b, status=404)
 
 
+async def test_who_may_send_when(site: Site) -> None:
+    """In a group where only admins post, a member is refused by a code; in slow mode by another one, which says for how
+    long in the header, too. Reactions, and edits of what is there, are everybody's."""
+    _, a = await site.user("alice")
+    bob, b = await site.user("bob")
+    body = {"type": "Group", "name": "team", "memberIds": [bob]}
+    group = (await site.call("POST", "/api/conversations", body, token=a, status=201))["id"]
+    path, text = f"/api/conversations/{group}", {"conversationId": group, "content": "x"}
+    sent = await site.call("POST", "/api/messages", text, token=b, status=201)
+    details = {"posting": "Admins", "description": "News", "avatarUrl": "https://example.org/a.png"}
+    shown = await site.call("PUT", path, details, token=a)
+    assert {name: shown[name] for name in details} == details and shown["name"] == "team"
+    problem = await site.call("POST", "/api/messages", text, token=b, status=403)
+    assert problem["code"] == "posting_forbidden"
+    await site.call("PUT", f"/api/messages/{sent['id']}", {"content": "y"}, token=b)
+    await site.call("PUT", f"/api/messages/{sent['id']}/reactions/:x:", token=b)
+    await site.call("DELETE", f"/api/messages/{sent['id']}", token=b)
+    await site.call("PUT", path, {"posting": 0, "slowModeSeconds": 600, "description": None}, token=a)
+    seen = await site.call("GET", path, token=b)
+    assert (seen["posting"], seen["slowModeSeconds"], seen["description"]) == ("Everyone", 600, None)
+    await site.call("POST", "/api/messages", text, token=b, status=201)
+    answer = await site.http.post("/api/messages", json=text, headers={"Authorization": f"Bearer {b}"})
+    assert (answer.status_code, answer.json()["code"]) == (429, "slow_mode")
+    assert 0 < answer.json()["retryAfterMs"] <= 600_000 and 0 < int(answer.headers["Retry-After"]) <= 600
+    for wrong in ({"slowModeSeconds": 21_601}, {"slowModeSeconds": -1}, {"description": "x" * 1025}, {"name": ""}):
+        await site.call("PUT", path, wrong, token=a, status=400)
+
+
 async def test_list_is_by_activity(site: Site) -> None:
     """The most recently active come first, with last message and unread count, in pages."""
     _, a = await site.user("alice")
