@@ -152,7 +152,7 @@ class Conversations:
         posting = None if request.posting is None else _parse(Posting, request.posting, "posting")
 
         async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
-            head, member = await self._locked(conn, caller, conversation_id)
+            head, member = await locked(conn, caller, conversation_id)
             permissions.require_group(head.type)
             permissions.require_role(member, Role.ADMIN)
             await self._require(conn, caller, conversation_id, if_match)
@@ -178,7 +178,7 @@ class Conversations:
         """Delete the conversation for all members. Either of its two users may delete a direct one."""
 
         async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
-            head, member = await self._locked(conn, caller, conversation_id)
+            head, member = await locked(conn, caller, conversation_id)
             if head.type is ConversationType.GROUP:
                 permissions.require_role(member, Role.OWNER)
             await self._require(conn, caller, conversation_id, if_match)
@@ -193,7 +193,7 @@ class Conversations:
         role = Role.MEMBER if request.role is None else _parse(Role, request.role, "role")
 
         async def write(conn: Connection) -> tuple[bool, Sequence[Change]]:
-            head, member = await self._locked(conn, caller, conversation_id)
+            head, member = await locked(conn, caller, conversation_id)
             is_there = await store.fetch_member(conn, conversation_id, request.user_id) is not None
             # What the key has made: a member, or nothing new in the conversation.
             made = await claim(conn, caller.user_id, once, conversation_id if is_there else request.user_id)
@@ -216,7 +216,7 @@ class Conversations:
         """Leaving is removing oneself."""
 
         async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
-            head, member = await self._locked(conn, caller, conversation_id)
+            head, member = await locked(conn, caller, conversation_id)
             permissions.require_group(head.type)
             target = await store.fetch_member(conn, conversation_id, user_id)
             if target is None:
@@ -232,7 +232,7 @@ class Conversations:
         role = _parse(Role, request.role, "role")
 
         async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
-            head, member = await self._locked(conn, caller, conversation_id)
+            head, member = await locked(conn, caller, conversation_id)
             permissions.require_group(head.type)
             target = await store.fetch_member(conn, conversation_id, user_id)
             if target is None:
@@ -276,13 +276,6 @@ class Conversations:
     # -- inside -----------------------------------------------------------------------------------
 
     @staticmethod
-    async def _locked(conn: Connection, caller: Caller, conversation_id: UUID) -> tuple[store.Head, Member]:
-        head = await store.lock_conversation(conn, conversation_id)
-        if head is None:
-            raise permissions.not_found()
-        return head, permissions.require_member(await store.fetch_member(conn, conversation_id, caller.user_id))
-
-    @staticmethod
     async def _require(
         conn: Connection, caller: Caller, conversation_id: UUID, if_match: Collection[str] | None
     ) -> None:
@@ -292,6 +285,14 @@ class Conversations:
             if found is None:
                 raise permissions.not_found()
             preconditions.require(if_match, preconditions.of_conversation(found), "conversation")
+
+
+async def locked(conn: Connection, caller: Caller, conversation_id: UUID) -> tuple[store.Head, Member]:
+    """The conversation under its lock, and the caller as its member. Raises ChatError("not_found")."""
+    head = await store.lock_conversation(conn, conversation_id)
+    if head is None:
+        raise permissions.not_found()
+    return head, permissions.require_member(await store.fetch_member(conn, conversation_id, caller.user_id))
 
 
 def _parse(kind: type[Choice], value: str | int, field: str) -> Choice:

@@ -15,6 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 from handlers import text_rules
 from store.model import (
     ConversationType,
+    JoinLink,
     MemberCursor,
     Message,
     MessageStatus,
@@ -194,6 +195,23 @@ class UpdateSettings(Wire, frozen=True):
 class AddMember(Wire, frozen=True):
     user_id: UUID
     role: RoleChoice | None = "Member"
+
+
+class CreateJoinLink(Wire, frozen=True):
+    """`expiresInSeconds`: a week when it is left out. `maxUses`: any number when it is left out."""
+
+    expires_in_seconds: Annotated[int, Meta(ge=60, le=31_536_000)] | None = None
+    max_uses: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+
+
+class NewJoinLink(JoinLink, frozen=True, kw_only=True):
+    """A link, with the token by which people join. It is shown once."""
+
+    token: str
+
+
+class JoinByLink(Wire, frozen=True):
+    token: Annotated[str, Meta(min_length=1, max_length=128)]
 
 
 class ChangeRole(Wire, frozen=True):

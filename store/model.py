@@ -256,6 +256,18 @@ class Conversation(Wire, frozen=True):
     slow_mode_seconds: int = 0
 
 
+class JoinLink(Wire, frozen=True):
+    """A link by which people join a group. `max_uses`: None is any number."""
+
+    id: UUID
+    conversation_id: UUID
+    created_by: UUID
+    created_at: Timestamp
+    expires_at: Timestamp
+    max_uses: int | None
+    uses: int
+
+
 class UnreadTotals(Wire, frozen=True):
     """What a user has not read in all conversations, and how much of it mentions them; what they have muted is
     apart. `capped`: there may be more, as not everything was looked at."""

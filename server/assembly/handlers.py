@@ -8,6 +8,7 @@ from handlers.accounts import Accounts
 from handlers.conversations import Conversations
 from handlers.export import Export
 from handlers.files import Files
+from handlers.groups import Groups
 from handlers.messages import Messages, Queue
 from handlers.reactions import Reactions
 from handlers.receipts import Receipts
@@ -24,6 +25,7 @@ from store.postgres.pool import Pool
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handlers:
+    groups: Groups
     messages: Messages
     reactions: Reactions
     search: Search
@@ -72,6 +74,7 @@ def assemble_handlers(
 
     pool, exports = stores.pool, stores.export_pool
     return Handlers(
+        groups=Groups(pool, cluster.transactions, cluster.conversations),
         messages=messages(pool, cluster.queue),
         reactions=reactions(pool),
         search=Search(stores.search_pool, limits.searches),

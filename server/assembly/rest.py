@@ -70,6 +70,7 @@ def assemble_rest(
         objects_store=stores.objects,
         sign_in=SignIn(settings.oauth, stores.signing, stores.redis),
         conversations_handler=cluster.conversations,
+        groups_handler=handlers.groups,
         messages_handler=handlers.messages,
         reactions_handler=handlers.reactions,
         search_handler=handlers.search,

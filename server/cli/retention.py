@@ -21,7 +21,7 @@ from server.protocol import terminal
 from store.errors import StoreError
 from store.model import Change
 from store.objects import open_objects
-from store.postgres import accounts, idempotency, mentions, messages, partitions, reactions, search, users
+from store.postgres import accounts, idempotency, join_links, mentions, messages, partitions, reactions, search, users
 from store.postgres.clock import fetch_agreed_now
 from store.postgres.connection import Connection
 from store.postgres.pool import Pool
@@ -140,6 +140,7 @@ def _steps(now: datetime, oldest: datetime) -> list[tuple[str, Step]]:
         ("clientMessageIds", lambda conn, limit: messages.delete_old_sends(conn, before, limit)),
         ("Idempotency-Keys", lambda conn, limit: idempotency.delete_old(conn, before, limit)),
         ("expired sessions", accounts.delete_expired_sessions),
+        ("links that have expired", join_links.delete_expired_links),
         ("reactions to old messages", lambda conn, limit: reactions.delete_reactions_before(conn, oldest, limit)),
         ("reactions to deleted messages", reactions.delete_reactions_left),
         ("pins of old messages", lambda conn, limit: messages.delete_old_pins(conn, oldest, limit)),

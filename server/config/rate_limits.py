@@ -1,8 +1,8 @@
 """The configured rate limits of one process. Owns their list; the arithmetic is in `handlers.rate_limits`.
 
-Limits that protect users (sign-in, uploads) are shared with the other instances. Those that protect an instance are
-counted by each for itself, without a request to Redis for every connection and message. A limit is its setting and its
-line in `RateLimits.__init__`: its value, its metric and its reload follow.
+Limits that protect users (sign-in, joins, uploads) are shared with the other instances. Those that protect an instance
+are counted by each for itself, without a request to Redis for every connection and message. A limit is its setting and
+its line in `RateLimits.__init__`: its value, its metric and its reload follow.
 """
 
 from collections.abc import Callable
@@ -32,6 +32,7 @@ class RateLimits:
             "hub_requests", "requests of one connection", lambda to: to.rate_requests
         )
         self.uploads = SharedLimiter(self._limiter("uploads", "uploads", lambda to: to.rate_uploads), counter)
+        self.joins = SharedLimiter(self._limiter("joins", "attempts to join", lambda to: to.rate_joins), counter)
         self.sign_ins = SharedLimiter(self._limiter("sign_ins", "sign-ins", lambda to: to.rate_sign_ins), counter)
         self.configure(settings)
 

@@ -428,6 +428,9 @@ class Settings:
     rate_uploads: Rate = RATES.setting(
         RATE, Rate(60, MINUTES), "Uploads of one user, on all instances together.", reloadable=True
     )
+    rate_joins: Rate = RATES.setting(
+        RATE, Rate(30, MINUTES), "Attempts of one user to join groups, on all instances together.", reloadable=True
+    )
     rate_sign_ins: Rate = RATES.setting(
         RATE,
         Rate(60, MINUTES),

@@ -15,6 +15,7 @@ from handlers.conversations import Conversations
 from handlers.errors import ChatError
 from handlers.export import Export
 from handlers.files import Files
+from handlers.groups import Groups
 from handlers.messages import Messages
 from handlers.reactions import Reactions
 from handlers.receipts import Receipts
@@ -37,6 +38,7 @@ from server.rest.routes import (
     conversations,
     docs,
     files,
+    groups,
     health,
     mentions,
     messages,
@@ -62,6 +64,7 @@ def create_app(
     accounts: Accounts,
     sign_in: SignIn,
     conversations_handler: Conversations,
+    groups_handler: Groups,
     messages_handler: Messages,
     reactions_handler: Reactions,
     search_handler: Search,
@@ -91,6 +94,7 @@ def create_app(
     app.register_blueprint(users.blueprint(users_handler, conversations_handler, accounts, export, verifier, settings))
     app.register_blueprint(auth.blueprint(accounts, verifier, users_handler, sign_in, settings))
     app.register_blueprint(conversations.blueprint(conversations_handler))
+    app.register_blueprint(groups.blueprint(groups_handler))
     app.register_blueprint(messages.blueprint(messages_handler, receipts_handler))
     app.register_blueprint(reactions.blueprint(reactions_handler))
     app.register_blueprint(pins.blueprint(messages_handler))
@@ -140,6 +144,8 @@ def create_app(
             await users_handler.require(g.caller)
         if getattr(view, "upload_route", False):
             await limits.uploads.require(str(g.caller.user_id))
+        if getattr(view, "join_route", False):
+            await limits.joins.require(str(g.caller.user_id))
 
     @app.before_request
     async def read_query() -> None:

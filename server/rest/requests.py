@@ -60,6 +60,12 @@ def upload_route(view: F) -> F:
     return view
 
 
+def join_route(view: F) -> F:
+    """Mark a route that is subject to the rate limit of joins."""
+    view.join_route = True  # type: ignore[attr-defined]
+    return view
+
+
 def caller() -> Caller:
     found: Caller = g.caller
     return found

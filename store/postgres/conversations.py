@@ -44,7 +44,9 @@ MAX_POSITION = 2**63 - 1
 MEMBERS_SHOWN = 100  # in a Conversation; list_members has the rest
 MEMBERS_LISTED = 20  # in a Conversation of a list
 LIST_STEP = 20  # conversations of a list that are put together in one scheduler step: a few milliseconds
-LIST_BYTES = 256 * 1024  # octets of last messages and descriptions after which a page of a list ends; LIST_STEP of them may come on top
+LIST_BYTES = (
+    256 * 1024
+)  # octets of last messages and descriptions after which a page of a list ends; LIST_STEP of them may come on top
 SETTLE = 0.5  # seconds in which messages on their way are committed before a list begins that has several pages
 SETTLE_POLL = 0.005  # seconds
 UNKNOWN_NAMED = 10  # users who do not exist, in an error
@@ -392,13 +394,15 @@ async def delete_conversation(conn: Connection, conversation_id: UUID, *, by: UU
     async with conn.atomic():
         await _lock(conn, conversation_id)
         change = await _announce(conn, conversation_id, Announcement(Event.DELETED, by))
+        await conn.execute(queries.delete_links_of, {"conversation_id": conversation_id})
         cursor = await conn.execute(queries.delete_all_members, {"conversation_id": conversation_id})
         removed = tuple(user_id for (user_id,) in await cursor.fetchall())
     return msgspec.structs.replace(change, removed=removed)
 
 
 async def insert_member(conn: Connection, conversation_id: UUID, user_id: UUID, role: Role, *, by: UUID) -> Change:
-    """Add one user. Raises NoConversation, AlreadyMember, UnknownUser."""
+    """Add one user; `by` is the same user when they join by themselves: then slow mode begins with a wait, so that who
+    leaves and joins again gains nothing. Raises NoConversation, AlreadyMember, UnknownUser."""
     async with conn.atomic():
         await _lock(conn, conversation_id)
         if await fetch_member(conn, conversation_id, user_id):
@@ -406,7 +410,7 @@ async def insert_member(conn: Connection, conversation_id: UUID, user_id: UUID, 
         await _lock_users(conn, [user_id])
         said = Announcement(Event.MEMBER_ADDED, by, user_id=user_id, role=role)
         change = await _announce(conn, conversation_id, said)
-        await _insert_members(conn, change, {user_id: role})
+        await _insert_members(conn, change, {user_id: role}, is_own_doing=by == user_id)
     return change
 
 
@@ -493,7 +497,9 @@ async def _populate(conn: Connection, conversation_id: UUID, people: dict[UUID, 
     return change
 
 
-async def _insert_members(conn: Connection, change: Change, people: dict[UUID, Role]) -> None:
+async def _insert_members(
+    conn: Connection, change: Change, people: dict[UUID, Role], *, is_own_doing: bool = False
+) -> None:
     await conn.execute(
         queries.insert_members,
         {
@@ -501,6 +507,7 @@ async def _insert_members(conn: Connection, change: Change, people: dict[UUID, R
             "seq": change.seq,
             "user_ids": list(people),
             "roles": [role.value for role in people.values()],
+            "is_own_doing": is_own_doing,
         },
     )
 
@@ -512,9 +519,7 @@ def _member_of(row: Sequence[Any]) -> Member:
 
 def _details_of(row: Sequence[Any]) -> GroupDetails:
     description, avatar_url, admins_post, slow_mode_seconds = row
-    return GroupDetails(
-        description, avatar_url, Posting.ADMINS if admins_post else Posting.EVERYONE, slow_mode_seconds
-    )
+    return GroupDetails(description, avatar_url, Posting.ADMINS if admins_post else Posting.EVERYONE, slow_mode_seconds)
 
 
 def _settings_of(row: Sequence[Any]) -> ConversationSettings:

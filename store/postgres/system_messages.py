@@ -4,7 +4,7 @@ Owns the content of messages of type System. It is JSON, stable, and all that cl
 learn about a change of membership or title, live or replayed:
 
     {"event": "conversationCreated", "by": ID}                      all who are members then were added
-    {"event": "memberAdded",   "by": ID, "userId": ID, "role": R}
+    {"event": "memberAdded",   "by": ID, "userId": ID, "role": R}   by == userId: joined by themselves
     {"event": "memberRemoved", "by": ID, "userId": ID}              by == userId: left (or the user was deleted)
     {"event": "roleChanged",   "by": ID, "userId": ID, "role": R}
     {"event": "titleChanged",  "by": ID, "name": TEXT}

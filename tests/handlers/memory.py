@@ -24,6 +24,7 @@ from handlers.accounts import Accounts
 from handlers.conversations import Conversations
 from handlers.errors import ChatError
 from handlers.files import Files
+from handlers.groups import Groups
 from handlers.messages import Messages
 from handlers.model import Caller, CreateMessage
 from handlers.ports import Connections
@@ -48,6 +49,7 @@ from store.model import (
     ConversationType,
     FileInfo,
     GroupDetails,
+    JoinLink,
     Member,
     MemberCursor,
     Message,
@@ -68,6 +70,7 @@ from store.postgres import (
     conversations,
     files,
     idempotency,
+    join_links,
     mentions,
     messages,
     outbox,
@@ -119,6 +122,7 @@ class Tables:
         self.files: dict[UUID, File] = {}
         self.settings: dict[tuple[UUID, UUID], ConversationSettings] = {}
         self.settings_versions = 0
+        self.links: dict[bytes, JoinLink] = {}  # by the hash of their token; those of before 2020 have expired
         self.outbox: tuple[tuple[tuple[Change, ...], Personal | None], ...] = ()
 
     def copy(self) -> dict[str, Any]:
@@ -441,6 +445,7 @@ class Memory:
         pool: Connections = self.database
         self.transactions = Transactions(pool, self.publisher)
         self.conversations = Conversations(pool, self.transactions)
+        self.groups = Groups(pool, self.transactions, self.conversations)
         self.users = Users(pool, self.transactions, self.connected)
         self.refresh_tokens = RefreshTokens(self.keys)
         self.accounts = Accounts(
@@ -805,6 +810,76 @@ def _list_standings(
 @stands_for(conversations.list_settings_changed)
 def _list_settings_changed(tables: Tables, user_ids: Collection[UUID], seconds: float) -> list[tuple[UUID, UUID]]:
     return [(user_id, conversation_id) for conversation_id, user_id in tables.settings if user_id in user_ids]
+
+
+# -- in place of store.postgres.join_links ----------------------------------------------------
+
+
+@stands_for(join_links.insert_link)
+def _insert_link(
+    tables: Tables,
+    link_id: UUID,
+    conversation_id: UUID,
+    token_hash: bytes,
+    *,
+    by: UUID,
+    seconds: int,
+    max_uses: int | None,
+) -> JoinLink:
+    for token, link in list(tables.links.items()):
+        if link.conversation_id == conversation_id and not _is_good(link):
+            del tables.links[token]
+    made = JoinLink(link_id, conversation_id, by, NOW, timestamp(seconds * 1000 + 4 * 10**12), max_uses, 0)
+    tables.links[token_hash] = made
+    return made
+
+
+def _is_good(link: JoinLink) -> bool:
+    return link.expires_at > "2020" and (link.max_uses is None or link.uses < link.max_uses)
+
+
+@stands_for(join_links.update_token)
+def _update_token(tables: Tables, conversation_id: UUID, link_id: UUID, token_hash: bytes) -> JoinLink | None:
+    for token, link in list(tables.links.items()):
+        if (link.conversation_id, link.id) == (conversation_id, link_id):
+            del tables.links[token]
+            tables.links[token_hash] = link
+            return link
+    return None
+
+
+@stands_for(join_links.list_links)
+def _list_links(tables: Tables, conversation_id: UUID, *, after: UUID | None, limit: int) -> list[JoinLink]:
+    found = [one for one in tables.links.values() if one.conversation_id == conversation_id]
+    return sorted((one for one in found if after is None or one.id.bytes > after.bytes), key=lambda one: one.id)[:limit]
+
+
+@stands_for(join_links.count_links)
+def _count_links(tables: Tables, conversation_id: UUID) -> int:
+    return sum(one.conversation_id == conversation_id for one in tables.links.values())
+
+
+@stands_for(join_links.find_link)
+def _find_link(tables: Tables, token_hash: bytes) -> UUID | None:
+    return tables.links[token_hash].conversation_id if token_hash in tables.links else None
+
+
+@stands_for(join_links.use_link)
+def _use_link(tables: Tables, token_hash: bytes) -> bool:
+    link = tables.links.get(token_hash)
+    if link is None or not _is_good(link):
+        return False
+    tables.links[token_hash] = replace(link, uses=link.uses + 1)
+    return True
+
+
+@stands_for(join_links.delete_link)
+def _delete_link(tables: Tables, conversation_id: UUID, link_id: UUID) -> bool:
+    for token, link in list(tables.links.items()):
+        if (link.conversation_id, link.id) == (conversation_id, link_id):
+            del tables.links[token]
+            return True
+    return False
 
 
 # -- in place of store.postgres.messages ------------------------------------------------------

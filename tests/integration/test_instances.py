@@ -264,6 +264,36 @@ async def test_details_of_a_group(pair: Pair) -> None:
         assert len(replayed) == 3 and "slowModeSeconds" in replayed[-1]
 
 
+async def test_who_joins_by_a_link(pair: Pair) -> None:
+    """Who joins on one instance is among the members on the other at once, and hears from then on what is said there;
+    of many who come to both at once as many join as the link is good for."""
+    one, two = pair
+    alice, bob, *others = await people(one, "alice", "bob", *(f"other-{number}" for number in range(8)))
+    group = await one.group(alice)
+    alices, bobs = EventRecorder(), EventRecorder()
+    async with one.connect(alice, alices) as a, two.connect(bob, bobs) as b, one.http(alice) as http:
+        link = checked(await http.post(f"/api/conversations/{group}/links", json={"maxUses": 4}))
+        async with two.http(bob) as bobs_http:
+            assert checked(await bobs_http.post("/api/join", json={"token": link["token"]}))["id"] == group
+        await until(alices, "ConversationChanged", memberCount=2)
+        await until(bobs, "ConversationChanged", id=group)
+        said = await a.invoke("SendMessage", {"conversationId": group, "content": "welcome"})
+        await hears(b, bobs, said)
+        codes = []
+
+        async def join(server: Running, user: User) -> None:
+            async with server.http(user) as own:
+                codes.append((await own.post("/api/join", json={"token": link["token"]})).status_code)
+
+        async with trio.open_nursery() as nursery:
+            for number, user in enumerate(others):
+                nursery.start_soon(join, pair[number % 2], user)
+        assert sorted(codes) == [201] * 3 + [404] * 5
+        assert checked(await http.get(f"/api/conversations/{group}"))["memberCount"] == 5
+        [listed] = checked(await http.get(f"/api/conversations/{group}/links"))["items"]
+        assert listed["uses"] == 4
+
+
 async def test_authority(pair: Pair) -> None:
     """P9: members come and go, roles change, conversations and users are deleted: on the sockets of every instance."""
     one, two = pair

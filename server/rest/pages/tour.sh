@@ -78,6 +78,14 @@ carol=$(curl -sf "$URL/api/users" -H "$json" -d '{"username": "carol"}' | jq -r 
 curl -sf "$URL/api/conversations/$group/members" -H "$auth" -H "$json" -d "{\"userId\": \"$carol\"}"
 #: conversationsChangeRole
 curl -sf -X PUT "$URL/api/conversations/$group/members/$bob/role" -H "$auth" -H "$json" -d '{"role": "Admin"}'
+#: groupsCreateLink
+link=$(curl -sf "$URL/api/conversations/$group/links" -H "$auth" -H "$json" -d '{"maxUses": 5}')
+#: groupsListLinks
+curl -sf "$URL/api/conversations/$group/links" -H "$auth" | jq '.items[] | {uses, maxUses, expiresAt}'
+#: groupsJoinByLink
+curl -sf "$URL/api/join" -H "$auth" -H "$json" -d "{\"token\": $(jq .token <<< "$link")}" | jq .name
+#: groupsRevokeLink
+curl -sf -X DELETE "$URL/api/conversations/$group/links/$(jq -r .id <<< "$link")" -H "$auth"
 #: conversationsRemoveMember
 curl -sf -X DELETE "$URL/api/conversations/$group/members/$carol" -H "$auth"
 #: filesUpload

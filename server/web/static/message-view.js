@@ -196,10 +196,11 @@ function systemParts(message, people) {
   const whom = who(said.userId, false);
   switch (said.event) {
     case "conversationCreated": return [by, " started this conversation"];
-    case "memberAdded": return [by, " added ", whom];
+    case "memberAdded": return said.by === said.userId ? [by, " joined"] : [by, " added ", whom];
     case "memberRemoved": return said.by === said.userId ? [by, " left"] : [by, " removed ", whom];
     case "roleChanged": return [by, " made ", whom, said.role === "Member" ? " a member" : said.role === "Admin" ? " an admin" : " an owner"];
     case "titleChanged": return [by, " named this conversation ", `“${said.name}”`];
+    case "detailsChanged": return [by, " changed the details of this conversation"];
     case "conversationDeleted": return [by, " deleted this conversation"];
     default: return ["Something has changed here"];
   }

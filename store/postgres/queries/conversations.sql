@@ -39,8 +39,9 @@ SELECT id FROM users WHERE id = ANY(%(ids)s::uuid[]) AND deleted_at IS NULL ORDE
 -- name: insert_members
 -- members_pkey. New members start at the head: what was said before is not unread.
 WITH added AS (
-    INSERT INTO members (conversation_id, user_id, role, joined_at, joined_seq, delivered_seq, read_seq)
-    SELECT %(conversation_id)s, i.user_id, i.role, date_trunc('milliseconds', clock_timestamp()), %(seq)s, %(seq)s, %(seq)s
+    INSERT INTO members (conversation_id, user_id, role, joined_at, joined_seq, delivered_seq, read_seq, last_sent_at)
+    SELECT %(conversation_id)s, i.user_id, i.role, date_trunc('milliseconds', clock_timestamp()), %(seq)s, %(seq)s, %(seq)s,
+        CASE WHEN %(is_own_doing)s THEN clock_timestamp() END
     FROM unnest(%(user_ids)s::uuid[], %(roles)s::text[]) AS i (user_id, role)
     RETURNING user_id
 )

@@ -1,0 +1,70 @@
+"""REST for joining groups: what a link is, and how often one may try."""
+
+from typing import Any
+
+import trio
+
+from tests.site import Site, open_site
+
+
+async def group_of(site: Site, token: str, **more: Any) -> str:
+    body = {"type": "Group", "name": "team", **more}
+    return str((await site.call("POST", "/api/conversations", body, token=token, status=201))["id"])
+
+
+async def test_joining_by_a_link(site: Site) -> None:
+    """An admin makes a link and sees how often it was used; who knows its token joins, until it is revoked."""
+    (alice, a), (bob, b), (_, c) = [await site.user(name) for name in ("alice", "bob", "carol")]
+    group = await group_of(site, a)
+    path = f"/api/conversations/{group}/links"
+    await site.call("POST", path, {}, token=b, status=404)
+    link = await site.call("POST", path, {"maxUses": 5, "expiresInSeconds": 60}, token=a, status=201)
+    assert set(link) == {"id", "conversationId", "createdBy", "createdAt", "expiresAt", "maxUses", "uses", "token"}
+    assert (link["conversationId"], link["createdBy"], link["maxUses"], link["uses"]) == (group, alice, 5, 0)
+    joined = await site.call("POST", "/api/join", {"token": link["token"]}, token=b, status=201)
+    assert joined["id"] == group and joined["memberCount"] == 2
+    assert {member["userId"]: member["role"] for member in joined["members"]}[bob] == "Member"
+    said = (await site.call("GET", f"/api/messages?conversationId={group}", token=b))["items"][0]
+    assert f'"event":"memberAdded","by":"{bob}","userId":"{bob}"' in said["content"]
+    await site.call("POST", "/api/join", {"token": link["token"]}, token=b)  # again: nothing changes
+    await site.call("GET", path, token=b, status=403)
+    page = await site.call("GET", path, token=a)
+    assert page["next"] is None
+    [listed] = page["items"]
+    assert listed == {**{name: value for name, value in link.items() if name != "token"}, "uses": 1}
+    await site.call("DELETE", f"{path}/{link['id']}", token=b, status=403)
+    await site.call("DELETE", f"{path}/{link['id']}", token=a, status=204)
+    await site.call("DELETE", f"{path}/{link['id']}", token=a, status=404)
+    revoked = await site.call("POST", "/api/join", {"token": link["token"]}, token=c, status=404)
+    unknown = await site.call("POST", "/api/join", {"token": "x" * 32}, token=c, status=404)
+    assert (revoked["code"], revoked["detail"]) == (unknown["code"], unknown["detail"])
+    for wrong in ({"maxUses": 0}, {"expiresInSeconds": 59}, {"expiresInSeconds": 31_536_001}):
+        await site.call("POST", path, wrong, token=a, status=400)
+
+
+async def test_a_link_is_made_once(site: Site) -> None:
+    """With the same key it is the same link, and the token of the last answer counts."""
+    (_, a), (_, b) = await site.user("alice"), await site.user("bob")
+    path = f"/api/conversations/{await group_of(site, a)}/links"
+    key = {"Idempotency-Key": "one"}
+    first, again = [await site.call("POST", path, {}, token=a, headers=key, status=201) for _ in range(2)]
+    assert first["id"] == again["id"] and first["token"] != again["token"]
+    await site.call("POST", path, {"maxUses": 1}, token=a, headers=key, status=422)
+    await site.call("POST", "/api/join", {"token": first["token"]}, token=b, status=404)
+    await site.call("POST", "/api/join", {"token": again["token"]}, token=b, status=201)
+
+
+async def test_guessing_is_slow(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """A user has so many attempts on all instances together, right or wrong; another user has as many."""
+    options: dict[str, Any] = {"rate_limits": "on", "rate_joins": "3/60s"}
+    async with (
+        open_site(database, redis_url, nursery, **options) as one,
+        open_site(database, redis_url, nursery, **options) as two,
+    ):
+        (_, a), (_, b) = await one.user("alice"), await two.user("bob")
+        for site in (one, two, one):
+            await site.call("POST", "/api/join", {"token": "x"}, token=a, status=404)
+        for site in (one, two):
+            problem = await site.call("POST", "/api/join", {"token": "x"}, token=a, status=429)
+            assert problem["code"] == "rate_limited"
+        await two.call("POST", "/api/join", {"token": "x"}, token=b, status=404)
