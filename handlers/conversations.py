@@ -156,17 +156,21 @@ class Conversations:
             permissions.require_group(head.type)
             permissions.require_role(member, Role.ADMIN)
             await self._require(conn, caller, conversation_id, if_match)
-            changes: list[Change] = []
-            if request.name is not None:
-                changes.append(await store.update_title(conn, conversation_id, request.name, by=caller.user_id))
             before = head.details
             seconds = request.slow_mode_seconds
+            is_public = before.is_public if request.is_public is None else request.is_public
+            if is_public != before.is_public:
+                permissions.require_role(member, Role.OWNER)
             after = GroupDetails(
                 description=before.description if isinstance(request.description, UnsetType) else request.description,
                 avatar_url=before.avatar_url if isinstance(request.avatar_url, UnsetType) else request.avatar_url,
                 posting=before.posting if posting is None else posting,
                 slow_mode_seconds=before.slow_mode_seconds if seconds is None else seconds,
+                is_public=is_public,
             )
+            changes: list[Change] = []
+            if request.name is not None:
+                changes.append(await store.update_title(conn, conversation_id, request.name, by=caller.user_id))
             if after != before:
                 changes.append(await store.update_details(conn, conversation_id, before, after, by=caller.user_id))
             return None, changes

@@ -1,7 +1,7 @@
-"""How people come into groups by themselves: by links that admins make.
+"""How people come into groups by themselves: by links that admins make, or because the group is public.
 
-Owns who may make, list and revoke links, and what a token is. A link that is unknown, expired, used up or revoked is
-answered in the same words, so that who guesses learns nothing.
+Owns who may make, list and revoke links, what a token is, and the search for public groups. A link that is unknown,
+expired, used up or revoked is answered in the same words, so that who guesses learns nothing.
 """
 
 import hashlib
@@ -18,10 +18,11 @@ from handlers.idempotency import claim
 from handlers.model import Caller, CreateJoinLink, NewJoinLink, Once
 from handlers.ports import Connections
 from handlers.transactions import Transactions
+from handlers.users import MAX_QUERY
 from store.ids import new_id
-from store.model import Change, Conversation, JoinLink, Role
+from store.model import Change, Conversation, JoinLink, PublicGroup, Role
 from store.postgres import conversations as conversation_store
-from store.postgres import join_links
+from store.postgres import join_links, public_groups
 from store.postgres.connection import Connection
 
 TOKEN_BYTES = 24  # random ones
@@ -87,6 +88,22 @@ class Groups:
 
         await self._transactions.run(write)
 
+    # -- public groups --------------------------------------------------------------------------
+
+    async def search(
+        self, caller: Caller, q: str, limit: int, cursor: str | None
+    ) -> tuple[Sequence[PublicGroup], str | None]:
+        """Public groups with a word in title or description that starts with `q`, by that word; all without it."""
+        if "\0" in q or len(q) > MAX_QUERY:
+            sentence = f"at most {MAX_QUERY} characters, none of them NUL"
+            raise ChatError("invalid_request", f"The parameter q has {sentence}.", errors={"q": sentence})
+        position = _decode_position(page_cursors.decode_text(cursor))
+        async with self._pool.connection() as conn:
+            found, following = await public_groups.list_groups(conn, q, limit=limit, position=position)
+        if following is None:
+            return found, None
+        return found, page_cursors.encode_text(f"{following.word}\n{following.conversation_id.hex}")
+
     # -- joining --------------------------------------------------------------------------------
 
     async def join_by_link(self, caller: Caller, token: str) -> tuple[Conversation, bool]:
@@ -110,6 +127,22 @@ class Groups:
         conversation_id, joined = await self._transactions.run(write, touches=touched)
         return await self._conversations.get(caller, conversation_id), joined
 
+    async def join(self, caller: Caller, conversation_id: UUID) -> tuple[Conversation, bool]:
+        """The same of a public group. Any other one does not exist for who is no member."""
+
+        async def write(conn: Connection) -> tuple[bool, Sequence[Change]]:
+            head = await conversation_store.lock_conversation(conn, conversation_id)
+            if head is None:
+                raise permissions.not_found()
+            if await conversation_store.fetch_member(conn, conversation_id, caller.user_id) is not None:
+                return False, ()
+            if not head.details.is_public:
+                raise permissions.not_found()
+            return True, (await _join(conn, conversation_id, caller),)
+
+        joined = await self._transactions.run(write, touches=(conversation_id,))
+        return await self._conversations.get(caller, conversation_id), joined
+
 
 async def _lock_as_admin(conn: Connection, caller: Caller, conversation_id: UUID) -> None:
     head, member = await locked(conn, caller, conversation_id)
@@ -129,6 +162,17 @@ async def _join(conn: Connection, conversation_id: UUID, caller: Caller) -> Chan
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+def _decode_position(text: str | None) -> public_groups.Position | None:
+    """Raises ChatError("invalid_cursor")."""
+    if text is None:
+        return None
+    word, _, conversation_id = text.rpartition("\n")
+    try:
+        return public_groups.Position(word, UUID(hex=conversation_id))
+    except ValueError:
+        raise ChatError("invalid_cursor", "The cursor is not one of ours.") from None
 
 
 def _nowhere() -> ChatError:

@@ -168,7 +168,8 @@ class CreateConversation(Wire, frozen=True):
 class UpdateConversation(Wire, frozen=True):
     """Fields that are left out stay as they are. Null takes the description or the picture away.
 
-    `posting`: who may send messages. `slowModeSeconds`: between two messages of one member; 0: none.
+    `posting`: who may send messages. `slowModeSeconds`: between two messages of one member; 0: none. `isPublic`, which
+    owners set: anybody may find and join the group.
     """
 
     name: Title | None = None
@@ -176,6 +177,7 @@ class UpdateConversation(Wire, frozen=True):
     avatar_url: Picture | UnsetType | None = UNSET
     posting: PostingChoice | None = None
     slow_mode_seconds: Annotated[int, Meta(ge=0, le=MAX_SLOW_MODE)] | None = None
+    is_public: bool | None = None
 
 
 class NotificationsChoice(Wire, frozen=True):

@@ -223,12 +223,14 @@ class ConversationSettings(Wire, frozen=True, gc=False):
 
 
 class GroupDetails(msgspec.Struct, frozen=True, gc=False):
-    """What admins set for a group besides its title. `slow_mode_seconds`: between two messages of one member, or 0."""
+    """What admins set for a group besides its title. `slow_mode_seconds`: between two messages of one member, or 0.
+    `is_public`, which owners set: anybody may find and join it."""
 
     description: str | None = None
     avatar_url: str | None = None
     posting: Posting = Posting.EVERYONE
     slow_mode_seconds: int = 0
+    is_public: bool = False
 
 
 class Conversation(Wire, frozen=True):
@@ -254,6 +256,17 @@ class Conversation(Wire, frozen=True):
     avatar_url: str | None = None
     posting: Posting = Posting.EVERYONE
     slow_mode_seconds: int = 0
+    is_public: bool = False
+
+
+class PublicGroup(Wire, frozen=True):
+    """A group that anybody may join, as those see it who are no members."""
+
+    id: UUID
+    name: str | None
+    description: str | None
+    avatar_url: str | None
+    member_count: int
 
 
 class JoinLink(Wire, frozen=True):

@@ -54,7 +54,7 @@ case-insensitive. New messages, receipts and presence are delivered by the Signa
 TAGS = {
     "users": "Users: registration, profiles, status.",
     "conversations": "Direct conversations and groups, their members and roles.",
-    "groups": "Joining groups.",
+    "groups": "Joining groups: by links, or public ones.",
     "messages": "Sending, reading and editing messages, and their receipts.",
     "search": "Search for messages by their words.",
     "reactions": "Reactions to messages.",

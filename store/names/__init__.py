@@ -8,6 +8,7 @@ forms, `regex`'s for properties, `confusables.txt` for looks.
 
 from functools import cache
 from importlib import resources
+from itertools import islice
 from unicodedata import normalize
 
 import regex
@@ -55,6 +56,23 @@ def words(username: str, display_name: str) -> list[str]:
         for start in starts:
             found |= {plain(name[start:]), plain(normalize("NFC", name[start:].casefold()).translate(_SPELT))}
     return sorted(found - {fold(username), fold(display_name), ""})
+
+
+def beginnings(text: str, most: int, length: int) -> list[str]:
+    """What people may type for a longer text: the plain form of so many characters of it, from each of its first words
+    on, with umlauts also spelt out. In order."""
+    text = " ".join(text.split())
+    starts = [match.start() for match in islice(_word.finditer(text), most)]
+    found = set()
+    for start in {0, *starts}:
+        piece = text[start : start + length]
+        found |= {plain(piece)[:length], plain(normalize("NFC", piece.casefold()).translate(_SPELT))[:length]}
+    return sorted(found - {""})
+
+
+def beginning(text: str, length: int) -> str:
+    """What is compared with the beginnings of a text."""
+    return plain(" ".join(text.split())[:length])[:length]
 
 
 @cache

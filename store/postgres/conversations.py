@@ -35,7 +35,7 @@ from store.model import (
     Role,
     UnreadTotals,
 )
-from store.postgres import queries
+from store.postgres import public_groups, queries
 from store.postgres.connection import Connection
 from store.postgres.messages import message_of
 from store.postgres.system_messages import Announcement, Event, changed_details, insert_system_messages
@@ -364,8 +364,10 @@ async def insert_group(
 async def update_title(conn: Connection, conversation_id: UUID, name: str, *, by: UUID) -> Change:
     """Rename. Raises NoConversation."""
     async with conn.atomic():
-        await _lock(conn, conversation_id)
+        head = await _lock(conn, conversation_id)
         await conn.execute(queries.update_title, {"id": conversation_id, "title": name})
+        if head.details.is_public:
+            await public_groups.write_words(conn, conversation_id, name, head.details.description)
         return await _announce(conn, conversation_id, Announcement(Event.TITLE_CHANGED, by, name=name))
 
 
@@ -374,15 +376,20 @@ async def update_details(
 ) -> Change:
     """Change what admins set for a group. `before` is what was read under its lock. Raises NoConversation."""
     async with conn.atomic():
-        await _lock(conn, conversation_id)
+        head = await _lock(conn, conversation_id)
         parameters = {
             "id": conversation_id,
             "description": after.description,
             "avatar_url": after.avatar_url,
             "admins_post": after.posting is Posting.ADMINS,
             "slow_mode_seconds": after.slow_mode_seconds,
+            "is_public": after.is_public,
         }
         await conn.execute(queries.update_details, parameters)
+        if after.is_public:
+            await public_groups.write_words(conn, conversation_id, head.name, after.description)
+        elif before.is_public:
+            await public_groups.delete_words(conn, conversation_id)
         return await _announce(conn, conversation_id, changed_details(before, after, by))
 
 
@@ -395,6 +402,7 @@ async def delete_conversation(conn: Connection, conversation_id: UUID, *, by: UU
         await _lock(conn, conversation_id)
         change = await _announce(conn, conversation_id, Announcement(Event.DELETED, by))
         await conn.execute(queries.delete_links_of, {"conversation_id": conversation_id})
+        await public_groups.delete_words(conn, conversation_id)
         cursor = await conn.execute(queries.delete_all_members, {"conversation_id": conversation_id})
         removed = tuple(user_id for (user_id,) in await cursor.fetchall())
     return msgspec.structs.replace(change, removed=removed)
@@ -456,9 +464,11 @@ async def update_settings(
 # -- inside -----------------------------------------------------------------------------------
 
 
-async def _lock(conn: Connection, conversation_id: UUID) -> None:
-    if await lock_conversation(conn, conversation_id) is None:
+async def _lock(conn: Connection, conversation_id: UUID) -> Head:
+    head = await lock_conversation(conn, conversation_id)
+    if head is None:
         raise NoConversation
+    return head
 
 
 async def _lock_users(conn: Connection, user_ids: Collection[UUID]) -> None:
@@ -518,8 +528,9 @@ def _member_of(row: Sequence[Any]) -> Member:
 
 
 def _details_of(row: Sequence[Any]) -> GroupDetails:
-    description, avatar_url, admins_post, slow_mode_seconds = row
-    return GroupDetails(description, avatar_url, Posting.ADMINS if admins_post else Posting.EVERYONE, slow_mode_seconds)
+    description, avatar_url, admins_post, slow_mode_seconds, is_public = row
+    posting = Posting.ADMINS if admins_post else Posting.EVERYONE
+    return GroupDetails(description, avatar_url, posting, slow_mode_seconds, is_public)
 
 
 def _settings_of(row: Sequence[Any]) -> ConversationSettings:

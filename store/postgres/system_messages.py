@@ -49,6 +49,7 @@ class Announcement(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
     avatar_url: str | None = None
     posting: Posting | None = None
     slow_mode_seconds: int | None = None
+    is_public: bool | None = None
 
 
 _decoder = msgspec.json.Decoder(Announcement)

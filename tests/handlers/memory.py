@@ -57,6 +57,7 @@ from store.model import (
     MessageType,
     Notifications,
     Privacy,
+    PublicGroup,
     Reaction,
     Role,
     Session,
@@ -75,6 +76,7 @@ from store.postgres import (
     messages,
     outbox,
     privacy,
+    public_groups,
     reactions,
     search,
     users,
@@ -880,6 +882,27 @@ def _delete_link(tables: Tables, conversation_id: UUID, link_id: UUID) -> bool:
             del tables.links[token]
             return True
     return False
+
+
+# -- in place of store.postgres.public_groups -------------------------------------------------
+
+
+@stands_for(public_groups.list_groups)
+def _list_groups(
+    tables: Tables, query: str, *, limit: int = 50, position: public_groups.Position | None = None
+) -> tuple[list[PublicGroup], public_groups.Position | None]:
+    """By the beginning of their title alone."""
+    heads = sorted(
+        (str(one.name), one.id)
+        for one in tables.conversations.values()
+        if one.details.is_public and str(one.name).startswith(query) and one.id not in tables.dissolved
+    )
+    page = [public_groups.Position(*one) for one in heads if position is None or one > position][:limit]
+    found = [
+        PublicGroup(one.conversation_id, one.word, None, None, len(tables.members_of(one.conversation_id)))
+        for one in page
+    ]
+    return found, page[-1] if page and page[-1] != heads[-1] else None
 
 
 # -- in place of store.postgres.messages ------------------------------------------------------

@@ -40,6 +40,7 @@ MAY = {
     ("rename", None): {OWNER, ADMIN},
     ("describe", None): {OWNER, ADMIN},
     ("restrict", None): {OWNER, ADMIN},
+    ("publish", None): {OWNER},
     ("delete", None): {OWNER},
     ("add", MEMBER): {OWNER, ADMIN},
     ("add", ADMIN): {OWNER},
@@ -70,6 +71,8 @@ async def act(memory: Memory, group: UUID, action: str, role: Role | None, calle
             await conversations.update(caller, group, UpdateConversation(description="what for"))
         case "restrict", _:
             await conversations.update(caller, group, UpdateConversation(posting="Admins", slow_mode_seconds=60))
+        case "publish", _:
+            await conversations.update(caller, group, UpdateConversation(is_public=True))
         case "delete", _:
             await conversations.delete(caller, group)
         case "add", Role():

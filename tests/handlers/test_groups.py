@@ -1,4 +1,4 @@
-"""handlers.groups: who makes links, who joins by them, and that the others learn nothing."""
+"""handlers.groups: who makes links, who joins by them or by themselves, and that the others learn nothing."""
 
 import hashlib
 from uuid import UUID
@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from handlers.errors import ChatError
 from handlers.groups import MAX_LINKS
-from handlers.model import Caller, CreateJoinLink, NewJoinLink, Once
+from handlers.model import Caller, CreateJoinLink, NewJoinLink, Once, UpdateConversation
 from store.ids import new_id
 from store.model import Role
 from tests.handlers.memory import Act, Memory, at_every_step, nothing_half_done, refused
@@ -136,7 +136,67 @@ async def test_how_many(memory: Memory) -> None:
     assert end is None and [one.id for one in (*found, *more)] == [one.id for one in (*links[1:], made)]
 
 
-@pytest.mark.parametrize("name", ["create", "revoke", "join"])
+async def public(memory: Memory, owner: Caller, name: str = "a name") -> UUID:
+    group = memory.group((owner, OWNER))
+    await memory.conversations.update(owner, group, UpdateConversation(name, is_public=True))
+    memory.publisher.published.clear()
+    return group
+
+
+async def test_a_public_group_is_joined(memory: Memory) -> None:
+    """By anybody, once, as a Member; no more when it is not public any more, but who has joined stays."""
+    owner, other, late = memory.user(), memory.user(), memory.user()
+    group = await public(memory, owner)
+    found, is_new = await memory.groups.join(other, group)
+    assert is_new and found.member_count == 2 and memory.tables.members[group, other.user_id].role is MEMBER
+    [change] = memory.publisher.changes
+    assert change.added == (other.user_id,)
+    await memory.conversations.update(owner, group, UpdateConversation(is_public=False))
+    memory.publisher.published.clear()
+    assert (await refused(memory, memory.groups.join(late, group))).code == "not_found"
+    for member in (owner, other):
+        found, is_new = await memory.groups.join(member, group)
+        assert not is_new and found.id == group
+
+
+async def test_a_stranger_cannot_see_what_is_there(memory: Memory) -> None:
+    """A group of others, a direct conversation, a deleted one and one that never was: the same words."""
+    owner, stranger = memory.user(), memory.user()
+    gone = await public(memory, owner)
+    await memory.conversations.delete(owner, gone)
+    memory.publisher.published.clear()
+    said = set()
+    for conversation in (memory.group((owner, OWNER)), memory.direct(owner, memory.user()), gone, new_id()):
+        error = await refused(memory, memory.groups.join(stranger, conversation))
+        said.add((error.code, error.sentence))
+    assert len(said) == 1 and "not_found" in str(said)
+
+
+async def test_found_in_pages(memory: Memory) -> None:
+    """Each public group once, and no other; of a query only those that it fits."""
+    owner = memory.user()
+    groups = [await public(memory, owner, f"group {number}") for number in range(5)]
+    memory.group((owner, OWNER))
+    await public(memory, owner, "another")
+    found, cursor, pages = [], None, 0
+    while True:
+        items, cursor = await memory.groups.search(owner, "group", 2, cursor)
+        found += [item.id for item in items]
+        pages += 1
+        if cursor is None:
+            break
+    assert found == groups and pages == 3
+    assert len((await memory.groups.search(owner, "", 10, None))[0]) == 6
+
+
+@pytest.mark.parametrize("q", ["a\0", "a" * 129])
+async def test_what_cannot_be_searched_for(memory: Memory, q: str) -> None:
+    """The error names the parameter, and nothing is read."""
+    error = await refused(memory, memory.groups.search(memory.user(), q, 10, None))
+    assert error.code == "invalid_request" and list(error.errors) == ["q"] and memory.database.steps == []
+
+
+@pytest.mark.parametrize("name", ["create", "revoke", "join", "join public"])
 async def test_nothing_half_done(memory: Memory, name: str) -> None:
     """Wherever the database goes away: a link is made or not, and its use is counted with the member or not at all."""
 
@@ -144,13 +204,16 @@ async def test_nothing_half_done(memory: Memory, name: str) -> None:
         owner, other = world.user(), world.user()
         group = world.group((owner, OWNER))
         link = await link_of(world, owner, group, max_uses=1)
+        if name == "join public":
+            open_to_all = await public(world, owner)
+            return lambda: world.groups.join(other, open_to_all)
         if name == "create":
             return lambda: world.groups.create_link(owner, group, CreateJoinLink(), ONE)
         if name == "revoke":
             return lambda: world.groups.revoke_link(owner, group, link.id)
         return lambda: world.groups.join_by_link(other, link.token)
 
-    if name == "join":
+    if name.startswith("join"):
         await nothing_half_done(arrange)
     else:
         for step, world, before, _ in await at_every_step(arrange):
@@ -172,6 +235,12 @@ async def test_doubt_is_of_the_conversation(memory: Memory) -> None:
 
 async def test_cursors_of_others(memory: Memory) -> None:
     """What is no cursor of ours is refused before anything is read."""
-    with pytest.raises(ChatError, match="invalid_cursor"):
-        await memory.groups.list_links(memory.user(), new_id(), 10, "!")
+    user = memory.user()
+    for call in (
+        memory.groups.list_links(user, new_id(), 10, "!"),
+        memory.groups.search(user, "", 10, "!"),
+        memory.groups.search(user, "", 10, "AAAA"),
+    ):
+        with pytest.raises(ChatError, match="invalid_cursor"):
+            await call
     assert memory.database.steps == []

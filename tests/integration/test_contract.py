@@ -25,6 +25,7 @@ MESSAGE = {
 CONVERSATION = {
     "id", "type", "name", "createdBy", "createdAt", "lastSeq", "lastMessage", "unreadCount", "memberCount", "members",
     "mentionCount", "settings", "description", "avatarUrl", "posting", "slowModeSeconds",
+    "isPublic",
 }  # fmt: skip
 
 

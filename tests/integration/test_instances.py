@@ -294,6 +294,30 @@ async def test_who_joins_by_a_link(pair: Pair) -> None:
         assert listed["uses"] == 4
 
 
+async def test_who_joins_a_public_group(pair: Pair) -> None:
+    """What is made public on one instance is found and joined on the other, and who joins hears what is said; in slow
+    mode they gain nothing by leaving and joining again."""
+    one, two = pair
+    alice, bob = await people(one, "alice", "bob")
+    group = await one.group(alice)
+    bobs, path = EventRecorder(), f"/api/conversations/{group}"
+    details = {"name": f"Public {group}", "isPublic": True, "slowModeSeconds": 3600}
+    async with one.connect(alice) as a, two.connect(bob, bobs) as b, one.http(alice) as http, two.http(bob) as own:
+        checked(await http.put(path, json=details))
+        [found] = checked(await own.get("/api/groups", params={"q": group}))["items"]
+        assert (found["id"], found["memberCount"]) == (group, 1)
+        for number in (1, 2):
+            assert checked(await own.post(f"{path}/join"))["memberCount"] == 2
+            said = await a.invoke("SendMessage", {"conversationId": group, "content": f"welcome {number}"})
+            await hears(b, bobs, said)
+            with pytest.raises(HubError, match="slow_mode: "):
+                await b.invoke("SendMessage", {"conversationId": group, "content": "me again"})
+            assert (await own.delete(f"{path}/members/{bob.id}")).is_success
+        checked(await http.put(path, json={"isPublic": False}))
+        assert (await own.post(f"{path}/join")).status_code == 404
+        assert checked(await own.get("/api/groups", params={"q": group}))["items"] == []
+
+
 async def test_authority(pair: Pair) -> None:
     """P9: members come and go, roles change, conversations and users are deleted: on the sockets of every instance."""
     one, two = pair

@@ -36,6 +36,30 @@ def test_the_same_name_in_other_scripts(one: str, other: str) -> None:
     assert names.fold(one) == names.fold(other)
 
 
+@pytest.mark.parametrize(
+    ("text", "typed"),
+    [
+        ("Große Runde", "runde"),
+        ("Müller & Söhne", "soehne"),
+        ("Müller & Söhne", "sohne"),
+        ("We  meet\nat noon", "meet at"),
+        ("🚀 Rockets", "🚀 ro"),
+        ("x" * 100, "x" * 80),
+    ],
+)
+def test_beginnings(text: str, typed: str) -> None:
+    """A longer text is found by what it says from the beginning of any of its first words on, however it is typed."""
+    prefix = names.beginning(typed, 64)
+    assert any(word.startswith(prefix) for word in names.beginnings(text, 48, 64))
+
+
+@pytest.mark.parametrize("text", ["", " \n", "word " * 1000, "ﷺ" * 1000, "\u0301" * 1000])
+def test_how_many_beginnings(text: str) -> None:
+    """They are few, and short, whatever the text."""
+    found = names.beginnings(text, 48, 64)
+    assert len(found) <= 2 * 49 and all(0 < len(word) <= 64 for word in found)
+
+
 @pytest.mark.parametrize("other", ["bоss", "b0ss", "BOSS", "bОSS", "ｂоss"])
 def test_the_same_look(other: str) -> None:
     """Letters of other scripts, and digits, that look like a name's own."""

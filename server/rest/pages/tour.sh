@@ -84,6 +84,11 @@ link=$(curl -sf "$URL/api/conversations/$group/links" -H "$auth" -H "$json" -d '
 curl -sf "$URL/api/conversations/$group/links" -H "$auth" | jq '.items[] | {uses, maxUses, expiresAt}'
 #: groupsJoinByLink
 curl -sf "$URL/api/join" -H "$auth" -H "$json" -d "{\"token\": $(jq .token <<< "$link")}" | jq .name
+#: groupsSearch
+curl -sf -X PUT "$URL/api/conversations/$group" -H "$auth" -H "$json" -d '{"isPublic": true}' | jq .isPublic
+curl -sf "$URL/api/groups?q=lunch" -H "$auth" | jq '.items[] | {name, memberCount}'
+#: groupsJoin
+curl -sf -X POST "$URL/api/conversations/$group/join" -H "$auth" | jq .name
 #: groupsRevokeLink
 curl -sf -X DELETE "$URL/api/conversations/$group/links/$(jq -r .id <<< "$link")" -H "$auth"
 #: conversationsRemoveMember

@@ -97,8 +97,8 @@ def blueprint(conversations: Conversations) -> Blueprint:
         """Change a group: its name, description and picture, and who may send when.
 
         By admins and owners. With `posting: Admins` only they send messages. With `slowModeSeconds` each other member
-        waits so long between two messages. If-Match covers all this and the members with their roles. New messages do
-        not change it.
+        waits so long between two messages. Owners make it public: anybody may find and join it then. If-Match covers
+        all this and the members with their roles. New messages do not change it.
         """
         return shown(await conversations.update(caller(), path_id(conversation_id), data, if_match=if_match()))
 

@@ -1,18 +1,56 @@
 """REST for joining groups (docs/rest.md). Owns the routes; `handlers.groups` implements them."""
 
-from quart import Blueprint, Response
+from quart import Blueprint, Response, request
 
 from handlers import preconditions
 from handlers.groups import Groups
 from handlers.model import CreateJoinLink, JoinByLink, NewJoinLink
-from server.rest.operations import IDEMPOTENCY_KEY, PAGE, UNUSED_KEY, Answer, done, operation
-from server.rest.requests import answer, caller, cursor, join_route, limit, nothing, once, page, path_id
-from store.model import Conversation, JoinLink, Wire
+from handlers.users import MAX_QUERY
+from server.rest.operations import (
+    IDEMPOTENCY_KEY,
+    LIMIT,
+    PAGE,
+    TEXT_CURSOR,
+    UNUSED_KEY,
+    Answer,
+    done,
+    operation,
+    query,
+)
+from server.rest.requests import (
+    answer,
+    caller,
+    cursor,
+    idempotency_key,
+    join_route,
+    limit,
+    nothing,
+    once,
+    page,
+    path_id,
+)
+from store.model import Conversation, JoinLink, PublicGroup, Wire
 
 JOINED = (
     Answer(201, Conversation, "The conversation, which the caller has joined.", ("ETag",)),
     Answer(200, Conversation, "The conversation; the caller was a member already.", ("ETag",)),
 )
+
+
+SEARCH = (
+    query(
+        "q",
+        {"type": "string", "maxLength": MAX_QUERY, "pattern": "^[^\\u0000]*$"},
+        "What a word begins with; without it, all public groups are listed.",
+    ),
+    LIMIT,
+    TEXT_CURSOR,
+)
+
+
+class PublicGroupPage(Wire, frozen=True):
+    items: tuple[PublicGroup, ...]
+    next: str | None
 
 
 class JoinLinkPage(Wire, frozen=True):
@@ -56,6 +94,25 @@ def blueprint(groups: Groups) -> Blueprint:
         await groups.revoke_link(caller(), path_id(conversation_id), path_id(link_id))
         return nothing()
 
+    @routes.get("/groups")
+    @operation(Answer(200, PublicGroupPage, "A page of groups."), parameters=SEARCH)
+    async def search() -> Response:
+        """Search for public groups by the beginning of a word in their name or description.
+
+        Ordered by that word; each group once. Case and accents do not count. A page may have fewer than `limit` groups,
+        or none, without being the last one; only `next` shows whether there are more.
+        """
+        items, following = await groups.search(caller(), request.args.get("q", ""), limit(), cursor())
+        return page(items, following)
+
+    @routes.post("/conversations/<id:conversation_id>/join")
+    @operation(*JOINED, parameters=(UNUSED_KEY,))
+    @join_route
+    async def join(conversation_id: str) -> Response:
+        """Join a public group, as a Member. Who is a member already stays so. Any other group is not found."""
+        idempotency_key()
+        return _joined(*await groups.join(caller(), path_id(conversation_id)))
+
     @routes.post("/join")
     @operation(*JOINED, takes=JoinByLink, parameters=(UNUSED_KEY,), refuses=("not_found",))
     @join_route
@@ -65,6 +122,7 @@ def blueprint(groups: Groups) -> Blueprint:
         The token is in the body, so that no log of addresses has it. A link that never was, has expired, is used up or
         was revoked is not found. Who is a member already stays so, and the link is not used.
         """
+        idempotency_key()
         return _joined(*await groups.join_by_link(caller(), data.token))
 
     return routes

@@ -1,7 +1,7 @@
 -- Queries on conversations and their members. Lock order everywhere: conversations by id, members, the rest.
 
 -- fragment: details
-c.description, c.avatar_url, c.admins_post, c.slow_mode_seconds
+c.description, c.avatar_url, c.admins_post, c.slow_mode_seconds, c.is_public
 
 -- name: lock_conversation
 -- conversations_pkey. NO KEY: foreign keys pointing here do not wait for it.
@@ -81,7 +81,7 @@ UPDATE conversations SET title = %(title)s WHERE id = %(id)s
 -- name: update_details
 -- conversations_pkey.
 UPDATE conversations SET description = %(description)s, avatar_url = %(avatar_url)s, admins_post = %(admins_post)s,
-    slow_mode_seconds = %(slow_mode_seconds)s
+    slow_mode_seconds = %(slow_mode_seconds)s, is_public = %(is_public)s
 WHERE id = %(id)s
 
 -- fragment: member

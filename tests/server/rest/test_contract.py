@@ -14,6 +14,7 @@ USER = {"id", "username", "displayName", "avatarUrl", "status", "statusText", "l
 CONVERSATION = {
     "id", "type", "name", "createdBy", "createdAt", "lastSeq", "lastMessage", "unreadCount", "memberCount", "members",
     "mentionCount", "settings", "description", "avatarUrl", "posting", "slowModeSeconds",
+    "isPublic",
 }  # fmt: skip
 MEMBER = {"userId", "role", "joinedAt", "deliveredSeq", "readSeq"}
 

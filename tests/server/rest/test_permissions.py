@@ -126,6 +126,8 @@ RULES: dict[str, list[Rule]] = {
         Rule(who("forbidden"), at(GROUP, {"name": "x"}), accept),
         Rule(who("forbidden"), at(GROUP, {"description": "x", "avatarUrl": "https://example.org"}), accept),
         Rule(who("forbidden"), at(GROUP, {"posting": "Admins", "slowModeSeconds": 9}), build_again),
+        Rule(who("forbidden", "forbidden"), at(GROUP, {"isPublic": True}), build_again),
+        Rule(who("forbidden"), at(GROUP, {"isPublic": False}), accept),  # as it is already
     ],
     "DELETE /api/conversations/{conversationId}": [Rule(who("forbidden", "forbidden"), at(GROUP), build_again)],
     "GET /api/conversations/{conversationId}/members": [Rule(who(), at(MEMBERS))],
@@ -152,6 +154,8 @@ RULES: dict[str, list[Rule]] = {
     "DELETE /api/conversations/{conversationId}/links/{linkId}": [
         Rule(who("forbidden"), at(f"{GROUP}/links/{{link}}"), build_again)
     ],
+    "GET /api/groups": [Rule(EVERYONE, at("/api/groups"))],
+    "POST /api/conversations/{conversationId}/join": [Rule(who(), at(f"{GROUP}/join"), accept)],  # it is not public
     "POST /api/join": [
         Rule(NO_ONE, at("/api/join", {"token": "of no link"})),
         Rule(dict.fromkeys(PEOPLE, OK), at("/api/join", {"token": "{token_of_link}"}), build_again),

@@ -32,8 +32,8 @@ from tests.store.postgres.test_users import explained
 from tests.store.world import WAIT, Sent, Writer, fetch_value, make_append, make_group, make_users
 from tests.waiting import wait_until
 
-NAMES = ("description", "avatarUrl", "posting", "slowModeSeconds")
-SOME = ("what for", "https://example.org/a.png", "Admins", 60)
+NAMES = ("description", "avatarUrl", "posting", "slowModeSeconds", "isPublic")
+SOME = ("what for", "https://example.org/a.png", "Admins", 60, True)
 PARTITIONS = 5  # of messages, in a new database: a scan in order looks at one row of each more than it needs
 
 
@@ -156,7 +156,7 @@ async def test_details(conn: Connection) -> None:
     [alice] = await make_users(conn, 1)
     group = await make_group(conn, [alice])
     none = GroupDetails()
-    some = GroupDetails("what for", "https://example.org/a.png", Posting.ADMINS, 60)
+    some = GroupDetails("what for", "https://example.org/a.png", Posting.ADMINS, 60, True)
     change = await conversations.update_details(conn, group, none, some, by=alice)
     said = {"event": "detailsChanged", "by": str(alice), "changed": [*NAMES], **dict(zip(NAMES, SOME, strict=True))}
     assert msgspec.json.decode(change.message.content) == said and change.seq == 2
@@ -164,7 +164,7 @@ async def test_details(conn: Connection) -> None:
     assert head is not None and head.details == some
     seen = await conversations.fetch_conversation(conn, group, alice)
     assert seen is not None
-    assert (seen.description, seen.avatar_url, seen.posting, seen.slow_mode_seconds) == msgspec.structs.astuple(some)
+    assert {name: getattr(seen, name) for name in some.__struct_fields__} == msgspec.structs.asdict(some)
     change = await conversations.update_details(
         conn, group, some, msgspec.structs.replace(some, description=None, slow_mode_seconds=0), by=alice
     )

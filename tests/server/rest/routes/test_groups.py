@@ -54,6 +54,33 @@ async def test_a_link_is_made_once(site: Site) -> None:
     await site.call("POST", "/api/join", {"token": again["token"]}, token=b, status=201)
 
 
+async def test_public_groups(site: Site) -> None:
+    """What an owner makes public is found by its words and joined by anybody; of other groups a stranger learns
+    nothing, and of a public one no more than the search says."""
+    (_, a), (bob, b) = await site.user("alice"), await site.user("bob")
+    group, hidden = await group_of(site, a), await group_of(site, a)
+    path, details = f"/api/conversations/{group}", {"description": "Über alles", "isPublic": True}
+    await site.call("POST", f"{path}/join", token=b, status=404)
+    assert (await site.call("GET", "/api/groups", token=b))["items"] == []
+    assert (await site.call("PUT", path, details, token=a))["isPublic"] is True
+    text = {"conversationId": group, "content": "among us"}
+    await site.call("POST", "/api/messages", text, token=a, status=201)
+    shown = {"id": group, "name": "team", "description": "Über alles", "avatarUrl": None, "memberCount": 1}
+    for query in ("", "?q=TEA", "?q=uber", "?q=alles&limit=1"):
+        page = await site.call("GET", f"/api/groups{query}", token=b)
+        assert page == {"items": [shown], "next": None}, query
+    for method, route in (("GET", path), ("GET", f"/api/messages?conversationId={group}"), ("GET", f"{path}/members")):
+        await site.call(method, route, token=b, status=404)
+    await site.call("GET", f"/api/conversations/{hidden}", token=b, status=404)
+    await site.call("POST", f"/api/conversations/{hidden}/join", token=b, status=404)
+    joined = await site.call("POST", f"{path}/join", token=b, status=201)
+    assert {member["userId"]: member["role"] for member in joined["members"]}[bob] == "Member"
+    await site.call("POST", f"{path}/join", token=b)
+    await site.call("PUT", path, {"isPublic": False}, token=b, status=403)
+    await site.call("PUT", path, {"isPublic": False}, token=a)
+    assert (await site.call("GET", "/api/groups?q=team", token=b))["items"] == []
+
+
 async def test_guessing_is_slow(database: str, redis_url: str, nursery: trio.Nursery) -> None:
     """A user has so many attempts on all instances together, right or wrong; another user has as many."""
     options: dict[str, Any] = {"rate_limits": "on", "rate_joins": "3/60s"}
