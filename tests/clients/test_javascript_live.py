@@ -71,6 +71,44 @@ async def test_a_new_conversation_has_its_pages(node: str, database: str, redis_
     assert [seq for seq, _ in direct] == [1, 2] and direct[-1][1] == "hello" and [seq for seq, _ in group] == [1]
 
 
+JOINED = """
+const { Parley } = await import(process.argv[1]);
+const [url, one, other] = process.argv.slice(2);
+const [alice, bob] = await Promise.all([one, other].map((token) => Parley.connect({ url, token: () => token })));
+const until = async (isSo) => { while (!isSo()) await new Promise((resolve) => setTimeout(resolve, 10)); };
+const group = await alice.createGroup({ name: "Garden" });
+const { id, token } = await group.createLink({ maxUses: 1 });
+const there = await bob.join(token);
+const [{ uses }] = (await group.links()).items;
+await group.revokeLink(id);
+const { code } = await bob.join(token).catch((error) => error);
+const { seq } = await group.send("welcome").whenSent();
+await until(() => there.messages.some((message) => message.seq === seq));
+await group.update({ description: "Roses", slowModeSeconds: 600, isPublic: true });
+await until(() => there.slowModeSeconds === 600);
+const shown = [there.description, there.posting, there.isPublic, there.avatarUrl];
+const refused = await there.send("at once").whenSent().catch((error) => error);
+await there.leave();
+const [found] = (await bob.searchGroups("gard")).items;
+const again = await bob.joinGroup(found.id);
+console.log(JSON.stringify([uses, code, shown, refused.code, refused.retryAfterMs > 0, again.id === group.id]));
+await Promise.all([alice, bob].map((chat) => chat.close()));
+"""
+
+
+async def test_who_joins_a_group_takes_part(node: str, database: str, redis_url: str) -> None:
+    """By a link, or a public one: they see what is said from then on and what is set for the group; a message that slow
+    mode refuses has failed, with the time to wait."""
+    async with running(database, redis_url) as server:
+        alice, bob = await server.register("alice"), await server.register("bob")
+        library = str(JAVASCRIPT / "src" / "index.js")
+        command = [node, "--experimental-websocket", "--no-warnings", "--input-type=module", "-e", JOINED, library]
+        with trio.fail_after(WAIT):
+            done = await trio.run_process([*command, server.url, alice.token, bob.token], capture_stdout=True)
+    shown = ["Roses", "Everyone", True, None]
+    assert json.loads(done.stdout) == [1, "not_found", shown, "slow_mode", True, True]
+
+
 async def test_long(node: str, database: str, redis_url: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:
     """For minutes: 50 people on three instances, one fault after another."""
     minutes = pytestconfig.getoption("--clients-minutes")

@@ -12,10 +12,10 @@ import anyio
 import parley_client
 import pytest
 import trio
-from parley_client import Chat, Message, Outgoing, ParleyError
+from parley_client import Chat, Message, Outgoing, ParleyError, Posting
 
 from tests.clients.live import Instances, difference, instances, last_words, stored
-from tests.running import User, lasting
+from tests.running import User, lasting, running
 from tests.waiting import WITHIN, wait_until
 
 EDITED = " (edited)"
@@ -229,6 +229,42 @@ async def test_after_quiet_every_list_is_the_database(database: str, redis_url: 
         await found.lose_some(random.Random(1))
         await found.more()
         await found.compare()
+
+
+async def test_who_joins_a_group_takes_part(database: str, redis_url: str) -> None:
+    """By a link, or a public one: they see what is said from then on and what is set for the group; a message that slow
+    mode refuses has failed, with the time to wait, and holds up none."""
+    async with running(database, redis_url) as server:
+        alice, bob = await server.register("alice"), await server.register("bob")
+        async with (
+            parley_client.connect(server.url, token=alice.token) as alices,
+            parley_client.connect(server.url, token=bob.token) as bobs,
+        ):
+            group = await alices.group("Garden")
+            link = await group.create_link(max_uses=1)
+            assert link.token is not None
+            there = await bobs.join(link.token)
+            assert (await bobs.join(link.token)) is there and [one.uses for one in await group.links()] == [1]
+            await group.revoke_link(link)
+            with pytest.raises(ParleyError, match="not_found"):
+                await bobs.join("of no link")
+            said = await group.send("welcome").committed()
+            await wait_until(lambda: there.get(said.id) is not None)
+            await group.update(description="Roses", posting=Posting.ADMINS, is_public=True)
+            await wait_until(lambda: (there.info.description, there.info.posting) == ("Roses", Posting.ADMINS))
+            with pytest.raises(ParleyError, match="posting_forbidden"):
+                await there.send("me, too").committed()
+            await group.update(description="", posting=Posting.EVERYONE, slow_mode_seconds=600)
+            await wait_until(lambda: (there.info.description, there.info.slow_mode_seconds) == (None, 600))
+            refused = there.send("at once")  # who has just joined by themselves waits, too
+            with pytest.raises(ParleyError, match="slow_mode") as caught:
+                await refused.committed()
+            assert caught.value.retry_after is not None and 0 < caught.value.retry_after <= 600
+            assert refused.status == "failed"
+            await there.leave()
+            [found] = (await bobs.search_groups("gard")).items
+            assert (found.id, found.member_count) == (group.id, 1)
+            assert (await bobs.join_group(found)).id == group.id
 
 
 async def test_long(database: str, redis_url: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:

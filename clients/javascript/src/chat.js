@@ -44,6 +44,9 @@ const LISTED = 200; // conversations in one page
  * @typedef {"Online" | "Away" | "Busy" | "Offline"} UserStatus
  * @typedef {{userId: string, status: UserStatus, statusText: string | null, lastSeenAt: string | null}} Presence
  *
+ * @typedef {{id: string, name: string | null, description: string | null, avatarUrl: string | null,
+ *   memberCount: number}} PublicGroup
+ *
  * @typedef {object} SearchHit
  * @property {import("./timeline.js").WireMessage} message
  * @property {{field: "content" | "fileName", start: number, length: number}[]} highlights where strings have it
@@ -232,7 +235,7 @@ export class Chat extends Emitter {
    * @param {{signal?: AbortSignal}} [options]
    */
   createDirect(userId, options = {}) {
-    return this.#create({ type: "Direct", memberIds: [userId] }, options);
+    return this.#create("/api/conversations", { type: "Direct", memberIds: [userId] }, options);
   }
 
   /**
@@ -240,18 +243,48 @@ export class Chat extends Emitter {
    * @param {{signal?: AbortSignal}} [options]
    */
   createGroup({ name, memberIds = [] }, options = {}) {
-    return this.#create({ type: "Group", memberIds, name }, options);
+    return this.#create("/api/conversations", { type: "Group", memberIds, name }, options);
   }
 
   /**
+   * Join a group by the token of a link. Who is a member already stays so.
+   * @param {string} token
+   * @param {{signal?: AbortSignal}} [options]
+   */
+  join(token, options = {}) {
+    return this.#create("/api/join", { token }, options);
+  }
+
+  /**
+   * Join a public group.
+   * @param {string} groupId
+   * @param {{signal?: AbortSignal}} [options]
+   */
+  joinGroup(groupId, options = {}) {
+    return this.#create(`/api/conversations/${groupId}/join`, {}, options);
+  }
+
+  /**
+   * Public groups with a word in name or description that begins so. A page may have few items, or none, without being
+   * the last; only where `next` is null there is no more.
+   * @param {string} [text]
+   * @param {{limit?: number, cursor?: string | null, signal?: AbortSignal}} [options]
+   * @returns {Promise<{items: PublicGroup[], next: string | null}>}
+   */
+  searchGroups(text = "", { limit = 20, cursor = null, signal } = {}) {
+    return this.#rest.get("/api/groups", { query: { q: text, limit, cursor }, signal });
+  }
+
+  /**
+   * @param {string} path
    * @param {object} body
    * @param {{signal?: AbortSignal}} options
    */
-  async #create(body, { signal }) {
+  async #create(path, body, { signal }) {
     const key = crypto.randomUUID();
     let isOfNow = this.#asking();
     /** @type {WireConversation} */
-    let details = await this.#rest.request("POST", "/api/conversations", { body, key, signal });
+    let details = await this.#rest.request("POST", path, { body, key, signal });
     while (!isOfNow(details.id)) {
       isOfNow = this.#asking();
       details = await this.#rest.get(`/api/conversations/${details.id}`, { signal });

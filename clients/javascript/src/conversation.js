@@ -39,6 +39,20 @@ const COUNTED = 1000; // unread messages are counted among the newest of these
  * @property {number} memberCount
  * @property {Member[]} members
  * @property {ConversationSettings} [settings] what one has set for oneself
+ * @property {string | null} [description]
+ * @property {string | null} [avatarUrl]
+ * @property {"Everyone" | "Admins"} [posting]
+ * @property {number} [slowModeSeconds]
+ * @property {boolean} [isPublic]
+ *
+ * @typedef {object} JoinLink
+ * @property {string} id
+ * @property {string} createdBy
+ * @property {string} createdAt
+ * @property {string} expiresAt
+ * @property {number | null} maxUses
+ * @property {number} uses
+ * @property {string} [token] shown once, when it is made
  *
  * @typedef {object} ConversationSettings
  * @property {boolean} archived
@@ -160,6 +174,29 @@ export class Conversation extends Emitter {
 
   get name() {
     return this.#details?.name ?? null;
+  }
+
+  get description() {
+    return this.#details?.description ?? null;
+  }
+
+  get avatarUrl() {
+    return this.#details?.avatarUrl ?? null;
+  }
+
+  /** Who may send messages: `Everyone` or `Admins`. */
+  get posting() {
+    return this.#details?.posting ?? "Everyone";
+  }
+
+  /** Seconds between two messages of one member who is no admin; 0: none. */
+  get slowModeSeconds() {
+    return this.#details?.slowModeSeconds ?? 0;
+  }
+
+  /** Whether anybody may find and join it. */
+  get isPublic() {
+    return this.#details?.isPublic ?? false;
   }
 
   get createdBy() {
@@ -431,8 +468,45 @@ export class Conversation extends Emitter {
    * @param {string} name
    * @param {{signal?: AbortSignal}} [options]
    */
-  async rename(name, { signal } = {}) {
-    await this.#answer(this.#host.rest.request("PUT", this.#path, { body: { name }, signal }));
+  rename(name, options = {}) {
+    return this.update({ name }, options);
+  }
+
+  /**
+   * Change a group. What is left out stays; null takes a description or a picture away.
+   * @param {{name?: string, description?: string | null, avatarUrl?: string | null, posting?: "Everyone" | "Admins",
+   *   slowModeSeconds?: number, isPublic?: boolean}} changes
+   * @param {{signal?: AbortSignal}} [options]
+   */
+  async update(changes, { signal } = {}) {
+    await this.#answer(this.#host.rest.request("PUT", this.#path, { body: changes, signal }));
+  }
+
+  /**
+   * Make a link by which people join (`chat.join`). Its token is shown this once.
+   * @param {{expiresInSeconds?: number, maxUses?: number}} [link]
+   * @param {{signal?: AbortSignal}} [options]
+   * @returns {Promise<JoinLink>}
+   */
+  createLink(link = {}, { signal } = {}) {
+    const key = crypto.randomUUID();
+    return this.#host.rest.request("POST", `${this.#path}/links`, { body: link, key, signal });
+  }
+
+  /**
+   * @param {{cursor?: string | null, limit?: number, signal?: AbortSignal}} [options]
+   * @returns {Promise<{items: JoinLink[], next: string | null}>}
+   */
+  links({ cursor = null, limit = 200, signal } = {}) {
+    return this.#host.rest.get(`${this.#path}/links`, { query: { cursor, limit }, signal });
+  }
+
+  /**
+   * @param {string} linkId
+   * @param {{signal?: AbortSignal}} [options]
+   */
+  async revokeLink(linkId, { signal } = {}) {
+    await this.#host.rest.request("DELETE", `${this.#path}/links/${linkId}`, { signal });
   }
 
   /**

@@ -38,5 +38,7 @@ export { MemoryStore } from "./stores/memory.js";
  * @typedef {import("./chat.js").Privacy} Privacy
  * @typedef {import("./chat.js").UnreadTotals} UnreadTotals
  * @typedef {import("./chat.js").SearchHit} SearchHit
+ * @typedef {import("./chat.js").PublicGroup} PublicGroup
+ * @typedef {import("./conversation.js").JoinLink} JoinLink
  * @typedef {import("./files.js").StoredFile} StoredFile
  */

@@ -23,12 +23,14 @@ from parley_client.model import (
     ConversationInfo,
     ConversationSettings,
     FileInfo,
+    JoinLink,
     Member,
     Message,
     MessageType,
     Page,
     Presence,
     Privacy,
+    PublicGroup,
     Registration,
     Role,
     SearchHit,
@@ -163,16 +165,31 @@ class Chat:
     async def direct(self, user: User | str) -> Conversation:
         """Return the conversation with another user: the one that there is, or a new one."""
         user_id = user if isinstance(user, str) else user.id
-        return await self._begin({"type": "Direct", "memberIds": [user_id]})
+        return await self._begin("/api/conversations", {"type": "Direct", "memberIds": [user_id]})
 
     async def group(self, name: str, users: Sequence[User | str] = ()) -> Conversation:
         """Begin a group."""
         ids = [user if isinstance(user, str) else user.id for user in users]
-        return await self._begin({"type": "Group", "name": name, "memberIds": ids})
+        return await self._begin("/api/conversations", {"type": "Group", "name": name, "memberIds": ids})
 
-    async def _begin(self, body: dict[str, Any]) -> Conversation:
+    async def join(self, token: str) -> Conversation:
+        """Join a group by the token of a link; who is a member already stays. Raises ParleyError (`not_found`)."""
+        return await self._begin("/api/join", {"token": token})
+
+    async def join_group(self, group: PublicGroup | str) -> Conversation:
+        """Join a public group. Raises ParleyError (`not_found`)."""
+        return await self._begin(f"/api/conversations/{group if isinstance(group, str) else group.id}/join", {})
+
+    async def search_groups(self, text: str = "", *, limit: int = 50, cursor: str | None = None) -> Page[PublicGroup]:
+        """Find public groups by the beginning of a word in their name or description.
+
+        A page may have few items, or none, without being the last one; only if `next` is None there is no more.
+        """
+        return await self._rest.get("/api/groups", Page[PublicGroup], q=text, limit=limit, cursor=cursor)
+
+    async def _begin(self, path: str, body: dict[str, Any]) -> Conversation:
         rounds = self._replica.rounds()
-        found = self._replica.take_answer(await self._rest.post("/api/conversations", body, ConversationInfo), rounds)
+        found = self._replica.take_answer(await self._rest.post(path, body, ConversationInfo), rounds)
         if found is None:
             raise ParleyError("not_found", "the conversation was removed meanwhile")
         return found
@@ -371,9 +388,18 @@ class Chat:
     async def pins(self, conversation_id: str) -> list[Message]:
         return await self._all(f"/api/conversations/{conversation_id}/pins", Page[Message])
 
-    async def rename(self, conversation_id: str, name: str) -> None:
+    async def update(self, conversation_id: str, changes: Mapping[str, Any]) -> None:
         rounds, path = self._replica.rounds(), f"/api/conversations/{conversation_id}"
-        self._replica.take_answer(await self._rest.put(path, {"name": name}, ConversationInfo), rounds)
+        self._replica.take_answer(await self._rest.put(path, changes, ConversationInfo), rounds)
+
+    async def create_link(self, conversation_id: str, body: Mapping[str, Any]) -> JoinLink:
+        return await self._rest.post(f"/api/conversations/{conversation_id}/links", body, JoinLink)
+
+    async def links(self, conversation_id: str) -> list[JoinLink]:
+        return await self._all(f"/api/conversations/{conversation_id}/links", Page[JoinLink])
+
+    async def revoke_link(self, conversation_id: str, link_id: str) -> None:
+        await self._rest.delete(f"/api/conversations/{conversation_id}/links/{link_id}")
 
     async def update_settings(self, conversation_id: str, changes: Mapping[str, Any]) -> None:
         rounds, path = self._replica.rounds(), f"/api/conversations/{conversation_id}/settings"

@@ -17,10 +17,12 @@ from parley_client.model import (
     ConversationType,
     Cursor,
     FileInfo,
+    JoinLink,
     Member,
     Message,
     MessageStatus,
     MessageType,
+    Posting,
     Role,
     User,
 )
@@ -77,7 +79,10 @@ class Actions(Protocol):
     async def unreact(self, message_id: str, emoji: str) -> Message: ...
     async def pin(self, message_id: str, is_pinned: bool) -> Message: ...
     async def pins(self, conversation_id: str) -> list[Message]: ...
-    async def rename(self, conversation_id: str, name: str) -> None: ...
+    async def update(self, conversation_id: str, changes: Mapping[str, Any]) -> None: ...
+    async def create_link(self, conversation_id: str, body: Mapping[str, Any]) -> JoinLink: ...
+    async def links(self, conversation_id: str) -> list[JoinLink]: ...
+    async def revoke_link(self, conversation_id: str, link_id: str) -> None: ...
     async def update_settings(self, conversation_id: str, changes: Mapping[str, Any]) -> None: ...
     async def add_member(self, conversation_id: str, user_id: str, role: Role) -> None: ...
     async def remove_member(self, conversation_id: str, user_id: str) -> None: ...
@@ -352,7 +357,41 @@ class Conversation:
         return await self._actions.pins(self.id)
 
     async def rename(self, name: str) -> None:
-        await self._actions.rename(self.id, name)
+        await self._actions.update(self.id, {"name": name})
+
+    async def update(
+        self,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        avatar_url: str | None = None,
+        posting: Posting | None = None,
+        slow_mode_seconds: int | None = None,
+        is_public: bool | None = None,
+    ) -> None:
+        """Change a group; what is left out stays as it is. An empty description or picture takes it away."""
+        changes: dict[str, Any] = {
+            "name": name,
+            "description": description,
+            "avatarUrl": avatar_url,
+            "posting": posting and posting.value,
+            "slowModeSeconds": slow_mode_seconds,
+            "isPublic": is_public,
+        }
+        await self._actions.update(
+            self.id, {field: None if value == "" else value for field, value in changes.items() if value is not None}
+        )
+
+    async def create_link(self, *, expires_in: int | None = None, max_uses: int | None = None) -> JoinLink:
+        """Make a link by which people join (`Chat.join`), for so many seconds: its `token` is shown this once."""
+        return await self._actions.create_link(self.id, {"expiresInSeconds": expires_in, "maxUses": max_uses})
+
+    async def links(self) -> list[JoinLink]:
+        """The links of the group, for its admins: read from the server."""
+        return await self._actions.links(self.id)
+
+    async def revoke_link(self, link: JoinLink | str) -> None:
+        await self._actions.revoke_link(self.id, link if isinstance(link, str) else link.id)
 
     async def update_settings(self, *, archived: bool | None = None, favourite: bool | None = None) -> None:
         """Archive it, or make it a favourite, for oneself, on all one's devices. What is left out stays as it is."""

@@ -54,6 +54,14 @@ class Role(Choice):
     UNKNOWN = "Unknown"
 
 
+class Posting(Choice):
+    """Who may send messages in a group."""
+
+    EVERYONE = "Everyone"
+    ADMINS = "Admins"
+    UNKNOWN = "Unknown"
+
+
 class UserStatus(Choice):
     ONLINE = "Online"
     AWAY = "Away"
@@ -172,6 +180,34 @@ class ConversationInfo(Wire, frozen=True, kw_only=True):
     member_count: int = 0
     members: tuple[Member, ...] = ()
     settings: ConversationSettings = ConversationSettings()
+    description: str | None = None
+    avatar_url: str | None = None
+    posting: Posting = Posting.EVERYONE
+    slow_mode_seconds: int = 0
+    is_public: bool = False
+
+
+class JoinLink(Wire, frozen=True, kw_only=True):
+    """A link by which people join a group. Only who has made it sees its `token`, once."""
+
+    id: str
+    conversation_id: str
+    created_by: str = ""
+    created_at: str = ""
+    expires_at: str = ""
+    max_uses: int | None = None
+    uses: int = 0
+    token: str | None = None
+
+
+class PublicGroup(Wire, frozen=True, kw_only=True):
+    """A group that anybody may join, as those see it who are no members."""
+
+    id: str
+    name: str | None = None
+    description: str | None = None
+    avatar_url: str | None = None
+    member_count: int = 0
 
 
 class User(Wire, frozen=True, kw_only=True):

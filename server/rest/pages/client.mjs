@@ -82,7 +82,7 @@ const { unreadCount, conversationCount } = await chat.unread(); // as the server
 //: conversationsListMine conversationsGet
 for (const { name, unreadCount, lastMessage } of chat.conversations) console.log(name, unreadCount, lastMessage?.content);
 //: conversationsUpdate
-await group.rename("Late lunch");
+await group.update({ name: "Late lunch", description: "Where we meet, and when", slowModeSeconds: 10 });
 //: conversationsUpdateSettings UpdateConversationSettings
 await group.updateSettings({ favourite: true, mutedUntil: "forever" }); // for oneself, on all one's devices
 //: conversationsListMembers
@@ -92,6 +92,19 @@ const carol = await register("carol-of-the-client");
 await group.addMember(carol.id);
 //: conversationsChangeRole
 await group.setRole(bob.id, "Admin");
+//: groupsCreateLink
+const invitation = await group.createLink({ maxUses: 5 });
+//: groupsListLinks
+for (const { uses, maxUses, expiresAt } of (await group.links()).items) console.log(uses, maxUses, expiresAt);
+//: groupsJoinByLink
+await chat.join(invitation.token);
+//: groupsRevokeLink
+await group.revokeLink(invitation.id);
+//: groupsSearch
+await group.update({ isPublic: true });
+const { items: groups } = await chat.searchGroups("lunch");
+//: groupsJoin
+await chat.joinGroup(groups.find(({ id }) => id === group.id).id);
 //: conversationsRemoveMember
 await group.removeMember(carol.id);
 //: filesUpload
