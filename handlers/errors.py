@@ -38,6 +38,7 @@ CODES: dict[str, ErrorCode] = {
     "method_not_allowed": ErrorCode(405, "The method is not allowed here", "See `Allow`."),
     "timeout": ErrorCode(408, "The request did not come in time", "Send it again, at once."),
     "conflict": ErrorCode(409, "It conflicts with what is there", "Read the current state, then decide."),
+    "thread_nested": ErrorCode(409, "A reply has no replies of its own", "Reply to its root: the `threadId` it has."),
     "username_taken": ErrorCode(409, "The username is taken", "Choose another."),
     "last_owner": ErrorCode(409, "The last owner cannot leave", "Make somebody else an owner first."),
     "idempotency_mismatch": ErrorCode(422, "The Idempotency-Key was used for another request", "Make a new key."),

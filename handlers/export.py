@@ -23,12 +23,14 @@ from handlers.files import Files
 from handlers.messages import Messages
 from handlers.model import Caller
 from handlers.reactions import Reactions
+from handlers.threads import Threads
 from handlers.users import Users
 from store.ids import id_ms, timestamp
 from store.model import Conversation
 from store.postgres.conversations import MEMBERS_SHOWN
 from store.postgres.files import File
 from store.postgres.reactions import Own
+from store.postgres.threads import Own as OwnThread
 
 PAGE = 200  # messages or sessions read at once
 CONVERSATIONS = 20
@@ -43,6 +45,7 @@ account.json, sessions.json       you
 privacy.json                      what you show to others
 conversations/ID.json             a conversation; ID.jsonl beside it has its messages, one a line, oldest first
 reactions.jsonl                   your reactions to messages, one a line
+threads.jsonl                     threads that you follow, or have replied to, one a line
 files/ID-name                     what you uploaded
 """
 
@@ -77,6 +80,7 @@ class Export:
         conversations: Conversations,
         messages: Messages,
         reactions: Reactions,
+        threads: Threads,
         files: Files,
     ) -> None:
         self._users = users
@@ -84,6 +88,7 @@ class Export:
         self._conversations = conversations
         self._messages = messages
         self._reactions = reactions
+        self._threads = threads
         self._files = files
         self._running: set[UUID] = set()  # users
 
@@ -128,6 +133,11 @@ class Export:
                     entry.write(line)
                     if sink.size >= PIECE:
                         yield sink.take()
+            with archive.open("threads.jsonl", "w", force_zip64=True) as entry:
+                async for line in self._thread_lines(caller):
+                    entry.write(line)
+                    if sink.size >= PIECE:
+                        yield sink.take()
             async for file in self._files.owned(caller.user_id):
                 with archive.open(_entry(file), "w", force_zip64=True) as entry:
                     async for piece in self._files.read(file):
@@ -157,14 +167,16 @@ class Export:
         after = 0
         while True:
             try:
-                page = await self._messages.page(caller, conversation.id, before=None, after=after, limit=PAGE)
+                page = await self._messages.page(
+                    caller, conversation.id, before=None, after=after, limit=PAGE, replies=True
+                )
             except ChatError:
                 return  # the user left the conversation while it was being written
             for message in page.messages:
                 yield msgspec.json.encode(message) + b"\n"
-            if not page.has_more:
+            if page.next is None:
                 return
-            after = page.messages[-1].seq
+            after = page.next
 
     async def _reaction_lines(self, caller: Caller) -> AsyncIterator[bytes]:
         last: Own | None = None
@@ -176,6 +188,27 @@ class Export:
                 return
             last = found[-1]
             await trio.lowlevel.checkpoint()
+
+    async def _thread_lines(self, caller: Caller) -> AsyncIterator[bytes]:
+        last: OwnThread | None = None
+        while True:
+            found = await self._threads.own(caller.user_id, PAGE, last)
+            for one in found:
+                yield _thread_line(one)
+            if len(found) < PAGE:
+                return
+            last = found[-1]
+            await trio.lowlevel.checkpoint()
+
+
+def _thread_line(one: OwnThread) -> bytes:
+    said = {
+        "threadId": one.thread_id,
+        "conversationId": one.conversation_id,
+        "isFollowing": one.is_following,
+        "readSeq": one.read_seq,
+    }
+    return msgspec.json.encode(said) + b"\n"
 
 
 def _reaction_line(one: Own) -> bytes:

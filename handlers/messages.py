@@ -39,7 +39,11 @@ REPLICA_PAUSE = 5.0  # seconds for which a replica that failed is not asked agai
 LAST_ID = UUID(int=2**128 - 1)  # above every message's
 UNCERTAIN = frozenset({"unavailable", "internal"})  # codes after which a message may have been written
 
-_FIELDS = {"no_such_mention": {"mentions": "not a member"}}  # at fault
+_FIELDS = {  # at fault
+    "no_such_mention": {"mentions": "not a member"},
+    "no_thread": {"threadId": "not in this conversation"},
+    "thread_nested": {"threadId": "a reply"},
+}
 _REFUSED = {
     "posting": ("posting_forbidden", "Only admins and owners send messages in this group."),
     "not_a_member": ("not_found", "There is no such conversation, or you are not a member of it."),
@@ -47,6 +51,10 @@ _REFUSED = {
     "no_reply_target": ("not_found", "The message replied to is not in this conversation."),
     "no_file": ("not_found", "There is no such file of yours, or its upload is not complete."),
     "no_such_mention": ("not_found", "A user who is mentioned is no member of the conversation."),
+    "no_thread": ("not_found", "The message of the thread is not in this conversation."),
+    "thread_nested": ("thread_nested", "The message is a reply; reply to its root, which is its threadId."),
+    "thread_of_system": ("forbidden", "System messages have no replies."),
+    "thread_deleted": ("gone", "The message of the thread was deleted: it takes no more replies."),
     "mention_all": ("mention_all_forbidden", "In a group this large only its admins and owners mention all."),
     "muted": ("forbidden", "You are muted in this conversation."),
     "invalid_content": ("invalid_content", "The content cannot be stored."),
@@ -103,6 +111,11 @@ class Messages:
         ):
             sentence = f"1 to {MAX_CLIENT_ID} printable characters"
             raise ChatError("invalid_request", f"clientMessageId is {sentence}.", errors={"clientMessageId": sentence})
+        if request.also_in_conversation and request.thread_id is None:
+            sentence = "for replies in threads only"
+            raise ChatError(
+                "invalid_request", f"alsoInConversation is {sentence}.", errors={"alsoInConversation": sentence}
+            )
         return Append(
             message_id=new_id(),
             conversation_id=request.conversation_id,
@@ -115,6 +128,8 @@ class Messages:
             done=done,
             mentions=tuple(distinct(request.mentions)) if request.mentions else (),
             all_up_to=self._mention_all_up_to if request.mention_all else None,
+            thread_id=request.thread_id,
+            also_in_conversation=bool(request.also_in_conversation),
         )
 
     def send_nowait(self, caller: Caller, request: CreateMessage, done: Done) -> None:
@@ -324,14 +339,30 @@ class Messages:
         return found, page_cursors.encode_text(f"{last.pinned_at}\n{last.id}") if more else None
 
     async def page(
-        self, caller: Caller, conversation_id: UUID, *, before: int | None, after: int | None, limit: int
+        self,
+        caller: Caller,
+        conversation_id: UUID,
+        *,
+        before: int | None,
+        after: int | None,
+        limit: int,
+        replies: bool = False,
     ) -> store.Page:
-        """By seq, newest first unless `after` is given. Bounded in bytes as well: it may be shorter and have more."""
+        """By seq, newest first unless `after` is given. Bounded in bytes as well: it may be shorter and have more.
+
+        Without `replies` it has what the main history shows: no replies but those that are in the conversation, too.
+        """
+
+        async def read(conn: Connection) -> store.Page:
+            return await store.list_messages(
+                conn, conversation_id, before=before, after=after, limit=limit, replies=replies
+            )
+
         async with self._pool.connection() as conn:
             permissions.require_member(await conversation_store.fetch_member(conn, conversation_id, caller.user_id))
             replica = self._replica
             if replica is None or not replica.is_reachable or trio.current_time() < self._replica_after:
-                return await store.list_messages(conn, conversation_id, before=before, after=after, limit=limit)
+                return await read(conn)
             head = (await conversation_store.fetch_heads(conn, [conversation_id])).get(conversation_id, 0)
         scope = trio.CancelScope(deadline=trio.current_time() + REPLICA_PATIENCE)
         try:
@@ -340,7 +371,7 @@ class Messages:
                     # Every change has a seq, so a replica that has this one has all that the primary had just now.
                     replicated = await conversation_store.fetch_heads(conn, [conversation_id])
                     if replicated.get(conversation_id, -1) >= head:
-                        page = await store.list_messages(conn, conversation_id, before=before, after=after, limit=limit)
+                        page = await read(conn)
                         self._replica_outage.over()
                         return page
         except (Unavailable, Overloaded) as error:
@@ -348,7 +379,7 @@ class Messages:
         if scope.cancelled_caught:
             self._pass_over_replica(f"no answer within {REPLICA_PATIENCE:g} s")
         async with self._pool.connection() as conn:
-            return await store.list_messages(conn, conversation_id, before=before, after=after, limit=limit)
+            return await read(conn)
 
     async def mentioning(
         self, caller: Caller, *, limit: int, cursor: str | None
@@ -397,6 +428,7 @@ def _is_same(message: Message, asked: Append) -> bool:
     return (
         (message.conversation_id, message.type) == (asked.conversation_id, asked.type)
         and message.reply_to_id == asked.reply_to_id
+        and (message.thread_id, message.also_in_conversation) == (asked.thread_id, asked.also_in_conversation)
         and (was_changed or (message.mentions, message.mention_all) == (asked.mentions, asked.all_up_to is not None))
         and (was_changed or message.content == asked.content)
         and (message.file is None or message.file.id == asked.file_id)

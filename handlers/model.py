@@ -223,7 +223,8 @@ class ChangeRole(Wire, frozen=True):
 class CreateMessage(Wire, frozen=True):
     """`content` may be empty with a file only. The same `clientMessageId` is the same message, sent once.
 
-    `mentions` are members; they, or all with `mentionAll`, count the message as one that mentions them.
+    `mentions` are members; they, or all with `mentionAll`, count the message as one that mentions them. `threadId` is
+    the message that it replies to in a thread; with `alsoInConversation` the main history shows it, too.
     """
 
     conversation_id: UUID
@@ -234,6 +235,8 @@ class CreateMessage(Wire, frozen=True):
     client_message_id: Annotated[str, Meta(min_length=1, max_length=128), _pattern(text_rules.KEY)] | None = None
     mentions: Mentions | None = ()
     mention_all: bool | None = False
+    thread_id: UUID | None = None
+    also_in_conversation: bool | None = False
 
 
 class PresignFile(Wire, frozen=True):
@@ -387,6 +390,12 @@ class Reactor(Wire, frozen=True):
     user_id: UUID
     emoji: str
     at: Timestamp
+
+
+class MarkThread(Wire, frozen=True):
+    """The thread is read up to this `seq`."""
+
+    seq: Seq
 
 
 class SetMessageStatus(Wire, frozen=True):

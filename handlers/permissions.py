@@ -73,6 +73,14 @@ def may_pin(message: Message, member: Member, kind: ConversationType) -> None:
     _not_deleted(message)
 
 
+def may_be_root(message: Message) -> None:
+    """Of a thread: threads are not nested, and System messages are no beginning."""
+    if message.thread_id is not None:
+        raise ChatError("thread_nested", "The message is a reply; its thread is that of its threadId.")
+    if message.type is MessageType.SYSTEM:
+        raise ChatError("forbidden", "System messages have no replies.")
+
+
 def may_mention_all(member: Member, members: int, up_to: int) -> None:
     """Any member in a conversation of at most `up_to` members; in a larger one its admins and owners."""
     if member.role is Role.MEMBER and members > up_to:

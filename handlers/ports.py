@@ -27,7 +27,7 @@ class ChangePublisher(Protocol):
 
     def publish(self, changes: Sequence[Change], personal: Personal | None = None) -> None:
         """Deliver the changes of one committed batch to everybody, and do what it means for one user besides: end
-        their connections, or send them their view of a conversation. Never waits."""
+        their connections, or send them their view of a conversation or a thread. Never waits."""
 
     def doubt(self, conversation_ids: Collection[UUID]) -> None:
         """The outcome of a commit is unknown: compare these conversations' heads with the database."""

@@ -18,7 +18,7 @@ from handlers.ports import Connections
 from store import receipts
 from store.ids import epoch_ms
 from store.model import Change, Conversation, Cursor, MemberCursor, Position
-from store.postgres import accounts, conversations, messages, users
+from store.postgres import accounts, conversations, messages, threads, users
 from store.postgres import cursors as positions
 from store.postgres.batch_loader import BatchLoader
 from store.postgres.conversations import Standing
@@ -189,6 +189,11 @@ class Sync:
         id."""
         async with self._pool.connection() as conn:
             return await conversations.list_settings_changed(conn, user_ids, seconds)
+
+    async def threads_changed(self, user_ids: Collection[UUID], seconds: float) -> Sequence[tuple[UUID, UUID]]:
+        """The users among these who have followed, left or read a thread in the last `seconds`, each with its id."""
+        async with self._pool.connection() as conn:
+            return await threads.list_threads_changed(conn, user_ids, seconds)
 
     async def changes_after(
         self, caller: Caller, conversation_id: UUID, cursor: int, *, limit: int, max_bytes: int

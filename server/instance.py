@@ -94,6 +94,7 @@ class Instance:
         self.subscriptions, self.relay, self.membership = cluster.subscriptions, cluster.relay, cluster.membership
         self.transactions, self.receipts = cluster.transactions, cluster.receipts
         self.reactions = self.handlers.reactions
+        self.threads = cluster.threads
         self.search_indexer = cluster.search_indexer
         self.hub, self.forwarding, self.http_endpoint = hub.server, hub.forwarding, hub.http_endpoint
         self.http, self.listener, self.certificate = rest.http, rest.listener, rest.certificate
@@ -142,6 +143,7 @@ class Instance:
             ("search_pool", self.stores.search_pool.run),
             ("lanes", self.lanes.run),
             ("reactions", self.reactions.run),
+            ("threads", self.threads.run),
             ("batch_loader", self.cluster.sync.run),
             ("flusher", self.cluster.flusher.run),
             ("timer_wheel", self.hub_parts.wheel.run),
@@ -149,6 +151,7 @@ class Instance:
             ("gap_repair", self.rooms.repair.run),
             ("history_check", self.rooms.history.run),
             ("conversation_updates", self.cluster.notifier.run),
+            ("thread_updates", self.cluster.thread_notifier.run),
             ("ephemeral_events", self.cluster.ephemeral_events.run),
             ("presence", self.cluster.announcer.run),
             ("receipts", self.receipts.run),

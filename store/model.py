@@ -146,10 +146,20 @@ class Reaction(Wire, frozen=True):
     user_ids: tuple[UUID, ...]
 
 
+class ThreadSummary(Wire, frozen=True):
+    """What a root shows of the replies that are there: how many, when the last one was made, and the first ten of those
+    who have replied, in the order of their first reply."""
+
+    reply_count: int
+    last_reply_at: Timestamp
+    participant_ids: tuple[UUID, ...]
+
+
 class Message(Wire, frozen=True):
     """A message in its latest state. `seq` is the change that made it, `changed_seq` the last one to it.
 
-    `changed_at` is the time of that. What has a default is not said by instances of the version before.
+    `changed_at` is the time of that. `thread_id`: it is a reply to that message, its root, which has a `thread`. What
+    has a default is not said by instances of the version before.
     """
 
     id: UUID
@@ -172,6 +182,9 @@ class Message(Wire, frozen=True):
     pinned_by: UUID | None = None
     mentions: tuple[UUID, ...] = ()
     mention_all: bool = False
+    thread_id: UUID | None = None
+    also_in_conversation: bool = False
+    thread: ThreadSummary | None = None
 
     @property
     def last_changed_at(self) -> Timestamp | None:
@@ -281,9 +294,30 @@ class JoinLink(Wire, frozen=True):
     uses: int
 
 
+class ThreadState(Wire, frozen=True):
+    """What a thread is to a user: whether they follow it, and up to where they have read it. `unread_count` is of the
+    newest 1,000 replies, 0 where they do not follow. All of it is as of `last_reply_seq`, the seq of the last reply
+    that is there (0: none); of two, the one with the higher `version` is what they have set later."""
+
+    thread_id: UUID
+    conversation_id: UUID
+    is_following: bool
+    read_seq: int
+    unread_count: int
+    last_reply_seq: int
+    version: int
+
+
+class Thread(ThreadState, frozen=True):
+    """The same, with the root."""
+
+    root: Message
+
+
 class UnreadTotals(Wire, frozen=True):
-    """What a user has not read in all conversations, and how much of it mentions them; what they have muted is
-    apart. `capped`: there may be more, as not everything was looked at."""
+    """What a user has not read in all conversations, and how much of it mentions them; what they have muted is apart.
+    `capped`: there may be more, as not everything was looked at. `unread_threads`: threads that they follow, with
+    replies that they have not read."""
 
     unread_count: int
     conversation_count: int
@@ -292,6 +326,7 @@ class UnreadTotals(Wire, frozen=True):
     capped: bool
     mention_count: int = 0
     muted_mention_count: int = 0
+    unread_threads: int = 0
 
 
 class MemberCursor(Wire, frozen=True, gc=False):

@@ -184,8 +184,8 @@ from server.hub import methods
 from server.hub.dispatch import Dispatcher
 
 dispatcher = Dispatcher()
-names = "messages conversations reactions search receipts users presence connected ephemeral_events sync verifier"
-parts = dict.fromkeys(names.split())
+names = "messages conversations reactions threads search receipts users presence connected ephemeral_events sync"
+parts = dict.fromkeys([*names.split(), "verifier"])
 methods.HubMethods(**parts).register(dispatcher)
 [served] = [method for method in dispatcher.methods if method.name == "CountDown"]
 [declared] = [method for method in methods.METHODS if method.name == "CountDown"]
@@ -249,7 +249,8 @@ publisher = Publisher(Instances(), SimpleNamespace(instance="me"), None)
 trio.run(publisher.deliver, entry_of([Example(room, "hello")]))
 [(instance, data)] = delivered
 broadcaster = SimpleNamespace()
-ChangePublisher(MagicMock(), EphemeralEvents(MagicMock(), publisher, broadcaster), publisher).receive(unpack(data))
+events = EphemeralEvents(MagicMock(), publisher, broadcaster)
+ChangePublisher(MagicMock(), events, publisher, MagicMock(), MagicMock()).receive(unpack(data))
 found["an event across instances"] = [instance, [one.what for one in broadcaster.examples]]
 
 from store.postgres import migrate, migrations

@@ -11,6 +11,7 @@ from handlers.conversations import Conversations
 from handlers.messages import Queue
 from handlers.presence import Presence
 from handlers.sync import Sync
+from handlers.threads import Threads
 from handlers.transactions import Transactions
 from server.assembly.stores import Stores
 from server.cluster.membership import Membership
@@ -28,6 +29,7 @@ from server.fanout.ephemeral_events import EphemeralEvents
 from server.fanout.presence import PresenceAnnouncer
 from server.fanout.receipts import ReceiptWriter
 from server.fanout.rooms import Rooms
+from server.fanout.thread_updates import ThreadNotifier
 from server.transport.send_queue import Flusher
 from store.postgres.group_commit import Lanes
 from store.receipts import ReceiptStreams
@@ -55,7 +57,9 @@ class Cluster:
     announcer: PresenceAnnouncer
     transactions: Transactions
     conversations: Conversations
+    threads: Threads
     notifier: ConversationNotifier
+    thread_notifier: ThreadNotifier
     membership: Membership
 
 
@@ -75,7 +79,11 @@ def assemble_cluster(settings: Settings, stores: Stores, tracing: "Tracing | Non
     )
     publisher = Publisher(instances, subscriptions, stores.pool, on_sent=tracing.sends.published if tracing else None)
     ephemeral_events = EphemeralEvents(rooms, publisher, Broadcaster(rooms, flusher))
-    change_publisher = (tracing.change_publisher if tracing else ChangePublisher)(rooms, ephemeral_events, publisher)
+    threads = Threads(stores.pool, lambda: transactions)
+    thread_notifier = ThreadNotifier(threads, rooms)
+    change_publisher = (tracing.change_publisher if tracing else ChangePublisher)(
+        rooms, ephemeral_events, publisher, thread_notifier, threads.replied
+    )
     lanes = Lanes(
         stores.lane_connector,
         count=settings.lanes,
@@ -90,7 +98,7 @@ def assemble_cluster(settings: Settings, stores: Stores, tracing: "Tracing | Non
     transactions = Transactions(stores.pool, change_publisher)
     conversations = Conversations(stores.pool, transactions)
     notifier = ConversationNotifier(conversations, rooms)
-    recovery = Recovery(rooms, notifier, sync, instances, announcer)
+    recovery = Recovery(rooms, notifier, thread_notifier, sync, instances, announcer)
     return Cluster(
         name=name,
         flusher=flusher,
@@ -111,7 +119,9 @@ def assemble_cluster(settings: Settings, stores: Stores, tracing: "Tracing | Non
         announcer=announcer,
         transactions=transactions,
         conversations=conversations,
+        threads=threads,
         notifier=notifier,
+        thread_notifier=thread_notifier,
         membership=Membership(
             instances,
             subscriptions,

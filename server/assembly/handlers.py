@@ -14,6 +14,7 @@ from handlers.reactions import Reactions
 from handlers.receipts import Receipts
 from handlers.refresh_tokens import RefreshTokens
 from handlers.search import Search
+from handlers.threads import Threads
 from handlers.users import Users
 from server.assembly.cluster import Cluster
 from server.assembly.stores import Stores
@@ -89,6 +90,7 @@ def assemble_handlers(
             Conversations(exports, cluster.transactions),
             messages(exports, cluster.lanes),
             reactions(exports),
+            Threads(exports, lambda: cluster.transactions),
             files(exports),
         ),
     )

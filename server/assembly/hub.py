@@ -55,6 +55,7 @@ def assemble_hub(
         messages=handlers.messages,
         conversations=cluster.conversations,
         reactions=handlers.reactions,
+        threads=cluster.threads,
         search=handlers.search,
         receipts=handlers.receipts,
         users=handlers.users,

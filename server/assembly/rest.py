@@ -73,6 +73,7 @@ def assemble_rest(
         groups_handler=handlers.groups,
         messages_handler=handlers.messages,
         reactions_handler=handlers.reactions,
+        threads_handler=cluster.threads,
         search_handler=handlers.search,
         receipts_handler=handlers.receipts,
         verifier=hub.verifier,

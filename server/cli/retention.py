@@ -21,7 +21,18 @@ from server.protocol import terminal
 from store.errors import StoreError
 from store.model import Change
 from store.objects import open_objects
-from store.postgres import accounts, idempotency, join_links, mentions, messages, partitions, reactions, search, users
+from store.postgres import (
+    accounts,
+    idempotency,
+    join_links,
+    mentions,
+    messages,
+    partitions,
+    reactions,
+    search,
+    threads,
+    users,
+)
 from store.postgres.clock import fetch_agreed_now
 from store.postgres.connection import Connection
 from store.postgres.pool import Pool
@@ -143,6 +154,8 @@ def _steps(now: datetime, oldest: datetime) -> list[tuple[str, Step]]:
         ("links that have expired", join_links.delete_expired_links),
         ("reactions to old messages", lambda conn, limit: reactions.delete_reactions_before(conn, oldest, limit)),
         ("reactions to deleted messages", reactions.delete_reactions_left),
+        ("threads of old messages", lambda conn, limit: threads.delete_old_threads(conn, oldest, limit)),
+        ("followers of old threads", lambda conn, limit: threads.delete_old_members(conn, oldest, limit)),
         ("pins of old messages", lambda conn, limit: messages.delete_old_pins(conn, oldest, limit)),
     ]
 

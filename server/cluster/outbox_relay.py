@@ -93,6 +93,7 @@ class OutboxRelay:
                 heads=tuple(Head(conversation_id, seq) for conversation_id, seq in heads.items()),
                 disconnections=tuple(disconnection for batch in stale for disconnection in batch.disconnections),
                 settings=tuple(batch.settings for batch in stale if batch.settings is not None),
+                threads=tuple(batch.thread for batch in stale if batch.thread is not None),
             )
             await self._send(entry)
             await outbox.delete_outbox(conn, [batch.key for batch in stale])

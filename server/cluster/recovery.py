@@ -13,6 +13,7 @@ import trio
 
 from server.fanout.conversation_updates import ConversationNotifier
 from server.fanout.rooms import Rooms
+from server.fanout.thread_updates import ThreadNotifier
 from store.model import Privacy
 from store.redis.inbox_entries import disconnection_of, killing_of
 
@@ -30,6 +31,9 @@ class Truth(Protocol):
 
     async def settings_changed(self, user_ids: Collection[UUID], seconds: float) -> Sequence[tuple[UUID, UUID]]:
         """The same of those who have changed their settings of one."""
+
+    async def threads_changed(self, user_ids: Collection[UUID], seconds: float) -> Sequence[tuple[UUID, UUID]]:
+        """The same of those who have followed, left or read a thread, each with its id."""
 
     async def deleted(self, user_ids: Collection[UUID]) -> list[UUID]: ...
 
@@ -56,12 +60,14 @@ class Recovery:
         self,
         rooms: Rooms,
         notifier: ConversationNotifier,
+        threads: ThreadNotifier,
         truth: Truth,
         operators: Operators,
         presence: Presence,
     ) -> None:
         self._rooms = rooms
         self._notifier = notifier
+        self._threads = threads
         self._truth = truth
         self._operators = operators
         self._presence = presence
@@ -119,7 +125,8 @@ class Recovery:
 
         `went_back` are conversations of which a part of the history is lost. Somebody may be a member of them whom that
         part had removed: they are attached again, with a `Resync`. Users who joined a conversation in the last
-        `seconds` are notified on all connections, and attached; who has changed their settings of one is notified.
+        `seconds` are notified on all connections, and attached; who has changed their settings of one is notified, and
+        who has followed, left or read a thread.
         Raise StoreError.
         """
         users = self._rooms.users()
@@ -142,4 +149,6 @@ class Recovery:
                     self._notifier.recheck(conversation_id, user_id)
                 for user_id, conversation_id in await self._truth.settings_changed(chunk, seconds + SLACK):
                     self._notifier.notify(conversation_id, (user_id,))
+                for user_id, thread_id in await self._truth.threads_changed(chunk, seconds + SLACK):
+                    self._threads.notify(user_id, thread_id)
             await trio.lowlevel.checkpoint()

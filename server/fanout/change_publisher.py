@@ -5,14 +5,14 @@ The reader of the inbox and the outbox relay call `receive` with what comes from
 to local connections only.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 from uuid import UUID
 
 from server.fanout.ephemeral_events import EphemeralEvents
 from server.fanout.rooms import Rooms
 from store.model import Change
-from store.redis.inbox_entries import Disconnection, Entry, Personal
+from store.redis.inbox_entries import Disconnection, Entry, Personal, ThreadChange
 
 
 class OtherInstances(Protocol):
@@ -21,11 +21,27 @@ class OtherInstances(Protocol):
     def publish(self, changes: Sequence[Change], personal: Personal | None = None) -> None: ...
 
 
+class ThreadUpdates(Protocol):
+    """Sends users what threads are to them (`server.fanout.thread_updates`)."""
+
+    def notify(self, user_id: UUID, thread_id: UUID) -> None: ...
+
+
 class ChangePublisher:
-    def __init__(self, rooms: Rooms, ephemeral_events: EphemeralEvents, others: OtherInstances) -> None:
+    def __init__(
+        self,
+        rooms: Rooms,
+        ephemeral_events: EphemeralEvents,
+        others: OtherInstances,
+        threads: ThreadUpdates,
+        on_reply: Callable[[UUID], None],
+    ) -> None:
+        """`on_reply` is called with the root of each reply that was made or deleted here."""
         self._rooms = rooms
         self._ephemeral_events = ephemeral_events
         self._others = others
+        self._threads = threads
+        self._on_reply = on_reply
 
     # -- local changes ----------------------------------------------------------------------------------
 
@@ -37,10 +53,16 @@ class ChangePublisher:
         """
         if isinstance(personal, Disconnection):
             self._rooms.disconnect(personal)
+        elif isinstance(personal, ThreadChange):
+            self._threads.notify(personal.user_id, personal.thread_id)
         elif personal is not None:
             self._rooms.refresh(personal)
         self._rooms.publish(changes)
         self._others.publish(changes, personal)
+        for change in changes:
+            root_id = change.message.thread_id
+            if root_id is not None and (change.created or change.message.deleted_at is not None):
+                self._on_reply(root_id)
 
     def doubt(self, conversation_ids: Collection[UUID]) -> None:
         """Compare these conversations with PostgreSQL: the outcome of a commit is unknown.
@@ -57,6 +79,8 @@ class ChangePublisher:
             self._rooms.disconnect(disconnection)
         for changed in entry.settings:
             self._rooms.refresh(changed)
+        for one in entry.threads:
+            self._threads.notify(one.user_id, one.thread_id)
         self._rooms.publish(entry.changes)
         for head in entry.heads:
             self._rooms.repair.reached(head.conversation_id, head.seq)

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from handlers.model import Resync, StatusUpdate, TypingUpdate, UserStatusUpdate
-from store.model import Conversation, Message
+from store.model import Conversation, Message, ThreadState
 
 
 class Event(NamedTuple):
@@ -20,7 +20,7 @@ EVENTS: dict[str, Event] = {
     "ReceiveMessage": Event((("message", Message),), "A new message, also one's own."),
     "MessageChanged": Event(
         (("message", Message),),
-        "A message was edited, deleted or pinned, its file was deleted, or somebody has reacted.",
+        "A message was edited, deleted or pinned, its file was deleted, or somebody has reacted or replied.",
     ),
     "ConversationChanged": Event(
         (("conversation", Conversation),),
@@ -29,6 +29,9 @@ EVENTS: dict[str, Event] = {
     "ConversationRemoved": Event(
         (("conversationId", UUID), ("reason", Literal["left", "removed", "deleted"])),
         "The user has left (`left`), was `removed`, or it was `deleted`.",
+    ),
+    "ThreadChanged": Event(
+        (("thread", ThreadState),), "The user has followed, left or read a thread, on any of their connections."
     ),
     "MessageStatusUpdated": Event(
         (("update", StatusUpdate),), "A member has received, or read, everything up to a seq."

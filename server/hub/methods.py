@@ -38,6 +38,7 @@ from handlers.reactions import Reactions
 from handlers.receipts import Receipts
 from handlers.search import Search
 from handlers.sync import Sync, read_cursor
+from handlers.threads import Threads
 from handlers.users import Users
 from server.fanout.ephemeral_events import EphemeralEvents
 from server.hub import catch_up
@@ -46,7 +47,16 @@ from server.hub.dispatch import Declaration, Dispatcher
 from server.hub.invocations import INTERRUPTED, Ticket, answer
 from server.identity.access_tokens import Verifier
 from server.protocol.signalr.codec import UuidKey
-from store.model import Account, ConversationSettings, Message, MessageStatus, Privacy, Seq, UnreadTotals
+from store.model import (
+    Account,
+    ConversationSettings,
+    Message,
+    MessageStatus,
+    Privacy,
+    Seq,
+    ThreadState,
+    UnreadTotals,
+)
 from store.postgres.messages import END
 
 STREAM_LIMIT = 10_000  # messages one StreamHistory may ask for
@@ -92,6 +102,7 @@ class HubMethods:
         messages: Messages,
         conversations: Conversations,
         reactions: Reactions,
+        threads: Threads,
         search: Search,
         receipts: Receipts,
         users: Users,
@@ -104,6 +115,7 @@ class HubMethods:
         self._messages = messages
         self._conversations = conversations
         self._reactions = reactions
+        self._threads = threads
         self._search = search
         self._receipts = receipts
         self._users = users
@@ -130,6 +142,8 @@ class HubMethods:
         "mention_all_forbidden",
         "posting_forbidden",
         "slow_mode",
+        "thread_nested",
+        "gone",
         "invalid_content",
         pipelined=True,
         answers=SentMessage,
@@ -225,9 +239,15 @@ class HubMethods:
 
     @hub_method("not_found", "conflict", cost=STREAM_COST)
     async def stream_history(
-        self, connection: HubConnection, conversation_id: UUID, before_seq: Seq | None = None, limit: int | None = None
+        self,
+        connection: HubConnection,
+        conversation_id: UUID,
+        before_seq: Seq | None = None,
+        limit: int | None = None,
+        replies: bool | None = None,
     ) -> AsyncIterator[Message]:
-        """Stream the messages of a conversation, newest first, at the pace of the client."""
+        """Stream the messages of a conversation, newest first, at the pace of the client; with `replies` all of
+        them."""
         left = STREAM_LIMIT if limit is None else limit
         if not 1 <= left <= STREAM_LIMIT:
             sentence = f"between 1 and {STREAM_LIMIT}"
@@ -236,14 +256,19 @@ class HubMethods:
             before_seq = min(before_seq, END)
         while left > 0:
             page = await self._messages.page(
-                connection.caller, conversation_id, before=before_seq, after=None, limit=min(left, STREAM_PAGE)
+                connection.caller,
+                conversation_id,
+                before=before_seq,
+                after=None,
+                limit=min(left, STREAM_PAGE),
+                replies=bool(replies),
             )
             for message in page.messages:
                 yield message
-            if not page.has_more:
+            if page.next is None:
                 return
             left -= len(page.messages)
-            before_seq = page.messages[-1].seq
+            before_seq = page.next
 
     @hub_method("not_found", "invalid_cursor", cost=SEARCH_COST)
     async def search_messages(self, connection: HubConnection, search: SearchMessages) -> SearchPage:
@@ -306,6 +331,21 @@ class HubMethods:
     async def mark_message_as_delivered(self, connection: HubConnection, message_id: UUID) -> None:
         """Say that the user has received everything up to this message."""
         await self._receipts.mark_message(connection.caller, message_id, MessageStatus.DELIVERED)
+
+    @hub_method("not_found", "forbidden", "thread_nested", "invalid_cursor")
+    async def mark_thread_read(self, connection: HubConnection, thread_id: UUID, seq: Seq) -> ThreadState:
+        """Say that the user has read the replies of a thread up to `seq`."""
+        return await self._threads.mark_read(connection.caller, thread_id, seq)
+
+    @hub_method("not_found", "forbidden", "thread_nested")
+    async def follow_thread(self, connection: HubConnection, thread_id: UUID) -> ThreadState:
+        """Follow a thread: its replies count as unread from now on."""
+        return await self._threads.follow(connection.caller, thread_id)
+
+    @hub_method("not_found", "forbidden", "thread_nested")
+    async def unfollow_thread(self, connection: HubConnection, thread_id: UUID) -> ThreadState:
+        """Follow a thread no more, until the user replies to it, or is mentioned there."""
+        return await self._threads.unfollow(connection.caller, thread_id)
 
     @hub_method("not_found")
     async def update_conversation_settings(

@@ -14,6 +14,7 @@ from prometheus_client.core import InfoMetricFamily, Metric
 
 from handlers.errors import CODES
 from handlers.reactions import Reactions
+from handlers.threads import Threads
 from handlers.transactions import Transactions
 from server.cluster.membership import Membership
 from server.cluster.outbox_relay import OutboxRelay
@@ -53,6 +54,7 @@ class Parts(Protocol):
     lanes: Lanes
     transactions: Transactions
     reactions: Reactions
+    threads: Threads
     membership: Membership
     publisher: Publisher
     relay: OutboxRelay
@@ -278,6 +280,16 @@ def _lanes(parts: Parts) -> Iterable[Metric]:
         "parley_reactions_batches_total",
         "Transactions that wrote them: of each message one in 100 ms at most.",
         parts.reactions.batches,
+    )
+    yield counter(
+        "parley_threads_written_total",
+        "Changes of messages by the replies in their threads: of each one in 100 ms at most.",
+        parts.threads.written,
+    )
+    yield gauge(
+        "parley_threads_queued",
+        "Messages that this instance is about to change, as there were replies in their threads.",
+        parts.threads.waiting,
     )
     yield gauge("parley_reactions_queued", "Acts on reactions that wait to be committed.", parts.reactions.waiting)
 

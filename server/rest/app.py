@@ -20,6 +20,7 @@ from handlers.messages import Messages
 from handlers.reactions import Reactions
 from handlers.receipts import Receipts
 from handlers.search import Search
+from handlers.threads import Threads
 from handlers.users import Users
 from server.config.rate_limits import RateLimits
 from server.config.settings import Settings
@@ -47,6 +48,7 @@ from server.rest.routes import (
     reactions,
     search,
     signed_urls,
+    threads,
     users,
 )
 from server.rest.upload_backpressure import PacedRequest, let_in
@@ -67,6 +69,7 @@ def create_app(
     groups_handler: Groups,
     messages_handler: Messages,
     reactions_handler: Reactions,
+    threads_handler: Threads,
     search_handler: Search,
     receipts_handler: Receipts,
     files_handler: Files,
@@ -97,6 +100,7 @@ def create_app(
     app.register_blueprint(groups.blueprint(groups_handler))
     app.register_blueprint(messages.blueprint(messages_handler, receipts_handler))
     app.register_blueprint(reactions.blueprint(reactions_handler))
+    app.register_blueprint(threads.blueprint(threads_handler))
     app.register_blueprint(pins.blueprint(messages_handler))
     app.register_blueprint(search.blueprint(search_handler))
     app.register_blueprint(mentions.blueprint(messages_handler))

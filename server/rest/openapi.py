@@ -58,6 +58,7 @@ TAGS = {
     "messages": "Sending, reading and editing messages, and their receipts.",
     "search": "Search for messages by their words.",
     "reactions": "Reactions to messages.",
+    "threads": "Replies under messages, and who follows them.",
     "pins": "Messages that are pinned in their conversation.",
     "mentions": "The messages that mention the caller.",
     "files": "Files: uploads through the server or directly into the store, and links.",

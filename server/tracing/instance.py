@@ -3,11 +3,14 @@
 Owns the tracer of the provider, and the state that the traced parts share.
 """
 
+from collections.abc import Callable
+from uuid import UUID
+
 from opentelemetry.sdk.trace import TracerProvider
 
 from handlers.messages import Queue
 from server.cluster.publisher import Publisher
-from server.fanout.change_publisher import ChangePublisher
+from server.fanout.change_publisher import ChangePublisher, ThreadUpdates
 from server.fanout.ephemeral_events import EphemeralEvents
 from server.fanout.rooms import Rooms
 from server.rest.request_log import App
@@ -23,9 +26,14 @@ class Tracing:
         self.sends = Sends(self._tracer)
 
     def change_publisher(
-        self, rooms: Rooms, ephemeral_events: EphemeralEvents, publisher: Publisher
+        self,
+        rooms: Rooms,
+        ephemeral_events: EphemeralEvents,
+        publisher: Publisher,
+        threads: ThreadUpdates,
+        on_reply: Callable[[UUID], None],
     ) -> ChangePublisher:
-        return TracedPublisher(rooms, ephemeral_events, publisher, self.sends)
+        return TracedPublisher(rooms, ephemeral_events, publisher, threads, on_reply, self.sends)
 
     def queue(self, lanes: Queue) -> Queue:
         return TracedQueue(lanes, self.sends)

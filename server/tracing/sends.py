@@ -6,7 +6,7 @@ the spans are created afterwards.
 """
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from uuid import UUID
 
 import msgspec
@@ -16,7 +16,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from handlers.messages import Queue
 from server.cluster.publisher import Publisher
-from server.fanout.change_publisher import ChangePublisher
+from server.fanout.change_publisher import ChangePublisher, ThreadUpdates
 from server.fanout.ephemeral_events import EphemeralEvents
 from server.fanout.rooms import Rooms
 from store.errors import StoreError
@@ -182,8 +182,16 @@ class TracedQueue:
 class TracedPublisher(ChangePublisher):
     """A change publisher with a span for each delivery."""
 
-    def __init__(self, rooms: Rooms, ephemeral_events: EphemeralEvents, publisher: Publisher, sends: Sends) -> None:
-        super().__init__(rooms, ephemeral_events, publisher)
+    def __init__(
+        self,
+        rooms: Rooms,
+        ephemeral_events: EphemeralEvents,
+        publisher: Publisher,
+        threads: ThreadUpdates,
+        on_reply: Callable[[UUID], None],
+        sends: Sends,
+    ) -> None:
+        super().__init__(rooms, ephemeral_events, publisher, threads, on_reply)
         self._publisher = publisher
         self._sends = sends
 

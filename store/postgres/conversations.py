@@ -52,6 +52,7 @@ SETTLE_POLL = 0.005  # seconds
 UNKNOWN_NAMED = 10  # users who do not exist, in an error
 LOWEST_ID = UUID(int=0)  # below every user id
 BUDGET = 10_000  # messages looked at for the totals of one user
+THREADS = 2000  # of one user that are looked at, those with the newest roots
 DETAILS = len(msgspec.structs.fields(GroupDetails))
 
 
@@ -303,7 +304,7 @@ async def fetch_unread_totals(conn: Connection, user_id: UUID) -> UnreadTotals:
     Where that would be more to read than BUDGET messages, each conversation is counted up to the number with which they
     keep to it, and the totals are `capped`.
     """
-    parameters = {"user_id": user_id, "budget": BUDGET}
+    parameters = {"user_id": user_id, "budget": BUDGET, "threads": THREADS}
     row = await (await conn.execute(queries.fetch_unread_totals, parameters)).fetchone()
     assert row is not None
     return UnreadTotals(*row)

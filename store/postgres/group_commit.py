@@ -62,6 +62,10 @@ REFUSALS = {
     8: "mention_all",
     9: "posting",
     10: "slow_mode",
+    20: "no_thread",
+    21: "thread_nested",
+    22: "thread_of_system",
+    23: "thread_deleted",
 }
 SENT = MessageStatus.SENT
 REJECTED = (psycopg.DataError, psycopg.IntegrityError, UnicodeEncodeError)  # the message is at fault
@@ -75,7 +79,8 @@ class AppendError(Exception):
     """A message that was refused.
 
     `code` is one of REFUSALS (no_such_mention: somebody who is mentioned is no member; mention_all: the sender may not
-    mention all; posting: only admins send here; slow_mode: the sender has to wait, for `wait_ms`), or invalid_content
+    mention all; posting: only admins send here; slow_mode: the sender has to wait, for `wait_ms`; thread_...: what is
+    replied to is a reply itself, a System message, or deleted), or invalid_content
     (PostgreSQL cannot store it: a NUL character or a lone surrogate).
     """
 
@@ -92,6 +97,7 @@ class Append(Struct, frozen=True):
     """One message to write. `done` is called once, without awaiting, in order within the conversation.
 
     `all_up_to`: it mentions all members, which any of them may do where there are so many at most. None: it does not.
+    `thread_id`: it is a reply to this message, shown in the main history only if it is `also_in_conversation`.
     """
 
     message_id: UUID
@@ -105,6 +111,8 @@ class Append(Struct, frozen=True):
     done: Done
     mentions: tuple[UUID, ...] = ()
     all_up_to: int | None = None
+    thread_id: UUID | None = None
+    also_in_conversation: bool = False
 
 
 # Called with a committed batch and when its transaction began and ended (`time.perf_counter`), before any answer.
@@ -491,7 +499,7 @@ class _Lane:
         raise AssertionError("unreachable")
 
     def _pack(self, appends: Sequence[Append]) -> list[bytes | None]:
-        """The parameters of lane_write, or of lane_write_mentioning where that is needed. Raises UnicodeEncodeError."""
+        """The parameters of lane_write, or of lane_write_full where that is needed. Raises UnicodeEncodeError."""
         columns: list[bytes | None] = [
             message_batch.pack_uuids([a.message_id for a in appends]),
             message_batch.pack_uuids([a.conversation_id for a in appends]),
@@ -503,12 +511,14 @@ class _Lane:
             message_batch.pack_texts([a.client_message_id for a in appends]),
             self._outbox,
         ]
-        if any(a.mentions or a.all_up_to is not None for a in appends):
+        if any(a.mentions or a.all_up_to is not None or a.thread_id is not None for a in appends):
             named = [(position, user_id) for position, a in enumerate(appends, 1) for user_id in a.mentions]
             columns += (
                 message_batch.pack_numbers([a.all_up_to for a in appends]),
                 message_batch.pack_numbers([position for position, _ in named]),
                 message_batch.pack_uuids([user_id for _, user_id in named]),
+                message_batch.pack_uuids([a.thread_id for a in appends]),
+                message_batch.pack_numbers([None if a.thread_id is None else a.also_in_conversation for a in appends]),
             )
         return columns
 
@@ -584,6 +594,7 @@ class _Lane:
                         None if file_key is None else file_info(append.file_id, file_key, *file),
                         append.reply_to_id, append.client_message_id, made_at, None, None, SENT,
                         mentions=append.mentions, mention_all=append.all_up_to is not None,
+                        thread_id=append.thread_id, also_in_conversation=append.also_in_conversation,
                     )  # fmt: skip
                 except Exception as error:  # of this message, which is committed: its room reads it
                     answers.append(StoreError(f"a defect, reference {_guard.caught(error)}"))

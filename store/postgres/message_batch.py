@@ -28,12 +28,12 @@ _ARRAY = struct.Struct("!iiIii")  # dimensions, has nulls, element type, length,
 _LENGTH = struct.Struct("!i")
 _NUMBER = struct.Struct("!iq")
 
-LOCK, WRITE, WRITE_MENTIONING = b"parley_lane_lock", b"parley_lane_write", b"parley_lane_write_mentioning"
+LOCK, WRITE, WRITE_FULL = b"parley_lane_lock", b"parley_lane_write", b"parley_lane_write_full"
 COLUMNS = [UUID_ARRAY] * 3 + [TEXT_ARRAY] * 2 + [UUID_ARRAY] * 2 + [TEXT_ARRAY, BOOL_OID]
 STATEMENTS = (
     (LOCK, queries.lane_lock, [UUID_ARRAY]),
     (WRITE, queries.lane_write, COLUMNS),
-    (WRITE_MENTIONING, queries.lane_write_mentioning, [*COLUMNS, BIGINT_ARRAY, BIGINT_ARRAY, UUID_ARRAY]),
+    (WRITE_FULL, queries.lane_write_full, [*COLUMNS, BIGINT_ARRAY, BIGINT_ARRAY, UUID_ARRAY, UUID_ARRAY, BIGINT_ARRAY]),
 )
 # Planned once a connection, for any batch; by index whatever the statistics say: on a new database the
 # tables look small when the plan is made, and are not for long.
@@ -76,7 +76,7 @@ async def prepare(conn: Connection) -> None:
 
 async def write(conn: Connection, columns: Sequence[bytes | None]) -> list[Row]:
     """Write a packed batch and commit it. Return one row for each message, in their order. `columns` has what
-    lane_write takes, or lane_write_mentioning.
+    lane_write takes, or lane_write_full.
 
     Guaranteed: when this returns, the batch is committed, as a whole. When it raises psycopg.Error, nothing of it was
     written. When it raises OutcomeUnknown, the batch was committed as a whole or not at all, and only the database
@@ -138,7 +138,7 @@ def _exchange(pgconn: Any, lock: Sequence[bytes | None], write: Sequence[bytes |
     """
     pgconn.enter_pipeline_mode()
     pgconn.send_query_prepared(LOCK, lock, param_formats=[BINARY], result_format=BINARY)
-    statement = WRITE if len(write) == len(COLUMNS) else WRITE_MENTIONING
+    statement = WRITE if len(write) == len(COLUMNS) else WRITE_FULL
     pgconn.send_query_prepared(statement, write, param_formats=[BINARY] * len(write), result_format=BINARY)
     pgconn.pipeline_sync()
     failure: psycopg.Error | None = None

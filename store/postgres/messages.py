@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 
 from store.ids import id_floor, id_ms, timestamp
-from store.model import Change, FileInfo, Message, MessageStatus, MessageType, Reaction
+from store.model import Change, FileInfo, Message, MessageStatus, MessageType, Reaction, ThreadSummary
 from store.postgres import queries
 from store.postgres.connection import Connection
 from store.postgres.system_messages import Event, change_of, read
@@ -23,8 +23,10 @@ STATUSES = tuple(MessageStatus)
 FILE_PATH = "/api/files/"  # and the key: where a file is had, whatever the store
 END = 2**63 - 1  # above every seq
 PAGE_BYTES = 512 * 1024  # octets of the bodies and reactions of one page: as JSON it may be a few times that
+SCANNED = 1000  # messages that are looked at for a page of those that are no replies
 REACTIONS_DELETED = 1000  # with their message, in one transaction
 
+_decode_thread: Callable[[str], ThreadSummary] = msgspec.json.Decoder(ThreadSummary).decode
 _decode_reactions: Callable[[str], tuple[Reaction, ...]] = msgspec.json.Decoder(tuple[Reaction, ...]).decode
 
 
@@ -33,7 +35,7 @@ def message_of(row: Sequence[Any]) -> Message:
     # Each by name, so that a query with a column too few fails and shifts nothing.
     (id_, conversation_id, seq, changed_seq, sender_id, kind, body, file_id, key, name, size, content_type, width,
      height, reply_to, client_message_id, edited, deleted, changed, reactions, pinned, pinned_by, reached,
-     mentions, mention_all) = row  # fmt: skip
+     mentions, mention_all, thread_id, is_also, thread) = row  # fmt: skip
     return Message(
         id=id_,
         conversation_id=conversation_id,
@@ -55,6 +57,9 @@ def message_of(row: Sequence[Any]) -> Message:
         pinned_by=None if pinned is None or deleted is not None else pinned_by,
         mentions=tuple(mentions or ()),
         mention_all=bool(mention_all),
+        thread_id=thread_id,
+        also_in_conversation=bool(is_also),
+        thread=None if thread is None else _decode_thread(thread),
     )
 
 
@@ -77,10 +82,15 @@ async def list_messages_by_id(conn: Connection, message_ids: Collection[UUID]) -
 
 
 class Page(NamedTuple):
-    """`has_more`: there are more messages beyond the last one."""
+    """`next`: the seq at which the next page begins, None if there is none. Without replies a page may be empty and
+    have one."""
 
     messages: Sequence[Message]
-    has_more: bool
+    next: int | None
+
+    @property
+    def has_more(self) -> bool:
+        return self.next is not None
 
 
 async def list_messages(
@@ -91,18 +101,69 @@ async def list_messages(
     after: int | None = None,
     limit: int = 50,
     max_bytes: int = PAGE_BYTES,
+    replies: bool = True,
 ) -> Page:
     """Messages by seq: the newest first, below `before`; or the oldest first when `after` is given.
 
-    At most `limit`, and so many that their bodies have at most `max_bytes` octets, or one.
+    At most `limit`, and so many that their bodies have at most `max_bytes` octets, or one. Without `replies` only those
+    that the main history shows, of SCANNED messages at most.
     """
+    if not replies:
+        return await _list_main(conn, conversation_id, before, after, limit, max_bytes)
     query = queries.list_messages_before if after is None else queries.list_messages_after
     bounds = {"before": END if before is None else before, "after": after, "limit": limit + 1, "max_bytes": max_bytes}
     cursor = await conn.execute(query, {"conversation_id": conversation_id, **bounds})
     found = [message_of(row) for row in await cursor.fetchall()]
     if len(found) > limit or not found:
-        return Page(found[:limit], len(found) > limit)
-    return Page(found, await _has_more(conn, conversation_id, found[-1].seq, before=before, after=after))
+        return Page(found[:limit], found[limit - 1].seq if len(found) > limit else None)
+    last = found[-1].seq
+    return Page(found, last if await _has_more(conn, conversation_id, last, before=before, after=after) else None)
+
+
+async def _list_main(
+    conn: Connection, conversation_id: UUID, before: int | None, after: int | None, limit: int, max_bytes: int
+) -> Page:
+    """A page without replies, which is short where there are many of them: then it says where to go on."""
+    query = queries.list_main_before if after is None else queries.list_main_after
+    bounds = {"conversation_id": conversation_id, "before": END if before is None else before, "after": after}
+    cursor = await conn.execute(query, {**bounds, "limit": limit + 1, "max_bytes": max_bytes, "scan": SCANNED})
+    found = [message_of(row) for row in await cursor.fetchall()]
+    if len(found) > limit:
+        return Page(found[:limit], found[limit - 1].seq)
+    last = found[-1].seq if found else None
+    if last is not None and after is None and last <= 1:
+        return Page(found, None)  # the beginning: the usual case of a conversation's first page
+    query = queries.fetch_scan_before if after is None else queries.fetch_scan_after
+    beyond = (END if after is None else 0) if last is None else last
+    row = await (await conn.execute(query, {**bounds, "last": beyond, "scan": SCANNED})).fetchone()
+    assert row is not None
+    scanned, end, is_cut = row
+    if last is not None and is_cut:
+        return Page(found, last)
+    return Page(found, end if scanned == SCANNED else None)
+
+
+async def list_replies(
+    conn: Connection,
+    root_id: UUID,
+    *,
+    before: int | None = None,
+    after: int | None = None,
+    limit: int = 50,
+    max_bytes: int = PAGE_BYTES,
+) -> Page:
+    """The replies of a thread that are there, as `list_messages` lists messages."""
+    query = queries.list_replies_before if after is None else queries.list_replies_after
+    upper = END if before is None else before
+    bounds = {"root_id": root_id, "before": upper, "after": after, "limit": limit + 1, "max_bytes": max_bytes}
+    found = [message_of(row) for row in await (await conn.execute(query, bounds)).fetchall()]
+    if len(found) > limit or not found:
+        return Page(found[:limit], found[limit - 1].seq if len(found) > limit else None)
+    last = found[-1].seq
+    lower, upper = (0, last) if after is None else (last, upper)
+    between = {"root_id": root_id, "after": lower, "before": upper}
+    row = await (await conn.execute(queries.has_replies_between, between)).fetchone()
+    return Page(found, last if row and row[0] else None)
 
 
 async def _has_more(
@@ -159,9 +220,16 @@ async def update_message(conn: Connection, message_id: UUID, content: str) -> Ch
 async def delete_message(conn: Connection, message_id: UUID) -> Change | None:
     """Empty the content, remove the reactions and mark the message deleted. None under the same conditions.
 
-    Of very many reactions the rest, which is not shown any more, is left to the purge.
+    Of very many reactions the rest, which is not shown any more, is left to the purge. A reply does not count any more
+    in its thread, and its root is to be shown anew (`store.postgres.threads`).
     """
-    return await _change(conn, message_id, queries.delete_message, {"limit": REACTIONS_DELETED})
+    async with conn.atomic():
+        change = await _change(conn, message_id, queries.delete_message, {"limit": REACTIONS_DELETED})
+        if change is not None and change.message.thread_id is not None:
+            reply = change.message
+            parameters = {"root_id": reply.thread_id, "reply_id": reply.id, "sender_id": reply.sender_id}
+            await conn.execute(queries.drop_reply, parameters)
+    return change
 
 
 async def touch_message(conn: Connection, message_id: UUID) -> Change | None:
@@ -177,6 +245,12 @@ async def update_reactions(conn: Connection, message_id: UUID, reactions: Sequen
     """Write what the message shows of its reactions (`store.postgres.reactions`). None under the same conditions."""
     shown = msgspec.json.encode(reactions).decode() if reactions else None
     return await _change(conn, message_id, queries.update_reactions, {"reactions": shown})
+
+
+async def show_thread(conn: Connection, root_id: UUID, thread: ThreadSummary | None) -> Change | None:
+    """Write what a root shows of its replies (`store.postgres.threads`), also if it is deleted. None if it is gone."""
+    shown = None if thread is None else msgspec.json.encode(thread).decode()
+    return await _change(conn, root_id, queries.show_thread, {"thread": shown})
 
 
 async def pin_message(conn: Connection, message_id: UUID, user_id: UUID) -> Change | None:

@@ -18,6 +18,7 @@ import psycopg
 import sqlalchemy
 import trio
 from alembic.runtime.migration import MigrationContext, RevisionStep
+from psycopg import sql as sql_names
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from store.errors import StoreError, Unavailable
@@ -45,6 +46,8 @@ HOLDER = """SELECT a.pid, coalesce(nullif(a.application_name, ''), 'a client'),
         AND a.xact_start IS NOT NULL
     ORDER BY a.xact_start LIMIT 1"""
 
+INDEX_THREADS = """CREATE INDEX CONCURRENTLY {} ON {} (thread_id, seq)
+    WHERE thread_id IS NOT NULL AND deleted_at IS NULL"""  # as messages_thread of 0023
 WORKS_FROM = "works with code from "  # the comment on Alembic's table goes on with the number of a revision
 
 Progress = Callable[[str], object]
@@ -150,8 +153,45 @@ def _forget_mentions(conninfo: str) -> None:
             after = row[0] if row else None
 
 
+def _index_threads(conninfo: str) -> None:
+    """Make the index of replies in the partitions that were there before 0023, one after the other, while others write.
+
+    A run that was killed leaves an index that is not valid: it is made anew.
+    """
+    with _connect(conninfo) as connection:
+        connection.autocommit = True
+        for name, index, is_valid in connection.execute(queries.list_without_thread_index).fetchall():
+            partition, made = sql_names.Identifier(name), sql_names.Identifier(f"{name}_thread")
+            if index is not None and not is_valid:
+                connection.execute(sql_names.SQL("DROP INDEX CONCURRENTLY {}").format(sql_names.Identifier(index)))
+            if index is None or not is_valid:
+                connection.execute(sql_names.SQL(INDEX_THREADS).format(made, partition))
+            connection.execute(sql_names.SQL("ALTER INDEX messages_thread ATTACH PARTITION {}").format(made))
+
+
+def _recount_threads(conninfo: str) -> None:
+    """Where code of before has deleted replies: it leaves them counted."""
+    after: UUID | None = UUID(int=0)
+    with _connect(conninfo) as connection:
+        connection.autocommit = True
+        while after is not None:
+            parameters = {"after": after, "days": ROLLOUT_DAYS, "limit": BATCH}
+            rows = connection.execute(queries.list_threads_after, parameters).fetchall()
+            for root_id, conversation_id in rows:
+                with connection.transaction():
+                    connection.execute(queries.lock_heads, {"ids": [conversation_id]})
+                    connection.execute(queries.recount_thread, {"root_id": root_id})
+            after = rows[-1][0] if rows else None
+
+
 # What a revision needs besides its SQL, in the order of the revisions. Each is run again by every `parley migrate`.
-FILL_INS: tuple[Callable[[str], None], ...] = (_fold_names, _fill_in_words, _forget_mentions)  # 0005, 0012, 0018
+FILL_INS: tuple[Callable[[str], None], ...] = (
+    _fold_names,  # 0005
+    _fill_in_words,  # 0012
+    _forget_mentions,  # 0018
+    _index_threads,  # 0023
+    _recount_threads,
+)
 
 
 def _upgrade(connection: sqlalchemy.Connection, *, known: list[Migration]) -> None:

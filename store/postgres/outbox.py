@@ -16,29 +16,32 @@ from store.postgres.connection import Connection
 from store.postgres.conversations import list_member_ids
 from store.postgres.messages import message_of
 from store.postgres.system_messages import Event, change_of, read
-from store.redis.inbox_entries import Disconnection, Personal, SettingsChange, disconnection_of
+from store.redis.inbox_entries import Disconnection, Personal, SettingsChange, ThreadChange, disconnection_of
 
 Key = tuple[UUID, int]  # conversation and seq of a batch's first change
 
 
 class Unpublished(Struct, frozen=True):
     """A batch that may not have reached everybody: the first of its changes in each conversation, whose connections it
-    ends, and whose settings have changed."""
+    ends, whose settings have changed, and whose part in a thread."""
 
     key: Key
     first: dict[UUID, int]
     disconnections: tuple[Disconnection, ...] = ()
     settings: SettingsChange | None = None
+    thread: ThreadChange | None = None
 
 
 def key_of(changes: Sequence[Change], personal: Personal | None = None) -> Key:
     """The name of a batch: its first change's, or where nothing else changed the user's or session's that it ends, or
-    that of the settings: versions are not seqs, but there is one of each."""
+    that of the settings or the thread: versions are not seqs, but there is one of each."""
     if changes:
         return changes[0].conversation_id, changes[0].seq
     assert personal is not None
     if isinstance(personal, SettingsChange):
         return personal.conversation_id, -personal.version
+    if isinstance(personal, ThreadChange):
+        return personal.thread_id, -personal.version
     return personal.session_id or personal.user_id, 0
 
 
@@ -57,6 +60,7 @@ async def insert_outbox(conn: Connection, changes: Sequence[Change], personal: P
         "dismissed": [one.user_id for one in ended],
         "dismissed_sessions": [one.session_id for one in ended],
         "settings_of": personal.user_id if isinstance(personal, SettingsChange) else None,
+        "thread_of": personal.user_id if isinstance(personal, ThreadChange) else None,
     }
     await conn.execute(queries.insert_outbox, parameters)
 
@@ -69,15 +73,16 @@ async def delete_outbox(conn: Connection, keys: Collection[Key]) -> None:
 
 async def list_stale(conn: Connection, age: float, limit: int = 100) -> list[Unpublished]:
     """Batches committed more than `age` seconds ago, oldest first. Within a transaction no other relay gets them."""
-    cursor = await conn.execute(queries.list_stale_outbox, {"age": age, "limit": limit})
+    rows = await (await conn.execute(queries.list_stale_outbox, {"age": age, "limit": limit})).fetchall()
     return [
         Unpublished(
             (conversation_id, seq),
             dict(zip(conversation_ids, seqs, strict=True)),
             tuple(disconnection_of(*both) for both in zip_longest(users, sessions)),
             None if settings_of is None else SettingsChange(settings_of, conversation_id, -seq),
+            None if thread_of is None else ThreadChange(thread_of, conversation_id, -seq),
         )
-        for conversation_id, seq, conversation_ids, seqs, users, sessions, settings_of in await cursor.fetchall()
+        for conversation_id, seq, conversation_ids, seqs, users, sessions, settings_of, thread_of in rows
     ]
 
 

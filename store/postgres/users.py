@@ -307,6 +307,7 @@ async def delete_user(conn: Connection, user_id: UUID) -> tuple[Change, ...] | N
             queries.delete_identities_of,
             queries.delete_sends_of,
             queries.delete_mentions_of,
+            queries.forget_threads_of,
             queries.delete_creations_of,
             queries.delete_privacy_of,
             queries.give_up_files_of,

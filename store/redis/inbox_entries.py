@@ -111,6 +111,19 @@ class SettingsChange(InstanceMessage, frozen=True, array_like=True):
         return (self.user_id,)
 
 
+class ThreadChange(InstanceMessage, frozen=True, array_like=True):
+    """A user has begun or ceased to follow a thread, or has read it: their connections are to be sent what it is to
+    them now."""
+
+    user_id: UUID
+    thread_id: UUID
+    version: int
+
+    @property
+    def users(self) -> Sequence[UUID]:
+        return (self.user_id,)
+
+
 class PrivacyNotice(InstanceMessage, frozen=True, array_like=True):
     """What a user shows, and sees of others, from now on (`store.model.Privacy`)."""
 
@@ -133,7 +146,7 @@ class TraceMark(_OfConversation, frozen=True, array_like=True):
 
 
 # What concerns one user and is announced as surely as a change is: the outbox has it until it has reached everybody.
-Personal = Disconnection | SettingsChange
+Personal = Disconnection | SettingsChange | ThreadChange
 
 
 def disconnection_of(user_id: UUID, session_id: UUID | None = None) -> Disconnection:
@@ -160,6 +173,7 @@ class Entry(Struct, frozen=True, array_like=True):
     traces: tuple[TraceMark, ...] = ()  # of some of the changes
     settings: tuple[SettingsChange, ...] = ()
     privacy: tuple[PrivacyNotice, ...] = ()
+    threads: tuple[ThreadChange, ...] = ()
 
     def messages(self) -> Iterator[InstanceMessage]:
         """All but the changes, kind by kind."""

@@ -35,6 +35,7 @@ from handlers.receipts import Receipts
 from handlers.refresh_tokens import RefreshTokens
 from handlers.search import Search
 from handlers.sync import Sync
+from handlers.threads import Threads
 from handlers.transactions import Transactions
 from handlers.users import Users
 from store import names
@@ -61,6 +62,8 @@ from store.model import (
     Reaction,
     Role,
     Session,
+    ThreadState,
+    ThreadSummary,
     UnreadTotals,
     User,
     UserStatus,
@@ -79,6 +82,7 @@ from store.postgres import (
     public_groups,
     reactions,
     search,
+    threads,
     users,
 )
 from store.postgres.connection import Connection
@@ -103,6 +107,14 @@ class SessionRow(Struct, frozen=True):
     is_live: bool = True
 
 
+class ThreadRow(Struct, frozen=True):
+    """What one user has to do with a thread."""
+
+    is_following: bool
+    read_seq: int
+    version: int = 0
+
+
 class Tables:
     """Rows are immutable, so that a copy of the tables is what they were."""
 
@@ -120,6 +132,8 @@ class Tables:
         self.muted: dict[tuple[UUID, UUID], None] = {}
         self.messages: dict[UUID, Message] = {}
         self.reactions: dict[tuple[UUID, UUID, str], UUID] = {}  # by message, user and emoji
+        self.unshown: dict[UUID, None] = {}  # roots that do not show all of their replies
+        self.threads: dict[tuple[UUID, UUID], ThreadRow] = {}  # by user and root
         self.searched: dict[UUID, str] = {}  # contents that the search has, where they are others
         self.files: dict[UUID, File] = {}
         self.settings: dict[tuple[UUID, UUID], ConversationSettings] = {}
@@ -163,6 +177,28 @@ class Tables:
                 found.setdefault(emoji, []).append(user_id)
         shown = tuple(Reaction(emoji, len(users), tuple(users[:10])) for emoji, users in found.items())
         return self.change(replace(self.messages[message_id], reactions=shown, changed_at=NOW))
+
+    def replies(self, root_id: UUID) -> list[Message]:
+        found = [one for one in self.messages.values() if one.thread_id == root_id and one.deleted_at is None]
+        return sorted(found, key=lambda one: one.seq)
+
+    def summary(self, root_id: UUID) -> ThreadSummary | None:
+        found = self.replies(root_id)
+        people = tuple(dict.fromkeys(one.sender_id for one in found))
+        return ThreadSummary(len(found), found[-1].created_at, people[:10]) if found else None
+
+    def state_of(self, user_id: UUID, root_id: UUID) -> ThreadState | None:
+        row, root = self.threads.get((user_id, root_id)), self.messages[root_id]
+        if row is None or (root.conversation_id, user_id) not in self.members:
+            return None
+        found = self.replies(root_id)
+        unread = sum(one.seq > row.read_seq for one in found) if row.is_following else 0
+        last = found[-1].seq if found else 0
+        return ThreadState(root_id, root.conversation_id, row.is_following, row.read_seq, unread, last, row.version)
+
+    def set_thread(self, user_id: UUID, root_id: UUID, is_following: bool, read_seq: int) -> None:
+        self.settings_versions += 1
+        self.threads[user_id, root_id] = ThreadRow(is_following, read_seq, self.settings_versions)
 
     def join(self, conversation_id: UUID, user_id: UUID, role: Role) -> None:
         if user_id not in self.users:
@@ -426,8 +462,13 @@ class Lanes:
             reply_to_id=append.reply_to_id,
             mentions=append.mentions,
             mention_all=append.all_up_to is not None,
+            thread_id=append.thread_id,
+            also_in_conversation=append.also_in_conversation,
         )
         tables.messages[kept.id] = kept
+        if kept.thread_id is not None:
+            tables.unshown[kept.thread_id] = None
+            tables.threads[kept.sender_id, kept.thread_id] = ThreadRow(True, kept.seq)
         append.done(kept)
 
 
@@ -458,6 +499,7 @@ class Memory:
             pool, self.lanes, self.transactions, self.sends, max_message_bytes=max_message_bytes, mention_all_up_to=2
         )
         self.reactions = Reactions(pool, self.transactions, self.sends)
+        self.threads = Threads(pool, lambda: self.transactions)
         self.searches: Limiter[UUID] = Limiter(Rate(100, 10.0), "searches")
         self.search = Search(pool, self.searches)
         self.files = Files(
@@ -928,6 +970,8 @@ def _delete_message(tables: Tables, message_id: UUID) -> Change | None:
     for key in [key for key in tables.reactions if key[0] == message_id]:
         del tables.reactions[key]
     before = tables.messages[message_id]
+    if before.thread_id is not None:
+        tables.unshown[before.thread_id] = None
     return tables.change(
         replace(
             before,
@@ -1011,15 +1055,34 @@ def _list_messages(
     after: int | None = None,
     limit: int = 50,
     max_bytes: int = messages.PAGE_BYTES,
+    replies: bool = True,
 ) -> messages.Page:
-    bounds = (0 if after is None else after, messages.END if before is None else before)
     found = [
         one
         for one in tables.messages.values()
-        if one.conversation_id == conversation_id and bounds[0] < one.seq < bounds[1]
+        if one.conversation_id == conversation_id and (replies or one.thread_id is None or one.also_in_conversation)
     ]
-    found.sort(key=lambda one: one.seq, reverse=after is None)
-    return messages.Page(found[:limit], len(found) > limit)
+    return _page(found, before, after, limit)
+
+
+def _page(found: list[Message], before: int | None, after: int | None, limit: int) -> messages.Page:
+    bounds = (0 if after is None else after, messages.END if before is None else before)
+    shown = [one for one in found if bounds[0] < one.seq < bounds[1]]
+    shown.sort(key=lambda one: one.seq, reverse=after is None)
+    return messages.Page(shown[:limit], shown[limit - 1].seq if len(shown) > limit else None)
+
+
+@stands_for(messages.list_replies)
+def _list_replies(
+    tables: Tables,
+    root_id: UUID,
+    *,
+    before: int | None = None,
+    after: int | None = None,
+    limit: int = 50,
+    max_bytes: int = messages.PAGE_BYTES,
+) -> messages.Page:
+    return _page(tables.replies(root_id), before, after, limit)
 
 
 @stands_for(messages.list_changes)
@@ -1106,6 +1169,90 @@ def _remove_some(tables: Tables, user_id: UUID, limit: int) -> tuple[list[Change
     for key in [key for key in tables.reactions if key[0] in found and key[1] == user_id]:
         del tables.reactions[key]
     return [tables.show_reactions(message_id) for message_id in found], bool(found)
+
+
+# -- in place of store.postgres.threads --------------------------------------------------------
+
+
+@stands_for(threads.fetch_unshown)
+def _fetch_unshown(tables: Tables, root_id: UUID) -> threads.Unshown | None:
+    return threads.Unshown(tables.summary(root_id), None) if root_id in tables.unshown else None
+
+
+@stands_for(threads.show)
+def _show(tables: Tables, root: Message, summary: ThreadSummary | None) -> Change | None:
+    tables.unshown.pop(root.id, None)
+    return None if root.thread == summary else tables.change(replace(root, thread=summary, changed_at=NOW))
+
+
+@stands_for(threads.mark_shown)
+def _mark_shown(tables: Tables, root_id: UUID) -> None:
+    tables.unshown.pop(root_id, None)
+
+
+@stands_for(threads.list_unshown)
+def _list_unshown(tables: Tables, *, after: UUID, limit: int) -> list[UUID]:
+    return sorted(one for one in tables.unshown if one > after)[:limit]
+
+
+@stands_for(threads.list_thread_states)
+def _list_thread_states(tables: Tables, user_id: UUID, root_ids: Collection[UUID]) -> dict[UUID, ThreadState]:
+    return {root_id: state for root_id in root_ids if (state := tables.state_of(user_id, root_id))}
+
+
+@stands_for(threads.list_threads)
+def _list_threads(tables: Tables, user_id: UUID, *, before: UUID, unread: bool, limit: int) -> list[threads.Listed]:
+    found = []
+    for user, root_id in tables.threads:
+        state, replies = tables.state_of(user, root_id), tables.replies(root_id)
+        if user != user_id or state is None or not state.is_following or not replies:
+            continue
+        if replies[-1].id < before and (state.unread_count or not unread):
+            found.append(threads.Listed(replies[-1].id, len(tables.messages[root_id].content), state))
+    return sorted(found, key=lambda one: one.last_reply_id, reverse=True)[:limit]
+
+
+@stands_for(threads.list_threads_of)
+def _list_threads_of(tables: Tables, user_id: UUID, *, after: UUID = threads.NOTHING, limit: int) -> list[threads.Own]:
+    found = [
+        threads.Own(root_id, tables.messages[root_id].conversation_id, row.is_following, row.read_seq)
+        for (user, root_id), row in tables.threads.items()
+        if user == user_id and root_id > after
+    ]
+    return sorted(found)[:limit]
+
+
+@stands_for(threads.list_threads_changed)
+def _list_threads_changed(tables: Tables, user_ids: Collection[UUID], seconds: float) -> list[tuple[UUID, UUID]]:
+    return [key for key, row in tables.threads.items() if key[0] in user_ids and row.version]
+
+
+@stands_for(threads.follow)
+def _follow(tables: Tables, root: Message, user_id: UUID) -> bool:
+    row = tables.threads.get((user_id, root.id))
+    if row is not None and row.is_following:
+        return False
+    found = tables.replies(root.id)
+    tables.set_thread(user_id, root.id, True, found[-1].seq if found else 0)
+    return True
+
+
+@stands_for(threads.unfollow)
+def _unfollow(tables: Tables, root: Message, user_id: UUID) -> bool:
+    row = tables.threads.get((user_id, root.id), ThreadRow(True, 0))
+    if row.is_following:
+        tables.set_thread(user_id, root.id, False, row.read_seq)
+    return row.is_following
+
+
+@stands_for(threads.mark_read)
+def _mark_read(tables: Tables, root_id: UUID, user_id: UUID, seq: int) -> bool:
+    row = tables.threads.get((user_id, root_id))
+    seq = min(seq, tables.conversations[tables.messages[root_id].conversation_id].last_seq)
+    if row is None or row.read_seq >= seq:
+        return False
+    tables.set_thread(user_id, root_id, row.is_following, seq)
+    return True
 
 
 # -- in place of store.postgres.users and accounts --------------------------------------------

@@ -20,7 +20,15 @@ from tests.handlers.test_files import upload
 
 @pytest.fixture
 def exports(memory: Memory) -> Export:
-    return Export(memory.users, memory.accounts, memory.conversations, memory.messages, memory.reactions, memory.files)
+    return Export(
+        memory.users,
+        memory.accounts,
+        memory.conversations,
+        memory.messages,
+        memory.reactions,
+        memory.threads,
+        memory.files,
+    )
 
 
 async def taken(exports: Export, caller: Caller) -> zipfile.ZipFile:
@@ -47,7 +55,15 @@ async def test_all_that_one_has(memory: Memory, exports: Export, monkeypatch: py
     for number, one in enumerate(said):
         memory.tables.reactions[one.id, caller.user_id, ":ok:"] = new_id()
         memory.tables.reactions[one.id, other.user_id, f":{number}:"] = new_id()
+    for one in said:
+        await memory.threads.follow(caller, one.id)
+        await memory.threads.follow(other, one.id)
+    await memory.threads.unfollow(caller, said[0].id)
     archive = await taken(exports, caller)
+    followed = [json.loads(line) for line in archive.read("threads.jsonl").splitlines()]
+    assert [(one["threadId"], one["isFollowing"]) for one in followed] == [
+        (str(one.id), one is not said[0]) for one in said
+    ]
     reacted = [json.loads(line) for line in archive.read("reactions.jsonl").splitlines()]
     assert sorted((one["messageId"], one["emoji"]) for one in reacted) == sorted((str(one.id), ":ok:") for one in said)
     assert json.loads(archive.read("account.json"))["username"] == "caller"
@@ -58,6 +74,7 @@ async def test_all_that_one_has(memory: Memory, exports: Export, monkeypatch: py
         "privacy.json",
         "sessions.json",
         "reactions.jsonl",
+        "threads.jsonl",
         f"files/{mine.id}-a.txt",
     }
     expected |= {f"conversations/{group}.json{lines}" for group in groups for lines in ("", "l")}

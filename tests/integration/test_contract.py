@@ -21,6 +21,7 @@ MESSAGE = {
     "id", "conversationId", "seq", "changedSeq", "senderId", "type", "content", "file", "replyToId",
     "clientMessageId", "createdAt", "editedAt", "deletedAt", "status", "changedAt",
     "reactions", "pinnedAt", "pinnedBy", "mentions", "mentionAll",
+    "threadId", "alsoInConversation", "thread",
 }  # fmt: skip
 CONVERSATION = {
     "id", "type", "name", "createdBy", "createdAt", "lastSeq", "lastMessage", "unreadCount", "memberCount", "members",
@@ -173,6 +174,7 @@ async def unread(scene: Scene) -> None:
         body = {"conversationId": group, "content": content, "mentions": mentions}
         last = await scene.a.invoke("SendMessage", body)
     nothing = {"mutedUnreadCount": 0, "mutedConversationCount": 0, "capped": False, "mutedMentionCount": 0}
+    nothing["unreadThreads"] = 0
     expected = {"unreadCount": 2, "conversationCount": 1, "mentionCount": 1, **nothing}
     async with scene.server.connect(scene.carol, EventRecorder()) as c:
         assert await c.invoke("GetUnread") == expected

@@ -422,6 +422,44 @@ async def test_removed_where_it_is_not_open(pair: Pair) -> None:
         assert recorder.messages == []
 
 
+async def test_threads(pair: Pair) -> None:
+    """A reply on one instance changes its root for all on either; what a user sets of a thread reaches their
+    connections on both, and those of no other user."""
+    one, two = pair
+    alice, bob = await people(one, "alice", "bob")
+    group = await one.group(alice, bob)
+    here, there, others = EventRecorder(), EventRecorder(), EventRecorder()
+    async with (
+        one.connect(alice, here) as a,
+        two.connect(alice, there, protocol="messagepack"),
+        two.connect(bob, others) as b,
+    ):
+        root = await a.invoke("SendMessage", {"conversationId": group, "content": "root"})
+        sent = [
+            await b.invoke("SendMessage", {"conversationId": group, "content": str(n), "threadId": root["id"]})
+            for n in range(20)
+        ]
+        for recorder in (here, there, others):
+            await wait_until(partial(shows, recorder, root["id"], 20))
+        state = await a.invoke("MarkThreadRead", root["id"], sent[9]["seq"])
+        assert state["unreadCount"] == 10
+        left = await a.invoke("UnfollowThread", root["id"])
+        assert left["version"] > state["version"]
+        for recorder in (here, there):
+            await until(recorder, "ThreadChanged", version=left["version"], isFollowing=False)
+            versions = [one["version"] for one in recorder.of("ThreadChanged")]
+            assert versions == sorted(versions)
+        await b.invoke("Ping")
+        assert others.of("ThreadChanged") == []
+
+
+def shows(recorder: EventRecorder, root: str, count: int) -> bool:
+    """Whether the root has come with so many replies; never with fewer than before."""
+    counts = [one["thread"]["replyCount"] for one in recorder.of("MessageChanged") if one["id"] == root]
+    assert counts == sorted(counts)
+    return count in counts
+
+
 async def test_settings(pair: Pair) -> None:
     """What a user sets for themselves reaches their connections on every instance, attached or not, and no one else's.
     One that was away learns from `Sync` that there is something new."""

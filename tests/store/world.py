@@ -67,6 +67,8 @@ def make_append(
     message_id: UUID | None = None,
     mentions: Sequence[UUID] = (),
     all_up_to: int | None = None,
+    thread_id: UUID | None = None,
+    also_in_conversation: bool = False,
 ) -> Append:
     return Append(
         message_id or new_id(),
@@ -80,6 +82,8 @@ def make_append(
         done,
         tuple(mentions),
         all_up_to,
+        thread_id,
+        also_in_conversation,
     )
 
 
@@ -102,6 +106,8 @@ class Writer:
         reply_to_id: UUID | None = None,
         mentions: Sequence[UUID] = (),
         all_up_to: int | None = None,
+        thread_id: UUID | None = None,
+        also_in_conversation: bool = False,
     ) -> Sent:
         sent = Sent()
         append = make_append(
@@ -114,6 +120,8 @@ class Writer:
             reply_to_id=reply_to_id,
             mentions=mentions,
             all_up_to=all_up_to,
+            thread_id=thread_id,
+            also_in_conversation=also_in_conversation,
         )
         self.lanes.offer(append)
         return sent

@@ -27,6 +27,8 @@ connection.on("MessageChanged", (message) => {
 });
 //: ConversationChanged
 connection.on("ConversationChanged", (conversation) => console.log(conversation.name, conversation.memberCount));
+//: ThreadChanged
+connection.on("ThreadChanged", ({ threadId, isFollowing, unreadCount }) => console.log(threadId, isFollowing, unreadCount));
 //: ConversationRemoved
 connection.on("ConversationRemoved", (conversationId, reason) => console.log("gone:", reason));
 //: MessageStatusUpdated
@@ -66,6 +68,13 @@ await connection.invoke("Unreact", sent.id, reactions[0].emoji);
 const { pinnedAt } = await connection.invoke("Pin", sent.id);
 //: Unpin
 await connection.invoke("Unpin", sent.id);
+//: FollowThread
+await connection.invoke("FollowThread", sent.id);
+const reply = await connection.invoke("SendMessage", { conversationId: group.id, content: "At one", threadId: sent.id });
+//: MarkThreadRead
+const { unreadCount: unreadReplies } = await connection.invoke("MarkThreadRead", sent.id, reply.seq);
+//: UnfollowThread
+await connection.invoke("UnfollowThread", sent.id);
 //: SearchMessages
 const found = await connection.invoke("SearchMessages", { query: "half past", limit: 20 });
 for (const { message, highlights } of found.items) {

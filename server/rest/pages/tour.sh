@@ -38,6 +38,20 @@ curl -sf -X DELETE "$URL/api/messages/$message/pin" -H "$auth"
 curl -sf "$URL/api/messages/$message/reactions" -H "$auth" | jq '.items[] | {userId, emoji}'
 #: reactionsUnreact
 curl -sf -X DELETE "$URL/api/messages/$message/reactions/$(jq -rn '"👍" | @uri')" -H "$auth"
+#: threadsListReplies
+curl -sf "$URL/api/messages" -H "$auth" -H "$json" \
+  -d "{\"conversationId\": \"$group\", \"content\": \"At one\", \"threadId\": \"$message\"}" | jq .threadId
+curl -sf "$URL/api/messages/$message/replies" -H "$auth" | jq '.items[].content'
+#: threadsListMine
+curl -sf "$URL/api/threads?unread=false&limit=20" -H "$auth" | jq '.items[] | {content: .root.content, unreadCount}'
+#: threadsGet
+curl -sf "$URL/api/threads/$message" -H "$auth" | jq .isFollowing
+#: threadsMarkRead
+curl -sf -X PUT "$URL/api/threads/$message/read" -H "$auth" -H "$json" -d "{\"seq\": $seq}" | jq .readSeq
+#: threadsUnfollow
+curl -sf -X DELETE "$URL/api/threads/$message/following" -H "$auth" | jq .isFollowing
+#: threadsFollow
+curl -sf -X PUT "$URL/api/threads/$message/following" -H "$auth" | jq .isFollowing
 #: mentionsListMine
 curl -sf "$URL/api/messages" -H "$auth" -H "$json" \
   -d "{\"conversationId\": \"$group\", \"content\": \"@bob?\", \"mentions\": [\"$bob\"]}"

@@ -29,18 +29,23 @@ from server.rest.requests import (
     once,
     page,
     path_id,
+    query_choice,
     query_id,
     query_number,
     seq_cursor,
 )
 from store.model import Message, Wire
 
+LIMIT_AND_SEQ = (
+    LIMIT,
+    query("cursor", SEQ, "The `next` of the previous page. It replaces `before` or `after`."),
+)
 PAGING = (
     query("conversationId", UUID_SCHEMA, "The conversation.", is_required=True),
     query("before", SEQ, "Only messages below this `seq`."),
     query("after", SEQ, "Only messages above this `seq`, the oldest first."),
-    LIMIT,
-    query("cursor", SEQ, "The `next` of the previous page. It replaces `before` or `after`."),
+    query("replies", {"type": "boolean", "default": False}, "Also replies that are in their threads only."),
+    *LIMIT_AND_SEQ,
 )
 SHOWN = Answer(200, Message, "The message.", ("ETag",))
 WRITTEN = Answer(200, SentMessage, "The message, committed.", ("ETag",))
@@ -64,14 +69,22 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
     async def list_page() -> Response:
         """List the messages of a conversation.
 
-        Ordered by `seq`: the newest first, or the oldest first if `after` is given. A page of long messages may have
-        fewer than `limit` items without being the last one; only `next` shows whether there are more.
+        Ordered by `seq`: the newest first, or the oldest first if `after` is given. Replies in threads are left out,
+        but for those with `alsoInConversation`, unless `replies` is true. A page may have fewer than `limit` items, or
+        none, without being the last one; only `next` shows whether there are more.
         """
         before, after, at = query_number("before", None), query_number("after", None), seq_cursor()
         if at is not None:
             before, after = (at, None) if after is None else (before, at)
-        found = await messages.page(caller(), query_id("conversationId"), before=before, after=after, limit=limit())
-        return page(found.messages, str(found.messages[-1].seq) if found.has_more else None)
+        found = await messages.page(
+            caller(),
+            query_id("conversationId"),
+            before=before,
+            after=after,
+            limit=limit(),
+            replies=bool(query_choice("replies")),
+        )
+        return page(found.messages, None if found.next is None else str(found.next))
 
     @routes.post("")
     @operation(
@@ -85,6 +98,8 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
             "posting_forbidden",
             "not_found",
             "slow_mode",
+            "thread_nested",
+            "gone",
         ),
     )
     async def create(data: CreateMessage) -> Response:

@@ -143,7 +143,7 @@ SELECT count(*) FROM members WHERE conversation_id = %(conversation_id)s AND rol
 
 -- fragment: past
 -- messages_seq. Of viewer v in conversation c.
-SELECT u.sender_id, u.deleted_at, u.mentions, u.mention_all FROM messages AS u
+SELECT u.sender_id, u.deleted_at, u.mentions, u.mention_all, u.thread_id, u.also_in_conversation FROM messages AS u
 WHERE u.conversation_id = c.id AND u.seq > v.read_seq
 
 -- fragment: past_cursor
@@ -151,7 +151,12 @@ WHERE u.conversation_id = c.id AND u.seq > v.read_seq
 {past} ORDER BY u.seq DESC
 
 -- fragment: is_unread
-newest.sender_id <> v.user_id AND newest.deleted_at IS NULL
+-- A reply that is in its thread only counts for those who follow the thread: thread_members_pkey, for each such reply.
+newest.sender_id <> v.user_id AND newest.deleted_at IS NULL AND (
+    newest.thread_id IS NULL OR newest.also_in_conversation OR coalesce((
+        SELECT w.is_following FROM thread_members AS w WHERE w.user_id = v.user_id AND w.root_id = newest.thread_id
+    ), false)
+)
 
 -- fragment: is_mention
 newest.sender_id <> v.user_id AND newest.deleted_at IS NULL
@@ -220,7 +225,8 @@ JOIN conversations AS c ON c.id = k.conversation_id
 
 -- name: fetch_unread_totals
 -- members_user, conversations_pkey, and messages_seq for each conversation with changes past the cursor; messages are read,
--- %(budget)s at most, and one more for each conversation beyond that number. How many can be known before any is read: no
+-- %(budget)s at most, and one more for each conversation beyond that number; thread_members_pkey and threads_pkey for the
+-- threads. How many messages there are can be known before any is read: no
 -- more than there are seqs past the cursor. So the conversations share the budget: each is counted up to a level, the
 -- highest with which all together keep to it. That is the highest of what is left for each when the smaller ones have
 -- taken all they need. Only partitions are looked into since the member had read all, or joined: what is past their cursor
@@ -246,7 +252,13 @@ SELECT coalesce(sum(found.unread) FILTER (WHERE NOT v.is_muted), 0)::bigint,
        count(*) FILTER (WHERE found.unread > 0 AND v.is_muted),
        coalesce(bool_or(found.is_part), false),
        coalesce(sum(found.mentioned) FILTER (WHERE NOT v.is_muted), 0)::bigint,
-       coalesce(sum(found.mentioned) FILTER (WHERE v.is_muted), 0)::bigint
+       coalesce(sum(found.mentioned) FILTER (WHERE v.is_muted), 0)::bigint,
+       (SELECT count(*) FROM (
+           SELECT * FROM thread_members WHERE user_id = %(user_id)s ORDER BY root_id DESC LIMIT %(threads)s
+       ) AS f
+       JOIN threads AS t ON t.root_id = f.root_id
+       JOIN members AS m ON m.conversation_id = f.conversation_id AND m.user_id = f.user_id
+       WHERE f.is_following AND t.last_reply_seq > greatest(f.read_seq, m.joined_seq))
 FROM level AS l CROSS JOIN behind AS v CROSS JOIN LATERAL (SELECT v.id, least(v.wanted, l.entries) AS most) AS c
 CROSS JOIN LATERAL (
     SELECT counted.unread, counted.is_part, CASE WHEN counted.is_part THEN (

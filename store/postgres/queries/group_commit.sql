@@ -128,13 +128,16 @@ WITH input AS MATERIALIZED (
 ), {noted}
 {outcomes}
 
--- name: lane_write_mentioning
--- The same, of a batch with a message that mentions somebody: members_pkey for each who is named. $10: of each message that
--- mentions all, how many members a conversation may have for any of them to; $11, $12: who is named, by which message.
+-- name: lane_write_full
+-- The same, of a batch with a message that has more than that: it mentions somebody, or is a reply in a thread. members_pkey
+-- for each who is named, messages_pkey for each root. $10: of each message that mentions all, how many members a conversation
+-- may have for any of them to; $11, $12: who is named, by which message; $13: the root of each reply, $14: 1 if it is in the
+-- conversation, too.
 WITH named AS MATERIALIZED (
     SELECT * FROM unnest($11::bigint[], $12::uuid[]) WITH ORDINALITY AS n (position, user_id, nth)
 ), input AS MATERIALIZED (
-    SELECT i.*, ($10::bigint[])[i.position::integer] AS all_up_to, n.mentions
+    SELECT i.*, ($10::bigint[])[i.position::integer] AS all_up_to, n.mentions,
+           ($13::uuid[])[i.position::integer] AS thread_id, ($14::bigint[])[i.position::integer] = 1 AS is_also
     FROM {given}
     LEFT JOIN (
         SELECT position, array_agg(user_id ORDER BY nth) AS mentions FROM named GROUP BY position
@@ -148,13 +151,18 @@ WITH named AS MATERIALIZED (
     {looked_up}
                 WHEN i.position IN (SELECT position FROM strangers) THEN 7
                 WHEN c.member_count > i.all_up_to AND m.role = 'Member' THEN 8
-                ELSE 0 END AS problem
+                WHEN i.thread_id IS NOT NULL AND t.id IS NULL THEN 20
+                WHEN t.thread_id IS NOT NULL THEN 21
+                WHEN t.kind = 'System' THEN 22
+                WHEN t.deleted_at IS NOT NULL THEN 23
+                ELSE 0 END AS problem, t.sender_id AS root_author, t.mentions AS root_mentions
     {beside}
+    LEFT JOIN messages AS t ON t.id = i.thread_id AND t.conversation_id = i.conversation_id
 ), {accepted}, written AS (
     INSERT INTO messages (id, conversation_id, seq, changed_seq, sender_id, kind, body, file_id, reply_to, client_message_id,
-        mentions, mention_all)
+        mentions, mention_all, thread_id, also_in_conversation)
     SELECT id, conversation_id, seq, seq, sender_id, kind, body, file_id, reply_to, key,
-        mentions, CASE WHEN all_up_to IS NOT NULL THEN true END
+        mentions, CASE WHEN all_up_to IS NOT NULL THEN true END, thread_id, is_also
     FROM accepted ORDER BY position
 ), mentioned AS (
     INSERT INTO mentions (user_id, conversation_id, seq, message_id, sender_id)
@@ -164,5 +172,44 @@ WITH named AS MATERIALIZED (
     UNION ALL
     SELECT '00000000-0000-0000-0000-000000000000', conversation_id, seq, id, sender_id
     FROM accepted WHERE all_up_to IS NOT NULL
+), replies AS MATERIALIZED (
+    -- threads_pkey.
+    SELECT a.*, b.root_id IS NULL AS is_first
+    FROM accepted AS a LEFT JOIN threads AS b ON b.root_id = a.thread_id
+    WHERE a.thread_id IS NOT NULL
+), threaded AS (
+    INSERT INTO threads AS t (root_id, conversation_id, reply_count, last_reply_id, last_reply_seq)
+    SELECT thread_id, conversation_id, count(*), (array_agg(id ORDER BY seq DESC))[1], max(seq)
+    FROM replies GROUP BY thread_id, conversation_id ORDER BY thread_id
+    ON CONFLICT (root_id) DO UPDATE
+    SET reply_count = t.reply_count + excluded.reply_count, last_reply_id = excluded.last_reply_id,
+        last_reply_seq = excluded.last_reply_seq, is_shown = false
+), concerned AS MATERIALIZED (
+    -- Who follows the thread by this: its sender, who is named in the reply; and by its first reply the author of the root, and
+    -- who is named there, as far as they are members and have not decided before. thread_members_pkey, members_pkey.
+    SELECT sender_id AS user_id, thread_id, conversation_id, seq, seq AS read_seq, id AS reply_id FROM replies
+    UNION ALL
+    SELECT n.user_id, r.thread_id, r.conversation_id, r.seq, r.seq - 1, NULL
+    FROM replies AS r JOIN named AS n ON n.position = r.position
+    UNION ALL
+    SELECT k.user_id, r.thread_id, r.conversation_id, r.seq, r.seq - 1, NULL
+    FROM (SELECT DISTINCT ON (thread_id) * FROM replies WHERE is_first ORDER BY thread_id, seq) AS r
+    CROSS JOIN LATERAL (SELECT r.root_author UNION SELECT unnest(r.root_mentions)) AS k (user_id)
+    JOIN members AS m ON m.conversation_id = r.conversation_id AND m.user_id = k.user_id
+    LEFT JOIN thread_members AS b ON b.user_id = k.user_id AND b.root_id = r.thread_id
+    WHERE b.user_id IS NULL
+), following AS (
+    -- Locked in the order of users and roots. Who replies has read the thread up to there; who begins to follow, or does so
+    -- again, up to what was before.
+    INSERT INTO thread_members AS f (user_id, root_id, conversation_id, is_following, read_seq, reply_count, first_reply_id)
+    SELECT user_id, thread_id, conversation_id, true,
+           coalesce(max(read_seq) FILTER (WHERE reply_id IS NOT NULL), min(read_seq)), count(reply_id),
+           (array_agg(reply_id ORDER BY seq) FILTER (WHERE reply_id IS NOT NULL))[1]
+    FROM concerned GROUP BY user_id, thread_id, conversation_id ORDER BY user_id, thread_id
+    ON CONFLICT (user_id, root_id) DO UPDATE
+    SET is_following = true, reply_count = f.reply_count + excluded.reply_count,
+        first_reply_id = coalesce(f.first_reply_id, excluded.first_reply_id),
+        read_seq = CASE WHEN excluded.reply_count > 0 OR NOT f.is_following
+                        THEN greatest(f.read_seq, excluded.read_seq) ELSE f.read_seq END
 ), {noted}
 {outcomes}

@@ -6,7 +6,7 @@ greatest(m.changed_at, m.edited_at, m.deleted_at)
 
 -- fragment: size
 -- Of what a row is to a reader, in octets, about.
-octet_length(body) + coalesce(pg_column_size(reactions), 0)
+octet_length(body) + coalesce(pg_column_size(reactions), 0) + coalesce(pg_column_size(thread), 0)
 
 -- fragment: described
 -- Adds the file and the status: what all the other members have reached, worked out once per sender and not per
@@ -33,7 +33,7 @@ SELECT m.id, m.conversation_id, m.seq, m.changed_seq, m.sender_id, m.kind, m.bod
        (extract(epoch FROM {changed}) * 1000)::bigint, m.reactions::text,
        (extract(epoch FROM m.pinned_at) * 1000)::bigint, m.pinned_by,
        CASE WHEN r.joined >= m.seq THEN 0 WHEN r.read >= m.seq THEN 2 WHEN r.delivered >= m.seq THEN 1 ELSE 0 END,
-       m.mentions, m.mention_all
+       m.mentions, m.mention_all, m.thread_id, m.also_in_conversation, m.thread::text
 FROM page AS m
 LEFT JOIN reached AS r ON r.conversation_id = m.conversation_id AND r.sender_id = m.sender_id
 LEFT JOIN files AS f ON f.id = m.file_id AND f.state = 'Ready'
@@ -54,35 +54,108 @@ WITH page AS MATERIALIZED (
     WHERE m.id = ANY(%(ids)s::uuid[]) AND m.deleted_at IS NULL
 ) {described} ORDER BY m.id DESC
 
--- name: list_messages_before
--- messages_seq, backwards. Stops before the row that would bring the bodies past max_bytes, but never before the first.
+-- fragment: newest_first
 WITH page AS MATERIALIZED (
     SELECT * FROM (
         SELECT *, sum({size}) OVER (ORDER BY seq DESC) AS total,
                row_number() OVER (ORDER BY seq DESC) AS position
         FROM (
-            SELECT * FROM messages
-            WHERE conversation_id = %(conversation_id)s AND seq < %(before)s
-            ORDER BY seq DESC LIMIT %(limit)s
-        ) AS found
-    ) AS summed
-    WHERE total <= %(max_bytes)s OR position = 1
-) {described} ORDER BY m.seq DESC
 
--- name: list_messages_after
--- messages_seq, likewise.
+-- fragment: oldest_first
 WITH page AS MATERIALIZED (
     SELECT * FROM (
         SELECT *, sum({size}) OVER (ORDER BY seq) AS total,
                row_number() OVER (ORDER BY seq) AS position
         FROM (
-            SELECT * FROM messages
-            WHERE conversation_id = %(conversation_id)s AND seq > %(after)s AND seq < %(before)s
-            ORDER BY seq LIMIT %(limit)s
+
+-- fragment: fitting
+-- Stops before the row that would bring the bodies past max_bytes, but never before the first.
         ) AS found
     ) AS summed
     WHERE total <= %(max_bytes)s OR position = 1
-) {described} ORDER BY m.seq
+) {described}
+
+-- fragment: is_main
+-- What the main history shows: no replies but those that are in the conversation, too.
+(thread_id IS NULL OR also_in_conversation)
+
+-- name: list_messages_before
+-- messages_seq, backwards.
+{newest_first}
+    SELECT * FROM messages
+    WHERE conversation_id = %(conversation_id)s AND seq < %(before)s
+    ORDER BY seq DESC LIMIT %(limit)s
+{fitting} ORDER BY m.seq DESC
+
+-- name: list_messages_after
+-- messages_seq, likewise.
+{oldest_first}
+    SELECT * FROM messages
+    WHERE conversation_id = %(conversation_id)s AND seq > %(after)s AND seq < %(before)s
+    ORDER BY seq LIMIT %(limit)s
+{fitting} ORDER BY m.seq
+
+-- name: list_main_before
+-- messages_seq, backwards: as far as the page goes, past %(scan)s entries at most.
+{newest_first}
+    SELECT * FROM (
+        SELECT * FROM messages
+        WHERE conversation_id = %(conversation_id)s AND seq < %(before)s
+        ORDER BY seq DESC LIMIT %(scan)s
+    ) AS scanned
+    WHERE {is_main} ORDER BY seq DESC LIMIT %(limit)s
+{fitting} ORDER BY m.seq DESC
+
+-- name: list_main_after
+-- messages_seq, likewise.
+{oldest_first}
+    SELECT * FROM (
+        SELECT * FROM messages
+        WHERE conversation_id = %(conversation_id)s AND seq > %(after)s AND seq < %(before)s
+        ORDER BY seq LIMIT %(scan)s
+    ) AS scanned
+    WHERE {is_main} ORDER BY seq LIMIT %(limit)s
+{fitting} ORDER BY m.seq
+
+-- name: fetch_scan_before
+-- messages_seq, backwards. What list_main_before has scanned: how many entries, up to which seq, and whether there is more
+-- to be shown below one.
+SELECT count(*), min(seq), coalesce(bool_or({is_main} AND seq < %(last)s), false) FROM (
+    SELECT seq, thread_id, also_in_conversation FROM messages
+    WHERE conversation_id = %(conversation_id)s AND seq < %(before)s
+    ORDER BY seq DESC LIMIT %(scan)s
+) AS scanned
+
+-- name: fetch_scan_after
+-- messages_seq, likewise.
+SELECT count(*), max(seq), coalesce(bool_or({is_main} AND seq > %(last)s), false) FROM (
+    SELECT seq, thread_id, also_in_conversation FROM messages
+    WHERE conversation_id = %(conversation_id)s AND seq > %(after)s AND seq < %(before)s
+    ORDER BY seq LIMIT %(scan)s
+) AS scanned
+
+-- name: list_replies_before
+-- messages_thread of each partition, backwards.
+{newest_first}
+    SELECT * FROM messages
+    WHERE thread_id = %(root_id)s AND deleted_at IS NULL AND seq < %(before)s
+    ORDER BY seq DESC LIMIT %(limit)s
+{fitting} ORDER BY m.seq DESC
+
+-- name: list_replies_after
+-- messages_thread, likewise.
+{oldest_first}
+    SELECT * FROM messages
+    WHERE thread_id = %(root_id)s AND deleted_at IS NULL AND seq > %(after)s AND seq < %(before)s
+    ORDER BY seq LIMIT %(limit)s
+{fitting} ORDER BY m.seq
+
+-- name: has_replies_between
+-- messages_thread.
+SELECT EXISTS (
+    SELECT FROM messages
+    WHERE thread_id = %(root_id)s AND deleted_at IS NULL AND seq > %(after)s AND seq < %(before)s
+)
 
 -- name: has_messages_between
 -- messages_seq.
@@ -137,6 +210,18 @@ WITH target AS MATERIALIZED (
     SELECT m.id, m.conversation_id,
            greatest(date_trunc('milliseconds', clock_timestamp()), {changed} + interval '1 millisecond') AS at
     FROM messages AS m WHERE m.id = %(id)s AND m.deleted_at IS NULL AND m.kind <> 'System'
+), advanced AS (
+    UPDATE conversations AS c SET last_seq = c.last_seq + 1
+    FROM target AS t WHERE c.id = t.conversation_id
+    RETURNING t.id, t.at, c.last_seq AS seq, c.last_message_id AS previous
+)
+
+-- fragment: advance_root
+-- The same of a message that may be deleted: its replies are there.
+WITH target AS MATERIALIZED (
+    SELECT m.id, m.conversation_id,
+           greatest(date_trunc('milliseconds', clock_timestamp()), {changed} + interval '1 millisecond') AS at
+    FROM messages AS m WHERE m.id = %(id)s
 ), advanced AS (
     UPDATE conversations AS c SET last_seq = c.last_seq + 1
     FROM target AS t WHERE c.id = t.conversation_id
@@ -199,6 +284,17 @@ RETURNING a.previous
 {advance}
 UPDATE messages AS m
 SET reactions = %(reactions)s::jsonb, changed_seq = a.seq, changed_at = a.at,
+    {kept}
+FROM advanced AS a WHERE m.id = a.id AND m.id = %(id)s
+RETURNING a.previous
+
+-- name: show_thread
+-- messages_pkey, conversations_pkey, threads_pkey. What a root shows of its replies.
+{advance_root}, shown AS (
+    UPDATE threads SET is_shown = true WHERE root_id = %(id)s
+)
+UPDATE messages AS m
+SET thread = %(thread)s::jsonb, changed_seq = a.seq, changed_at = a.at,
     {kept}
 FROM advanced AS a WHERE m.id = a.id AND m.id = %(id)s
 RETURNING a.previous

@@ -1,9 +1,9 @@
 -- The transactional outbox.
 
 -- name: insert_outbox
-INSERT INTO outbox (conversation_id, seq, conversation_ids, seqs, dismissed, dismissed_sessions, settings_of)
+INSERT INTO outbox (conversation_id, seq, conversation_ids, seqs, dismissed, dismissed_sessions, settings_of, thread_of)
 VALUES (%(conversation_id)s, %(seq)s, %(conversation_ids)s::uuid[], %(seqs)s::bigint[], %(dismissed)s::uuid[],
-    %(dismissed_sessions)s::uuid[], %(settings_of)s)
+    %(dismissed_sessions)s::uuid[], %(settings_of)s, %(thread_of)s)
 
 -- name: delete_outbox
 -- outbox_pkey.
@@ -12,7 +12,7 @@ WHERE o.conversation_id = k.conversation_id AND o.seq = k.seq
 
 -- name: list_stale_outbox
 -- A scan: the table holds what is on its way, a few rows. Rows that another relay has taken are passed over.
-SELECT conversation_id, seq, conversation_ids, seqs, dismissed, dismissed_sessions, settings_of FROM outbox
+SELECT conversation_id, seq, conversation_ids, seqs, dismissed, dismissed_sessions, settings_of, thread_of FROM outbox
 WHERE created_at < clock_timestamp() - make_interval(secs => %(age)s)
 ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 
@@ -26,5 +26,5 @@ WITH page AS MATERIALIZED (
 )
 SELECT m.id, m.conversation_id, m.seq, m.changed_seq, m.sender_id, m.kind, m.body,
        NULL::uuid, NULL::text, NULL::text, NULL::bigint, NULL::text, NULL::integer, NULL::integer, NULL::uuid, NULL::text, NULL::bigint, NULL::bigint,
-       NULL::bigint, NULL::text, NULL::bigint, NULL::uuid, 0, NULL::uuid[], NULL::boolean
+       NULL::bigint, NULL::text, NULL::bigint, NULL::uuid, 0, NULL::uuid[], NULL::boolean, NULL::uuid, NULL::boolean, NULL::text
 FROM page AS m ORDER BY m.conversation_id, m.seq

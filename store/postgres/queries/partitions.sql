@@ -53,3 +53,16 @@ WITH dropped AS MATERIALIZED (
     FROM locked AS l JOIN dropped AS d ON d.conversation_id = l.id WHERE c.id = l.id
 )
 SELECT (SELECT conversation_id FROM dropped ORDER BY conversation_id DESC LIMIT 1)
+
+-- name: list_without_thread_index
+-- Catalogue only. Partitions whose index of replies is no part of messages_thread; and that index, if there is one.
+SELECT p.relname::text, x.relname::text, coalesce(d.indisvalid, false)
+FROM pg_inherits AS i JOIN pg_class AS p ON p.oid = i.inhrelid
+LEFT JOIN pg_class AS x ON x.relname = p.relname || '_thread' AND x.relnamespace = p.relnamespace
+LEFT JOIN pg_index AS d ON d.indexrelid = x.oid
+WHERE i.inhparent = 'messages'::regclass AND NOT i.inhdetachpending
+    AND NOT EXISTS (
+        SELECT FROM pg_inherits AS a JOIN pg_index AS c ON c.indexrelid = a.inhrelid
+        WHERE a.inhparent = 'messages_thread'::regclass AND c.indrelid = p.oid
+    )
+ORDER BY p.relname

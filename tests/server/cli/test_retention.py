@@ -42,6 +42,8 @@ async def insert_old_message(conn: Connection, conversation: object, sender: obj
     await conn.execute("INSERT INTO sends VALUES (%s, 'k', %s)", (sender, message))
     for one in (message, new_id()):
         await conn.execute("INSERT INTO mentions VALUES (%s, %s, 1, %s, %s)", (one, conversation, one, sender))
+        await conn.execute("INSERT INTO threads VALUES (%s, %s, 1, %s, 1)", (one, conversation, one))
+        await conn.execute("INSERT INTO thread_members VALUES (%s, %s, %s, true, 0)", (sender, one, conversation))
 
 
 async def test_retention(database: str, tmp_path: Path) -> None:
@@ -68,14 +70,14 @@ async def test_retention(database: str, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     assert await files.fetch_file(conn, file_id) is not None  # a message holds it
     assert await count(conn, "sends") == 0 and await count(conn, "creations") == 1
-    assert await count(conn, "mentions") == 2
+    assert await count(conn, "mentions") == await count(conn, "threads") == await count(conn, "thread_members") == 2
     assert live and [session.id for session in await accounts.list_sessions(conn, alice, limit=9)] == [live.id]
     assert await count(conn, "sessions") == 1
     done = await purge(database, retention_days="60", objects=f"file://{tmp_path}/files")
     assert done.code == 0 and OLD.strftime("messages_y%Ym%m") in done.out, done.out
     assert await files.fetch_file(conn, file_id) is None and await objects.size("f" * 32) is None
     assert await count(conn, "messages") == 1  # that the group was made
-    assert await count(conn, "mentions") == 1
+    assert await count(conn, "mentions") == await count(conn, "threads") == await count(conn, "thread_members") == 1
     again = await purge(database, retention_days="60", objects=f"file://{tmp_path}/files")
     assert again.code == 0
     await conn.close()

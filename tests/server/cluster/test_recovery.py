@@ -11,6 +11,7 @@ from trio.testing import MockClock
 from handlers.model import Caller
 from server.cluster.recovery import SLACK, Recovery
 from server.fanout.conversation_updates import ConversationNotifier
+from server.fanout.thread_updates import ThreadNotifier
 from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Privacy
@@ -27,6 +28,7 @@ class Truth:
         self.hiding: dict[UUID, tuple[Privacy, int]] = {}
         self.late: list[tuple[UUID, UUID]] = []
         self.set_late: list[tuple[UUID, UUID]] = []
+        self.threads_late: list[tuple[UUID, UUID]] = []
 
     async def all_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]:
         return {user_id: self.members[user_id] for user_id in user_ids if user_id in self.members}
@@ -47,6 +49,18 @@ class Truth:
     async def settings_changed(self, user_ids: Collection[UUID], seconds: float) -> Sequence[tuple[UUID, UUID]]:
         assert seconds == 5 + SLACK
         return [(user_id, conversation_id) for user_id, conversation_id in self.set_late if user_id in user_ids]
+
+    async def threads_changed(self, user_ids: Collection[UUID], seconds: float) -> Sequence[tuple[UUID, UUID]]:
+        assert seconds == 5 + SLACK
+        return [(user_id, thread_id) for user_id, thread_id in self.threads_late if user_id in user_ids]
+
+
+class Threads:
+    def __init__(self) -> None:
+        self.notified: list[tuple[UUID, UUID]] = []
+
+    def notify(self, user_id: UUID, thread_id: UUID) -> None:
+        self.notified.append((user_id, thread_id))
 
 
 class Doubts:
@@ -69,7 +83,9 @@ class Cluster:
         self.truth = Truth()
         self.doubts = Doubts()
         self.killed: dict[UUID, float] = {}
-        self.recovery = Recovery(self.world.rooms, cast(ConversationNotifier, self.doubts), self.truth, self, self)
+        self.threads = Threads()
+        notifiers = cast(ConversationNotifier, self.doubts), cast(ThreadNotifier, self.threads)
+        self.recovery = Recovery(self.world.rooms, *notifiers, self.truth, self, self)
         self.caught_up: list[float] = []
 
     async def catch_up(self, seconds: float) -> None:

@@ -627,7 +627,7 @@ async def test_disconnected_users_get_no_removals(monkeypatch: pytest.MonkeyPatc
         notify(connections, event, arguments, about, news)
 
     monkeypatch.setattr(world.rooms, "_notify", counted)
-    change_publisher = ChangePublisher(world.rooms, cast(Any, Nothing()), Nothing())
+    change_publisher = ChangePublisher(world.rooms, cast(Any, Nothing()), Nothing(), Nothing(), lambda root_id: None)
     change_publisher.publish([change(11, removed=(USER,))], disconnection_of(USER))
     assert sent == [] and not any(connection.rooms or connection.seen for connection in gone)
     assert not world.rooms.connections_of(USER) and other.seen == [11]

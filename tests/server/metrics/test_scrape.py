@@ -45,6 +45,7 @@ UNITLESS = {
     "parley_membership_up",
     "parley_search_rebuilding",
     "parley_reactions_queued",
+    "parley_threads_queued",
     "parley_timeline_refused",
     "parley_postgres_full",
     "parley_files_failing",

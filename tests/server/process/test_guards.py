@@ -24,6 +24,7 @@ import store.postgres.search
 from handlers.conversations import Conversations
 from handlers.presence import Presence
 from handlers.reactions import Reactions
+from handlers.threads import Threads
 from handlers.users import Users
 from loadtest.client import ClientError, HubClient
 from server.cluster.publisher import Publisher
@@ -166,6 +167,15 @@ async def nothing(stage: Stage) -> None:
 async def react(stage: Stage) -> None:
     message_id = stage.recorders["alice"].messages[-1]["id"]
     await stage.attempt(lambda: stage.c.invoke("React", message_id, ":ok:"))
+
+
+async def change_a_root(stage: Stage) -> None:
+    stage.process.threads.replied(UUID(stage.recorders["alice"].messages[-1]["id"]))
+
+
+async def follow(stage: Stage) -> None:
+    message_id = stage.recorders["alice"].messages[-1]["id"]
+    await stage.attempt(lambda: stage.c.invoke("FollowThread", message_id))
 
 
 async def time_out(stage: Stage) -> None:
@@ -335,6 +345,8 @@ FAULTS = [
     Fault("lanes", Rooms, "publish", chat),
     Fault("lanes", _Lane, "_pack", chat_together, several),
     Fault("reactions", Reactions, "_write", react),
+    Fault("threads", Threads, "_show", change_a_root),
+    Fault("thread_updates", Threads, "states", follow),
     Fault("gap_repair", GapRepair, "_fill", repair),
     Fault("history_check", HistoryCheck, "_look_into", suspect),
     Fault("health_checks", Redis, "ping", ask_for_health),

@@ -109,6 +109,7 @@ async def test_get_unread(site: Site) -> None:
         "capped": False,
         "mentionCount": 1,
         "mutedMentionCount": 0,
+        "unreadThreads": 0,
     }
     assert (await site.call("GET", "/api/users/me/unread", token=b))["unreadCount"] == 0
 

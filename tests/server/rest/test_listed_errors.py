@@ -26,7 +26,7 @@ def listed(said: dict[str, Any], status: int, code: str) -> bool:
 
 
 def somewhere(path: str) -> str:
-    for name in ("userId", "conversationId", "messageId", "fileId"):
+    for name in ("userId", "conversationId", "messageId", "threadId", "fileId"):
         path = path.replace(f"{{{name}}}", str(new_id()))
     return path
 
@@ -63,6 +63,8 @@ async def test_what_only_the_state_forbids(site: Site) -> None:
     direct = (await site.call("POST", "/api/conversations", body, token=token, status=201))["id"]
     text = {"conversationId": direct, "content": "x"}
     message = (await site.call("POST", "/api/messages", text, token=token, status=201))["id"]
+    body = {**text, "threadId": message}
+    reply = (await site.call("POST", "/api/messages", body, token=token, status=201))["id"]
     await site.call("DELETE", f"/api/messages/{message}", token=token)
     chat, users = f"/api/conversations/{direct}", "/api/users"
     for method, path, given, status, code in (
@@ -74,6 +76,14 @@ async def test_what_only_the_state_forbids(site: Site) -> None:
         ("PUT", f"/api/messages/{message}/reactions/:x:", None, 410, "gone"),
         ("DELETE", f"/api/messages/{message}/reactions/:x:", None, 410, "gone"),
         ("DELETE", f"/api/messages/{message}/reactions/x", None, 400, "invalid_request"),
+        ("POST", "/api/messages", {**text, "threadId": message}, 410, "gone"),
+        ("POST", "/api/messages", {**text, "threadId": reply}, 409, "thread_nested"),
+        ("GET", f"/api/messages/{reply}/replies", None, 409, "thread_nested"),
+        ("GET", f"/api/threads/{reply}", None, 409, "thread_nested"),
+        ("PUT", f"/api/threads/{reply}/following", None, 409, "thread_nested"),
+        ("DELETE", f"/api/threads/{reply}/following", None, 409, "thread_nested"),
+        ("PUT", f"/api/threads/{reply}/read", {"seq": 1}, 409, "thread_nested"),
+        ("PUT", f"/api/threads/{message}/read", {"seq": -1}, 400, "invalid_cursor"),
         ("GET", f"/api/messages?conversationId={direct}&cursor=x", None, 400, "invalid_cursor"),
         ("GET", f"{users}/{uuid4()}", None, 404, "not_found"),
         ("DELETE", f"{users}/not-an-id", None, 404, "not_found"),
@@ -104,6 +114,9 @@ async def test_what_the_hub_refuses(site: Site) -> None:
             ("React", [message, ":x:"], "gone"),
             ("Unreact", [message, ":x:"], "gone"),
             ("React", [message, "x"], "invalid_request"),
+            ("SendMessage", [{**text, "threadId": message}], "gone"),
+            ("SendMessage", [{**text, "alsoInConversation": True}], "invalid_request"),
+            ("MarkThreadRead", [message, -1], "invalid_cursor"),
             ("JoinConversation", [chat, {"seq": -1}], "invalid_cursor"),
             ("Sync", [{chat: -1}], "invalid_cursor"),
             ("MarkRead", [chat, -1], "invalid_cursor"),

@@ -160,6 +160,15 @@ RULES: dict[str, list[Rule]] = {
         Rule(NO_ONE, at("/api/join", {"token": "of no link"})),
         Rule(dict.fromkeys(PEOPLE, OK), at("/api/join", {"token": "{token_of_link}"}), build_again),
     ],
+    "GET /api/messages/{messageId}/replies": [
+        Rule(who(), at(MESSAGE + "/replies")),
+        Rule(who(), at("/api/messages/{mine}/replies")),
+    ],
+    "GET /api/threads": [Rule(EVERYONE, at("/api/threads"))],
+    "GET /api/threads/{threadId}": [Rule(who(), at("/api/threads/{theirs}")), Rule(who(), at("/api/threads/{mine}"))],
+    "PUT /api/threads/{threadId}/read": [Rule(who(), at("/api/threads/{theirs}/read", {"seq": 1}))],
+    "PUT /api/threads/{threadId}/following": [Rule(who(), at("/api/threads/{theirs}/following"))],
+    "DELETE /api/threads/{threadId}/following": [Rule(who(), at("/api/threads/{theirs}/following"))],
     "GET /api/mentions": [Rule(EVERYONE, at("/api/mentions"))],
     "GET /api/messages": [Rule(who(), at("/api/messages?conversationId={conversation}"))],
     "GET /api/search/messages": [
@@ -169,6 +178,7 @@ RULES: dict[str, list[Rule]] = {
     "POST /api/messages": [
         Rule(who(), at("/api/messages", {"conversationId": "{conversation}", **TEXT}), accept),
         Rule(NO_ONE, at("/api/messages", {"conversationId": "{conversation}", **TEXT, "replyToId": "{elsewhere}"})),
+        Rule(NO_ONE, at("/api/messages", {"conversationId": "{conversation}", **TEXT, "threadId": "{elsewhere}"})),
         Rule(
             who("not_found", "not_found"),  # the file is the owner's
             at("/api/messages", {"conversationId": "{conversation}", **TEXT, "type": "File", "fileId": "{file}"}),
@@ -239,6 +249,7 @@ METHODS: dict[str, list[Rule]] = {
     "SendMessage": [
         Rule(who(), call({"conversationId": "{conversation}", **TEXT}), accept),
         Rule(NO_ONE, call({"conversationId": "{conversation}", **TEXT, "replyToId": "{elsewhere}"})),
+        Rule(NO_ONE, call({"conversationId": "{conversation}", **TEXT, "threadId": "{elsewhere}"})),
     ],
     "EditMessage": [
         Rule(who(*["forbidden"] * 3), call("{theirs}", "x"), accept),
@@ -262,6 +273,9 @@ METHODS: dict[str, list[Rule]] = {
     "StreamHistory": [Rule(who(), call("{conversation}"))],
     "StartTyping": [Rule(who(), call("{conversation}"))],
     "StopTyping": [Rule(EVERYONE, call("{conversation}"))],  # has no effect
+    "MarkThreadRead": [Rule(who(), call("{theirs}", 1)), Rule(who(), call("{mine}", 1))],
+    "FollowThread": [Rule(who(), call("{theirs}")), Rule(who(), call("{mine}"))],
+    "UnfollowThread": [Rule(who(), call("{theirs}")), Rule(who(), call("{mine}"))],
     "MarkMessageAsRead": [Rule(who(), call("{theirs}")), Rule(who(), call("{mine}"))],
     "MarkMessageAsDelivered": [Rule(who(), call("{theirs}")), Rule(who(), call("{mine}"))],
     "MarkRead": [Rule(who(), call("{conversation}", 1))],

@@ -654,7 +654,7 @@ async def test_counting_looks_at_the_months_since(conn: Connection) -> None:
         }
         return len(found)
 
-    totals = {"user_id": alice, "budget": 1000}
+    totals = {"user_id": alice, "budget": 1000, "threads": 2000}
     assert await looked_into(queries.fetch_unread_totals, **totals) == PARTITIONS
     for column in ("joined_at", "caught_up_at"):
         await conn.execute("UPDATE members SET joined_at = now() - interval '3 months', caught_up_at = NULL")
@@ -672,7 +672,7 @@ async def test_totals_read_little(conn: Connection) -> None:
     await conn.execute("UPDATE messages SET deleted_at = now() WHERE seq > 150")
     await conn.execute("UPDATE members SET read_seq = 1")
     await conn.execute("VACUUM ANALYZE messages")
-    nodes = await explained(conn, queries.fetch_unread_totals, {"user_id": alice, "budget": 1000})
+    nodes = await explained(conn, queries.fetch_unread_totals, {"user_id": alice, "budget": 1000, "threads": 2000})
     assert rows_read(nodes) <= 1000 + PARTITIONS * len(groups)
 
 

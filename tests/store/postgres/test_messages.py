@@ -1,6 +1,7 @@
 """store.postgres.messages: history, changes after a cursor, edits and deletes."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -43,7 +44,7 @@ async def test_a_page_that_ends_before_a_long_message(conn: Connection, writer: 
     for content in ("a", "b", "x" * 600, "c", "y" * 600):
         await writer.send(group, alice, content).message()
 
-    async def pages(**given: int) -> list[list[int]]:
+    async def pages(**given: Any) -> list[list[int]]:
         found: list[list[int]] = []
         while True:
             page = await messages.list_messages(conn, group, limit=10, max_bytes=500, **given)
