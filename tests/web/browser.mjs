@@ -77,6 +77,8 @@ const commands = {
   offline: ({ context, is }) => context.setOffline(is),
   // Pictures do not come, until they do.
   pictures: ({ page, come }) => (come ? page.unroute("**/*") : page.route("**/*", (route) => (route.request().resourceType() === "image" ? route.abort() : route.continue()))).then(() => null),
+  // Requests for such addresses are refused, until they are not.
+  refuse: ({ page, pattern, is }) => (is ? page.route(pattern, (route) => route.abort()) : page.unroute(pattern)).then(() => null),
   // This tab alone, which does not learn that it is.
   cut: ({ session, is }) => session.send("Network.emulateNetworkConditions", { offline: is, latency: 0, downloadThroughput: -1, uploadThroughput: -1 }).then(() => null),
   media: ({ page, dark }) => page.emulateMedia({ colorScheme: dark ? "dark" : "light" }),

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from tests.running import Running, free_port, running
+from tests.running import Running, User, free_port, running
 from tests.web.browser import Browser, Page
 
 ATTACKS = (
@@ -63,6 +63,15 @@ async def join(browser: Browser, site: Site, name: str, **options: object) -> Pa
     await page.fill("#username", name)
     await page.click("button[type=submit]")
     await page.see("text=No conversations yet.")
+    return page
+
+
+async def enter(browser: Browser, site: Site, user: User, **options: object) -> Page:
+    """The page of somebody who is signed in, in a browser that has nothing of theirs."""
+    page = await browser.open(user.name, "", **options)
+    session = json.dumps({"accessToken": user.token, "refreshToken": None, "expiresAt": 2**42})
+    await page.do("begin", script=f"localStorage['parley.session'] ??= {json.dumps(session)};")
+    await page.do("goto", url=site.url)
     return page
 
 

@@ -3,14 +3,15 @@
 from pathlib import Path
 
 from tests.web.browser import Browser
-from tests.web.steps import join, say, talk, two_instances
+from tests.web.steps import join, say, shown, talk, two_instances
 
 FOUND = ".found-message"
 
 
 async def test_search(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:
-    """Words are found in all conversations, marked, and lead to the message; nothing found becomes markup. The dialog
-    is accessible as far as axe can say."""
+    """Words are found in all conversations, marked, and lead to the message; nothing found becomes markup. What goes
+    wrong is said, what is deleted meanwhile goes; one gets everywhere by keyboard. The dialog is accessible as far as
+    axe can say."""
     async with two_instances(database, redis_url, tmp_path / "files") as site:
         alice, bob = await join(browser, site, "alice"), await join(browser, site, "bob")
         await talk(alice, bob)
@@ -21,9 +22,7 @@ async def test_search(database: str, redis_url: str, tmp_path: Path, browser: Br
         await bob.fill("dialog input[type=search]", "brucke")
         while not await bob.evaluate(f"document.querySelectorAll('{FOUND}').length"):  # it may take a moment
             await bob.press("Enter", "dialog input[type=search]")
-            await bob.until(
-                "document.querySelector('dialog [role=status]').textContent !== '' || document.querySelector('mark')"
-            )
+            await bob.until("document.querySelector('dialog [aria-busy=false]')")
         await bob.see(f"{FOUND} mark:text-is('Brücke')")
         await bob.shot("search")
         await bob.check()
@@ -36,5 +35,26 @@ async def test_search(database: str, redis_url: str, tmp_path: Path, browser: Br
         await bob.see(f"{FOUND} mark:text-is('bridge')")
         assert await bob.evaluate("document.querySelectorAll('dialog img').length") == 0
         assert await bob.evaluate("globalThis.attacked ?? null") is None
+        await bob.press("ArrowDown", "dialog input[type=search]")
+        assert await bob.evaluate("document.activeElement.className") == "found-message"
+        await bob.press("ArrowUp")
+        assert await bob.evaluate("document.activeElement.type") == "search"
+        await bob.do("refuse", pattern="**/api/search/**", **{"is": True})
+        await bob.fill("dialog input[type=search]", "else")
+        await bob.see("dialog [role=status]:text-is('Searching …')")
+        await bob.see("dialog [role=status]:has-text('The search failed')")
+        await bob.gone(FOUND)
+        await bob.do("refuse", pattern="**/api/search/**", **{"is": False})
+        await bob.click("dialog button:text-is('Try again')")
+        await bob.see(f"{FOUND} mark:text-is('else')")
+        await bob.check()
+        await alice.hover(shown("something else"))
+        await alice.click(".toolbar [aria-label=Delete]")
+        await alice.click("dialog button.danger")
+        await bob.gone(FOUND)  # what is deleted meanwhile is not offered any more
+        await bob.see("dialog [role=status]:text-is('No message has these words.')")
+        await bob.click("dialog label:has-text('Only in')")
+        await bob.fill("dialog input[type=search]", "bridge")
+        await bob.see(FOUND)
         await bob.fill("dialog input[type=search]", "nowhere")
         await bob.see("dialog [role=status]:text-is('No message has these words.')")

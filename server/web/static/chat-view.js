@@ -23,6 +23,7 @@ import { toggleTheme } from "./theme.js";
 
 const REACTIONS = ["👍", "❤️", "😂", "🎉", "😮", "😢"]; // those that are offered
 const SAID_FOR = 5000; // ms
+const OVER_IT = "(max-width: 1100px)"; // what is beside the conversation covers it
 const RESTART = 60_000; // ms for which a server that has said so is taken to be restarting
 const QUIET = 700; // ms for which a lost connection is not mentioned: most are back by then
 
@@ -47,7 +48,8 @@ export class ChatView {
       open: (id) => this.open(id),
       focusComposer: () => this.composer.focus(),
       startConversation: (start) => startConversation({ chat, people, start, onDone: ({ id }) => this.open(id) }),
-      searchMessages: (start) => searchMessages({ chat, people, start, onDone: (id, messageId) => this.#jump(id, messageId) }),
+      jump: (id, messageId) => this.#jump(id, messageId),
+      searchMessages: (start) => this.#search(start),
       talkTo: (id) => chat.createDirect(id).then((conversation) => this.open(conversation.id), (error) => say(error.message)),
       openSelfMenu: (button) => this.#selfMenu(button, onSignOut),
       onDetails: (isOpen) => this.#onDetails(isOpen),
@@ -167,10 +169,17 @@ export class ChatView {
 
   /** Open a conversation at one of its messages. */
   #jump(id, messageId) {
-    history.pushState(null, "", `#/c/${id}`);
-    this.#route();
+    if (this.#conversation?.id !== id) {
+      history.pushState(null, "", `#/c/${id}`);
+      this.#route();
+    }
+    if (matchMedia(OVER_IT).matches) this.details.close();
     if (this.#conversation?.id === id) void this.timeline.jumpTo(messageId);
     else this.say("That conversation cannot be opened any more.");
+  }
+
+  #search(start) {
+    searchMessages({ chat: this.#chat, people: this.people, conversation: this.#conversation, start, onDone: (id, messageId) => this.#jump(id, messageId) });
   }
 
   #lastGone = "";
@@ -332,7 +341,7 @@ export class ChatView {
       if (isCommand && !event.altKey && event.key === "/") return openShortcuts;
       if (event.altKey && !isCommand) {
         if (event.code === "KeyN") return () => startConversation({ chat: this.#chat, people: this.people, onDone: ({ id }) => this.open(id) });
-        if (event.code === "KeyS") return () => searchMessages({ chat: this.#chat, people: this.people, onDone: (id, messageId) => this.#jump(id, messageId) });
+        if (event.code === "KeyS") return () => this.#search();
         if (event.code === "KeyM" && this.#conversation) return () => this.timeline.focusNewest();
         if (event.code === "KeyI" && this.#conversation) return () => this.details.toggle();
         if (event.key === "ArrowUp" || event.key === "ArrowDown") return () => this.open(this.sidebar.neighbour(event.key === "ArrowUp" ? -1 : 1));

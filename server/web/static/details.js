@@ -6,6 +6,7 @@ import { h, icon, iconButton, replace, throttled } from "./dom.js";
 import { addMembers } from "./choose-people.js";
 import { ask, openDialog, openMenu } from "./dialog.js";
 import { avatar, setAvatar } from "./people.js";
+import { Pins } from "./pins.js";
 import { agoOf, momentOf, plural } from "./text.js";
 
 const RANK = { Owner: 0, Admin: 1, Member: 2 };
@@ -17,6 +18,7 @@ export class Details {
   #actions;
   #conversation = null;
   #stop = null;
+  #pins = null;
   #isWhole = false;
 
   constructor({ chat, people, actions }) {
@@ -55,6 +57,7 @@ export class Details {
     this.#stop = new AbortController();
     this.#conversation = conversation;
     this.#isWhole = false;
+    this.#pins = conversation && new Pins({ conversation, people: this.#people, actions: this.#actions, signal: this.#stop.signal });
     for (const type of ["conversation", "reset"]) conversation?.on(type, this.paint, { signal: this.#stop.signal });
     if (!conversation) this.close();
     this.#paint();
@@ -81,7 +84,7 @@ export class Details {
       h("div", { class: "profile" }, picture, h("h3", {}, h("bdi", { text: name })), user?.username && h("p", { class: "muted" }, "@", h("bdi", { text: user.username })),
         id && h("p", { dir: "auto", text: people.standingOf(id) })),
       this.#settings(conversation),
-      this.#pins(conversation),
+      this.#pins.element,
       user?.createdAt && h("p", { class: "muted", text: `Here since ${new Date(user.createdAt).toLocaleDateString(undefined, { dateStyle: "long" })}` }),
     ];
   }
@@ -104,7 +107,7 @@ export class Details {
         conversation.slowModeSeconds > 0 && h("p", { class: "muted", text: `Slow mode: ${plural(conversation.slowModeSeconds, "second")} between two messages` }),
         mayManage && h("button", { type: "button", class: "link", text: "Rename", data: { focus: "rename" }, on: { click: () => this.#rename(conversation) } })),
       this.#settings(conversation),
-      this.#pins(conversation),
+      this.#pins.element,
       h("section", { "aria-label": "Members" },
         h("div", { class: "section-head" }, h("h3", { text: "Members" }), mayManage && h("button", { type: "button", data: { focus: "add" }, on: { click: () => addMembers({ chat: this.#chat, people, conversation, say: this.#actions.say }) } }, icon("plus"), "Add")),
         h("ul", { class: "members" }, members.slice(0, SHOWN).map((member) => this.#member(conversation, member, role))),
@@ -113,20 +116,6 @@ export class Details {
         h("button", { type: "button", class: "danger-text", text: "Leave this group", data: { focus: "leave" }, on: { click: () => this.#leave(conversation) } }),
         role === "Owner" && h("button", { type: "button", class: "danger-text", text: "Delete this group", data: { focus: "delete" }, on: { click: () => this.#delete(conversation) } })),
     ];
-  }
-
-  /** What is pinned, as soon as it is looked for. */
-  #pins(conversation) {
-    const list = h("ul", { class: "pins" });
-    const show = async () => {
-      try {
-        const found = await conversation.pins();
-        replace(list, found.length ? found.map((message) => h("li", {}, h("span", { class: "option-text" }, h("bdi", { text: message.content || message.file?.name || "" }), h("small", { text: `${this.#people.nameOf(message.senderId)}, ${momentOf(message.createdAt)}` })))) : h("li", { class: "muted", text: "Nothing is pinned." }));
-      } catch (error) {
-        this.#actions.say(error.message);
-      }
-    };
-    return h("section", { "aria-label": "Pinned messages" }, h("div", { class: "pins-head" }, h("h3", { text: "Pinned" }), h("button", { type: "button", text: "Show", data: { focus: "pins" }, on: { click: show } })), list);
   }
 
   /** What one sets for oneself. */

@@ -4,16 +4,21 @@
  * whatever comes above or below it.
  * @module
  */
+import { ParleyError } from "./client/errors.js";
 import { arrange, attribute, h, iconButton, replace, throttled } from "./dom.js";
 import { fill, guess, remark, rowOf, summaryOf } from "./message-view.js";
+import { Past } from "./past.js";
 import { avatar } from "./people.js";
+import { mayPin } from "./pins.js";
 import { dayKey, plural } from "./text.js";
 
 const OVER = 900; // px above and below the window in which messages are elements
-const NEAR_START = 1500; // px from the beginning at which older messages are loaded
+const NEAR = 1500; // px from the beginning, or the end of what is shown of the past, at which more is loaded
 const AT_END = 60; // px from the end that count as the end
 const PAGE = 100;
 const FOR_UNREAD = 5; // pages that are loaded at once to find what is unread
+const AROUND = 50; // messages above and below one that is far from those that are loaded
+const BETWEEN = 5; // pages at most that are loaded to get to one that is not
 
 export class Timeline {
   #chat;
@@ -21,6 +26,8 @@ export class Timeline {
   #files;
   #actions;
   #conversation = null;
+  #past = null; // what is shown in place of the conversation's end
+  #jumps = 0;
   #rows = [];
   #byKey = new Map();
   #byId = null; // the messages that are loaded, when it was asked for one
@@ -34,6 +41,8 @@ export class Timeline {
   #seenUpTo = 0;
   #isLoading = false;
   #hasFailed = false;
+  #isLoadingNewer = false;
+  #hasFailedNewer = false;
   #current = null; // the key of the message that has the focus, or gets it
   #width = 0;
   #stop = null;
@@ -50,8 +59,9 @@ export class Timeline {
     this.update = throttled(() => this.#update());
     this.#toolbar = h("div", { class: "toolbar", role: "toolbar", "aria-label": "Message" });
     this.top = h("div", { class: "timeline-top" });
+    this.bottom = h("div", { class: "timeline-bottom", hidden: true });
     this.list = h("div", { class: "messages", role: "feed", "aria-label": "Messages", on: { keydown: (event) => this.#onKey(event), focusin: (event) => this.#onFocus(event), pointerover: (event) => this.#onPointer(event), click: (event) => this.#onClick(event) } });
-    this.scroller = h("div", { class: "timeline", tabindex: -1, on: { scroll: () => this.#onScroll(), pointerleave: () => this.#hideToolbar() } }, this.top, this.list);
+    this.scroller = h("div", { class: "timeline", tabindex: -1, on: { scroll: () => this.#onScroll(), pointerleave: () => this.#hideToolbar() } }, this.top, this.list, this.bottom);
     this.latest = h("button", { type: "button", class: "latest", hidden: true, on: { click: () => this.toEnd(true) } });
     this.live = h("div", { class: "hidden-text", role: "log", "aria-live": "polite", "aria-label": "New messages" });
     this.element = h("div", { class: "timeline-area" }, this.scroller, this.latest, this.live);
@@ -87,8 +97,8 @@ export class Timeline {
     this.#firstUnread = null;
     this.#take(true, null);
     this.#current = null;
-    this.#hasFailed = false;
-    this.#isLoading = false;
+    this.#jumps++;
+    this.#enter(null);
     this.#seenUpTo = conversation?.head ?? 0;
     this.#announced = this.#seenUpTo;
     replace(this.live);
@@ -103,6 +113,7 @@ export class Timeline {
 
   async #begin(conversation, signal) {
     const { readSeq, unreadCount } = conversation;
+    const jumps = this.#jumps;
     this.#update();
     try {
       if (conversation.messages.length < PAGE / 2 && !conversation.isComplete) await this.#loadOlder();
@@ -114,7 +125,7 @@ export class Timeline {
     if (signal.aborted) return;
     if (unreadCount > 0 && readSeq >= 0) this.#markUnreadFrom(readSeq);
     this.#update();
-    if (this.#firstUnread) this.#show(this.#firstUnread, 0.25);
+    if (this.#firstUnread && jumps === this.#jumps) this.#show(this.#firstUnread, 0.25);
     this.#markRead();
   }
 
@@ -125,11 +136,28 @@ export class Timeline {
 
   // -- what is there ----------------------------------------------------------------------------------------------
 
+  get #source() {
+    return this.#past ?? this.#conversation;
+  }
+
+  /** Whether what is shown ends before the newest messages. */
+  get #isInPast() {
+    return Boolean(this.#past && !this.#past.isJoined);
+  }
+
+  /** @param {Past | null} past null: what the conversation has */
+  #enter(past) {
+    this.#past?.close();
+    this.#past = past;
+    this.#isLoading = this.#isLoadingNewer = this.#hasFailed = this.#hasFailedNewer = false;
+    attribute(this.list, "aria-busy", "false");
+  }
+
   #update() {
     const conversation = this.#conversation;
     if (!conversation) return;
     this.#notice();
-    const messages = conversation.messages;
+    const { messages } = this.#source;
     const rows = new Array(messages.length);
     const byKey = new Map();
     let previous = null;
@@ -166,7 +194,11 @@ export class Timeline {
 
   #onReset() {
     this.#originals.clear();
+    const shown = this.#past && this.#byKey.get(this.#anchor?.key)?.message.id;
+    this.#jumps++; // what is on its way may be of another history
+    this.#enter(null);
     this.#update();
+    if (shown) void this.jumpTo(shown);
   }
 
   #onNew(message) {
@@ -184,18 +216,18 @@ export class Timeline {
   }
 
   async #loadOlder() {
-    const conversation = this.#conversation;
-    if (!conversation || this.#isLoading || conversation.isComplete) return;
+    const source = this.#source;
+    if (!source || this.#isLoading || source.isComplete) return;
     this.#isLoading = true;
     this.#hasFailed = false;
     attribute(this.list, "aria-busy", "true");
     this.#paintTop();
     try {
-      await conversation.loadOlder({ limit: PAGE, signal: this.#stop.signal });
+      await source.loadOlder({ limit: PAGE, signal: this.#stop.signal });
     } catch (error) {
-      if (conversation === this.#conversation) this.#hasFailed = error.code !== "aborted";
+      if (source === this.#source) this.#hasFailed = error.code !== "aborted";
     } finally {
-      if (conversation === this.#conversation) {
+      if (source === this.#source) {
         this.#isLoading = false;
         attribute(this.list, "aria-busy", "false");
         this.#update();
@@ -203,9 +235,36 @@ export class Timeline {
     }
   }
 
+  async #loadNewer() {
+    const past = this.#past;
+    if (!this.#isInPast || this.#isLoadingNewer) return;
+    this.#isLoadingNewer = true;
+    this.#hasFailedNewer = false;
+    this.#paintBottom();
+    try {
+      await past.loadNewer({ limit: PAGE });
+    } catch (error) {
+      if (past === this.#past) this.#hasFailedNewer = error.code !== "aborted";
+    } finally {
+      if (past === this.#past) {
+        this.#isLoadingNewer = false;
+        this.#update();
+      }
+    }
+  }
+
+  #paintBottom() {
+    const state = !this.#isInPast ? "" : this.#hasFailedNewer ? "failed" : "loading";
+    this.bottom.hidden = !state;
+    if (this.bottom.dataset.state === state) return;
+    this.bottom.dataset.state = state;
+    if (state === "failed") replace(this.bottom, h("p", {}, "Newer messages could not be loaded. ", h("button", { type: "button", class: "link", text: "Try again", on: { click: () => this.#loadNewer() } })));
+    else replace(this.bottom, state && h("p", { class: "loading", text: "Loading newer messages …" }));
+  }
+
   #paintTop() {
     const conversation = this.#conversation;
-    const state = !conversation ? "" : conversation.isComplete ? "begin" : this.#hasFailed ? "failed" : "loading";
+    const state = !conversation ? "" : this.#source.isComplete ? "begin" : this.#hasFailed ? "failed" : "loading";
     if (this.top.dataset.state === state && state !== "begin") return;
     this.top.dataset.state = state;
     if (state === "loading") replace(this.top, h("p", { class: "loading", text: "Loading older messages …" }));
@@ -231,6 +290,7 @@ export class Timeline {
       for (const row of this.#rows) row.isMeasured = false;
     }
     this.#paintTop();
+    this.#paintBottom();
     const anchor = this.#isAtEnd ? null : this.#anchor;
     for (let round = 0; round < 4; round++) {
       const start = this.top.offsetHeight;
@@ -313,7 +373,7 @@ export class Timeline {
       else this.#fill(node, row);
     }
     attribute(node, "aria-posinset", row.index + 1);
-    attribute(node, "aria-setsize", this.#conversation.isComplete ? this.#rows.length : -1);
+    attribute(node, "aria-setsize", this.#source.isComplete && !this.#isInPast ? this.#rows.length : -1);
     const isCurrent = this.#current === null ? row.index === this.#rows.length - 1 : row.key === this.#current;
     attribute(node, "tabindex", isCurrent ? 0 : -1);
     return node;
@@ -439,7 +499,7 @@ export class Timeline {
 
   get #isNearEnd() {
     const { scroller } = this;
-    return scroller.scrollHeight - scroller.clientHeight - scroller.scrollTop <= AT_END;
+    return !this.#isInPast && scroller.scrollHeight - scroller.clientHeight - scroller.scrollTop <= AT_END;
   }
 
   /** Where one is to be, wherever that was before. */
@@ -471,11 +531,16 @@ export class Timeline {
   }
 
   #considerLoading() {
-    if (!this.#conversation || this.#conversation.isComplete || this.#isLoading || this.#hasFailed) return;
-    if (this.scroller.scrollTop < NEAR_START && this.#rows.length) void this.#loadOlder();
+    const { scroller } = this;
+    if (!this.#conversation || !this.#rows.length) return;
+    if (!this.#hasFailedNewer && scroller.scrollHeight - scroller.clientHeight - scroller.scrollTop < NEAR) void this.#loadNewer();
+    if (this.#source.isComplete || this.#isLoading || this.#hasFailed) return;
+    if (scroller.scrollTop < NEAR) void this.#loadOlder();
   }
 
   toEnd(isFocused = false) {
+    this.#jumps++;
+    if (this.#isInPast) this.#enter(null);
     this.#take(true, null);
     this.#firstUnread = null;
     this.#update();
@@ -488,13 +553,16 @@ export class Timeline {
   }
 
   async jumpTo(id) {
-    const conversation = this.#conversation;
-    let found = conversation.messages.find((message) => message.id === id);
+    const jump = ++this.#jumps;
+    let found = this.#source.messages.find((message) => message.id === id);
     if (!found) {
       this.#actions.say("Looking for that message …");
-      found = await conversation.loadTo(id, { signal: this.#stop.signal }).catch(() => null);
-      if (conversation !== this.#conversation) return;
-      if (!found) return this.#actions.say("That message cannot be read any more.");
+      let said = "That message cannot be read any more.";
+      const past = await this.#bring(id, jump).catch((error) => void (error.isPassing && (said = `That message could not be loaded: ${error.message}`)));
+      if (jump !== this.#jumps) return past?.close();
+      if (past !== undefined && past !== this.#past) this.#enter(past);
+      found = this.#source.messages.find((message) => message.id === id);
+      if (!found) return this.#actions.say(said);
       this.#actions.say("");
     }
     this.#update();
@@ -503,6 +571,24 @@ export class Timeline {
     this.#focus(found.key);
     node?.classList.add("highlight");
     setTimeout(() => node?.classList.remove("highlight"), 2000);
+  }
+
+  /**
+   * Load what leads from what is there to this message, or, where that is too much, what is around it: then it is
+   * returned. Raises ParleyError.
+   * @returns {Promise<Past | null>}
+   */
+  async #bring(id, jump) {
+    const conversation = this.#conversation;
+    const { signal } = this.#stop;
+    const { seq, conversationId } = await this.#chat.request("GET", `/api/messages/${id}`, { signal });
+    if (conversationId !== conversation.id) throw new ParleyError("not_found", "The message is in another conversation.");
+    const isHere = () => conversation.messages.some((message) => message.id === id);
+    const first = () => conversation.messages[0]?.seq || conversation.head + 1;
+    const isNear = first() - seq < BETWEEN * PAGE; // seqs are given to changes as well: there are fewer messages
+    for (let pages = 0; isNear && !isHere() && first() > seq && !conversation.isComplete && pages < BETWEEN && jump === this.#jumps; pages++)
+      await conversation.loadOlder({ limit: PAGE, signal });
+    return isHere() ? null : Past.around(conversation, seq, AROUND);
   }
 
   /** Bring a message to this part of the window's height. */
@@ -520,7 +606,7 @@ export class Timeline {
     const { scroller, latest } = this;
     const conversation = this.#conversation;
     const away = scroller.scrollHeight - scroller.clientHeight - scroller.scrollTop;
-    const isAway = !this.#isAtEnd && away > 300;
+    const isAway = this.#isInPast || (!this.#isAtEnd && away > 300);
     latest.hidden = !isAway;
     if (!isAway || !conversation) return;
     const count = conversation.unreadCount;
@@ -534,6 +620,7 @@ export class Timeline {
   #markRead = throttled(() => {
     const conversation = this.#conversation;
     if (!conversation || document.visibilityState !== "visible" || !document.hasFocus() || conversation.isGone) return;
+    if (this.#isInPast) return; // what is between was not seen
     if (this.#isAtEnd) {
       if (conversation.unreadCount || conversation.readSeq < conversation.head) conversation.markRead();
       return;
@@ -559,10 +646,9 @@ export class Timeline {
   }
 
   focusNewest() {
-    const row = this.#rows.at(-1);
-    if (!row) return;
     this.toEnd();
-    this.#focus(row.key);
+    const row = this.#rows.at(-1);
+    if (row) this.#focus(row.key);
   }
 
   #onFocus(event) {
@@ -606,14 +692,13 @@ export class Timeline {
     const role = this.#conversation.role;
     const mayDelete = message.isOwn || (this.#conversation.type === "Group" && (role === "Owner" || role === "Admin"));
     const { reply, react, edit, pin, remove, copy, info } = this.#actions;
-    const mayPin = this.#conversation.type === "Direct" || role === "Owner" || role === "Admin";
     return [
       isSent && { name: "reply", label: "Reply", key: "R", run: () => reply(message) },
       isSent && { name: "react", label: "React", key: "+", run: () => react(message, this.#toolbar.querySelector('[aria-label="React"]')) },
       message.isOwn && isSent && message.type === "Text" && { name: "edit", label: "Edit", key: "E", run: () => edit(message) },
       message.content && { name: "copy", label: "Copy text", key: "C", run: () => copy(message) },
       isSent && message.isOwn && { name: "info", label: "Who has read it", key: "I", run: () => info(message) },
-      mayPin && isSent && { name: "pin", label: message.pinnedAt ? "Unpin" : "Pin", key: "P", run: () => pin(message) },
+      mayPin(this.#conversation) && isSent && { name: "pin", label: message.pinnedAt ? "Unpin" : "Pin", key: "P", run: () => pin(message) },
       mayDelete && isSent && { name: "trash", label: "Delete", key: "Delete", run: () => remove(message) },
     ].filter(Boolean);
   }
@@ -632,7 +717,8 @@ export class Timeline {
       this.#moveTo(0);
     } else if (event.target === node && event.key === "End") {
       event.preventDefault();
-      this.#moveTo(this.#rows.length - 1);
+      if (this.#isInPast) this.focusNewest();
+      else this.#moveTo(this.#rows.length - 1);
     } else if (event.key === "ArrowLeft" || event.key === "ArrowRight") {
       const buttons = [...this.#toolbar.querySelectorAll("button")];
       const at = buttons.indexOf(document.activeElement);
@@ -659,7 +745,7 @@ export class Timeline {
     const at = this.top.offsetHeight + row.top - scroller.scrollTop;
     if (!this.#nodes.has(row.key) || at < 0) this.#show(row.key, 0.05);
     else if (at + row.height > scroller.clientHeight) this.#show(row.key, Math.max(0, 1 - row.height / scroller.clientHeight - 0.02));
-    if (index === this.#rows.length - 1) this.toEnd();
+    if (index === this.#rows.length - 1 && !this.#isInPast) this.toEnd();
     this.#focus(row.key);
   }
 }
