@@ -9,6 +9,7 @@ import { Composer } from "./composer.js";
 import { Details, showReceipts } from "./details.js";
 import { ask, closeAbout, openMenu } from "./dialog.js";
 import { keepDraft } from "./drafts.js";
+import { showMentions } from "./mentioned.js";
 import { summaryOf } from "./message-view.js";
 import { Notifier } from "./notify.js";
 import { People, avatar, setAvatar } from "./people.js";
@@ -50,6 +51,7 @@ export class ChatView {
       startConversation: (start) => startConversation({ chat, people, start, onDone: ({ id }) => this.open(id) }),
       jump: (id, messageId) => this.#jump(id, messageId),
       searchMessages: (start) => this.#search(start),
+      showMentions: () => this.#showMentions(),
       talkTo: (id) => chat.createDirect(id).then((conversation) => this.open(conversation.id), (error) => say(error.message)),
       openSelfMenu: (button) => this.#selfMenu(button, onSignOut),
       onDetails: (isOpen) => this.#onDetails(isOpen),
@@ -180,6 +182,10 @@ export class ChatView {
 
   #search(start) {
     searchMessages({ chat: this.#chat, people: this.people, conversation: this.#conversation, start, onDone: (id, messageId) => this.#jump(id, messageId) });
+  }
+
+  #showMentions() {
+    showMentions({ chat: this.#chat, people: this.people, onDone: (id, messageId) => this.#jump(id, messageId) });
   }
 
   #lastGone = "";
@@ -342,6 +348,7 @@ export class ChatView {
       if (event.altKey && !isCommand) {
         if (event.code === "KeyN") return () => startConversation({ chat: this.#chat, people: this.people, onDone: ({ id }) => this.open(id) });
         if (event.code === "KeyS") return () => this.#search();
+        if (event.code === "KeyA") return () => this.#showMentions();
         if (event.code === "KeyM" && this.#conversation) return () => this.timeline.focusNewest();
         if (event.code === "KeyI" && this.#conversation) return () => this.details.toggle();
         if (event.key === "ArrowUp" || event.key === "ArrowDown") return () => this.open(this.sidebar.neighbour(event.key === "ArrowUp" ? -1 : 1));

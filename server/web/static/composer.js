@@ -40,7 +40,7 @@ export class Composer {
     this.note = h("p", { class: "composer-note", role: "status" });
     this.button = iconButton("send", "Send", () => this.submit(), { class: "send" });
     this.attach = offer.hasFiles ? iconButton("attach", "Attach files", () => this.picker.click()) : null;
-    this.mentions = new MentionList({ input: this.input, people, signal: this.#life.signal });
+    this.mentions = new MentionList({ input: this.input, chat, people, signal: this.#life.signal });
     this.element = h("form", { class: "composer", "aria-label": "Write a message", on: { submit: (event) => (event.preventDefault(), this.submit()) } },
       this.mentions.element, this.context, this.tray, h("div", { class: "composer-row" }, this.attach, this.picker, this.input, this.button), this.note);
     this.#save = delayed((id, text) => this.#keepDraft(id, text), 300);

@@ -18,6 +18,7 @@ export class FoundList {
   #signal;
   #onChoose;
   #onLeave;
+  #again;
   #found = [];
   #nodes = new Map(); // what is shown of each, by the id of the message
   #next = null;
@@ -26,15 +27,17 @@ export class FoundList {
   #texts = {};
 
   /**
-   * @param {{chat, people, label: string, signal: AbortSignal, onChoose: (message) => void, onLeave?: () => void}} options
-   *   `onLeave`: somebody goes up from the first
+   * @param {{chat, people, label: string, signal: AbortSignal, onChoose: (message) => void, onLeave?: () => void,
+   *   again?: (message, item) => {message, highlights} | null}} options `onLeave`: somebody goes up from the first;
+   *   `again`: what is to be shown of one that has changed
    */
-  constructor({ chat, people, label, signal, onChoose, onLeave }) {
+  constructor({ chat, people, label, signal, onChoose, onLeave, again = asItIs }) {
     this.#chat = chat;
     this.#people = people;
     this.#signal = signal;
     this.#onChoose = onChoose;
     this.#onLeave = onLeave;
+    this.#again = again;
     this.status = h("p", { class: "muted", role: "status" });
     this.list = h("ul", { class: "options found", role: "list", "aria-label": label, hidden: true, on: { keydown: (event) => this.#onKey(event) } });
     this.more = h("button", { type: "button", text: "Show more", hidden: true, on: { click: () => this.#load(this.#next) } });
@@ -109,12 +112,11 @@ export class FoundList {
     replace(this.status, what);
   }
 
-  /** What was deleted is there no more; what was edited has its words elsewhere. */
   #onChange(message) {
     const at = this.#found.findIndex((item) => item.message.id === message.id);
     if (at < 0 || this.#found[at].message.changedSeq >= message.changedSeq) return;
-    const isSame = this.#found[at].message.content === message.content;
-    this.#found = message.deletedAt ? this.#found.toSpliced(at, 1) : this.#found.with(at, { message, highlights: isSame ? this.#found[at].highlights : [] });
+    const item = this.#again(message, this.#found[at]);
+    this.#found = item ? this.#found.with(at, item) : this.#found.toSpliced(at, 1);
     if (!this.#found.length) this.#say(this.#next ? this.#texts.yet : this.#texts.none);
     this.paint();
   }
@@ -136,7 +138,8 @@ export class FoundList {
     const { message, highlights } = item;
     const people = this.#people;
     const conversation = this.#chat.conversation(message.conversationId);
-    const [name, title] = [people.nameOf(message.senderId), conversation ? people.titleOf(conversation) : ""];
+    const name = people.nameOf(message.senderId);
+    const title = conversation && people.titleOf(conversation) !== name ? people.titleOf(conversation) : "";
     let node = this.#nodes.get(message.id);
     if (node?.item !== item || node.name !== name || node.title !== title) {
       const places = (field) => highlights.filter((one) => one.field === field);
@@ -165,6 +168,11 @@ export class FoundList {
     else return;
     event.preventDefault();
   }
+}
+
+/** What was deleted is there no more; what was edited has its words elsewhere. */
+function asItIs(message, { message: before, highlights }) {
+  return message.deletedAt ? null : { message, highlights: message.content === before.content ? highlights : [] };
 }
 
 /** The part of a text around the first place, with all places in it marked. */

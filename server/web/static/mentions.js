@@ -2,12 +2,14 @@
  * Whom a text mentions, and who is offered while one types a name behind an @.
  * @module
  */
-import { h, replace, set } from "./dom.js";
+import { debounced, h, replace, set } from "./dom.js";
 import { offer } from "./session.js";
 import { mentionOf } from "./text.js";
 
 const SHOWN = 8;
 const MOST = 50; // in one message
+const FEW = 50; // members whose profiles are read at once; in larger groups names are searched for
+const MOST_MEMBERS = 2000; // of whom it is read that they are there
 const ALL = "all";
 const TYPED = /(?:^|\s)@([^\n@]{0,64})$/u;
 
@@ -19,7 +21,7 @@ const mayMentionAll = ({ type, role, memberCount }) => type === "Group" && ((rol
  */
 export function mentionedBy(text, conversation, people, before = null) {
   const isNamed = (name) => Boolean(name && mentionOf([name])?.test(text));
-  const known = conversation.members.map(({ userId }) => people.get(userId)).filter((user) => user?.username);
+  const known = conversation.members.map(({ userId }) => people.known(userId)).filter((user) => user?.username);
   const named = known.filter(({ username }) => isNamed(username)).map(({ id }) => id);
   const kept = (before?.mentions ?? []).filter((id) => !known.some((user) => user.id === id));
   return {
@@ -36,27 +38,36 @@ export function mentionsOf({ mentions, mentionAll }, people) {
 /** The list above the field where one writes. */
 export class MentionList {
   #input;
+  #chat;
   #people;
   #conversation = null;
   #found = [];
   #at = 0;
+  #isWanted = false; // a name is being typed, and no one has said that the list is not wanted
+  #membersOf = null; // the conversation whose members were read
+  #asked = null; // what was searched for last
+  #search;
 
-  constructor({ input, people, signal }) {
+  constructor({ input, chat, people, signal }) {
     this.#input = input;
+    this.#chat = chat;
     this.#people = people;
+    this.#search = debounced((typed) => this.#find(typed), 150);
     this.element = h("ul", { class: "mention-list", id: "mention-list", role: "listbox", "aria-label": "Mention", hidden: true });
     set(input, { "aria-autocomplete": "list", "aria-controls": this.element.id });
     input.addEventListener("blur", () => this.hide());
-    people.addEventListener("change", () => !this.element.hidden && this.update(), { signal });
+    people.addEventListener("change", () => this.#isWanted && this.update(), { signal });
   }
 
   open(conversation) {
     this.#conversation = conversation;
+    this.#asked = null;
     this.hide();
-    if (this.#input.value.includes("@")) this.#ask();
+    if (this.#input.value.includes("@")) this.#ask("");
   }
 
   hide() {
+    this.#isWanted = false;
     this.#found = [];
     this.#paint();
   }
@@ -64,7 +75,8 @@ export class MentionList {
   /** The text or the caret is another one. */
   update() {
     const typed = this.#typed();
-    if (typed !== null) this.#ask();
+    this.#isWanted = typed !== null;
+    if (typed !== null) this.#ask(typed);
     const isChosen = this.#found[this.#at]?.username;
     this.#found = typed === null ? [] : this.#matching(typed.toLocaleLowerCase());
     this.#at = Math.max(0, this.#found.findIndex(({ username }) => username === isChosen));
@@ -93,13 +105,28 @@ export class MentionList {
   }
 
   /** Read the profiles of those who can be mentioned, as far as they are not known. */
-  #ask() {
-    for (const { userId } of this.#conversation?.members ?? []) this.#people.get(userId);
+  #ask(typed) {
+    const conversation = this.#conversation;
+    if (!conversation) return;
+    if (conversation.memberCount <= FEW) for (const { userId } of conversation.members) this.#people.get(userId);
+    else if (typed !== this.#asked) this.#search((this.#asked = typed));
+    if (conversation.members.length >= conversation.memberCount || conversation.memberCount > MOST_MEMBERS || this.#membersOf === conversation) return;
+    this.#membersOf = conversation;
+    conversation.loadMembers().then(() => this.#isWanted && this.update(), () => (this.#membersOf = null));
+  }
+
+  async #find(typed) {
+    try {
+      const { items } = await this.#chat.searchUsers(typed.trim(), { limit: 50 });
+      for (const user of items) this.#people.learn(user);
+    } catch {
+      this.#asked = null; // the next key asks again
+    }
   }
 
   #matching(typed) {
     const isMatch = (text) => text.toLocaleLowerCase().startsWith(typed);
-    const users = this.#conversation.members.map(({ userId }) => this.#people.get(userId)).filter((user) => user?.username && user.id !== this.#people.me.id);
+    const users = this.#conversation.members.map(({ userId }) => this.#people.known(userId)).filter((user) => user?.username && user.id !== this.#people.me.id);
     const found = users.filter(({ username, displayName }) => isMatch(username) || isMatch(displayName ?? "") || (displayName ?? "").split(/\s+/u).some(isMatch));
     found.sort((one, other) => one.username.localeCompare(other.username));
     if (mayMentionAll(this.#conversation) && isMatch(ALL)) found.unshift({ username: ALL, displayName: "Everybody here" });

@@ -45,6 +45,11 @@ export class People extends EventTarget {
     return found?.user ?? null;
   }
 
+  /** What is known of somebody by now; nothing is asked for. */
+  known(id) {
+    return this.#known.get(id)?.user ?? null;
+  }
+
   nameOf(id) {
     if (!id) return "Somebody";
     const user = this.get(id);

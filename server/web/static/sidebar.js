@@ -26,6 +26,9 @@ export class Sidebar {
     this.#actions = actions;
     this.search = h("input", { type: "search", placeholder: "Find a conversation", "aria-label": "Find a conversation", autocomplete: "off", spellcheck: false, dir: "auto", "aria-keyshortcuts": "Control+K", on: { input: () => this.#onFilter(), keydown: (event) => this.#onSearchKey(event) } });
     this.list = h("ul", { class: "conversations", role: "list", "aria-label": "Conversations", on: { keydown: (event) => this.#onKey(event) } });
+    this.mentionCount = h("span", { class: "badge mentions", "aria-hidden": true, hidden: true });
+    this.mentions = iconButton("mention", "Mentions", () => actions.showMentions(), { class: "find-mentions", "aria-keyshortcuts": "Alt+A" });
+    this.mentions.append(this.mentionCount);
     this.archived = h("button", { type: "button", "aria-expanded": "false", on: { click: () => this.#toggleArchived() } });
     this.shelf = h("li", { class: "shelf" }, this.archived);
     this.empty = h("div", { class: "empty-list", hidden: true });
@@ -33,7 +36,7 @@ export class Sidebar {
     this.self = h("button", { type: "button", class: "self", "aria-haspopup": "menu", "aria-expanded": "false", on: { click: () => actions.openSelfMenu(this.self) } });
     this.element = h("div", { class: "sidebar", role: "navigation", "aria-label": "Conversations" },
       h("h1", { class: "hidden-text", text: "Parley" }),
-      h("div", { class: "sidebar-head" }, this.self, iconButton("messages", "Search messages", () => actions.searchMessages(this.search.value.trim()), { class: "find-messages", "aria-keyshortcuts": "Alt+S" }), iconButton("plus", "New conversation", () => actions.startConversation(), { class: "primary", "aria-keyshortcuts": "Alt+N" })),
+      h("div", { class: "sidebar-head" }, this.self, this.mentions, iconButton("messages", "Search messages", () => actions.searchMessages(this.search.value.trim()), { class: "find-messages", "aria-keyshortcuts": "Alt+S" }), iconButton("plus", "New conversation", () => actions.startConversation(), { class: "primary", "aria-keyshortcuts": "Alt+N" })),
       h("div", { class: "search" }, icon("search"), this.search),
       this.status, this.list, this.empty);
     this.paint = throttled(() => this.#paint());
@@ -93,6 +96,14 @@ export class Sidebar {
     const hasFocus = this.list.contains(document.activeElement);
     for (const [id, { link }] of this.#items) if (!hasFocus || !link.matches(":focus")) attribute(link, "tabindex", !hasFocus && id === current ? 0 : hasFocus ? link.getAttribute("tabindex") : -1);
     this.#paintEmpty(nodes.length);
+    this.#paintMentions();
+  }
+
+  #paintMentions() {
+    const count = this.#chat.mentionCount;
+    setText(this.mentionCount, count ? shortly(count) : "");
+    this.mentionCount.hidden = !count;
+    attribute(this.mentions, "aria-label", count ? `Mentions, ${count} unread` : "Mentions");
   }
 
   #paintShelf(archived) {
@@ -143,10 +154,10 @@ export class Sidebar {
     setClass(item.element, "selected", isSelected);
     setClass(item.element, "silent", conversation.isMuted);
     setClass(item.element, "favourite", conversation.isFavourite);
-    setText(item.badge, unread ? (unread > 99 ? "99+" : String(unread)) : "");
+    setText(item.badge, unread ? shortly(unread) : "");
     item.badge.hidden = !unread;
     const mentions = conversation.mentionCount;
-    setText(item.mentions, mentions ? (mentions > 99 ? "@99+" : `@${mentions}`) : "");
+    setText(item.mentions, mentions ? `@${shortly(mentions)}` : "");
     item.mentions.hidden = !mentions;
     setText(item.hidden, `${conversation.isFavourite ? ", favourite" : ""}${conversation.isMuted ? ", muted" : ""}${unread ? `, ${unread} unread` : ""}${mentions ? `, ${mentions} mention you` : ""}`);
     attribute(item.link, "aria-current", isSelected ? "true" : null);
@@ -242,6 +253,8 @@ export class Sidebar {
     return shown[Math.min(shown.length - 1, Math.max(0, at + step))]?.id ?? null;
   }
 }
+
+const shortly = (count) => (count > 99 ? "99+" : String(count));
 
 function previewOf(message, people, conversation) {
   const text = summaryOf(message, people);
