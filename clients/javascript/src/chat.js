@@ -46,6 +46,8 @@ const LISTED = 200; // conversations in one page
  *
  * @typedef {{id: string, name: string | null, description: string | null, avatarUrl: string | null,
  *   memberCount: number}} PublicGroup
+ * @typedef {{id: string, client: string, address: string, createdAt: string, lastUsedAt: string, expiresAt: string,
+ *   current: boolean}} SessionInfo
  *
  * @typedef {object} SearchHit
  * @property {import("./timeline.js").WireMessage} message
@@ -328,6 +330,27 @@ export class Chat extends Emitter {
   }
 
   /**
+   * A message as it is now, as the server gives it: of any conversation, loaded or not.
+   * @param {string} id
+   * @param {{signal?: AbortSignal}} [options]
+   * @returns {Promise<import("./timeline.js").WireMessage>}
+   */
+  message(id, { signal } = {}) {
+    return this.#rest.get(`/api/messages/${id}`, { signal });
+  }
+
+  /**
+   * The user with this name, in any case; null when there is none.
+   * @param {string} username
+   * @param {{signal?: AbortSignal}} [options]
+   * @returns {Promise<User | null>}
+   */
+  async findUser(username, options = {}) {
+    const { items } = await this.searchUsers(username, { ...options, limit: LISTED });
+    return items.find((user) => user.username.toLowerCase() === username.toLowerCase()) ?? null;
+  }
+
+  /**
    * @param {string} id
    * @param {{signal?: AbortSignal}} [options]
    * @returns {Promise<User>}
@@ -363,6 +386,46 @@ export class Chat extends Emitter {
    */
   updateMe(changes, { signal } = {}) {
     return this.#rest.request("PUT", "/api/users/me", { body: changes, signal });
+  }
+
+  /**
+   * Where one is signed in, the newest first.
+   * @param {{signal?: AbortSignal}} [options]
+   * @returns {Promise<SessionInfo[]>}
+   */
+  async sessions({ signal } = {}) {
+    const found = [];
+    for (let cursor = null; ; ) {
+      const page = await this.#rest.get("/auth/sessions", { query: { limit: LISTED, cursor }, signal });
+      found.push(...page.items);
+      if ((cursor = page.next) === null) return found;
+    }
+  }
+
+  /**
+   * Sign out somewhere else, or here.
+   * @param {string} id
+   * @param {{signal?: AbortSignal}} [options]
+   */
+  async endSession(id, { signal } = {}) {
+    await this.#rest.request("DELETE", `/auth/sessions/${id}`, { signal });
+  }
+
+  /**
+   * All one's data, as a ZIP file.
+   * @param {{signal?: AbortSignal}} [options]
+   * @returns {Promise<Blob>}
+   */
+  export({ signal } = {}) {
+    return this.#rest.blob("/api/users/me/export", { signal });
+  }
+
+  /**
+   * Erase oneself: one's messages stay, as those of a deleted user. The chat is closed.
+   * @param {{signal?: AbortSignal}} [options]
+   */
+  async deleteAccount({ signal } = {}) {
+    await this.#rest.request("DELETE", `/api/users/${this.#me}`, { signal });
   }
 
   /**
@@ -423,6 +486,12 @@ export class Chat extends Emitter {
    */
   request(method, path, options) {
     return this.#rest.request(method, path, options);
+  }
+
+  /** Wait until everything that was sent is there, or refused. */
+  async flush() {
+    const pending = this.conversations.flatMap(({ messages }) => messages.filter(({ status }) => status === "pending"));
+    await Promise.allSettled(pending.map((message) => message.whenSent()));
   }
 
   /** Try now to connect, whatever the pause between two attempts. */

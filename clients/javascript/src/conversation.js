@@ -526,6 +526,20 @@ export class Conversation extends Emitter {
   }
 
   /**
+   * Want no notifications: for ever, or until then.
+   * @param {Date | null} [until]
+   * @param {{signal?: AbortSignal}} [options]
+   */
+  mute(until = null, options = {}) {
+    return this.updateSettings({ mutedUntil: until ?? "forever" }, options);
+  }
+
+  /** @param {{signal?: AbortSignal}} [options] */
+  unmute(options = {}) {
+    return this.updateSettings({ mutedUntil: null }, options);
+  }
+
+  /**
    * @param {string} userId
    * @param {{role?: "Owner" | "Admin" | "Member", signal?: AbortSignal}} [options]
    */
@@ -572,6 +586,16 @@ export class Conversation extends Emitter {
    */
   receipts(messageId, { cursor = null, limit = 200, signal } = {}) {
     return this.#host.rest.get(`/api/messages/${messageId}/receipts`, { query: { cursor, limit }, signal });
+  }
+
+  /**
+   * Who has reacted to a message, to each emoji the first before the later ones; or to one emoji alone.
+   * @param {string} messageId
+   * @param {{emoji?: string, cursor?: string | null, limit?: number, signal?: AbortSignal}} [options]
+   * @returns {Promise<{items: {userId: string, emoji: string, at: string}[], next: string | null}>}
+   */
+  reactors(messageId, { emoji, cursor = null, limit = 200, signal } = {}) {
+    return this.#host.rest.get(`/api/messages/${messageId}/reactions`, { query: { emoji, cursor, limit }, signal });
   }
 
   // -- what comes from the server: for chat.js ----------------------------------------------------

@@ -59,6 +59,15 @@ export class Files {
   }
 
   /**
+   * What is in a file.
+   * @param {{key: string}} file
+   * @param {{signal?: AbortSignal}} [options]
+   */
+  download({ key }, { signal } = {}) {
+    return this.#rest.blob(`/api/files/${key}`, { signal });
+  }
+
+  /**
    * @param {{url: string}} file
    * @param {{signal?: AbortSignal}} [options]
    */

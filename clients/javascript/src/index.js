@@ -40,5 +40,6 @@ export { MemoryStore } from "./stores/memory.js";
  * @typedef {import("./chat.js").SearchHit} SearchHit
  * @typedef {import("./chat.js").PublicGroup} PublicGroup
  * @typedef {import("./conversation.js").JoinLink} JoinLink
+ * @typedef {import("./chat.js").SessionInfo} SessionInfo
  * @typedef {import("./files.js").StoredFile} StoredFile
  */

@@ -15,6 +15,7 @@ import { Backoff, linked, sleep } from "./waiting.js";
  * @property {AbortSignal} [signal]
  * @property {number} [attempts] while errors pass
  * @property {number | null} [timeoutMs] of one attempt
+ * @property {boolean} [isBlob] what is answered is no text
  */
 
 export class Rest {
@@ -67,11 +68,22 @@ export class Rest {
   }
 
   /**
+   * What is no JSON.
+   * @param {string} path
+   * @param {RequestOptions} [options]
+   * @returns {Promise<Blob>}
+   */
+  async blob(path, options) {
+    const { blob } = await this.send("GET", path, { ...options, isBlob: true, timeoutMs: null });
+    return /** @type {Blob} */ (blob);
+  }
+
+  /**
    * One attempt, and a second one when the access token is not taken any more.
    * @param {string} method
    * @param {string} path
    * @param {RequestOptions} [options]
-   * @returns {Promise<{status: number, text: string}>} of an answer that is good
+   * @returns {Promise<{status: number, text: string, blob?: Blob}>} of an answer that is good
    */
   async send(method, path, options = {}) {
     const token = await this.#tokens.get();
@@ -106,7 +118,8 @@ export class Rest {
         cache: "no-store",
       });
       if (!response.ok) throw await errorOfAnswer(response);
-      return { status: response.status, text: await response.text() };
+      const { status } = response;
+      return options.isBlob ? { status, text: "", blob: await response.blob() } : { status, text: await response.text() };
     } catch (error) {
       if (signal?.aborted) throw abortedBy(signal);
       if (limit.isLate) throw new ParleyError("timeout", "The server did not answer in time.");

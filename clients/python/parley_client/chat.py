@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Literal, TypeVar
 
 import anyio
 import anyio.to_thread
+from msgspec import UNSET, UnsetType
 
 from parley_client.conversation import Conversation, Outgoing, status_of
 from parley_client.engine import CLOSE_TIMEOUT, PAGE, Engine
@@ -24,16 +25,20 @@ from parley_client.model import (
     ConversationSettings,
     FileInfo,
     JoinLink,
+    Link,
     Member,
     Message,
+    MessageReceipt,
     MessageType,
     Page,
     Presence,
     Privacy,
     PublicGroup,
+    Reactor,
     Registration,
     Role,
     SearchHit,
+    SessionInfo,
     UnreadTotals,
     User,
     UserStatus,
@@ -247,6 +252,10 @@ class Chat:
         """
         return await self._rest.get("/api/mentions", Page[Message], limit=limit, cursor=cursor)
 
+    async def message(self, message_id: str) -> Message:
+        """Return a message as it is now, of any conversation of the user, loaded or not."""
+        return await self._rest.get(f"/api/messages/{message_id}", Message)
+
     async def get_presence(self, user_ids: Sequence[str]) -> list[Presence]:
         """Ask how users are to be shown, at most 200. From then on `presence` has them."""
         found: list[Presence] = await self._engine.call("GetPresence", list(user_ids), kind=list[Presence])
@@ -268,6 +277,40 @@ class Chat:
     async def unread(self) -> UnreadTotals:
         """What the user has not read, as the server counts it. Where it is `capped`, there may be more."""
         return await self._rest.get("/api/users/me/unread", UnreadTotals)
+
+    async def update_me(
+        self,
+        *,
+        display_name: str | None = None,
+        avatar_url: str | UnsetType | None = UNSET,
+        email: str | UnsetType | None = UNSET,
+        status_text: str | UnsetType | None = UNSET,
+    ) -> User:
+        """Change what is given of the user's own account; None takes it away."""
+        given = {"avatarUrl": avatar_url, "email": email, "statusText": status_text}
+        body = {name: value for name, value in given.items() if value is not UNSET}
+        found = await self._rest.put(
+            "/api/users/me", body | ({"displayName": display_name} if display_name else {}), User
+        )
+        self._engine.take_me(found)
+        return found
+
+    async def sessions(self) -> list[SessionInfo]:
+        """Where the user is signed in, the newest first."""
+        return await self._all("/auth/sessions", Page[SessionInfo])
+
+    async def end_session(self, session: SessionInfo | str) -> None:
+        """Sign out somewhere else, or here."""
+        await self._rest.delete(f"/auth/sessions/{session if isinstance(session, str) else session.id}")
+
+    async def export(self) -> bytes:
+        """Return all data of the user, as a ZIP file."""
+        answer = await self._rest.request("GET", "/api/users/me/export", timeout=300)
+        return answer.content
+
+    async def delete_account(self) -> None:
+        """Erase the user: their messages stay, as those of a deleted user. The chat is closed."""
+        await self._rest.delete(f"/api/users/{self.me.id}")
 
     async def set_status(self, status: UserStatus, text: str | None = None) -> None:
         await self._engine.call("UpdateStatus", status.value, text, kind=Any)
@@ -299,6 +342,16 @@ class Chat:
         key = file if isinstance(file, str) else file.key
         answer = await self._rest.request("GET", f"/api/files/{key}", follow_redirects=True)
         return answer.content
+
+    async def link(self, file: FileInfo | str) -> Link:
+        """Return where a file can be read without an access token, for some minutes."""
+        return await self._rest.get(
+            "/api/files/presigned-url", Link, fileKey=file if isinstance(file, str) else file.key
+        )
+
+    async def delete_file(self, file: FileInfo) -> None:
+        """Delete a file of one's own: messages show none from then on."""
+        await self._rest.delete("/api/files", fileUrl=file.url)
 
     # -- what conversations ask for (see `conversation.Actions`) -------------------------------------------------------
 
@@ -356,6 +409,15 @@ class Chat:
 
     async def load_older(self, conversation_id: str, limit: int) -> int:
         return await self._engine.load_older(self.conversation(conversation_id), limit)
+
+    async def page(self, conversation_id: str, query: Mapping[str, Any]) -> Page[Message]:
+        return await self._rest.get("/api/messages", Page[Message], conversationId=conversation_id, **query)
+
+    async def receipts(self, message_id: str, query: Mapping[str, Any]) -> Page[MessageReceipt]:
+        return await self._rest.get(f"/api/messages/{message_id}/receipts", Page[MessageReceipt], **query)
+
+    async def reactors(self, message_id: str, query: Mapping[str, Any]) -> Page[Reactor]:
+        return await self._rest.get(f"/api/messages/{message_id}/reactions", Page[Reactor], **query)
 
     async def edit(
         self,

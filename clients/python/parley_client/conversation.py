@@ -20,9 +20,12 @@ from parley_client.model import (
     JoinLink,
     Member,
     Message,
+    MessageReceipt,
     MessageStatus,
     MessageType,
+    Page,
     Posting,
+    Reactor,
     Role,
     User,
 )
@@ -30,6 +33,7 @@ from parley_client.outbox import Entry, Outbox, Status
 from parley_client.view import View
 
 FOR_EVER = "9999-12-31T23:59:59.999Z"
+LOADED = 200  # messages that are read at once, to get to one
 COUNTED = 1000  # the server counts unread messages among so many of the newest
 _STATUS: dict[MessageStatus, Status] = {
     MessageStatus.SENT: "sent",
@@ -71,6 +75,9 @@ class Actions(Protocol):
     def mark_read(self, conversation_id: str, seq: int) -> None: ...
     def say_typing(self, conversation_id: str, is_typing: bool) -> None: ...
     async def load_older(self, conversation_id: str, limit: int) -> int: ...
+    async def page(self, conversation_id: str, query: Mapping[str, Any]) -> Page[Message]: ...
+    async def receipts(self, message_id: str, query: Mapping[str, Any]) -> Page[MessageReceipt]: ...
+    async def reactors(self, message_id: str, query: Mapping[str, Any]) -> Page[Reactor]: ...
     async def edit(
         self, message_id: str, content: str, mentions: Sequence[str] | None, mention_all: bool | None
     ) -> Message: ...
@@ -319,6 +326,34 @@ class Conversation:
     async def load_older(self, limit: int = 50) -> int:
         """Read further back. Returns how many messages have been added at the front of `messages`; 0 at the end."""
         return await self._actions.load_older(self.id, limit)
+
+    async def load_to(self, message: Message | str) -> Message | None:
+        """Read further back until a message is in `messages`. None: it is not there to be read."""
+        message_id = message if isinstance(message, str) else message.id
+        while (found := self.get(message_id)) is None and await self.load_older(LOADED):
+            pass
+        return found
+
+    async def page(
+        self, *, before: int | str | None = None, after: int | str | None = None, limit: int = 50
+    ) -> Page[Message]:
+        """Return a page of the history, which does not become part of `messages`: newest first before a seq, oldest
+        first after one. `next` is the next `before`, or `after`."""
+        return await self._actions.page(self.id, {"before": before, "after": after, "limit": limit})
+
+    async def receipts(
+        self, message: Message | str, *, cursor: str | None = None, limit: int = 200
+    ) -> Page[MessageReceipt]:
+        """Return who has received a message, and who has read it."""
+        message_id = message if isinstance(message, str) else message.id
+        return await self._actions.receipts(message_id, {"cursor": cursor, "limit": limit})
+
+    async def reactors(
+        self, message: Message | str, *, emoji: str | None = None, cursor: str | None = None, limit: int = 200
+    ) -> Page[Reactor]:
+        """Return who has reacted to a message, to each emoji the first before the later ones; or to one emoji alone."""
+        message_id = message if isinstance(message, str) else message.id
+        return await self._actions.reactors(message_id, {"emoji": emoji, "cursor": cursor, "limit": limit})
 
     async def edit(
         self,

@@ -75,6 +75,10 @@ class Engine:
         self._work.set()
         self._to_save.set()
 
+    def take_me(self, me: User) -> None:
+        """The user has changed their account."""
+        self.me = me
+
     def connect_now(self) -> None:
         """Do not wait for the next attempt any longer."""
         self._at_once.set()

@@ -311,6 +311,40 @@ class Highlight(Wire, frozen=True, kw_only=True):
     length: int
 
 
+class MessageReceipt(Wire, frozen=True, kw_only=True):
+    """How far one member has got with a message: DELIVERED or READ."""
+
+    user_id: str
+    status: MessageStatus = MessageStatus.UNKNOWN
+
+
+class Reactor(Wire, frozen=True, kw_only=True):
+    """A user who has reacted to a message: with what, and when."""
+
+    user_id: str
+    emoji: str
+    at: str = ""
+
+
+class SessionInfo(Wire, frozen=True, kw_only=True):
+    """A sign-in that its user can end. `client` is what the client calls itself; `current`: one's own."""
+
+    id: str
+    client: str = ""
+    address: str = ""
+    created_at: str = ""
+    last_used_at: str = ""
+    expires_at: str = ""
+    current: bool = False
+
+
+class Link(Wire, frozen=True, kw_only=True):
+    """Where a file can be read without an access token, for some minutes."""
+
+    url: str
+    expires_at: str = ""
+
+
 class SearchHit(Wire, frozen=True, kw_only=True):
     """A message that was found, as it is now, and where."""
 
