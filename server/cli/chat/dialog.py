@@ -4,8 +4,10 @@ Owns which conversation is in sight, what of it was shown, and the commands. Whe
 caller's.
 """
 
-from collections.abc import Awaitable, Callable, Iterator
+import re
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import NamedTuple
 
@@ -23,6 +25,7 @@ from parley_client import (
     MessageFailed,
     MessageReceived,
     Outgoing,
+    Page,
     ParleyError,
     StateChanged,
     User,
@@ -34,6 +37,9 @@ from server.cli.chat.people import ChatError, find_or_make
 from server.protocol import terminal
 
 RECENT = 20  # messages shown first, and with each /older
+LOOKS = 5  # pages of a list that are read until one has something to show
+GATHER = 1.0  # seconds in which reactions gather, until they are shown
+NAMED = MENTIONED = 50  # members of a conversation whose names are read; who may be mentioned by one message
 
 
 class Screen(NamedTuple):
@@ -71,6 +77,9 @@ class Dialog:
         self._said: set[str] = set()  # ids of what was shown when it was sent, and has not come as a message yet
         self._top = 0  # the seq of the oldest that was shown
         self._was_lost = False
+        self._reacted: dict[str, Message] = {}  # to these somebody has reacted since they were shown
+        self._searched = ""
+        self._further: dict[str, str] = {}  # where what was searched for goes on; "": where one is mentioned
         self.under_way = 0  # commands
         self._finished = anyio.Event()
         self.last: Outgoing | None = None
@@ -85,6 +94,11 @@ class Dialog:
             await found.load_older(RECENT)
         await self._show_newest()
         found.mark_read()
+        self._tasks.start_soon(self._learn_names, found)
+
+    async def _learn_names(self, found: Conversation) -> None:
+        for member in found.members[:NAMED] if self._is_interactive else ():
+            await self._name(member.user_id)
 
     async def _show_newest(self) -> None:
         self._shown.clear()
@@ -106,12 +120,22 @@ class Dialog:
                 where.mark_read(message.seq)
             case MessageReceived(conversation=where, message=message):
                 self._said.discard(message.client_message_id or "")
-                if self._is_interactive and lines.is_shown(message) and message.sender_id != self._chat.me.id:
-                    title = await self._title(where)
-                    self._note(f"{await self._name(message.sender_id)} has written in {title}: /with {title}")
-            case MessageChanged(conversation=where, message=message) if where is self.conversation:
+                is_mention = message.mentions_user(self._chat.me.id)
+                is_wanted = is_mention or not where.is_muted
+                if (
+                    self._is_interactive
+                    and is_wanted
+                    and lines.is_shown(message)
+                    and message.sender_id != self._chat.me.id
+                ):
+                    title, did = await self._title(where), "mentions you" if is_mention else "has written"
+                    self._note(f"{await self._name(message.sender_id)} {did} in {title}: /with {title}")
+            case MessageChanged(conversation=where, message=message, previous=previous) if where is self.conversation:
                 if self._is_interactive and lines.is_shown(message):
-                    await self._show_message(message)
+                    if previous is not None and _is_reaction(previous, message):
+                        self._show_reactions_soon(message)
+                    else:
+                        await self._show_message(message)
             case MessageFailed(outgoing=outgoing):
                 reason = outgoing.error.message if outgoing.error else ""
                 self._note(f"not sent: {outgoing.content!r}: {reason}" + " (/retry)" * self._is_interactive)
@@ -139,6 +163,20 @@ class Dialog:
             if not again:
                 return
         await self._show_message(message)
+
+    def _show_reactions_soon(self, message: Message) -> None:
+        """Many react at once: what they are is shown once then."""
+        if not self._reacted:
+            self._tasks.start_soon(self._show_reactions)
+        self._reacted[message.id] = message
+
+    async def _show_reactions(self) -> None:
+        await anyio.sleep(GATHER)  # the pace of the screen
+        gathered, self._reacted = self._reacted, {}
+        for message in gathered.values():
+            if message.conversation_id == self.conversation.id:
+                shown = ", ".join(f"{one.emoji} {one.count}" for one in message.reactions)
+                self._note(f"reactions to #{message.seq}: {shown or 'none any more'}")
 
     async def _show_message(self, message: Message) -> None:
         who, reply = await self._name(message.sender_id), self._reply(message.reply_to_id)
@@ -247,11 +285,20 @@ class Dialog:
         """Send a text, and show it at once where there is somebody to see."""
         if not text.strip():
             return None
-        self.last = self.conversation.send(text, reply_to=reply_to)
+        self.last = self.conversation.send(text, reply_to=reply_to, mentions=self._mentioned(text))
         if self._is_interactive:
             self._said.add(self.last.id)
             self._show_said(text, reply_to)
         return self.last
+
+    def _mentioned(self, text: str) -> list[str]:
+        """Return the members that a text names behind an @, of those whose names are known."""
+        known = {one.user_id: self._names.get(one.user_id) for one in self.conversation.members if "@" in text}
+        return [
+            user_id
+            for user_id, name in known.items()
+            if name and re.search(rf"(?<!\w)@{re.escape(name)}(?!\w)", text, re.IGNORECASE)
+        ][:MENTIONED]
 
     async def _do_help(self, rest: str) -> None:
         for line in commands.help_lines():
@@ -291,7 +338,10 @@ class Dialog:
         for one in self._chat.conversations:
             mark = "*" if one is self.conversation else " "
             unread = f"  {one.unread_count} unread" if one.unread_count else ""
-            self._list(f"{mark} {await self._title(one)}{unread}")
+            mentions = f", {one.mention_count} mention you" if one.mention_count else ""
+            marks = {"favourite": one.is_favourite, "muted": one.is_muted, "archived": one.is_archived}
+            more = ", ".join(name for name, is_on in marks.items() if is_on)
+            self._list(f"{mark} {await self._title(one)}{unread}{mentions}{f'  ({more})' if more else ''}")
 
     async def _do_older(self, rest: str) -> None:
         self._behind(partial(self._show_older, self.conversation))
@@ -385,6 +435,132 @@ class Dialog:
 
         self._behind(send)
 
+    async def _do_react(self, rest: str) -> None:
+        await self._react(rest, "react", self.conversation.react)
+
+    async def _do_unreact(self, rest: str) -> None:
+        await self._react(rest, "unreact", self.conversation.unreact)
+
+    async def _react(self, rest: str, name: str, do: Callable[[Message, str], Awaitable[object]]) -> None:
+        number, emoji = commands.numbered(rest)
+        if not emoji.strip():
+            raise ChatError(f"like this: /{name} EMOJI, or /{name} #N EMOJI")
+        self._behind(partial(do, self._find(number, mine=False), emoji.strip()))
+
+    async def _do_pin(self, rest: str) -> None:
+        found = self.conversation
+        self._behind(partial(found.pin, self._pinned(rest, "pin", found.messages)))
+
+    async def _do_unpin(self, rest: str) -> None:
+        self._behind(partial(self._unpin, self.conversation, rest))
+
+    async def _unpin(self, found: Conversation, rest: str) -> None:
+        await found.unpin(self._pinned(rest, "unpin", await found.pins()))
+
+    def _pinned(self, rest: str, name: str, among: Sequence[Message]) -> Message:
+        """Return the message that a command means: the last one, where no number is given and that is clear."""
+        number, text = commands.numbered(rest)
+        if text.strip() or (number is None and name == "unpin"):
+            raise ChatError(
+                "like this: /unpin #N; /pins lists them" if name == "unpin" else "like this: /pin, or /pin #N"
+            )
+        for message in reversed(among):
+            if message.seq == number or (number is None and lines.is_shown(message) and not message.deleted_at):
+                return message
+        what = "message" if name == "pin" else "pinned message"
+        raise ChatError(f"there is no {what} #{number} here" if number else "there is no message here")
+
+    async def _do_pins(self, rest: str) -> None:
+        self._behind(partial(self._show_pins, self.conversation))
+
+    async def _show_pins(self, where: Conversation) -> None:
+        pinned = await where.pins()
+        if not pinned:
+            self._note("nothing is pinned here")
+        for message in pinned:
+            await self._show_found(message)
+
+    async def _show_found(self, message: Message) -> None:
+        try:
+            title = await self._title(self._chat.conversation(message.conversation_id))
+        except ParleyError:
+            title = "a conversation that is new"
+        who = await self._name(message.sender_id)
+        self._screen.show(lines.found(title, who, message, self._screen.columns()))
+
+    async def _do_search(self, rest: str) -> None:
+        if rest:
+            self._searched = rest
+            self._further.pop(rest, None)
+        elif not self._searched or self._searched not in self._further:
+            raise ChatError("what for? /search WORDS")
+        words = self._searched
+
+        async def read(cursor: str | None) -> Page[Message]:
+            page = await self._chat.search_messages(words, cursor=cursor)
+            return Page(items=tuple(hit.message for hit in page.items), next=page.next)
+
+        self._behind(partial(self._show_page, "search", words, read, "no message has these words"))
+
+    async def _do_mentions(self, rest: str) -> None:
+        async def read(cursor: str | None) -> Page[Message]:
+            return await self._chat.mentions(limit=RECENT, cursor=cursor)
+
+        self._behind(partial(self._show_page, "mentions", "", read, "no message mentions you"))
+
+    async def _show_page(
+        self, name: str, words: str, read: Callable[[str | None], Awaitable[Page[Message]]], none: str
+    ) -> None:
+        """Show the next page of a list; one after another until there is something to show."""
+        cursor = self._further.pop(words, None)
+        is_first = cursor is None
+        for _ in range(LOOKS):
+            page = await read(cursor)
+            cursor = page.next
+            if page.items or cursor is None:
+                break
+        for message in page.items:
+            await self._show_found(message)
+        if cursor is not None:
+            self._further[words] = cursor
+            self._note(f"there may be more: /{name}")
+        elif not page.items:
+            self._note(none if is_first else "there is no more")
+
+    async def _do_mute(self, rest: str) -> None:
+        until = None
+        if rest:
+            try:
+                until = datetime.now(UTC) + timedelta(hours=float(rest))
+            except (ValueError, OverflowError):
+                pass
+            if until is None or until <= datetime.now(UTC):
+                raise ChatError("like this: /mute, or /mute HOURS")
+        said = "muted" if until is None else f"muted until {until.astimezone():%Y-%m-%d %H:%M}"
+        self._set(partial(self.conversation.mute, until), said)
+
+    async def _do_unmute(self, rest: str) -> None:
+        self._set(self.conversation.unmute, "not muted any more")
+
+    async def _do_archive(self, rest: str) -> None:
+        found, is_one = self.conversation, not self.conversation.is_archived
+        self._set(partial(found.update_settings, archived=is_one), "archived" if is_one else "not archived any more")
+
+    async def _do_favourite(self, rest: str) -> None:
+        found, is_one = self.conversation, not self.conversation.is_favourite
+        self._set(
+            partial(found.update_settings, favourite=is_one), "a favourite" if is_one else "no favourite any more"
+        )
+
+    def _set(self, work: Callable[[], Awaitable[object]], said: str) -> None:
+        """Set something for oneself in the conversation in sight, and say so when it is so."""
+
+        async def do() -> None:
+            await work()
+            self._note(f"this conversation is {said}")
+
+        self._behind(do)
+
     async def _do_retry(self, rest: str) -> None:
         failed = [one for one in self.conversation.outgoing if one.status == "failed"]
         if not failed:
@@ -402,3 +578,9 @@ class Dialog:
             presence = shown.get(member.user_id)
             status = (presence.status if presence else UserStatus.UNKNOWN).value.lower()
             self._list(f"{await self._name(member.user_id)}  {status}  has read to #{member.read_seq}")
+
+
+def _is_reaction(before: Message, after: Message) -> bool:
+    """Whether only the reactions are others."""
+    fields = ("content", "edited_at", "deleted_at", "pinned_at", "file")
+    return all(getattr(before, name) == getattr(after, name) for name in fields)

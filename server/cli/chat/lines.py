@@ -11,6 +11,7 @@ from server.protocol import terminal
 
 MARKS = {"pending": "…", "sent": "✓", "delivered": "✓✓", "read": "✓✓", "failed": "✗"}
 NOTE = "-- "  # before what is said by the program: no name begins so
+SHORT = 200  # characters of a message in a list
 NARROWEST = 10  # cells of text in a row, however narrow the terminal
 
 
@@ -22,8 +23,9 @@ def of_message(who: str, message: Message, *, number: bool = False, reply: str =
     elif message.file is not None:
         size = f"[{message.file.name}, {message.file.size:,} bytes]"
         content = f"{size} {content}".rstrip()
-    if message.edited_at is not None and message.deleted_at is None:
-        content += " (edited)"
+    if message.deleted_at is None:
+        content += " (edited)" * (message.edited_at is not None) + " (pinned)" * (message.pinned_at is not None)
+        content += "".join(f" [{one.emoji} {one.count}]" for one in message.reactions)
     return said(who, content, number=str(message.seq) if number else "", reply=reply, columns=columns)
 
 
@@ -47,6 +49,15 @@ def note(text: str, columns: int | None = None) -> str:
 def listed(text: str, columns: int | None = None) -> str:
     """Return one line of a list."""
     return _rows([terminal.line(text)], "", "    ", columns)
+
+
+def found(title: str, who: str, message: Message, columns: int | None = None) -> str:
+    """Return one line about a message of any conversation."""
+    text = message.content if message.deleted_at is None else "(deleted)"
+    if message.file is not None:
+        text = f"[{message.file.name}] {text}".rstrip()
+    shown = text if len(text) <= SHORT else f"{text[:SHORT]} …"
+    return listed(f"{message.created_at[:16].replace('T', ' ')}  {title}  #{message.seq}  {who}: {shown}", columns)
 
 
 def is_shown(message: Message) -> bool:

@@ -218,3 +218,93 @@ async def test_while_the_server_is_away(database: str, redis_url: str) -> None:
                 await a.dialog.finish()
                 history = [one["content"] for one in await again.history(bob, a.dialog.conversation.id)]
                 assert history == ["hello", "", "meanwhile"]
+
+
+async def test_what_is_found(database: str, redis_url: str) -> None:
+    """Messages of any conversation by their words, and those that mention one, page by page; what is pinned. Nothing in
+    them is obeyed by the terminal, and each takes one line."""
+    async with running(database, redis_url) as server:
+        alice, bob = await server.register("alice"), await server.register("bob")
+        group = await server.group(bob, alice)
+        async with desk(server, alice, "bob") as a, desk(server, bob, "alice") as b:
+            async with server.connect(bob) as client:
+                for number in range(25):
+                    said = {"conversationId": group, "content": f"lunch {number}", "mentions": [alice.id]}
+                    await client.invoke("SendMessage", said)
+            await b.type("hello, @ALICE.", "lunch\nat\x1b[2J one")
+            await a.shows("bob mentions you in a group: /with a group", "2 bob: hello, @ALICE.")
+            await a.type("/mentions")
+            await a.shows("#2  bob: hello, @ALICE.", "  a group  #26  bob: lunch 24", "there may be more: /mentions")
+            await a.type("/search", "/mentions")
+            await a.shows("what for? /search WORDS", "  a group  #2  bob: lunch 0")
+
+            async def is_found() -> bool:
+                a.lines.clear()
+                await a.type("/search lunch")
+                await a.dialog.finish()
+                return any(r"bob  #3  bob: lunch\nat\x1b[2J one" in line for line in a.lines)
+
+            await wait_until(is_found)  # a moment after it was sent
+            await a.shows("there may be more: /search")
+            await a.type("/search")
+            await a.shows("  a group  #2  bob: lunch 0")
+            await a.type("/search nonsense")
+            await a.shows("no message has these words")
+            await a.type("/search \x00")
+            await a.shows("-- ")
+            await a.type("/pins")
+            await a.shows("nothing is pinned here")
+            await a.type("/pin #2", "/pin #99", "/pin what", "/unpin")
+            await a.has("there is no message #99 here")
+            await a.has("like this: /pin, or /pin #N")
+            await a.has("like this: /unpin #N")
+            await b.has("hello, @ALICE. (pinned)")
+            await b.type("/pins")
+            await b.shows("alice  #2  bob: hello, @ALICE.")
+            await b.type("/unpin #3", "/unpin #2")
+            await b.has("there is no pinned message #3 here")
+            await b.dialog.finish()
+            assert not await b.dialog.conversation.pins()
+
+
+async def test_what_one_sets(database: str, redis_url: str) -> None:
+    """Reactions, shown once for many; a conversation is muted, archived, a favourite, and is listed as such. What is
+    typed wrong is one plain sentence."""
+    async with running(database, redis_url) as server:
+        alice, bob = await server.register("alice"), await server.register("bob")
+        async with desk(server, alice, "bob") as a, desk(server, bob, "alice") as b:
+            await a.type("lunch?")
+            await b.shows("2 alice: lunch?")
+            for line in ("/react 👍", "/react #2 🎉", "/react", "/react #2 nonsense", "/unreact #9 👍"):
+                await b.type(line)
+                await b.dialog.finish()  # one after the other: in this order
+            await b.has("like this: /react EMOJI, or /react #N EMOJI")
+            await b.has("there is no message #9 here")
+            await a.shows("reactions to #2: 👍 1, 🎉 1")
+            await b.type("/unreact 👍", "/unreact #2 🎉")
+            await b.dialog.finish()
+            await a.shows("reactions to #2: none any more")
+            await b.type("/mute for ever", "/mute nan", "/mute 1e9", "/mute -1", "/mute 2", "/favourite")
+            await b.dialog.finish()
+            assert sum("like this: /mute, or /mute HOURS" in line for line in b.lines) == 4
+            assert b.dialog.conversation.is_muted and b.dialog.conversation.muted_until is not None
+            assert b.dialog.conversation.muted_until.year < 9999
+            await b.type("/mute", "/archive")
+            await b.dialog.finish()
+            await b.type("/list")
+            await b.has("* alice  (favourite, muted, archived)")
+            b.lines.clear()
+            await server.register("carol")
+            await b.type("/with carol")
+            await b.shows("this is carol")
+            await a.type("still there?", "@bob?")
+            await b.has("alice mentions you in alice: /with alice")
+            assert not any("has written" in line for line in b.lines)  # what is muted is not announced
+            await b.type("/list")
+            await b.has("  alice  2 unread, 1 mention you  (favourite, muted, archived)")
+            await b.type("/with alice", "/unmute", "/archive", "/favourite")
+            await b.dialog.finish()
+            b.lines.clear()
+            await b.type("/list")
+            await b.has("* alice")
+            assert "* alice" in b.lines

@@ -1,7 +1,7 @@
 """server.cli.chat.lines: whose each line is, and that nothing foreign gets at the terminal."""
 
 import wcwidth
-from parley_client import FileInfo, Message
+from parley_client import FileInfo, Message, Reaction
 
 from server.cli.chat import lines
 
@@ -46,3 +46,17 @@ def test_what_became_of_a_message() -> None:
     assert lines.of_message("bob", message("hello", edited_at="x")) == "bob: hello (edited)"
     file = FileInfo(id="1", key="k", url="u", name="a\x1b.txt", size=1234, content_type="text/plain")
     assert lines.of_message("bob", message("", file=file)) == r"bob: [a\x1b.txt, 1,234 bytes]"
+
+
+def test_what_else_is_said_of_a_message() -> None:
+    """That it is pinned, and the reactions; in a list it takes one line, and the terminal obeys nothing in it."""
+    reaction = Reaction(emoji=":wave\x1b:", count=3)
+    shown = lines.of_message("bob", message("hello", pinned_at="2026-01-01", reactions=(reaction,)))
+    assert shown == "bob: hello (pinned) [:wave\\x1b: 3]"
+    gone = lines.of_message("bob", message("", deleted_at="2026-01-01", pinned_at="2026-01-01", reactions=(reaction,)))
+    assert gone == "bob: (deleted)"
+    listed = lines.found(
+        "a\ngroup", "bob", message("one\ntwo\x1b[2J" + "x" * 500, created_at="2026-01-02T03:04:05.678Z")
+    )
+    assert listed.startswith("2026-01-02 03:04  a\\ngroup  #7  bob: one\\ntwo\\x1b[2Jxxx") and listed.endswith("x …")
+    assert "\n" not in listed and len(listed) < 300
