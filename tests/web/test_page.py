@@ -108,13 +108,20 @@ async def reply_edit_delete(alice: Page, bob: Page) -> None:
 
 
 async def react(alice: Page, bob: Page) -> None:
-    """Put there from the toolbar, seen by the other, who presses it too, and takes it back."""
+    """Put there from the toolbar, seen by the other, who presses it too, and takes it back; who they are is listed."""
     await bob.hover(shown("hello, alice"))
     await bob.click(".toolbar [aria-label=React]")
     await bob.click(".menu button:has-text('👍')")
     await bob.see(shown("hello, alice", " .reaction[aria-pressed=true]:has-text('👍 1')"))
     await alice.click(shown("hello, alice", " .reaction[aria-pressed=false]:has-text('👍 1')"))
     await bob.see(shown("hello, alice", " .reaction:has-text('👍 2')"))
+    await bob.hover(shown("hello, alice"))
+    await bob.click(".toolbar [aria-label='Who has reacted']")
+    await bob.see("dialog section:has(h3:text-is('👍')) .member:has-text('alice')")
+    assert len(await bob.texts("dialog .member")) == 2
+    await bob.shot("reactors")
+    await bob.check()
+    await bob.press("Escape")
     await alice.click(shown("hello, alice", " .reaction[aria-pressed=true]:has-text('👍 2')"))
     await bob.see(shown("hello, alice", " .reaction:has-text('👍 1')"))
 

@@ -34,7 +34,8 @@ def chat(url: str, user: str, other: str, say: tuple[str, ...], access_token: st
     parley chat --user alice --with bob        # in one terminal
     parley chat --user bob --with alice        # in another
 
-    Lines that begin with a slash are commands: /help lists them. What is piped in is sent line by line.
+    Lines that begin with a slash are commands: /help lists them, among them /search, /mentions, /pins, /react, /reply,
+    /edit, /file, /mute and /archive. @NAME mentions a member. What is piped in is sent line by line.
     """
     from server.cli.chat.people import ChatError  # noqa: PLC0415
     from server.cli.chat.run import run  # noqa: PLC0415

@@ -6,7 +6,7 @@
 import { attribute, h, iconButton, replace, setClass, setText, throttled } from "./dom.js";
 import { startConversation } from "./choose-people.js";
 import { Composer } from "./composer.js";
-import { Details, showReceipts } from "./details.js";
+import { Details, showReactors, showReceipts } from "./details.js";
 import { ask, closeAbout, openMenu } from "./dialog.js";
 import { keepDraft } from "./drafts.js";
 import { showMentions } from "./mentioned.js";
@@ -64,6 +64,7 @@ export class ChatView {
       pin: (message) => (message.pinnedAt ? message.unpin() : message.pin()).catch((error) => say(error.message)),
       remove: (message) => this.#remove(message),
       copy: (message) => navigator.clipboard?.writeText(message.content).then(() => say("Copied."), () => say("The browser does not let it be copied.")),
+      reactors: (message) => showReactors({ people, conversation: this.#conversation, message }),
       info: (message) => showReceipts({ people, conversation: this.#conversation, message }),
     };
     const { signal } = this.#stop;

@@ -181,6 +181,45 @@ export class Details {
   }
 }
 
+/** Who has reacted to a message, by emoji. */
+export function showReactors({ people, conversation, message }) {
+  const stop = new AbortController();
+  const groups = new Map(); // what is shown of each emoji
+  const list = h("div");
+  const status = h("p", { class: "muted", role: "status" });
+  const more = h("button", { type: "button", text: "Show more", hidden: true });
+  const entry = ({ userId, at }) => {
+    const name = h("bdi", { text: people.nameOf(userId), data: { user: userId } });
+    return h("li", { class: "member" }, avatar(people.nameOf(userId), userId), name, at && h("small", { text: agoOf(at) }));
+  };
+  async function read(cursor) {
+    more.hidden = true;
+    status.textContent = "Looking …";
+    try {
+      const { items, next } = await conversation.reactors(message.id, { cursor, limit: 100, signal: stop.signal });
+      for (const item of items) {
+        let group = groups.get(item.emoji);
+        if (!group) {
+          groups.set(item.emoji, (group = h("ul", { class: "members" })));
+          list.append(h("section", {}, h("h3", { text: item.emoji }), group));
+        }
+        group.append(entry(item));
+      }
+      more.hidden = !next;
+      more.onclick = () => read(next);
+      status.textContent = groups.size ? "" : "No one has reacted.";
+    } catch (error) {
+      if (stop.signal.aborted) return;
+      replace(status, `They could not be read: ${error.message} `, h("button", { type: "button", class: "link", text: "Try again", on: { click: () => read(cursor) } }));
+    }
+  }
+  people.addEventListener("change", ({ detail }) => {
+    for (const name of list.querySelectorAll(`[data-user="${CSS.escape(detail)}"]`)) name.textContent = people.nameOf(detail);
+  }, { signal: stop.signal });
+  openDialog({ title: "Who has reacted", about: [conversation.id, message.id], content: [list, status, more], onClose: () => stop.abort() });
+  void read(null);
+}
+
 /** Who has received a message, and who has read it. */
 export async function showReceipts({ people, conversation, message }) {
   const list = h("div", {}, h("p", { class: "muted", text: "Looking …" }));

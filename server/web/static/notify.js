@@ -122,6 +122,7 @@ export class Notifier {
       this.#shown.delete(id);
     }
     document.title = `${count ? `(${count}) ` : ""}${this.title ? `${this.title} – ` : ""}Parley`;
+    navigator.setAppBadge?.(count).catch(() => {}); // of the page as an app
     const icon = count ? new URL("./icon-unread.svg", import.meta.url).href : ICON;
     const link = document.querySelector("link[rel=icon]");
     if (link && link.href !== icon) link.href = icon;

@@ -109,7 +109,7 @@ const SHORTCUTS = [
   ["Enter", "Send"],
   ["Shift+Enter", "New line"],
   ["↑ in an empty field", "Edit your last message"],
-  ["Alt+M", "Go to the messages; then ↑ ↓ move, R + E C I P Delete act"],
+  ["Alt+M", "Go to the messages; then ↑ ↓ move, R + E C W I P Delete act"],
   ["Alt+I", "About this conversation"],
   ["Escape", "Back to the field"],
   ["Ctrl+/ or ?", "This list"],

@@ -691,12 +691,13 @@ export class Timeline {
     const isSent = message.seq > 0;
     const role = this.#conversation.role;
     const mayDelete = message.isOwn || (this.#conversation.type === "Group" && (role === "Owner" || role === "Admin"));
-    const { reply, react, edit, pin, remove, copy, info } = this.#actions;
+    const { reply, react, reactors, edit, pin, remove, copy, info } = this.#actions;
     return [
       isSent && { name: "reply", label: "Reply", key: "R", run: () => reply(message) },
       isSent && { name: "react", label: "React", key: "+", run: () => react(message, this.#toolbar.querySelector('[aria-label="React"]')) },
       message.isOwn && isSent && message.type === "Text" && { name: "edit", label: "Edit", key: "E", run: () => edit(message) },
       message.content && { name: "copy", label: "Copy text", key: "C", run: () => copy(message) },
+      isSent && message.reactions.length > 0 && { name: "people", label: "Who has reacted", key: "W", run: () => reactors(message) },
       isSent && message.isOwn && { name: "info", label: "Who has read it", key: "I", run: () => info(message) },
       mayPin(this.#conversation) && isSent && { name: "pin", label: message.pinnedAt ? "Unpin" : "Pin", key: "P", run: () => pin(message) },
       mayDelete && isSent && { name: "trash", label: "Delete", key: "Delete", run: () => remove(message) },
