@@ -234,7 +234,7 @@ JOIN conversations AS c ON c.id = k.conversation_id
 -- the number of messages is a constant, the planner takes the bound for a reason to read them all.)
 -- Mentions are counted among the same messages; where these are not all, by mentions_pkey, up to the same number of them.
 WITH behind AS MATERIALIZED (
-    SELECT c.id, v.user_id, v.read_seq, uuid7_floor(coalesce(v.caught_up_at, v.joined_at) - interval '1 hour') AS since,
+    SELECT c.id, v.user_id, v.read_seq, uuid7_floor(coalesce(v.caught_up_at, v.joined_at) - interval '1 day') AS since,
            c.last_seq - v.read_seq AS gap, least(c.last_seq - v.read_seq, 1000) AS wanted,
            coalesce(v.notifications_muted_until > clock_timestamp(), false) AS is_muted
     FROM members AS v JOIN conversations AS c ON c.id = v.conversation_id
