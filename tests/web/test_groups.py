@@ -92,6 +92,14 @@ async def test_groups(database: str, redis_url: str, tmp_path: Path, browser: Br
 
 async def members(others: Others, page: Page, alice: User, bob: User, carol: User, team: str) -> None:
     await page.click("[aria-label='About this conversation']")
+    path, details = f"/api/conversations/{team}", {"description": f"{MARKUP}\nroses", "posting": "Admins"}
+    await others.do(alice, "PUT", path, {**details, "slowModeSeconds": 60})
+    await page.see(".profile .description:has-text('roses')")
+    await page.see(".profile p:text-is('Only admins send messages here')")
+    await page.see(".profile p:text-is('Slow mode: 60 seconds between two messages')")
+    await page.see(".system-text:has-text('changed the details of this conversation')")
+    await others.do(alice, "PUT", path, {"description": None, "posting": "Everyone", "slowModeSeconds": 0})
+    await page.gone(".profile .description")
     await page.click(".section-head button")
     await page.fill("[role=combobox]", CAROL)
     await page.click(f"[role=option]:has-text('{CAROL}')")
