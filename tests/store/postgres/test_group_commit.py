@@ -319,6 +319,7 @@ async def test_only_admins_post(writer: Writer, conn: Connection, other: Connect
         await wait_for_lock(other)
     assert await sent.refusal() == "posting"
     assert await writer.send(group, member, key="third", mentions=[owner]).refusal() == "posting"
+    assert await writer.send(group, member, key="fourth", thread_id=first.id).refusal() == "posting"
     assert await writer.send(group, member, key="first").message() == first
     for sender in (owner, admin):
         await writer.send(group, sender).message()
