@@ -196,8 +196,9 @@ class Truth:
                 connection.answer(call_id, self.sync(connection, *arguments))
             elif target == "SendMessage":
                 [asked] = arguments
+                more = {name: asked[name] for name in ("threadId", "alsoInConversation") if name in asked}
                 message = self.send(
-                    connection.user, asked["conversationId"], asked["content"], asked.get("clientMessageId")
+                    connection.user, asked["conversationId"], asked["content"], asked.get("clientMessageId"), **more
                 )
                 connection.answer(call_id, {**message, "after": message["changedSeq"] - 1})
             else:

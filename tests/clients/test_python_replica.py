@@ -660,6 +660,62 @@ def test_mentions_are_counted_apart() -> None:
     assert entry.draft.request().items() >= {"mentions": (OTHER,), "mentionAll": True}.items()
 
 
+def test_threads_are_apart() -> None:
+    """The list has what the main history shows, a thread its replies; what is unread has those of threads that one
+    follows, by what was written, and by what the server says of it; of two states the later one counts."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth)
+    client.settle()
+    entry = client.replica.outbox.add(talk, "mine")
+    client.replica.touch_outbox()
+    client.settle()
+    assert entry.message is not None
+    mine = entry.message.id
+    theirs = truth.send(OTHER, talk, "theirs")["id"]
+    client.settle()
+    found = client.replica.conversations[talk]
+    truth.mark_read(ME, talk)
+    client.settle()
+    for number in range(3):
+        truth.send(OTHER, talk, f"to mine {number}", threadId=mine)
+        truth.send(OTHER, talk, f"to theirs {number}", threadId=theirs, alsoInConversation=number == 1)
+    client.settle()
+    assert [one.content for one in found.messages][-2:] == ["theirs", "to theirs 1"]
+    assert [one.content for one in found.replies(mine)] == [f"to mine {number}" for number in range(3)]
+    assert len(found.all_messages) == len(found.messages) + 5
+    assert found.is_following(mine) and not found.is_following(theirs) and found.unread_count == 4
+    last = found.head
+
+    def said(root: str, is_following: bool, version: int, seq: int = last) -> dict[str, Any]:
+        return {
+            "threadId": root, "conversationId": talk, "isFollowing": is_following,
+            "lastReplySeq": seq, "version": version,
+        }  # fmt: skip
+
+    for state, unread in (
+        (said(mine, False, 2), 1),
+        (said(mine, True, 1), 1),
+        (said(theirs, True, 3), 3),
+        (said(mine, True, 4), 6),
+        (said(mine, False, 5), 3),
+    ):
+        client.replica.take("ThreadChanged", msgspec.Raw(msgspec.json.encode([state])))
+        assert found.unread_count == unread, state
+    changes = [one for one in client.events if isinstance(one, events.ThreadChanged)]
+    assert [one.thread.version for one in changes] == [2, 3, 4, 5]
+    truth.send(OTHER, talk, "you there", threadId=mine, mentions=[ME])
+    client.settle()
+    assert found.is_following(mine) and found.unread_count == 7
+    draft = client.replica.outbox.add(talk, "x", thread_id=mine, also_in_conversation=True).draft
+    assert draft.request().items() >= {"threadId": mine, "alsoInConversation": True}.items()
+    again = client.again()
+    again.settle()
+    kept = again.replica.conversations[talk]
+    assert [one.id for one in kept.all_messages[:-1]] == [one.id for one in found.all_messages]
+    assert kept.messages[-1].content == "x" and kept.messages[-1].thread_id == mine
+
+
 def test_a_resync_before_the_first_answer() -> None:
     """It says from where on a conversation is attached: nothing after it is missing, nothing before it is news."""
     truth = Truth()

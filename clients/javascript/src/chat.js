@@ -40,7 +40,8 @@ const LISTED = 200; // conversations in one page
  * @typedef {User & {email: string | null}} Account
  * @typedef {{readReceipts: boolean, typing: boolean, lastSeen: boolean}} Privacy
  * @typedef {{unreadCount: number, conversationCount: number, mutedUnreadCount: number, mutedConversationCount: number,
- *   capped: boolean, mentionCount: number, mutedMentionCount: number}} UnreadTotals
+ *   capped: boolean, mentionCount: number, mutedMentionCount: number, unreadThreads?: number}} UnreadTotals
+ * @typedef {import("./conversation.js").ThreadState & {root: import("./timeline.js").WireMessage}} Thread
  * @typedef {"Online" | "Away" | "Busy" | "Offline"} UserStatus
  * @typedef {{userId: string, status: UserStatus, statusText: string | null, lastSeenAt: string | null}} Presence
  *
@@ -379,6 +380,24 @@ export class Chat extends Emitter {
   }
 
   /**
+   * The threads that one follows, the one with the last reply first; with `unread` those with replies one has not read.
+   * @param {{unread?: boolean, signal?: AbortSignal}} [options]
+   * @returns {Promise<Thread[]>}
+   */
+  async threads({ unread = false, signal } = {}) {
+    /** @type {Thread[]} */
+    const found = [];
+    for (let cursor = null; ; ) {
+      /** @type {{items: Thread[], next: string | null}} */
+      const page = await this.#rest.get("/api/threads", { query: { unread: String(unread), limit: 200, cursor }, signal });
+      found.push(...page.items);
+      for (const { root: _, ...state } of page.items) this.#byId.get(state.conversationId)?.onThread(state);
+      cursor = page.next;
+      if (cursor === null) return found;
+    }
+  }
+
+  /**
    * Change one's own account; what is left out stays.
    * @param {{displayName?: string, avatarUrl?: string | null, email?: string | null, statusText?: string | null}} changes
    * @param {{signal?: AbortSignal}} [options]
@@ -598,6 +617,8 @@ export class Chat extends Emitter {
         if (conversation) this.#forget(conversation, reason);
         return;
       }
+      case "ThreadChanged":
+        return this.#byId.get(detail.conversationId)?.onThread(detail);
       case "MessageStatusUpdated":
         return this.#byId.get(detail.conversationId)?.onReceipt(detail);
       case "UserStatusChanged":

@@ -10,7 +10,7 @@ import { Members } from "./members.js";
 import { Message, isMention } from "./message.js";
 import { errorOf } from "./outbox.js";
 import { keyOf } from "./persistence.js";
-import { Timeline } from "./timeline.js";
+import { Timeline, isMain } from "./timeline.js";
 import { Backoff, sleep } from "./waiting.js";
 
 const PAGE = 200; // messages that are read at once, to read anew
@@ -60,6 +60,15 @@ const COUNTED = 1000; // unread messages are counted among the newest of these
  * @property {{mutedUntil: string | null}} notifications
  * @property {number} version of two, the one with the higher version is the later one
  *
+ * @typedef {object} ThreadState what a thread is to the user, as of its last reply
+ * @property {string} threadId
+ * @property {string} conversationId
+ * @property {boolean} isFollowing
+ * @property {number} readSeq
+ * @property {number} unreadCount
+ * @property {number} lastReplySeq
+ * @property {number} version of two, the one with the higher version is the later one
+ *
  * @typedef {object} Kept what the store keeps of it
  * @property {WireConversation | null} details
  * @property {import("./timeline.js").Snapshot | null} timeline
@@ -75,6 +84,7 @@ const COUNTED = 1000; // unread messages are counted among the newest of these
  * @property {{conversation: Conversation}} reset it was read anew: look at `messages` as if for the first time
  * @property {{conversation: Conversation, reason: string}} removed
  * @property {{conversation: Conversation, userId: string, status: "Delivered" | "Read", seq: number, at: string}} receipt
+ * @property {{conversation: Conversation, thread: ThreadState}} thread one has followed, left or read a thread, on any device
  * @property {{conversation: Conversation, userId: string, isTyping: boolean}} typing
  * @property {{conversation: Conversation}} update something that is shown has changed, whatever; once for many changes
  *
@@ -84,6 +94,8 @@ const COUNTED = 1000; // unread messages are counted among the newest of these
  * @property {string} [replyToId]
  * @property {string[]} [mentions] user ids of members
  * @property {boolean} [mentionAll]
+ * @property {string} [threadId] the id of the message to which it is a reply in a thread
+ * @property {boolean} [alsoInConversation] the main history shows that reply, too
  * @property {string} [clientMessageId] a UUID is made when it is left out
  *
  * @typedef {object} Host what it needs of the chat
@@ -132,6 +144,10 @@ export class Conversation extends Emitter {
   #isUpdating = false;
   /** @type {readonly Message[] | null} */
   #messages = null;
+  /** @type {readonly Message[] | null} */
+  #all = null;
+  /** @type {Map<string, ThreadState>} by root, as far as something was said of them */
+  #threads = new Map();
   /** @type {Map<string, {wire: WireMessage, message: Message}>} */
   #snapshots = new Map();
   /** @type {import("./message.js").Actions} */
@@ -290,7 +306,10 @@ export class Conversation extends Emitter {
 
   /** How many messages of others one has not read. */
   get unreadCount() {
-    return this.#count(() => true, this.#details?.unreadCount ?? 0);
+    /** @type {Map<string, boolean>} */
+    const followed = new Map();
+    const isFollowed = (/** @type {string} */ id) => followed.get(id) ?? (followed.set(id, this.isFollowing(id)), followed.get(id) ?? false);
+    return this.#count((wire) => isMain(wire) || isFollowed(wire.threadId ?? ""), this.#details?.unreadCount ?? 0);
   }
 
   /** How many messages that one has not read mention one, by name or as one of all. */
@@ -320,11 +339,40 @@ export class Conversation extends Emitter {
 
   /**
    * The messages that are loaded: all from the first of them on, by `seq`, each once; then one's own that are on their
-   * way. The same array until something changes.
+   * way. Replies that are in their threads only are left out (`replies`). The same array until something changes.
    * @returns {readonly Message[]}
    */
   get messages() {
-    return (this.#messages ??= this.#compose());
+    return (this.#messages ??= this.allMessages.every(isMain) ? this.allMessages : Object.freeze(this.allMessages.filter(isMain)));
+  }
+
+  /** The same with all replies. */
+  get allMessages() {
+    return (this.#all ??= this.#compose());
+  }
+
+  /**
+   * The replies in a thread that are loaded, and one's own that are on their way.
+   * @param {string} rootId
+   */
+  replies(rootId) {
+    return this.allMessages.filter(({ threadId }) => threadId === rootId);
+  }
+
+  /**
+   * Whether one follows a thread: as was said of it last, and what has come since; else as far as it is loaded.
+   * @param {string} rootId
+   */
+  isFollowing(rootId) {
+    const { me } = this.#host;
+    const state = this.#threads.get(rootId);
+    if (state?.isFollowing) return true;
+    const wires = this.#shown?.messages ?? [];
+    const later = wires.filter(({ threadId, seq }) => threadId === rootId && seq > (state?.lastReplySeq ?? 0));
+    const concerns = (/** @type {WireMessage} */ { senderId, mentions }) => senderId === me || (mentions ?? []).includes(me);
+    if (later.some(concerns)) return true;
+    const root = this.#shown?.get(rootId);
+    return Boolean((!state || (!state.version && !state.lastReplySeq)) && later.length && root && concerns(root));
   }
 
   // -- reading ------------------------------------------------------------------------------------
@@ -356,14 +404,15 @@ export class Conversation extends Emitter {
    */
   async loadTo(messageId, { signal } = {}) {
     for (;;) {
-      const found = this.messages.find(({ id }) => id === messageId);
+      const found = this.allMessages.find(({ id }) => id === messageId);
       if (found || this.isComplete) return found ?? null;
       await this.loadOlder({ limit: PAGE, signal });
     }
   }
 
   /**
-   * A page of the history, which does not become part of `messages`: newest first before a seq, oldest first after one.
+   * A page of the history with all replies, which does not become part of `messages`: newest first before a seq, oldest
+   * first after one.
    * @param {{before?: number, after?: number, limit?: number, signal?: AbortSignal}} [options]
    * @returns {Promise<{messages: Message[], next: number | null}>} `next` is the next `before`, or `after`
    */
@@ -410,6 +459,17 @@ export class Conversation extends Emitter {
     }
   }
 
+  /**
+   * The newest replies in a thread, oldest first: read from the server, also what is not loaded.
+   * @param {string} rootId
+   * @param {{limit?: number, signal?: AbortSignal}} [options] at most 200
+   * @returns {Promise<Message[]>}
+   */
+  async readReplies(rootId, { limit = 50, signal } = {}) {
+    const { items } = await this.#host.rest.get(`/api/messages/${rootId}/replies`, { query: { limit }, signal });
+    return items.map((/** @type {WireMessage} */ wire) => this.#snapshot(wire)).reverse();
+  }
+
   // -- writing ------------------------------------------------------------------------------------
 
   /**
@@ -419,7 +479,8 @@ export class Conversation extends Emitter {
    * @param {SendOptions} [options]
    * @returns {Message}
    */
-  send(content, { type = "Text", fileId, replyToId, mentions = [], mentionAll = false, clientMessageId = crypto.randomUUID() } = {}) {
+  send(content, options = {}) {
+    const { type = "Text", fileId, replyToId, mentions = [], mentionAll = false, threadId, alsoInConversation = false, clientMessageId = crypto.randomUUID() } = options;
     const entry = this.#host.outbox.add({
       conversationId: this.id,
       clientMessageId,
@@ -429,6 +490,8 @@ export class Conversation extends Emitter {
       replyToId: replyToId ?? null,
       mentions,
       mentionAll,
+      threadId: threadId ?? null,
+      alsoInConversation,
     });
     this.stopTyping();
     this.#changed();
@@ -447,6 +510,33 @@ export class Conversation extends Emitter {
     this.#members.receipt(this.#host.me, "Read", seq);
     this.#changed();
     void this.#sayRead();
+  }
+
+  /**
+   * Say that one has read the replies in a thread up to `seq`; all there are when it is left out.
+   * @param {string} rootId
+   * @param {{seq?: number, signal?: AbortSignal}} [options]
+   */
+  markThreadRead(rootId, { seq = this.head, signal } = {}) {
+    return this.#setThread("PUT", rootId, "read", { body: { seq }, signal });
+  }
+
+  /**
+   * Follow a thread: its replies are unread from now on.
+   * @param {string} rootId
+   * @param {{signal?: AbortSignal}} [options]
+   */
+  followThread(rootId, { signal } = {}) {
+    return this.#setThread("PUT", rootId, "following", { signal });
+  }
+
+  /**
+   * Follow a thread no more, until one replies there, or is mentioned.
+   * @param {string} rootId
+   * @param {{signal?: AbortSignal}} [options]
+   */
+  unfollowThread(rootId, { signal } = {}) {
+    return this.#setThread("DELETE", rootId, "following", { signal });
   }
 
   /** Say that one types; to be called at each key. */
@@ -662,6 +752,7 @@ export class Conversation extends Emitter {
   onResync(cursor) {
     this.#round++;
     this.#members.forgetReceipts();
+    this.#threads.clear();
     this.#read = this.#delivered = this.#deliveredSaid = 0;
     if (this.#details) this.#details = { ...this.#details, lastSeq: Math.min(this.#details.lastSeq, cursor.seq), lastMessage: null };
     const next = new Timeline(cursor, cursor.seq + 1);
@@ -736,6 +827,19 @@ export class Conversation extends Emitter {
     const isTaken = this.setDetails(details);
     this.#emit("conversation", { conversation: this });
     return isTaken;
+  }
+
+  /**
+   * What a thread is to the user, unless something later has come.
+   * @internal
+   * @param {ThreadState} state
+   */
+  onThread(state) {
+    const known = this.#threads.get(state.threadId);
+    if (known && (state.version < known.version || (state.version === known.version && state.lastReplySeq <= known.lastReplySeq))) return;
+    this.#threads.set(state.threadId, state);
+    this.#changed();
+    this.#emit("thread", { conversation: this, thread: state });
   }
 
   /**
@@ -859,6 +963,19 @@ export class Conversation extends Emitter {
     return true;
   }
 
+  /**
+   * @param {string} method
+   * @param {string} rootId
+   * @param {string} what
+   * @param {{body?: object, signal?: AbortSignal | undefined}} options
+   * @returns {Promise<ThreadState>}
+   */
+  async #setThread(method, rootId, what, options) {
+    const state = await this.#host.rest.request(method, `/api/threads/${rootId}/${what}`, options);
+    this.onThread(state);
+    return state;
+  }
+
   /** @param {Promise<WireConversation>} details the answer to a request */
   async #answer(details) {
     const round = this.#round;
@@ -971,7 +1088,7 @@ export class Conversation extends Emitter {
   /** @param {Message} message */
   async #whenSent(message) {
     const wire = await this.#withEntry(message, (entry) => this.#host.outbox.whenSent(entry));
-    return wire ? this.#snapshot(wire) : (this.messages.find(({ key }) => key === message.key) ?? message);
+    return wire ? this.#snapshot(wire) : (this.allMessages.find(({ key }) => key === message.key) ?? message);
   }
 
   /**
@@ -1027,7 +1144,7 @@ export class Conversation extends Emitter {
    * @returns {Promise<{items: WireMessage[], next: string | null}>}
    */
   #page(query, signal) {
-    return this.#host.rest.get("/api/messages", { query: { conversationId: this.id, ...query }, signal });
+    return this.#host.rest.get("/api/messages", { query: { conversationId: this.id, ...query, replies: "true" }, signal });
   }
 
   /**
@@ -1148,7 +1265,7 @@ export class Conversation extends Emitter {
 
   /** What is shown has changed, and is written to the store. */
   #changed() {
-    this.#messages = null;
+    this.#messages = this.#all = null;
     this.#update();
     if (!this.#isGone) this.#host.persistence.soon(keyOf.conversation(this.id), () => this.#kept());
   }

@@ -41,5 +41,7 @@ export { MemoryStore } from "./stores/memory.js";
  * @typedef {import("./chat.js").PublicGroup} PublicGroup
  * @typedef {import("./conversation.js").JoinLink} JoinLink
  * @typedef {import("./chat.js").SessionInfo} SessionInfo
+ * @typedef {import("./chat.js").Thread} Thread
+ * @typedef {import("./conversation.js").ThreadState} ThreadState
  * @typedef {import("./files.js").StoredFile} StoredFile
  */

@@ -10,6 +10,7 @@ import { ParleyError } from "./errors.js";
  * @typedef {import("./timeline.js").WireMessage} WireMessage
  * @typedef {import("./timeline.js").FileInfo} FileInfo
  * @typedef {import("./timeline.js").Reaction} Reaction
+ * @typedef {import("./timeline.js").ThreadSummary} ThreadSummary
  *
  * @typedef {object} Edit
  * @property {string} content
@@ -68,6 +69,11 @@ export class Message {
     this.mentionAll = wire.mentionAll ?? false;
     /** Whether it mentions one, by name or as one of all; one's own messages do not. */
     this.isMention = isMention(wire, me);
+    /** Of a reply in a thread: the id of its root. */
+    this.threadId = wire.threadId ?? null;
+    this.alsoInConversation = wire.alsoInConversation ?? false;
+    /** @type {ThreadSummary | null} of a root: what there is of its replies */
+    this.thread = wire.thread ?? null;
     /** Why it has failed. */
     this.error = error;
   }

@@ -20,6 +20,8 @@ const IN_FRAME = 4096; // bytes; what is larger goes over REST, for a hub messag
  * @property {string | null} replyToId
  * @property {string[]} [mentions]
  * @property {boolean} [mentionAll]
+ * @property {string | null} [threadId]
+ * @property {boolean} [alsoInConversation]
  * @property {number} order of sending
  * @property {string} createdAt
  * @property {string} owner the tab that sends it
@@ -279,8 +281,8 @@ export class Outbox {
    * @param {Draft} draft
    * @returns {Promise<WireMessage>}
    */
-  async #submit({ conversationId, content, type, fileId, replyToId, mentions, mentionAll, clientMessageId }) {
-    const message = { conversationId, content, type, fileId, replyToId, mentions, mentionAll, clientMessageId };
+  async #submit({ conversationId, content, type, fileId, replyToId, mentions, mentionAll, threadId, alsoInConversation, clientMessageId }) {
+    const message = { conversationId, content, type, fileId, replyToId, mentions, mentionAll, threadId, alsoInConversation, clientMessageId };
     if (new TextEncoder().encode(JSON.stringify(message)).length < IN_FRAME) return this.#host.call("SendMessage", [message]);
     return this.#host.rest.request("POST", "/api/messages", { body: message, attempts: 1 });
   }
@@ -351,8 +353,8 @@ export class Outbox {
  * @param {Draft} draft
  * @returns {Draft} without what is known of it by now
  */
-function draftOf({ conversationId, clientMessageId, content, type, fileId, replyToId, mentions, mentionAll, order, createdAt, owner }) {
-  return { conversationId, clientMessageId, content, type, fileId, replyToId, mentions, mentionAll, order, createdAt, owner, error: null };
+function draftOf({ conversationId, clientMessageId, content, type, fileId, replyToId, mentions, mentionAll, threadId, alsoInConversation, order, createdAt, owner }) {
+  return { conversationId, clientMessageId, content, type, fileId, replyToId, mentions, mentionAll, threadId, alsoInConversation, order, createdAt, owner, error: null };
 }
 
 /** @param {Draft} draft */

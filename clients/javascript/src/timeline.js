@@ -27,6 +27,14 @@
  * @property {string | null} [pinnedBy]
  * @property {string[]} [mentions] user ids
  * @property {boolean} [mentionAll]
+ * @property {string | null} [threadId] of a reply: the id of its root
+ * @property {boolean} [alsoInConversation]
+ * @property {ThreadSummary | null} [thread]
+ *
+ * @typedef {object} ThreadSummary what a root shows of the replies that are there
+ * @property {number} replyCount
+ * @property {string} lastReplyAt
+ * @property {string[]} participantIds the first ten who have replied
  *
  * @typedef {object} Reaction one kind of reaction: how many users have put it there, and the first ten of them
  * @property {string} emoji
@@ -142,7 +150,7 @@ export class Timeline {
   /**
    * Read the page before what is here.
    * @param {(before: number) => Promise<{items: WireMessage[], next: string | null}>} read newest first
-   * @returns {Promise<number>} how many messages have come
+   * @returns {Promise<number>} how many messages have come that the main history shows
    */
   async loadOlder(read) {
     const { floor } = this;
@@ -166,7 +174,7 @@ export class Timeline {
       });
       this.#messages = [...current, ...this.#messages];
       for (const item of current) this.#byId.set(item.id, item);
-      return added.length;
+      return added.filter(isMain).length;
     } finally {
       if (--this.#loading === 0) this.#changedBelow.clear();
     }
@@ -211,6 +219,14 @@ export class Timeline {
     }
     return low;
   }
+}
+
+/**
+ * Whether the main history shows it: it is no reply, or one that is in the conversation, too.
+ * @param {Pick<WireMessage, "threadId" | "alsoInConversation">} message
+ */
+export function isMain({ threadId, alsoInConversation }) {
+  return !threadId || alsoInConversation === true;
 }
 
 /**

@@ -135,13 +135,13 @@ export class FakeServer {
     return changed;
   }
 
-  send(user, { conversationId, content, clientMessageId = null, type = "Text", replyToId = null, mentions = [], mentionAll = false }) {
+  send(user, { conversationId, content, clientMessageId = null, type = "Text", replyToId = null, mentions = [], mentionAll = false, threadId = null, alsoInConversation = false }) {
     const conversation = this.of(user, conversationId);
     if (typeof content !== "string" || !content.trim()) throw new Failure("invalid_content", 400);
     const key = `${user}/${clientMessageId}`;
     const before = clientMessageId && this.sends.get(key);
     const known = before && this.conversations.get(before.conversationId)?.messages.find(({ id }) => id === before.id);
-    const wire = known ?? this.commit(conversation, { senderId: user, content, clientMessageId, type, replyToId, mentions, mentionAll });
+    const wire = known ?? this.commit(conversation, { senderId: user, content, clientMessageId, type, replyToId, mentions, mentionAll, threadId, alsoInConversation });
     if (clientMessageId) this.sends.set(key, wire);
     if (!known) this.receipt(user, conversation, "Read", wire.seq); // who writes has read
     return { ...wire, after: wire.changedSeq - 1 };

@@ -700,6 +700,42 @@ promise("mentions are counted apart, through edits, deletions and reading, also 
   assert.equal(here.unreadCount, 1);
 });
 
+promise("replies are in their threads, and unread for those who follow them", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const [a, b] = [await connect("a"), await connect("b")];
+  const [here, there] = [a.conversations[0], b.conversations[0]];
+  const mine = await here.send("mine").whenSent();
+  const theirs = await there.send("theirs").whenSent();
+  await until(() => here.messages.some(({ id }) => id === theirs.id));
+  here.markRead();
+  for (const n of [0, 1, 2]) {
+    await there.send(`to mine ${n}`, { threadId: mine.id }).whenSent();
+    await there.send(`to theirs ${n}`, { threadId: theirs.id, alsoInConversation: n === 1 }).whenSent();
+  }
+  await until(() => here.allMessages.at(-1)?.content === "to theirs 2");
+  assert.deepEqual(contents(here), ["mine", "theirs", "to theirs 1"]);
+  assert.deepEqual(contents(there), contents(here));
+  assert.deepEqual(here.replies(mine.id).map(({ content }) => content), ["to mine 0", "to mine 1", "to mine 2"]);
+  assert.deepEqual([here.isFollowing(mine.id), here.isFollowing(theirs.id), here.unreadCount], [true, false, 4]);
+  const seen = [];
+  here.on("thread", ({ thread }) => seen.push(thread.version));
+  const state = { conversationId: room.id, readSeq: 0, unreadCount: 0, lastReplySeq: here.head };
+  for (const [threadId, isFollowing, version, unread] of [[mine.id, false, 2, 1], [mine.id, true, 1, 1], [theirs.id, true, 3, 3], [mine.id, true, 4, 6]]) {
+    here.onThread({ ...state, threadId, isFollowing, version });
+    assert.equal(here.unreadCount, unread);
+  }
+  assert.deepEqual(seen, [2, 3, 4]);
+  const pending = here.send("on its way", { threadId: theirs.id });
+  const has = (messages) => messages.some(({ key }) => key === pending.key);
+  assert.deepEqual([has(here.replies(theirs.id)), has(here.messages)], [true, false]);
+  assert.equal((await pending.whenSent()).threadId, theirs.id);
+  const c = await connect("a", {});
+  const anew = c.conversations[0];
+  while (!anew.isComplete) await anew.loadOlder({ limit: 2 });
+  assert.deepEqual(contents(anew), contents(here));
+  for (const { id } of [mine, theirs]) assert.deepEqual(anew.replies(id).map((one) => one.id), here.replies(id).map((one) => one.id));
+});
+
 promise("edits, deletions, members, names, typing and presence are seen by others", async (server, connect) => {
   server.create("a", ["b"]);
   const [a, b] = [await connect("a"), await connect("b")];

@@ -25,6 +25,7 @@ from parley_client.events import (
     State,
     StateChanged,
     Subscription,
+    ThreadChanged,
     TypingChanged,
 )
 from parley_client.http import server_url
@@ -54,6 +55,9 @@ from parley_client.model import (
     SearchHit,
     SessionInfo,
     StatusUpdate,
+    Thread,
+    ThreadState,
+    ThreadSummary,
     UnreadTotals,
     User,
     UserStatus,
@@ -115,6 +119,10 @@ __all__ = [
     "StatusUpdate",
     "Store",
     "Subscription",
+    "Thread",
+    "ThreadChanged",
+    "ThreadState",
+    "ThreadSummary",
     "TokenSource",
     "TypingChanged",
     "UnreadTotals",

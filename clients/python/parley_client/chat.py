@@ -39,6 +39,8 @@ from parley_client.model import (
     Role,
     SearchHit,
     SessionInfo,
+    Thread,
+    ThreadState,
     UnreadTotals,
     User,
     UserStatus,
@@ -312,6 +314,14 @@ class Chat:
         """Erase the user: their messages stay, as those of a deleted user. The chat is closed."""
         await self._rest.delete(f"/api/users/{self.me.id}")
 
+    async def threads(self, *, unread: bool = False) -> list[Thread]:
+        """The threads that the user follows, the one with the last reply first; with `unread` those that have replies
+        which they have not read. Of the 2,000 with the newest roots."""
+        found = await self._all("/api/threads", Page[Thread], unread="true" if unread else None)
+        for one in found:
+            self._replica.take_thread(one)
+        return found
+
     async def set_status(self, status: UserStatus, text: str | None = None) -> None:
         await self._engine.call("UpdateStatus", status.value, text, kind=Any)
 
@@ -365,6 +375,8 @@ class Chat:
         client_message_id: str | None,
         mentions: Sequence[str],
         mention_all: bool,
+        thread_id: str | None,
+        also_in_conversation: bool,
     ) -> Outgoing:
         self._require_open()
         entry = self._replica.outbox.add(
@@ -376,6 +388,8 @@ class Chat:
             client_message_id=client_message_id,
             mentions=mentions,
             mention_all=mention_all,
+            thread_id=thread_id,
+            also_in_conversation=also_in_conversation,
         )
         self._replica.touch_outbox()
         return Outgoing.of(entry, self)
@@ -411,7 +425,8 @@ class Chat:
         return await self._engine.load_older(self.conversation(conversation_id), limit)
 
     async def page(self, conversation_id: str, query: Mapping[str, Any]) -> Page[Message]:
-        return await self._rest.get("/api/messages", Page[Message], conversationId=conversation_id, **query)
+        asked = {"conversationId": conversation_id, "replies": "true", **query}
+        return await self._rest.get("/api/messages", Page[Message], **asked)
 
     async def receipts(self, message_id: str, query: Mapping[str, Any]) -> Page[MessageReceipt]:
         return await self._rest.get(f"/api/messages/{message_id}/receipts", Page[MessageReceipt], **query)
@@ -450,6 +465,22 @@ class Chat:
     async def pins(self, conversation_id: str) -> list[Message]:
         return await self._all(f"/api/conversations/{conversation_id}/pins", Page[Message])
 
+    async def read_replies(self, root_id: str, limit: int) -> list[Message]:
+        found: list[Message] = []
+        cursor: str | None = None
+        while True:
+            path, wanted = f"/api/messages/{root_id}/replies", min(limit - len(found), PAGE)
+            page = await self._rest.get(path, Page[Message], limit=wanted, cursor=cursor)
+            found += page.items
+            cursor = page.next
+            if cursor is None or len(found) >= limit:
+                return found[::-1]
+
+    async def set_thread(self, method: str, root_id: str, *arguments: Any) -> ThreadState:
+        found: ThreadState = await self._engine.call(method, root_id, *arguments, kind=ThreadState)
+        self._replica.set_thread(found)
+        return found
+
     async def update(self, conversation_id: str, changes: Mapping[str, Any]) -> None:
         rounds, path = self._replica.rounds(), f"/api/conversations/{conversation_id}"
         self._replica.take_answer(await self._rest.put(path, changes, ConversationInfo), rounds)
@@ -482,11 +513,11 @@ class Chat:
     async def all_members(self, conversation_id: str) -> list[Member]:
         return await self._all(f"/api/conversations/{conversation_id}/members", Page[Member])
 
-    async def _all(self, path: str, kind: type[Page[T]]) -> list[T]:
+    async def _all(self, path: str, kind: type[Page[T]], **query: Any) -> list[T]:
         found: list[T] = []
         cursor: str | None = None
         while True:
-            page = await self._rest.get(path, kind, limit=PAGE, cursor=cursor)
+            page = await self._rest.get(path, kind, limit=PAGE, cursor=cursor, **query)
             found += page.items
             cursor = page.next
             if cursor is None:

@@ -27,6 +27,7 @@ from parley_client.model import (
     Posting,
     Reactor,
     Role,
+    ThreadState,
     User,
 )
 from parley_client.outbox import Entry, Outbox, Status
@@ -68,6 +69,8 @@ class Actions(Protocol):
         client_message_id: str | None,
         mentions: Sequence[str],
         mention_all: bool,
+        thread_id: str | None,
+        also_in_conversation: bool,
     ) -> "Outgoing": ...
     def status(self, message: Message) -> Status: ...
     def retry(self, outgoing: "Outgoing") -> None: ...
@@ -86,6 +89,8 @@ class Actions(Protocol):
     async def unreact(self, message_id: str, emoji: str) -> Message: ...
     async def pin(self, message_id: str, is_pinned: bool) -> Message: ...
     async def pins(self, conversation_id: str) -> list[Message]: ...
+    async def read_replies(self, root_id: str, limit: int) -> list[Message]: ...
+    async def set_thread(self, method: str, root_id: str, *arguments: Any) -> ThreadState: ...
     async def update(self, conversation_id: str, changes: Mapping[str, Any]) -> None: ...
     async def create_link(self, conversation_id: str, body: Mapping[str, Any]) -> JoinLink: ...
     async def links(self, conversation_id: str) -> list[JoinLink]: ...
@@ -135,6 +140,8 @@ class Conversation:
         self._actions = actions
         self._receipts: dict[str, Receipt] = {}
         self._typing: dict[str, float] = {}
+        self._threads: dict[str, ThreadState] = {}  # by root, as far as something was said of them
+        self._followed: dict[str, bool] = {}  # by root, while something is counted
         self._mark_read = 0  # what is to be said to the server, and was not yet
         self._mark_delivered = 0
         self._round = 0  # of the history: an answer to what was asked for in an earlier one may be of a lost one
@@ -165,8 +172,19 @@ class Conversation:
 
     @property
     def messages(self) -> Sequence[Message]:
-        """What is committed, oldest first: without a gap from as far back as it was loaded. Do not change it."""
+        """What is committed, oldest first: without a gap from as far back as it was loaded, and without replies that
+        are in their threads only (`replies`). Do not change it."""
+        return self._view.main
+
+    @property
+    def all_messages(self) -> Sequence[Message]:
+        """The same with all replies, as they came. Do not change it."""
         return self._view.messages
+
+    def replies(self, root: Message | str) -> list[Message]:
+        """Return the replies in the thread of a message that are loaded, oldest first."""
+        root_id = root.id if isinstance(root, Message) else root
+        return [message for message in self._view.messages if message.thread_id == root_id]
 
     @property
     def outgoing(self) -> list["Outgoing"]:
@@ -239,6 +257,7 @@ class Conversation:
 
     def _count(self, is_counted: Callable[[Message], bool], listed: int) -> int:
         """Of what is loaded, if that is all since one has read; else as the server has counted, and what came since."""
+        self._followed.clear()
         mine = self._receipts.get(self._actions.me.id)
         read = self.read_seq
         if mine is not None and self._view.floor <= read:
@@ -249,11 +268,33 @@ class Conversation:
         return min(COUNTED, listed + sum(map(is_counted, later)))
 
     def _is_unread(self, message: Message) -> bool:
+        if not self._is_after(message) or message.thread_id is None or message.also_in_conversation:
+            return self._is_after(message)
+        if message.thread_id not in self._followed:
+            self._followed[message.thread_id] = self.is_following(message.thread_id)
+        return self._followed[message.thread_id]
+
+    def _is_after(self, message: Message) -> bool:
         is_others = message.sender_id != self._actions.me.id
         return is_others and message.seq > self.read_seq and message.deleted_at is None
 
     def _is_unread_mention(self, message: Message) -> bool:
-        return message.mentions_user(self._actions.me.id) and self._is_unread(message)
+        return message.mentions_user(self._actions.me.id) and self._is_after(message)
+
+    def is_following(self, root: Message | str) -> bool:
+        """Whether one follows a thread: as was said of it last, and what has come since; else as far as it is
+        loaded."""
+        root_id, me = root.id if isinstance(root, Message) else root, self._actions.me.id
+        state = self._threads.get(root_id)
+        if state is not None and state.is_following:
+            return True
+        said = 0 if state is None else state.last_reply_seq
+        later = [message for message in self.replies(root_id) if message.seq > said]
+        if any(message.sender_id == me or me in message.mentions for message in later):
+            return True
+        found = self._view.get(root_id)
+        is_first = state is None or (state.version == 0 and said == 0)
+        return bool(is_first and later and found and (found.sender_id == me or me in found.mentions))
 
     def get(self, message_id: str) -> Message | None:
         """Return a message that is loaded."""
@@ -296,20 +337,26 @@ class Conversation:
         client_message_id: str | None = None,
         mentions: Iterable[User | Member | str] = (),
         mention_all: bool = False,
+        thread: Message | str | None = None,
+        also_in_conversation: bool = False,
     ) -> "Outgoing":
         """Send a message. It is queued at once, and sent until it is committed or refused: see `Outgoing`.
 
         `file` is one that was uploaded (`Chat.upload`); the type is then Image or File, as it is. A program that sends
         again after its own crash gives the message a `client_message_id` of its own (1 to 128 visible characters):
         repeated within seven days it is the message that was sent, as it was sent. `mentions` are members: for them, or
-        for all with `mention_all`, the message counts in `mention_count`.
+        for all with `mention_all`, the message counts in `mention_count`. `thread` is the message to which it is a
+        reply in a thread; the main history shows it, too, if it is `also_in_conversation`.
         """
         file_id = file.id if isinstance(file, FileInfo) else file
         if isinstance(file, FileInfo) and type is MessageType.TEXT:
             type = MessageType.IMAGE if file.content_type.startswith("image/") else MessageType.FILE
         reply_to_id = reply_to.id if isinstance(reply_to, Message) else reply_to
+        thread_id = thread.id if isinstance(thread, Message) else thread
+        named = _ids(mentions)
         return self._actions.send(
-            self.id, content, type, file_id, reply_to_id, client_message_id, _ids(mentions), mention_all
+            *(self.id, content, type, file_id, reply_to_id, client_message_id),
+            *(named, mention_all, thread_id, also_in_conversation),
         )
 
     def mark_read(self, seq: int | None = None) -> None:
@@ -337,8 +384,8 @@ class Conversation:
     async def page(
         self, *, before: int | str | None = None, after: int | str | None = None, limit: int = 50
     ) -> Page[Message]:
-        """Return a page of the history, which does not become part of `messages`: newest first before a seq, oldest
-        first after one. `next` is the next `before`, or `after`."""
+        """Return a page of the history with all replies, which does not become part of `messages`: newest first before
+        a seq, oldest first after one. `next` is the next `before`, or `after`."""
         return await self._actions.page(self.id, {"before": before, "after": after, "limit": limit})
 
     async def receipts(
@@ -390,6 +437,23 @@ class Conversation:
     async def pins(self) -> list[Message]:
         """What is pinned, the last one to be pinned first: read from the server, also what is not loaded."""
         return await self._actions.pins(self.id)
+
+    async def read_replies(self, root: Message | str, limit: int = 200) -> list[Message]:
+        """Read the newest replies in a thread from the server, also such as are not loaded, oldest first."""
+        return await self._actions.read_replies(root.id if isinstance(root, Message) else root, limit)
+
+    async def mark_thread_read(self, root: Message | str, seq: int | None = None) -> ThreadState:
+        """Say that the replies in a thread were read up to a seq; all there are when it is left out."""
+        root_id = root.id if isinstance(root, Message) else root
+        return await self._actions.set_thread("MarkThreadRead", root_id, self.head if seq is None else seq)
+
+    async def follow_thread(self, root: Message | str) -> ThreadState:
+        """Follow a thread: its replies are unread from now on."""
+        return await self._actions.set_thread("FollowThread", root.id if isinstance(root, Message) else root)
+
+    async def unfollow_thread(self, root: Message | str) -> ThreadState:
+        """Follow a thread no more, until one replies there, or is mentioned."""
+        return await self._actions.set_thread("UnfollowThread", root.id if isinstance(root, Message) else root)
 
     async def rename(self, name: str) -> None:
         await self._actions.update(self.id, {"name": name})

@@ -386,11 +386,17 @@ class Engine:
     async def _page(self, conversation_id: str, before: int, limit: int) -> tuple[tuple[Message, ...], int]:
         """Return messages before a seq, and the seq down to which nothing is left out."""
         page = await self._rest.get(
-            "/api/messages", Page[Message], conversationId=conversation_id, before=before, limit=limit
+            "/api/messages",
+            Page[Message],
+            conversationId=conversation_id,
+            before=before,
+            limit=limit,
+            replies="true",  # the view is whole
         )
         return page.items, 0 if page.next is None or not page.items else page.items[-1].seq - 1
 
     async def load_older(self, found: Conversation, limit: int) -> int:
+        """Read on until the main history has more to show, or is whole."""
         view = found._view
         while True:
             await self.until(lambda: found.is_removed or self.replica.can_load(found))
@@ -402,7 +408,8 @@ class Engine:
                 page, new_floor = await self._page(found.id, floor + 1, min(limit, PAGE))
                 if view.floor == floor and view.take_older(asked, page, new_floor):
                     self.wake()
-                    return len(page)
+                    if (shown := sum(message.is_main for message in page)) or view.is_whole:
+                        return shown
             finally:
                 view.end_older(asked)
 

@@ -14,7 +14,7 @@ import anyio.lowlevel
 import msgspec
 
 from parley_client.errors import ParleyError
-from parley_client.model import Message, Presence, StatusUpdate
+from parley_client.model import Message, Presence, StatusUpdate, ThreadState
 
 if TYPE_CHECKING:
     from parley_client.conversation import Conversation, Outgoing
@@ -61,7 +61,7 @@ class MessageReceived(InConversation, frozen=True, eq=False):
 
 
 class MessageChanged(InConversation, frozen=True, eq=False):
-    """A message was edited, deleted or reacted to.
+    """A message was edited, deleted or reacted to, or there were replies in its thread.
 
     `previous` is what the list had; None if it does not reach back so far.
     """
@@ -69,6 +69,13 @@ class MessageChanged(InConversation, frozen=True, eq=False):
     kind: ClassVar[str] = "change"
     message: Message
     previous: Message | None = None
+
+
+class ThreadChanged(InConversation, frozen=True, eq=False):
+    """The user has followed, left or read a thread, on any of their devices."""
+
+    kind: ClassVar[str] = "thread"
+    thread: ThreadState
 
 
 class ConversationChanged(InConversation, frozen=True, eq=False):

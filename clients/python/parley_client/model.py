@@ -106,6 +106,14 @@ class Reaction(Wire, frozen=True, kw_only=True):
     user_ids: tuple[str, ...] = ()
 
 
+class ThreadSummary(Wire, frozen=True, kw_only=True):
+    """What a root shows of its replies: how many are there, the time of the last one, who the first ten are."""
+
+    reply_count: int = 0
+    last_reply_at: str = ""
+    participant_ids: tuple[str, ...] = ()
+
+
 class Message(Wire, frozen=True, kw_only=True):
     """A message in its latest state. `seq` is the change that made it, `changed_seq` the last one to it."""
 
@@ -129,6 +137,14 @@ class Message(Wire, frozen=True, kw_only=True):
     pinned_by: str | None = None
     mentions: tuple[str, ...] = ()
     mention_all: bool = False
+    thread_id: str | None = None  # of a reply: the id of its root
+    also_in_conversation: bool = False
+    thread: ThreadSummary | None = None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether the main history shows it: it is no reply, or one that is in the conversation, too."""
+        return self.thread_id is None or self.also_in_conversation
 
     def mentions_user(self, user_id: str) -> bool:
         """Whether it mentions a user, by name or as one of all; what they have sent themselves does not."""
@@ -230,9 +246,28 @@ class Privacy(Wire, frozen=True, kw_only=True):
     last_seen: bool = True
 
 
+class ThreadState(Wire, frozen=True, kw_only=True):
+    """What a thread is to the user, as of its last reply. Of two, the one with the higher `version` is the later
+    one."""
+
+    thread_id: str
+    conversation_id: str
+    is_following: bool = False
+    read_seq: int = 0
+    unread_count: int = 0
+    last_reply_seq: int = 0
+    version: int = 0
+
+
+class Thread(ThreadState, frozen=True, kw_only=True):
+    """The same, with the root."""
+
+    root: Message
+
+
 class UnreadTotals(Wire, frozen=True, kw_only=True):
     """What a user has not read, and how much of it mentions them, in all conversations; in those that they have muted
-    apart."""
+    apart. `unread_threads`: threads that they follow, with replies that they have not read."""
 
     unread_count: int = 0
     conversation_count: int = 0
@@ -241,6 +276,7 @@ class UnreadTotals(Wire, frozen=True, kw_only=True):
     capped: bool = False
     mention_count: int = 0
     muted_mention_count: int = 0
+    unread_threads: int = 0
 
 
 class Cursor(Wire, frozen=True, kw_only=True):

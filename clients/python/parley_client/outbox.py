@@ -40,6 +40,8 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     seq: int = 0  # of the message
     mentions: tuple[str, ...] = ()
     mention_all: bool = False
+    thread_id: str | None = None
+    also_in_conversation: bool = False
 
     def request(self) -> dict[str, object]:
         """Return it as the server takes it."""
@@ -57,6 +59,10 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
             found["mentions"] = self.mentions
         if self.mention_all:
             found["mentionAll"] = True
+        if self.thread_id is not None:
+            found["threadId"] = self.thread_id
+        if self.also_in_conversation:
+            found["alsoInConversation"] = True
         return found
 
 
@@ -156,6 +162,8 @@ class Outbox:
         client_message_id: str | None = None,
         mentions: Sequence[str] = (),
         mention_all: bool = False,
+        thread_id: str | None = None,
+        also_in_conversation: bool = False,
     ) -> Entry:
         """Queue a message. With the `client_message_id` of one that is known it is that one, and nothing is queued.
 
@@ -174,6 +182,8 @@ class Outbox:
             created=self._clock(),
             mentions=tuple(mentions),
             mention_all=mention_all,
+            thread_id=thread_id,
+            also_in_conversation=also_in_conversation,
         )
         try:
             msgspec.json.encode(draft)

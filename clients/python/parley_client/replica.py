@@ -28,6 +28,7 @@ from parley_client.model import (
     StatusUpdate,
     Synced,
     SyncedConversation,
+    ThreadState,
     TypingUpdate,
 )
 from parley_client.outbox import Draft, Entry, Outbox
@@ -353,6 +354,7 @@ class Replica:
         assert head is not None
         found._view.begin_anew(head)
         found._receipts.clear()
+        found._threads.clear()
         found._mark_read = 0
         found._round += 1
         last_seq = min(found._info.last_seq, head.seq)
@@ -480,6 +482,22 @@ class Replica:
                 self._emit(event)
         return True
 
+    def take_thread(self, state: ThreadState) -> bool:
+        """Take what a thread is to the user, unless something later has come. Return whether it is new."""
+        found = self.conversations.get(state.conversation_id)
+        if found is None:
+            return False
+        known = found._threads.get(state.thread_id)
+        if known is not None and (state.version, state.last_reply_seq) <= (known.version, known.last_reply_seq):
+            return False
+        found._threads[state.thread_id] = state
+        return True
+
+    def set_thread(self, state: ThreadState) -> None:
+        """Take what one has set, or what has come of it."""
+        if self.take_thread(state):
+            self._emit(events.ThreadChanged(self.conversations[state.conversation_id], state))
+
     def conversation_gone(self, conversation_id: str) -> None:
         """It turned out that there is no such conversation (any more)."""
         self._remove(conversation_id, "gone")
@@ -546,6 +564,7 @@ class Replica:
         "messagechanged": (tuple[Message], _take_changed),
         "resync": (tuple[Resync], _take_resync),
         "conversationchanged": (tuple[ConversationInfo], _take_conversation),
+        "threadchanged": (tuple[ThreadState], set_thread),
         "conversationremoved": (tuple[str, str], _take_removed),
         "messagestatusupdated": (tuple[StatusUpdate], _take_receipt),
         "userstatuschanged": (tuple[Presence], _take_presence),

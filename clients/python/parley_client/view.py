@@ -29,6 +29,8 @@ class Window:
     def __init__(self, floor: int = 0, messages: Iterable[Message] = ()) -> None:
         self.floor = floor
         self._order: list[Message] = []
+        self._hidden = 0  # replies that are in their threads only
+        self._main: list[Message] | None = None  # the others, as far as that was asked for since the last change
         self._by_id: dict[str, Message] = {}
         # Changes to messages below the floor that came while a page of them was being read.
         self._below: dict[str, Message] = {}
@@ -44,6 +46,15 @@ class Window:
         return self._order
 
     @property
+    def main(self) -> list[Message]:
+        """Those that the main history shows."""
+        if not self._hidden:
+            return self._order
+        if self._main is None:
+            self._main = [message for message in self._order if message.is_main]
+        return self._main
+
+    @property
     def is_loading(self) -> bool:
         return self._loading > 0
 
@@ -53,6 +64,7 @@ class Window:
     def put(self, message: Message) -> Message | None:
         """Put a message in its place, or in place of another state of it, which is returned."""
         previous = self._by_id.get(message.id)
+        self._main = None
         if previous is not None:
             self._by_id[message.id] = message
             self._order[self._index(previous.seq)] = message
@@ -62,6 +74,7 @@ class Window:
                 self._keep_below(message)
             return None
         self._by_id[message.id] = message
+        self._hidden += not message.is_main
         if not self._order or self._order[-1].seq < message.seq:
             self._order.append(message)
         else:
@@ -90,6 +103,8 @@ class Window:
         gone, self._order = self._order[: len(self._order) - keep], self._order[len(self._order) - keep :]
         for message in gone:
             del self._by_id[message.id]
+            self._hidden -= not message.is_main
+        self._main = None
         self.floor = gone[-1].seq
         return True
 
@@ -146,6 +161,11 @@ class View:
     def messages(self) -> list[Message]:
         """Oldest first. It is the list itself: copy what is to be kept."""
         return self._window.messages
+
+    @property
+    def main(self) -> list[Message]:
+        """The same without replies that are in their threads only."""
+        return self._window.main
 
     @property
     def floor(self) -> int:

@@ -15,6 +15,8 @@ chat.on("message", ({ conversation, message }) => console.log(conversation.name,
 chat.on("change", ({ message }) => console.log(message.deletedAt ? "deleted" : "edited", message.content));
 //: ConversationChanged
 chat.on("conversation", ({ conversation }) => console.log(conversation.name, conversation.memberCount));
+//: ThreadChanged
+chat.on("thread", ({ thread }) => console.log(thread.threadId, thread.isFollowing, thread.unreadCount));
 //: ConversationRemoved
 chat.on("removed", ({ conversation, reason }) => console.log("gone:", conversation.id, reason));
 //: MessageStatusUpdated
@@ -47,6 +49,17 @@ const pinned = await group.pins();
 await sent.unpin();
 //: Unreact reactionsUnreact
 await sent.unreact("👍");
+//: threadsListReplies
+const reply = await group.send("At one", { threadId: sent.id }).whenSent();
+console.log(group.replies(sent.id).length, (await group.readReplies(sent.id)).length);
+//: FollowThread threadsFollow
+await group.followThread(sent.id);
+//: MarkThreadRead threadsMarkRead
+await group.markThreadRead(sent.id, { seq: reply.seq });
+//: UnfollowThread threadsUnfollow
+await group.unfollowThread(sent.id);
+//: threadsListMine
+for (const { root, unreadCount } of await chat.threads()) console.log(root.content, unreadCount);
 //: MarkRead MarkMessageAsRead messagesSetStatus
 group.markRead(); // what arrives is marked as delivered by itself
 //: StartTyping
