@@ -33,7 +33,7 @@ from loadtest.oracle.oracle import Oracle
 from loadtest.oracle.pins import Pins
 from loadtest.oracle.reactions import Reactions
 from loadtest.oracle.standing import OwnSettings
-from loadtest.payloads import Message, SearchPage, Settings
+from loadtest.payloads import SYSTEM, Message, SearchPage, Settings
 from tests import plain_http
 from tests.chaos.devices import Device, take_missed
 from tests.chaos.services import Single
@@ -54,6 +54,8 @@ CHANGES: tuple[dict[str, object], ...] = (
     {"notifications": {}},
 )
 PINNED = 5  # messages that one person has pinned, at most
+WORDS = ("quick", "fox")  # in each message
+FOUND = 50  # messages on one page of a search
 PAUSE = 0.1  # seconds between one's messages, at random around it
 PATIENCE = 60.0  # seconds for everybody to have everything: long past the promise, which is printed
 CALL = 15.0  # seconds for one call: an instance that is paused does not answer
@@ -329,7 +331,7 @@ class Person:
 
     async def search(self, key: str | None) -> None:
         """For a message by its key, or for words that all have. Not repeated."""
-        query, words = ("quick fox", ["quick", "fox"]) if key is None else (f'"{key}"', [key])
+        query, words = (" ".join(WORDS), WORDS) if key is None else (f'"{key}"', (key,))
         gone = frozenset(self.world.deleted)
         answer = await self.call("SearchMessages", {"query": query})
         if answer is None:
@@ -508,6 +510,15 @@ class World:
                 await wait_until(partial(self._has_read, person, conversation))
             await wait_until(partial(self._has_read_all, person))
 
+    async def settle_search(self) -> None:
+        """Wait until every user finds all messages in their conversations by words that each has, and nothing else."""
+        stored = await self.judge()
+        for person in self.people:
+            mine = [message for key in person.conversations for message in stored[key]]
+            truth = {message.id for message in mine if message.type != SYSTEM and message.deleted_at is None}
+            await wait_until(partial(self._finds_all, person, truth))
+        require(self.oracle)
+
     async def settle_presence(self) -> None:
         """P7: wait until every user sees all users online, when they ask and in what was announced last."""
         ids = [person.user.id for person in self.people]
@@ -521,6 +532,23 @@ class World:
         found = await person.call("GetUnread")
         nothing = {"unreadCount": 0, "conversationCount": 0, "capped": False}
         return found is not None and found.items() >= nothing.items()
+
+    async def _finds_all(self, person: Person, truth: Collection[str]) -> bool:
+        found: list[Message] = []
+        cursor: str | None = None
+        while True:
+            asked = {"query": " ".join(WORDS), "limit": FOUND, "cursor": cursor}
+            answer = await person.call("SearchMessages", asked)
+            if answer is None:
+                return False
+            page = msgspec.convert(answer, SearchPage)
+            found += [hit.message for hit in page.items]
+            cursor = page.next
+            if cursor is None:
+                break
+        number, mine = person.oracle_client.number, person.conversations
+        check_finds(self.oracle, number, found, words=WORDS, conversations=mine, gone=self.deleted)
+        return {message.id for message in found} == truth
 
     async def _sees_all(self, person: Person, ids: list[str]) -> bool:
         found = await person.call("GetPresence", ids)
