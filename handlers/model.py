@@ -395,7 +395,7 @@ class Reactor(Wire, frozen=True):
 class MarkThread(Wire, frozen=True):
     """The thread is read up to this `seq`."""
 
-    seq: Seq
+    seq: Annotated[int, Meta(ge=0, le=2**62)]
 
 
 class SetMessageStatus(Wire, frozen=True):

@@ -74,7 +74,7 @@ def blueprint(threads: Threads) -> Blueprint:
         return answer(await threads.get(caller(), path_id(thread_id)))
 
     @routes.put("/threads/<id:thread_id>/read")
-    @operation(STATE, takes=MarkThread, refuses=("forbidden", "thread_nested", "invalid_cursor"))
+    @operation(STATE, takes=MarkThread, refuses=("forbidden", "thread_nested"))
     async def mark_read(thread_id: str, data: MarkThread) -> Response:
         """Mark the replies of a thread as read, up to a `seq`.
 

@@ -83,7 +83,7 @@ async def test_what_only_the_state_forbids(site: Site) -> None:
         ("PUT", f"/api/threads/{reply}/following", None, 409, "thread_nested"),
         ("DELETE", f"/api/threads/{reply}/following", None, 409, "thread_nested"),
         ("PUT", f"/api/threads/{reply}/read", {"seq": 1}, 409, "thread_nested"),
-        ("PUT", f"/api/threads/{message}/read", {"seq": -1}, 400, "invalid_cursor"),
+        ("PUT", f"/api/threads/{message}/read", {"seq": -1}, 400, "invalid_request"),
         ("GET", f"/api/messages?conversationId={direct}&cursor=x", None, 400, "invalid_cursor"),
         ("GET", f"{users}/{uuid4()}", None, 404, "not_found"),
         ("DELETE", f"{users}/not-an-id", None, 404, "not_found"),
