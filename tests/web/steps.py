@@ -9,8 +9,11 @@ import zlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
-from tests.running import Running, User, free_port, running
+import httpx
+
+from tests.running import Running, User, checked, free_port, running
 from tests.web.browser import Browser, Page
 
 ATTACKS = (
@@ -47,6 +50,40 @@ class Site:
         oldest = self.instances.pop(0)
         oldest.kill()
         await oldest.wait()
+
+
+class Others:
+    """Those who do not sit at a browser: they do everything by REST."""
+
+    def __init__(self, server: Running) -> None:
+        self._server = server
+
+    async def add(self, username: str, display_name: str, status: str = "") -> User:
+        async with self._server.http() as http:
+            made = await http.post("/api/users", json={"username": username, "displayName": display_name})
+        user = User(checked(made)["id"], username, made.json()["accessToken"])
+        if status:
+            await self.do(user, "PUT", "/api/users/status", {"status": "Away", "statusText": status})
+        return user
+
+    async def do(self, user: User, method: str, path: str, body: Any = None, **options: Any) -> Any:
+        async with self._server.http(user) as http:
+            answer: httpx.Response = await http.request(method, path, json=body, **options)
+        assert answer.is_success, f"{answer.status_code} {answer.text}"
+        return answer.json() if answer.content else None
+
+    async def say(self, user: User, chat: str, text: str, **fields: Any) -> str:
+        return str(
+            (await self.do(user, "POST", "/api/messages", {"conversationId": chat, "content": text, **fields}))["id"]
+        )
+
+    async def group(self, owner: User, name: str, *members: str) -> str:
+        body = {"type": "Group", "name": name, "memberIds": members}
+        return str((await self.do(owner, "POST", "/api/conversations", body))["id"])
+
+    async def roles(self, user: User, chat: str) -> dict[str, str]:
+        found = await self.do(user, "GET", f"/api/conversations/{chat}")
+        return {member["userId"]: member["role"] for member in found["members"]}
 
 
 @asynccontextmanager

@@ -2,13 +2,10 @@
 
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
-import httpx
-
-from tests.running import Running, User, checked
+from tests.running import User
 from tests.web.browser import Browser, Page
-from tests.web.steps import ATTACKS, Site, contents, join, say, shown, talk, two_instances
+from tests.web.steps import ATTACKS, Others, Site, contents, join, say, shown, talk, two_instances
 
 MARKUP = '<img src=x onerror="globalThis.attacked=8">'
 CAROL = "carol"
@@ -28,40 +25,6 @@ OUTSIDE = """
     .map((one) => one.outerHTML.slice(0, 200));
 })
 """
-
-
-class Others:
-    """Those who do not sit at a browser: they do everything by REST."""
-
-    def __init__(self, server: Running) -> None:
-        self._server = server
-
-    async def add(self, username: str, display_name: str, status: str = "") -> User:
-        async with self._server.http() as http:
-            made = await http.post("/api/users", json={"username": username, "displayName": display_name})
-        user = User(checked(made)["id"], username, made.json()["accessToken"])
-        if status:
-            await self.do(user, "PUT", "/api/users/status", {"status": "Away", "statusText": status})
-        return user
-
-    async def do(self, user: User, method: str, path: str, body: Any = None, **options: Any) -> Any:
-        async with self._server.http(user) as http:
-            answer: httpx.Response = await http.request(method, path, json=body, **options)
-        assert answer.is_success, f"{answer.status_code} {answer.text}"
-        return answer.json() if answer.content else None
-
-    async def say(self, user: User, chat: str, text: str, **fields: Any) -> str:
-        return str(
-            (await self.do(user, "POST", "/api/messages", {"conversationId": chat, "content": text, **fields}))["id"]
-        )
-
-    async def group(self, owner: User, name: str, *members: str) -> str:
-        body = {"type": "Group", "name": name, "memberIds": members}
-        return str((await self.do(owner, "POST", "/api/conversations", body))["id"])
-
-    async def roles(self, user: User, chat: str) -> dict[str, str]:
-        found = await self.do(user, "GET", f"/api/conversations/{chat}")
-        return {member["userId"]: member["role"] for member in found["members"]}
 
 
 async def test_groups(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:
@@ -96,7 +59,7 @@ async def members(others: Others, page: Page, alice: User, bob: User, carol: Use
     await others.do(alice, "PUT", path, {**details, "slowModeSeconds": 60})
     await page.see(".profile .description:has-text('roses')")
     await page.see(".profile p:text-is('Only admins send messages here')")
-    await page.see(".profile p:text-is('Slow mode: 60 seconds between two messages')")
+    await page.see(".profile p:text-is('Slow mode: 1 minute between two messages')")
     await page.see(".system-text:has-text('changed the details of this conversation')")
     await others.do(alice, "PUT", path, {"description": None, "posting": "Everyone", "slowModeSeconds": 0})
     await page.gone(".profile .description")
@@ -213,8 +176,8 @@ async def removed(others: Others, page: Page, alice: User, bob: User, team: str)
     await page.fill(".composer textarea", "not for this group any more")
     await page.until("Object.keys(localStorage).some((key) => key.startsWith('parley.draft/'))")
     await page.click("[aria-label='About this conversation']")
-    await page.click("text=Rename")
-    await page.see("dialog[open] #new-name")
+    await page.click(".details button:text-is('Edit')")
+    await page.see("dialog[open] #group-title")
     await others.do(bob, "DELETE", f"/api/conversations/{team}/members/{alice.id}")
     await page.see(".nothing:has-text('You were removed from')")
     await page.gone("dialog")

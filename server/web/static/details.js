@@ -5,9 +5,10 @@
 import { h, icon, iconButton, replace, throttled } from "./dom.js";
 import { addMembers } from "./choose-people.js";
 import { ask, openDialog, openMenu } from "./dialog.js";
+import { editGroup, manageLinks } from "./group-settings.js";
 import { avatar, setAvatar } from "./people.js";
 import { Pins } from "./pins.js";
-import { agoOf, momentOf, plural } from "./text.js";
+import { agoOf, durationOf, momentOf, plural, safeLink } from "./text.js";
 
 const RANK = { Owner: 0, Admin: 1, Member: 2 };
 const SHOWN = 200;
@@ -104,8 +105,12 @@ export class Details {
         h("p", { class: "muted", text: plural(conversation.memberCount, "member") }),
         conversation.description && h("p", { class: "description", dir: "auto", text: conversation.description }),
         conversation.posting === "Admins" && h("p", { class: "muted", text: "Only admins send messages here" }),
-        conversation.slowModeSeconds > 0 && h("p", { class: "muted", text: `Slow mode: ${plural(conversation.slowModeSeconds, "second")} between two messages` }),
-        mayManage && h("button", { type: "button", class: "link", text: "Rename", data: { focus: "rename" }, on: { click: () => this.#rename(conversation) } })),
+        conversation.slowModeSeconds > 0 && h("p", { class: "muted", text: `Slow mode: ${durationOf(conversation.slowModeSeconds)} between two messages` }),
+        conversation.isPublic && h("p", { class: "muted", text: "Public: all people here can find and join it" }),
+        conversation.avatarUrl && safeLink(conversation.avatarUrl, "Picture of the group"),
+        mayManage && h("div", { class: "profile-buttons" },
+          h("button", { type: "button", text: "Edit", data: { focus: "edit" }, on: { click: () => editGroup({ conversation, say: this.#actions.say }) } }),
+          h("button", { type: "button", text: "Join links", data: { focus: "links" }, on: { click: () => manageLinks({ people, conversation }) } }))),
       this.#settings(conversation),
       this.#pins.element,
       h("section", { "aria-label": "Members" },
@@ -155,21 +160,6 @@ export class Details {
     } catch (error) {
       this.#actions.say(error.code === "last_owner" ? "A group keeps an owner: make somebody else an owner first." : error.message);
     }
-  }
-
-  #rename(conversation) {
-    const input = h("input", { id: "new-name", value: conversation.name ?? "", maxLength: 256, required: true, dir: "auto", autocomplete: "off" });
-    const problem = h("p", { class: "problem", role: "alert" });
-    const dialog = openDialog({ title: "Rename the group", about: [conversation.id], content: h("form", { class: "stack", on: { submit: async (event) => {
-      event.preventDefault();
-      try {
-        await conversation.rename(input.value.trim());
-        dialog.close();
-      } catch (error) {
-        problem.textContent = error.message;
-      }
-    } } }, h("label", { for: "new-name", text: "Name" }), input, problem, h("footer", {}, h("button", { type: "submit", class: "primary", text: "Rename" }))) });
-    input.select();
   }
 
   #leave(conversation) {

@@ -32,10 +32,10 @@ export function closeAbout(id) {
   for (const dialog of document.querySelectorAll(`dialog[data-about~="${CSS.escape(id)}"]`)) dialog.close();
 }
 
-/** Ask before something that cannot be taken back. */
-export function ask({ title, text, action, run, about }) {
+/** Ask before something that cannot be taken back, or that others see. */
+export function ask({ title, text, action, run, about, isDanger = true, onClose }) {
   const problem = h("p", { class: "problem", role: "alert" });
-  const yes = h("button", { type: "button", class: "danger", text: action });
+  const yes = h("button", { type: "button", class: isDanger ? "danger" : "primary", text: action });
   const no = h("button", { type: "button", text: "Cancel", on: { click: () => dialog.close() } });
   yes.addEventListener("click", async () => {
     yes.disabled = true;
@@ -47,7 +47,7 @@ export function ask({ title, text, action, run, about }) {
       yes.disabled = false;
     }
   });
-  const dialog = openDialog({ title, about, content: [h("p", {}, text), problem, h("footer", {}, no, yes)] });
+  const dialog = openDialog({ title, about, content: [h("p", {}, text), problem, h("footer", {}, no, yes)], onClose });
   no.focus();
 }
 

@@ -10,12 +10,14 @@ const shortWeekday = new Intl.DateTimeFormat(undefined, { weekday: "short" });
 const date = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
 const fullDate = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long", year: "numeric" });
 const whole = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
+const dateTime = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 const decimal = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 });
 
 const DAY = 86_400_000;
 
 export const timeOf = (when) => clock.format(new Date(when));
 export const momentOf = (when) => whole.format(new Date(when));
+export const dateTimeOf = (when) => dateTime.format(new Date(when));
 export const dayKey = (when) => new Date(when).toDateString();
 
 function daysAgo(when) {
@@ -52,6 +54,12 @@ export function sizeOf(bytes) {
   if (bytes < 1024 ** 2) return `${decimal.format(bytes / 1024)} KiB`;
   if (bytes < 1024 ** 3) return `${decimal.format(bytes / 1024 ** 2)} MiB`;
   return `${decimal.format(bytes / 1024 ** 3)} GiB`;
+}
+
+/** So many seconds, in words. */
+export function durationOf(seconds) {
+  const units = [[Math.floor(seconds / 3600), "hour"], [Math.floor(seconds / 60) % 60, "minute"], [seconds % 60, "second"]];
+  return units.filter(([count]) => count).map(([count, unit]) => plural(count, unit)).join(" ") || plural(0, "second");
 }
 
 export const plural = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;

@@ -1,0 +1,137 @@
+"""What groups can do, in the page in a real Chromium: what admins set, links, public groups, and who may write when."""
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from tests.running import User
+from tests.web.browser import Browser, Page
+from tests.web.steps import Others, Site, join
+
+MARKUP = '<img src=x onerror="globalThis.attacked=11">'
+PICTURE = "https://pictures.example/roses.png"
+EDIT = ".details button:text-is('Edit')"
+LINKS = ".details button:text-is('Join links')"
+SAVE = "dialog button:text-is('Save')"
+
+
+async def who(page: Page) -> User:
+    token = await page.evaluate("JSON.parse(localStorage['parley.session']).accessToken")
+    me = await page.evaluate("JSON.parse(localStorage['parley.me']).id")
+    return User(me, page.name, token)
+
+
+async def choose(page: Page, selector: str, value: str) -> None:
+    await page.evaluate(
+        f"(() => {{ const one = document.querySelector('{selector}'); one.value = '{value}';"
+        "one.dispatchEvent(new Event('change', { bubbles: true })); })()"
+    )
+
+
+async def test_what_admins_set(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:
+    """An owner edits all of a group in the page, and an admin all but whether it is public; only what one has changed
+    is sent, what is wrong is said in a sentence, and markup stays text. A link is shown once, is copied, listed with
+    its uses, and good for no one when it was revoked."""
+    async with AsyncExitStack() as stack:
+        site = Site(stack, database, redis_url, tmp_path / "files")
+        await site.start()
+        others = Others(site.instances[0])
+        bob = await others.add("bob", MARKUP)
+        page = await join(browser, site, "alice", permissions=["clipboard-read", "clipboard-write"])
+        alice = await who(page)
+        team = await others.group(alice, "Garden", bob.id)
+        await page.click(".conversations a")
+        await page.click("[aria-label='About this conversation']")
+        await edits(others, page, alice, bob, team)
+        await links(others, page, bob, team)
+
+
+async def edits(others: Others, page: Page, alice: User, bob: User, team: str) -> None:
+    path = f"/api/conversations/{team}"
+    await page.click(EDIT)
+    await page.see("dialog[open] #group-title")
+    await page.check()
+    await page.shot("group-edit")
+    await others.do(alice, "PUT", path, {"description": "of another admin"})  # meanwhile
+    await page.fill("#group-title", MARKUP)
+    await page.fill("#group-picture", "http://pictures.example")
+    await page.click(SAVE)
+    await page.see("dialog .problem:has-text('https')")
+    await page.fill("#group-picture", PICTURE)
+    await choose(page, "#group-posting", "Admins")
+    await choose(page, "#group-slow", "300")
+    await page.click("dialog label:has-text('Public')")
+    await page.click(SAVE)
+    await page.gone("dialog")
+    await page.until("document.activeElement?.dataset.focus === 'edit'")
+    await page.see(f".profile h3:has-text('{MARKUP[:10]}')")
+    await page.see(".profile .description:text-is('of another admin')")
+    await page.see(".profile p:text-is('Only admins send messages here')")
+    await page.see(".profile p:text-is('Slow mode: 5 minutes between two messages')")
+    await page.see(".profile p:has-text('Public')")
+    await page.see(f".profile a[href='{PICTURE}'][rel~=noreferrer]")
+    found = await others.do(bob, "GET", path)
+    names = ("name", "description", "avatarUrl", "posting", "slowModeSeconds", "isPublic")
+    assert [found[name] for name in names] == [MARKUP, "of another admin", PICTURE, "Admins", 300, True]
+    await page.check()
+
+    await others.do(alice, "PUT", f"{path}/members/{bob.id}/role", {"role": "Owner"})
+    await others.do(bob, "PUT", f"{path}/members/{alice.id}/role", {"role": "Admin"})
+    await page.see(".member:has-text('You') .role:text-is('Admin')")
+    await page.click(EDIT)
+    await page.see("dialog label:has-text('only owners change that') input:disabled")
+    await page.fill("#group-title", "")
+    await page.click(SAVE)
+    await page.see("dialog .problem:has-text('write a name')")
+    await page.fill("#group-title", "Roses")
+    await page.fill("#group-description", "")
+    await page.fill("#group-picture", "")
+    await choose(page, "#group-posting", "Everyone")
+    await choose(page, "#group-slow", "0")
+    await page.click(SAVE)
+    await page.see(".profile h3:has-text('Roses')")
+    await page.gone(".profile .description")
+    found = await others.do(bob, "GET", path)
+    assert [found.get(name) for name in names] == ["Roses", None, None, "Everyone", 0, True]
+    await page.gone("dialog")
+
+
+async def links(others: Others, page: Page, bob: User, team: str) -> None:
+    await page.click(LINKS)
+    await page.see("dialog p:text-is('There is no link.')")
+    await page.check()
+    await choose(page, "#link-lasts", "3600")
+    await choose(page, "#link-uses", "10")
+    await page.click("dialog button:text-is('Make a link')")
+    await page.see("#link-address")
+    await page.see("dialog .member:has-text('Made by alice')")
+    await page.see("dialog .member:has-text('Used 0 of 10 times')")
+    await page.check()
+    await page.shot("group-links")
+    address = await page.evaluate("document.querySelector('#link-address').value")
+    await page.click("dialog button:text-is('Copy')")
+    await page.see("dialog [role=status]:text-is('Copied.')")
+    assert await page.evaluate("navigator.clipboard.readText()") == address
+    start, token = address.split("#join=")
+    assert start == await page.evaluate("`${location.origin}/`")
+    carol = await others.add("carol", "Carol")
+    assert (await others.do(carol, "POST", "/api/join", {"token": token}))["id"] == team
+    await others.do(bob, "POST", f"/api/conversations/{team}/links", {})
+    await page.press("Escape")
+    await page.gone("dialog")
+    await page.until("document.activeElement?.dataset.focus === 'links'")
+
+    await page.click(LINKS)
+    await page.see("dialog .member:has-text('Used 1 of 10 times')")
+    await page.see(f"dialog .member:has-text('{MARKUP[:10]}')")
+    assert await page.evaluate("document.body.innerHTML.includes('#join=')") is False  # it was shown once
+    for count in (1, 0):
+        await page.click("dialog .member button:text-is('Revoke')")
+        await page.see("dialog .danger")
+        await page.click("dialog .danger")
+        await page.until(f"document.querySelectorAll('dialog .member').length === {count}")
+    await page.see("dialog p:text-is('There is no link.')")
+    assert (await others.do(bob, "GET", f"/api/conversations/{team}/links"))["items"] == []
+    await page.until("document.activeElement?.textContent === 'Make a link'")
+    await page.press("Escape")
+    assert await page.evaluate("globalThis.attacked ?? null") is None
+    await page.check()
