@@ -16,6 +16,7 @@ from store.redis.inbox_entries import (
     Receipt,
     SettingsChange,
     StatusNotice,
+    ThreadChange,
     TraceMark,
     Typing,
     disconnection_of,
@@ -33,6 +34,7 @@ MESSAGES: list[InstanceMessage] = [
     TraceMark(ROOM, 7, "00-1"),
     SettingsChange(USER, ROOM, 9),
     PrivacyNotice(USER, False, True, False, 3),
+    ThreadChange(USER, ROOM, 4),
 ]
 # The same messages as version 0.1 wrote them: arrays, each kind in a place of its own, behind the changes.
 WRITTEN: list[list[list[Any]]] = [
@@ -45,6 +47,7 @@ WRITTEN: list[list[list[Any]]] = [
     [[str(ROOM), 7, "00-1"]],
     [[str(USER), str(ROOM), 9]],
     [[str(USER), False, True, False, 3]],
+    [[str(USER), str(ROOM), 4]],
 ]
 
 
