@@ -18,6 +18,14 @@ class Reaction(_Payload, frozen=True, gc=False):
     user_ids: tuple[str, ...]
 
 
+class ThreadSummary(_Payload, frozen=True, gc=False):
+    """What a root shows of its replies."""
+
+    reply_count: int
+    last_reply_at: str
+    participant_ids: tuple[str, ...]
+
+
 class Message(_Payload, frozen=True, gc=False):
     id: str
     conversation_id: str
@@ -33,6 +41,10 @@ class Message(_Payload, frozen=True, gc=False):
     pinned_by: str | None = None
     mentions: tuple[str, ...] = ()
     mention_all: bool = False
+    created_at: str = ""
+    thread_id: str | None = None
+    also_in_conversation: bool = False
+    thread: ThreadSummary | None = None
 
 
 class StatusUpdate(_Payload, frozen=True, gc=False):
@@ -163,6 +175,33 @@ class MessagePage(_Payload, frozen=True):
     next: str | None = None
 
 
+class ThreadState(_Payload, frozen=True, gc=False):
+    """What a thread is to a user: ThreadChanged, and what FollowThread and the like answer."""
+
+    thread_id: str
+    conversation_id: str
+    is_following: bool
+    read_seq: int
+    unread_count: int
+    last_reply_seq: int
+    version: int
+
+
+class Thread(ThreadState, frozen=True, kw_only=True):
+    root: Message
+
+
+class ThreadPage(_Payload, frozen=True):
+    items: tuple[Thread, ...]
+    next: str | None = None
+
+
+class Totals(_Payload, frozen=True, gc=False):
+    """What a user has not read, of which only the threads are of interest here."""
+
+    unread_threads: int
+
+
 class SearchHit(_Payload, frozen=True):
     message: Message
 
@@ -179,6 +218,7 @@ STATUS, PRESENCE = "MessageStatusUpdated", "UserStatusChanged"
 TYPING, TYPED = "UserStartedTyping", "UserStoppedTyping"
 RESYNC, ERROR = "Resync", "Error"
 VIEWED = "ConversationChanged"
+THREAD = "ThreadChanged"
 
 EVENTS: dict[str, Any] = {  # the arguments of each event that is looked at
     RECEIVE: tuple[Message],
@@ -190,4 +230,5 @@ EVENTS: dict[str, Any] = {  # the arguments of each event that is looked at
     RESYNC: tuple[Resync],
     ERROR: tuple[str],
     VIEWED: tuple[Viewed],
+    THREAD: tuple[ThreadState],
 }

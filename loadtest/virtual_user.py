@@ -22,6 +22,7 @@ from loadtest.oracle.oracle import Oracle
 from loadtest.oracle.pins import Pins
 from loadtest.oracle.reactions import Reactions
 from loadtest.oracle.standing import OwnSettings
+from loadtest.oracle.threads import OwnThreads, Threads, in_main
 from loadtest.payloads import (
     CHANGED,
     ERROR,
@@ -29,6 +30,7 @@ from loadtest.payloads import (
     RECEIVE,
     RESYNC,
     STATUS,
+    THREAD,
     TYPED,
     TYPING,
     VIEWED,
@@ -37,6 +39,7 @@ from loadtest.payloads import (
     Settings,
     StatusUpdate,
     Synced,
+    ThreadState,
     Typing,
     UserStatus,
     Viewed,
@@ -50,7 +53,7 @@ BACKOFF, BACKOFF_MAX = 0.1, 5.0  # seconds before connecting again: doubled each
 
 # Operations that are timed.
 CONNECT, SEND, DELIVER, RECEIPT, HISTORY, RESUME = "connect", "send", "deliver", "receipt", "history", "resume"
-EDIT, DELETE, REACT, PIN, SET = "edit", "delete", "react", "pin", "settings"
+EDIT, DELETE, REACT, PIN, SET, FOLLOW, MARK = "edit", "delete", "react", "pin", "settings", "follow", "read thread"
 
 
 def code_of(error: str) -> str:
@@ -89,6 +92,9 @@ class Surroundings(Protocol):
 
     @property
     def pins(self) -> Pins: ...
+
+    @property
+    def threads(self) -> Threads: ...
 
     @property
     def deleted(self) -> set[str]:
@@ -155,6 +161,7 @@ class VirtualUser:
         "person",
         "record",
         "settings",
+        "threads",
         "views",
         "wanted",
         "world",
@@ -176,6 +183,7 @@ class VirtualUser:
         self.edits = Edits(world.oracle, person.number)
         self.mentions = Mentions(world.oracle, person.number)
         self.settings = OwnSettings(world.oracle, person.number)
+        self.threads = OwnThreads()
         self.marked: dict[str, int] = {}  # by conversation: how far MarkRead was acknowledged
         self.peers: dict[str, str] = {}  # what UserStatusChanged said last, by user
         self.last: Message | None = None  # the last message it sent, as it was acknowledged
@@ -290,6 +298,7 @@ class VirtualUser:
 
     def lost(self, reason: str) -> None:
         was_online, self.online, self.connection = self.online, False, None
+        self.threads.unsure()
         world = self.world
         world.oracle.note(self.number, "lost", key=reason)
         if self.record is not None:
@@ -313,6 +322,13 @@ class VirtualUser:
         """Send a message that is due at `due`, from when its latency counts. While offline it is kept."""
         self.repeat(self.draft(conversation, due, size, mentions))
 
+    def reply(self, root: Message, due: float, size: int, mentions: Named = NONE, *, also: bool = False) -> None:
+        """The same in the thread of a message, and with `also` in the conversation."""
+        send = self.draft(root.conversation_id, due, size, mentions)
+        send.body |= {"threadId": root.id, "alsoInConversation": also}
+        self.world.threads.send(str(send.body["clientMessageId"]), root.id, mentions, also=also)
+        self.repeat(send)
+
     def draft(self, conversation: str, due: float, size: int, mentions: Named = NONE) -> Send:
         """A message that somebody is about to send."""
         if self.acknowledged is None:
@@ -325,6 +341,7 @@ class VirtualUser:
         if mentions != NONE:
             send.body |= {"mentions": mentions[0], "mentionAll": mentions[1]}
             self.mentions.send(number, mentions)
+            self.world.threads.send(key, None, mentions)
         self.pending[number] = send
         return send
 
@@ -383,6 +400,7 @@ class VirtualUser:
         if answered != tuple(send.body[name] for name in ("clientMessageId", "content", "conversationId")):
             text = f"send {send.number} of p{self.number} was answered with {answered[0]} in {answered[2]}"
             oracle.breach(invariants.ALTERED, text, virtual_user=self.number)
+        world.threads.check(message)
         view = self.views.get(message.conversation_id)
         if message.changed_seq == message.seq:
             if named(message) != self.mentions.sent(send.number):
@@ -410,6 +428,7 @@ class VirtualUser:
         if mentions is not None and key is not None:
             arguments += mentions
             self.mentions.ask(key.number, mentions)
+            self.world.threads.edit(message.client_message_id, mentions)
 
         def done(error: str | None, edited: Message) -> None:
             if error is None:
@@ -483,6 +502,33 @@ class VirtualUser:
         self.settings.ask(conversation)
         connection.call("UpdateConversationSettings", (conversation, change), done, Settings)
 
+    def follow(self, root: Message, due: float, *, is_following: bool) -> None:
+        """Follow a thread, or not any more. Not repeated if it fails."""
+        self._of_thread("FollowThread" if is_following else "UnfollowThread", root, (), due)
+
+    def mark_thread_read(self, root: Message, seq: int, due: float) -> None:
+        """Not repeated if it fails."""
+        self._of_thread("MarkThreadRead", root, (seq,), due)
+
+    def _of_thread(self, target: str, root: Message, arguments: tuple[int, ...], due: float) -> None:
+        connection = self.connection
+        if not self.online or connection is None:
+            self.world.recorder.count(results.DROPPED)
+            return
+
+        def done(error: str | None, answer: ThreadState) -> None:
+            if error is None:
+                if arguments:
+                    self.threads.mark(answer, *arguments)
+                else:
+                    self.threads.answer(answer)
+                self.world.recorder.record(MARK if arguments else FOLLOW, due)
+            elif self._failed(error):
+                self.threads.refuse(root.id)
+
+        self.threads.ask(root.id)
+        connection.call(target, (root.id, *arguments), done, ThreadState)
+
     def react(self, message: Message, emoji: str, due: float) -> None:
         """Put an emoji under a message, or take it back if it is there. Not repeated if it fails."""
         connection, reactions = self.connection, self.world.reactions
@@ -547,7 +593,8 @@ class VirtualUser:
             self.connection.send("StartTyping", (conversation,))
 
     def read_history(self, conversation: str, due: float, limit: int) -> None:
-        """A page over the hub, newest first; its order and its conversation are checked."""
+        """A page of the main history over the hub, newest first; its order and its conversation are checked. Where a
+        record is kept it is of the whole history: the history checker knows of no threads."""
         connection = self.connection
         if not self.online or connection is None:
             self.world.recorder.count(results.DROPPED)
@@ -560,6 +607,9 @@ class VirtualUser:
             nonlocal before
             if message.conversation_id != conversation:
                 self._stranger(message.conversation_id, "a page of history")
+            if record is None and not in_main(message):
+                text = f"history of {conversation} has the reply {message.id}"
+                self.world.oracle.breach(invariants.THREAD, text, virtual_user=self.number)
             if message.seq >= before:
                 text = f"history of {conversation} has {message.seq} after {before}"
                 self.world.oracle.breach(invariants.ORDER, text, virtual_user=self.number)
@@ -576,7 +626,7 @@ class VirtualUser:
             else:
                 self._failed(error)
 
-        connection.stream("StreamHistory", (conversation, None, limit), item, done, Message)
+        connection.stream("StreamHistory", (conversation, None, limit, record is not None), item, done, Message)
 
     def call(self, target: str, arguments: Sequence[object], done: Callable[[Any], None], kind: Any = Any) -> None:
         """Any other call; `done` gets its result, nothing happens when it fails."""
@@ -598,6 +648,8 @@ class VirtualUser:
             self._resynced(payload)
         elif target == VIEWED:
             self._viewed(payload)
+        elif target == THREAD:
+            self.threads.see(payload)
         elif target == ERROR:
             self.world.recorder.error(code_of(payload))
 
@@ -633,6 +685,7 @@ class VirtualUser:
 
     def _viewed(self, view: Viewed) -> None:
         if view.id in self.views:
+            self.threads.unsure(view.id)
             self.settings.see(view.id, view.settings)
         else:
             self._stranger(view.id, VIEWED)

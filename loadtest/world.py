@@ -18,6 +18,7 @@ from loadtest.lean_client import LeanClient, Origin
 from loadtest.oracle.oracle import Oracle
 from loadtest.oracle.pins import Pins
 from loadtest.oracle.reactions import Reactions
+from loadtest.oracle.threads import Threads
 from loadtest.payloads import StoredFile, Viewed
 from loadtest.plan import Conversation, Plan
 from loadtest.recorder import Recorder
@@ -50,6 +51,7 @@ class World:
         self.oracle = Oracle(plan.run, self.now, plan.ids)
         self.reactions = Reactions(self.oracle)
         self.pins = Pins(self.oracle)
+        self.threads = Threads(self.oracle)
         self.deleted: set[str] = set()  # messages, by id, whose deletion was acknowledged
         self.searched = False
         self.origin = Origin.parse(plan.url)

@@ -21,7 +21,8 @@ from loadtest.oracle.pins import Pins
 from loadtest.oracle.reactions import Reactions
 from loadtest.oracle.reconciliation import Reconciliation
 from loadtest.oracle.standing import OwnSettings
-from loadtest.payloads import CHANGED, RECEIVE, RESYNC, VIEWED, Message, Resync, Synced, Viewed
+from loadtest.oracle.threads import OwnThreads, Threads
+from loadtest.payloads import CHANGED, RECEIVE, RESYNC, THREAD, VIEWED, Message, Resync, Synced, ThreadState, Viewed
 
 RUN = "test"
 
@@ -49,10 +50,11 @@ def judge(
     stored: Mapping[str, Sequence[dict[str, Any]]],
     reactions: Reactions | None = None,
     pins: Pins | None = None,
+    threads: Threads | None = None,
 ) -> None:
     """At the end. `stored` is everything there is, by conversation, as REST shows it. Raises Breach."""
     people = {oracle_client.number: oracle_client for oracle_client in oracle_clients}
-    reconciliation = Reconciliation(oracle, people, reactions, pins)
+    reconciliation = Reconciliation(oracle, people, reactions, pins, threads)
     for conversation, messages in stored.items():
         views = (oracle_client.views.get(conversation) for oracle_client in people.values())
         reconciliation.compare(
@@ -81,6 +83,7 @@ class OracleClient:
         self.edits = Edits(oracle, number)
         self.mentions = Mentions(oracle, number)
         self.settings = OwnSettings(oracle, number)
+        self.threads = OwnThreads()
         self.acknowledged: list[int] = []  # by number of the send: the hash of its message's id, 0 while there is none
 
     @property
@@ -103,6 +106,7 @@ class OracleClient:
                 self.record.resuming(conversation, cursor)
 
     def disconnected(self) -> None:
+        self.threads.unsure()
         if self.record is not None:
             self.record.disconnected()
 
@@ -133,6 +137,9 @@ class OracleClient:
         elif target == VIEWED:
             viewed = msgspec.convert(arguments[0], Viewed)
             self.settings.see(viewed.id, viewed.settings)
+            self.threads.unsure(viewed.id)
+        elif target == THREAD:
+            self.threads.see(msgspec.convert(arguments[0], ThreadState))
         if target not in (RECEIVE, CHANGED):
             return None
         message = msgspec.convert(arguments[0], Message)
@@ -167,6 +174,11 @@ class OracleClient:
     def answered(self, call: Call | None, message: dict[str, Any]) -> None:
         if self.record is not None and call is not None:
             self.record.acknowledged(call, msgspec.convert(message, Message))
+
+    def refused(self, call: Call | None, code: str) -> None:
+        """An attempt was refused, as all others must be."""
+        if self.record is not None and call is not None:
+            self.record.refused(call, code)
 
     def edited(self, call: Call | None, message_id: str, content: str, message: dict[str, Any]) -> None:
         """The edit was answered with this message."""

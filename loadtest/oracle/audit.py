@@ -14,6 +14,7 @@ from loadtest.oracle import invariants
 from loadtest.oracle.convergence import Convergence
 from loadtest.oracle.reconciliation import Reconciliation
 from loadtest.oracle.standing import Newest
+from loadtest.oracle.threads import behind
 from loadtest.payloads import Message, MessagePage
 from loadtest.rest import RestError
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from loadtest.world import World
 
 PAGE = 200  # messages
+THREADS = 10  # of each conversation that are paged
 AT_ONCE = 8  # conversations read at once
 RETRY_AFTER = 0.5  # seconds: a restarted server may need them
 POLL = 0.2  # seconds between two looks at whether everybody has everything
@@ -34,7 +36,9 @@ class Audit:
         self._world = world
         self._oracle = world.oracle
         self._patience = patience
-        self._reconciliation = Reconciliation(world.oracle, world.virtual_users, world.reactions, world.pins)
+        self._reconciliation = Reconciliation(
+            world.oracle, world.virtual_users, world.reactions, world.pins, world.threads
+        )
         self._newest: dict[str, Newest] = {}
 
     async def run(self) -> None:
@@ -59,7 +63,7 @@ class Audit:
                 virtual_user.acknowledged for virtual_user in members
             ):
                 return  # nothing was ever said there
-            stored = await self._history(conversation, members)
+            stored = await self._shown(conversation, members)
             self._oracle.checked["stored messages"] += len(stored)
             if self._world.recording is not None:
                 write_stored(self._world.recording, conversation, stored)
@@ -68,7 +72,9 @@ class Audit:
             self._reconciliation.compare(
                 conversation, stored, [view for view in views if view is not None], is_whole=is_whole
             )
-            self._newest[conversation] = Newest(stored)
+            newest = self._newest[conversation] = Newest(stored)
+            if newest.threads:
+                await self._threads(conversation, members[0].person.token, stored, newest)
             if is_whole and conversation in self._world.pins.conversations:
                 pins = await self._page(f"/api/conversations/{conversation}/pins", members[0].person.token, limit=PAGE)
                 self._world.pins.check_list(conversation, pins.items, stored)
@@ -77,12 +83,41 @@ class Audit:
         numbers = self._world.conversations[conversation].members
         return [self._world.virtual_users[number] for number in numbers if number in self._world.virtual_users]
 
+    async def _shown(self, conversation: str, members: list["VirtualUser"]) -> list[Message]:
+        """All that is stored, once its roots show their replies, or the patience ends."""
+        deadline = trio.current_time() + self._patience
+        while True:
+            stored = await self._history(conversation, members)
+            if not behind(stored) or trio.current_time() > deadline:
+                return stored
+            await trio.sleep(RETRY_AFTER)
+
+    async def _threads(self, conversation: str, token: str, stored: list[Message], newest: Newest) -> None:
+        """The main history, and some of the threads, as members page them."""
+        main, at = list[Message](), "0"
+        while True:
+            page = await self._page("/api/messages", token, limit=PAGE, conversationId=conversation, after=at)
+            main += page.items
+            if page.next is None:
+                break
+            at = page.next
+        self._world.threads.check_main(conversation, main, stored)
+        for root_id in self._world.rng.sample(sorted(newest.threads), min(THREADS, len(newest.threads))):
+            listed, after = list[Message](), 0
+            while True:
+                page = await self._page(f"/api/messages/{root_id}/replies", token, limit=PAGE, after=after)
+                listed += page.items
+                if page.next is None or not page.items:
+                    break
+                after = page.items[-1].seq
+            self._world.threads.check_replies(root_id, listed, newest.threads[root_id])
+
     async def _history(self, conversation: str, members: list["VirtualUser"]) -> list[Message]:
         """All of it; what was committed while we were reading or waiting, too."""
         stored: list[Message] = []
         while True:
             after = stored[-1].seq if stored else 0
-            query = {"conversationId": conversation, "after": after}
+            query = {"conversationId": conversation, "after": after, "replies": "true"}
             page = await self._page("/api/messages", members[0].person.token, limit=PAGE, **query)
             before = [after, *(message.seq for message in page.items)]
             if any(seq >= following for seq, following in pairwise(before)):

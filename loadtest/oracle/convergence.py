@@ -10,7 +10,7 @@ import trio
 
 from loadtest.oracle import invariants
 from loadtest.oracle.standing import Newest
-from loadtest.payloads import ConversationPage, Joined, Message, SearchPage, UserStatus
+from loadtest.payloads import ConversationPage, Joined, Message, SearchPage, Thread, ThreadPage, Totals, UserStatus
 from loadtest.rest import RestError
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ POLL = 0.25  # seconds
 CALL = 10.0  # seconds for an answer
 ASKED = 200  # users in one GetPresence: the server's limit
 ASKING = 50  # virtual users that ask for the presence of others; as many list their conversations, or search
-LISTED = 200  # conversations in one page
+LISTED = 200  # conversations, or threads, in one page
+LISTED_THREADS = 1000  # of one user that are listed
 ONLINE, OFFLINE = "Online", "Offline"
 
 
@@ -120,18 +121,24 @@ class Convergence:
         """The counts in a virtual user's list are what the stored messages make them, the settings what it has."""
         if not self._newest:
             return
-        for virtual_user in self._some(lambda one: one.settings.are_used):
+        for virtual_user in self._some(lambda one: one.settings.are_used or one.threads.is_used):
 
             async def wrong(virtual_user: "VirtualUser" = virtual_user) -> list[tuple[str, str]]:
                 page = await self._get(virtual_user, "/api/conversations", ConversationPage, limit=LISTED)
-                if page is None:
-                    return [(invariants.COUNT, f"p{virtual_user.number} got no list of conversations")]
-                return [
+                threads = await self._threads(virtual_user)
+                if page is None or threads is None:
+                    return [(invariants.COUNT, f"p{virtual_user.number} got no list of conversations, or of threads")]
+                following = {thread.thread_id for thread in threads}
+                wrong = await self._of_threads(virtual_user, threads)
+                return wrong + [
                     (promise, text)
                     for listed in page.items
                     if listed.id in self._newest
                     for promise, texts in (
-                        (invariants.COUNT, self._newest[listed.id].differences(virtual_user.user_id, listed)),
+                        (
+                            invariants.COUNT,
+                            self._newest[listed.id].differences(virtual_user.user_id, listed, following),
+                        ),
                         (invariants.SETTINGS, virtual_user.settings.differences(listed.id, listed.settings)),
                     )
                     for text in texts
@@ -140,6 +147,45 @@ class Convergence:
             self._oracle.checked[invariants.COUNT] += len(virtual_user.conversations)
             for promise, text in await self._until(wrong):
                 self._oracle.breach(promise, text, virtual_user=virtual_user.number)
+
+    async def _threads(self, virtual_user: "VirtualUser") -> list[Thread] | None:
+        """All that it follows, the first LISTED_THREADS of them; None when there was no answer."""
+        if not any(newest.threads for newest in self._newest.values()):
+            return []
+        found: list[Thread] = []
+        query: dict[str, object] = {"limit": LISTED}
+        while len(found) < LISTED_THREADS:
+            page = await self._get(virtual_user, "/api/threads", ThreadPage, **query)
+            if page is None:
+                return None
+            found += page.items
+            if page.next is None:
+                break
+            query["cursor"] = page.next
+        return found
+
+    async def _of_threads(self, virtual_user: "VirtualUser", listed: list[Thread]) -> list[tuple[str, str]]:
+        """What is wrong with a user's list of threads, and with how many of them they have not read."""
+        if not listed or len(listed) >= LISTED_THREADS:
+            return []
+        oracle, who = self._oracle, virtual_user.user_id
+        texts = virtual_user.threads.differences(listed)
+        for conversation in virtual_user.conversations:
+            newest = self._newest.get(conversation)
+            if newest is None:
+                continue
+            oracle.checked[invariants.THREAD] += len(newest.threads)
+            mine = [one for one in listed if one.conversation_id == conversation]
+            members = self._world.conversations[conversation].members
+            if all(
+                number in self._world.virtual_users for number in members
+            ):  # else others have sent what is not known
+                texts += self._world.threads.standing(who, newest.roots, newest.threads, mine, virtual_user.threads)
+        totals = await self._get(virtual_user, "/api/users/me/unread", Totals)
+        unread = sum(one.unread_count > 0 for one in listed)
+        if totals is None or totals.unread_threads != unread:
+            texts.append(f"unreadThreads of {who} is {totals}, not {unread}")
+        return [(invariants.COUNT, text) for text in texts]
 
     # -- what is found ---------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ MISCOUNTED = "miscounted"
 MENTION = "mention"
 PIN = "pin"
 COUNT = "count"
+THREAD = "thread"
 SETTINGS = "settings"
 SEARCH = "search"
 
@@ -36,7 +37,8 @@ PROMISES: dict[str, str] = {
     MISCOUNTED: "a message shows other reactions than those that were acknowledged (P1), or names others for them",
     MENTION: "a message mentions others than its sender was answered that it does (P1)",
     PIN: "a message is not pinned as it was answered, or the list of pins does not say what the messages say",
-    COUNT: "unreadCount or mentionCount is not what the stored messages and the member's receipt make it",
+    COUNT: "unreadCount, mentionCount or unreadThreads is not what stored messages and the member's cursors make it",
+    THREAD: "a root does not show its replies, a reply is in another thread, or where it must not be (P1)",
     SETTINGS: "settings are not those that were answered last, or not the same on a connection of their user",
     SEARCH: "a search found what it must not, or out of order; or it did not find what it must, though all was quiet",
     UNANSWERED: "a call on a living connection was never answered, or the stored messages cannot be read",

@@ -12,6 +12,7 @@ from loadtest.payloads import Message
 BITS = 4  # of a place's number, that say where it is in its block
 SIZE = 1 << BITS
 LAST = SIZE - 1
+ALONE = (None, False, None)  # of a message in no thread, without replies
 _BLANK = array("q", [0] * (2 * SIZE))
 
 Shown = tuple[int, int]  # a message and what it says, as hashes; zeros where no client was shown anything
@@ -23,9 +24,11 @@ def seen_as(message: Message) -> Shown:
 
 def _said(message: Message) -> int:
     """What it says, and whom it mentions, with what others have put under it."""
-    if message.reactions or message.mentions or message.mention_all or message.pinned_at is not None:
+    thread = (message.thread_id, message.also_in_conversation, message.thread)
+    is_more = thread != ALONE or message.reactions or message.mentions or message.mention_all
+    if is_more or message.pinned_at is not None:
         pin = (message.pinned_at, message.pinned_by)
-        return hash((message.content, message.reactions, message.mentions, message.mention_all, pin))
+        return hash((message.content, message.reactions, message.mentions, message.mention_all, pin, thread))
     return hash(message.content)
 
 

@@ -14,6 +14,7 @@ from loadtest.oracle.mentions import Mentions
 from loadtest.oracle.oracle import Oracle
 from loadtest.oracle.pins import Pins
 from loadtest.oracle.reactions import Reactions
+from loadtest.oracle.threads import Threads
 from loadtest.payloads import Message
 
 
@@ -41,8 +42,10 @@ class Reconciliation:
         people: Mapping[int, Sender],
         reactions: Reactions | None = None,
         pins: Pins | None = None,
+        threads: Threads | None = None,
     ) -> None:
         self._oracle = oracle
+        self._threads = threads
         self._reactions = reactions
         self._pins = pins
         self._people = people
@@ -64,6 +67,8 @@ class Reconciliation:
                 self._reactions.check(message)
             if self._pins is not None and is_whole:
                 self._pins.check(message)
+        if self._threads is not None:
+            self._threads.check_roots(stored)
         there = {hash(message.id) for message in stored}
         for seq, (shown, _) in ledger.places():
             if shown not in there:
@@ -137,6 +142,8 @@ class Reconciliation:
             self._oracle.breach(invariants.MISSING, text, virtual_user=key.virtual_user)
         person.edits.check(message)
         person.mentions.check(key.number, message)
+        if self._threads is not None:
+            self._threads.check(message)
         if message.sender_id != person.user_id:
             text = f"send {key.number} of p{key.virtual_user} is stored as sent by {message.sender_id}"
             self._oracle.breach(invariants.ALTERED, text, virtual_user=key.virtual_user)

@@ -5,10 +5,11 @@ knows of its user's settings. Pure.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from loadtest.oracle import invariants
 from loadtest.oracle.oracle import Oracle
+from loadtest.oracle.threads import in_main, replies_of
 from loadtest.payloads import Listed, Message, Notifications, Settings
 
 COUNTED = 1000  # messages of which unreadCount counts, and the most that mentionCount says
@@ -18,22 +19,30 @@ UNSET = Settings()
 class Newest:
     """Of one conversation, all of whose messages are `stored`, by seq: as much as its members' counts need."""
 
-    __slots__ = ("_mentioning", "_recent", "head")
+    __slots__ = ("_mentioning", "_recent", "head", "roots", "threads")
 
     def __init__(self, stored: Sequence[Message]) -> None:
         self.head = max((message.changed_seq for message in stored), default=0)
         self._recent = [
-            (message.seq, message.sender_id) if message.deleted_at is None else (0, None)
+            (message.seq, message.sender_id, None if in_main(message) else message.thread_id)
+            if message.deleted_at is None
+            else (0, None, None)
             for message in stored[-COUNTED:]
         ]
+        self.threads = replies_of(stored)
+        self.roots = {message.id: message for message in stored if message.id in self.threads}
         self._mentioning = [
             (message.seq, message.sender_id, message.mentions, message.mention_all)
             for message in stored
             if (message.mentions or message.mention_all) and message.deleted_at is None
         ]
 
-    def unread(self, user_id: str, read_seq: int) -> int:
-        return sum(seq > read_seq and sender != user_id for seq, sender in self._recent)
+    def unread(self, user_id: str, read_seq: int, following: Collection[str] = ()) -> int:
+        """`following`: the roots of the threads that the user follows. Replies in others do not count for them."""
+        return sum(
+            seq > read_seq and sender != user_id and (root is None or root in following)
+            for seq, sender, root in self._recent
+        )
 
     def mentioned(self, user_id: str, read_seq: int) -> int:
         found = sum(
@@ -42,14 +51,15 @@ class Newest:
         )
         return min(found, COUNTED)
 
-    def differences(self, user_id: str, listed: Listed) -> list[str]:
+    def differences(self, user_id: str, listed: Listed, following: Collection[str] = ()) -> list[str]:
         """Where the counts in somebody's list are not these. Nothing of a conversation that has gone on meanwhile, and
         of one whose first members they are not among: their receipt is not known."""
         read_seq = next((member.read_seq for member in listed.members if member.user_id == user_id), None)
         if read_seq is None or listed.last_seq != self.head:
             return []
         found = {"unreadCount": listed.unread_count, "mentionCount": listed.mention_count}
-        truth = {"unreadCount": self.unread(user_id, read_seq), "mentionCount": self.mentioned(user_id, read_seq)}
+        unread = self.unread(user_id, read_seq, following)
+        truth = {"unreadCount": unread, "mentionCount": self.mentioned(user_id, read_seq)}
         return [
             f"{name} of {user_id} in {listed.id}, read up to {read_seq}, is {found[name]}, not {count}"
             for name, count in truth.items()

@@ -1,4 +1,4 @@
-"""Another device of a user: a connection that keeps nothing but the user's settings, and what it missed of them."""
+"""Another device of a user: a connection that keeps nothing but what its user has set, and what it missed of that."""
 
 import math
 import random
@@ -10,7 +10,8 @@ import trio
 
 from loadtest.client import ClientError
 from loadtest.oracle.standing import OwnSettings
-from loadtest.payloads import VIEWED, Synced, Viewed
+from loadtest.oracle.threads import OwnThreads
+from loadtest.payloads import THREAD, VIEWED, Synced, ThreadState, Viewed
 from tests import plain_http
 from tests.running import User
 
@@ -35,6 +36,7 @@ async def take_missed(url: str, user: User, settings: OwnSettings, synced: Synce
 class Device:
     def __init__(self, world: "World", user: User, settings: OwnSettings) -> None:
         self.settings = settings
+        self.threads = OwnThreads()
         self._world = world
         self._user = user
         self._has_all = False
@@ -47,6 +49,7 @@ class Device:
                 await self._connect(instance.url)
             except* (ClientError, OSError, httpx.HTTPError, trio.TooSlowError):
                 pass
+            self.threads.unsure()
             await trio.sleep(random.uniform(0.05, 0.3))  # a client's pause before it connects again
 
     async def _connect(self, url: str) -> None:
@@ -64,3 +67,6 @@ class Device:
         if target == VIEWED:
             viewed = msgspec.convert(arguments[0], Viewed)
             self.settings.see(viewed.id, viewed.settings)
+            self.threads.unsure(viewed.id)
+        elif target == THREAD:
+            self.threads.see(msgspec.convert(arguments[0], ThreadState))

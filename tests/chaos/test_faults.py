@@ -98,6 +98,47 @@ async def test_long(request: pytest.FixtureRequest, short_dir: Path, breakable: 
     assert not world.logs, world.logs[0]
 
 
+async def test_wrong_threads_are_seen(short_dir: Path, breakable: Postgres) -> None:
+    """Changed in the database behind the server's back, so that a root shows another count, a reply is in no thread, a
+    user follows none, and a cursor is elsewhere: each is found, and at whom."""
+    async with open_world(short_dir, make_redis("valkey", short_dir), breakable, instances=1, proxied=False) as world:
+        await world.populate(2)
+        alice, bob = world.people
+        group, root = world.conversations[0], ""
+        for person, thread in ((alice, False), (bob, True), (alice, True)):
+            number, key = person.oracle_client.draft()
+            sent = await person.send(group, number, key, root=root if thread else None)
+            assert sent is not None
+            root = root or sent
+        await bob.of_thread("UnfollowThread", root)
+        await world.settle()
+        stored = await world.judge()
+        assert await differences(world, stored) == []
+        (shown,) = (message.thread for message in stored[group] if message.id == root)
+        assert shown is not None and shown.reply_count == 2
+
+        async def wrong(sql: str) -> str:
+            assert len(await world.query(f"{sql} RETURNING 1")) == 1  # of one row
+            return "\n".join(await differences(world, stored))
+
+        bobs = f"root_id = '{root}' AND user_id = '{bob.user.id}'"
+        found = await wrong(f"UPDATE threads SET reply_count = 3 WHERE root_id = '{root}'")  # noqa: S608
+        assert f"there is a row of threads that no message explains: ('{root}', 3" in found
+        found = await wrong(f"UPDATE thread_members SET reply_count = 2 WHERE {bobs}")  # noqa: S608
+        assert f"a row of thread_members is missing: ('{root}', '{bob.user.id}', 1" in found
+        found = await wrong(f"UPDATE thread_members SET is_following = true WHERE {bobs}")  # noqa: S608
+        assert f"{bob.user.id} follows {root}: True, and should be False" in found
+        others = f"root_id = '{root}' AND user_id = '{alice.user.id}'"
+        found = await wrong(f"UPDATE thread_members SET read_seq = 0 WHERE {others}")  # noqa: S608
+        assert f"{alice.user.id} replied in {root} as" in found
+        found = await wrong(f"UPDATE messages SET also_in_conversation = true WHERE id = '{sent}'")  # noqa: S608
+        assert f"the main history of {group} has" in found
+        await wrong(f"UPDATE messages SET thread = NULL WHERE id = '{root}'")  # noqa: S608
+        with pytest.raises(Breach):
+            await world.judge()
+    assert any(text.startswith(f"{root} shows None") for text in (one.text for one in world.oracle.breaches))
+
+
 async def test_wrong_counts_are_seen(short_dir: Path, breakable: Postgres) -> None:
     """Changed in the database behind the server's back, so that a count, a pin, a setting and a search are wrong: each
     is found, and at whom."""
@@ -105,7 +146,7 @@ async def test_wrong_counts_are_seen(short_dir: Path, breakable: Postgres) -> No
         await world.populate(2)
         alice, bob = world.people
         group, id_ = world.conversations[0], f"'{bob.user.id}'"
-        message = ""
+        message: str | None = ""
         for mentions in (((bob.user.id,), False), ((), True)):
             number, key = alice.oracle_client.draft(mentions)
             message = await alice.send(group, number, key, mentions)

@@ -3,14 +3,15 @@
 Owns the processes and the clients. Each user keeps a cursor for each conversation and, when disconnected, connects to
 any instance that accepts them and resumes with `Sync`. They send without end, repeat each message under the same
 clientMessageId until it is acknowledged, and mark what they have read. They mention each other, edit, delete, react,
-pin, set what is theirs, and search; some have another device. `settle` stops the writing, waits until every user has
-every message, and checks what each saw against the database, and what is each one's own (`tests.chaos.standing`). All
-of it is also written into a record, which `check_history` gives to the history checker: a second judge, which shares
-nothing with the first.
+pin, set what is theirs, search, reply in threads, follow and read them; some have another device. `settle` stops the
+writing, waits until every user has every message, and checks what each saw against the database, and what is each
+one's own (`tests.chaos.standing`). All of it is also written into a record, which `check_history` gives to the history
+checker: a second judge, which shares nothing with the first.
 """
 
 import math
 import random
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -33,12 +34,13 @@ from loadtest.oracle.oracle import Oracle
 from loadtest.oracle.pins import Pins
 from loadtest.oracle.reactions import Reactions
 from loadtest.oracle.standing import OwnSettings
-from loadtest.payloads import SYSTEM, Message, SearchPage, Settings
+from loadtest.oracle.threads import Threads
+from loadtest.payloads import SYSTEM, Message, SearchPage, Settings, ThreadState
 from tests import plain_http
 from tests.chaos.devices import Device, take_missed
 from tests.chaos.services import Single
 from tests.chaos.standing import settle_standing
-from tests.oracle_client import OracleClient, judge, make_oracle, require
+from tests.oracle_client import RUN, OracleClient, judge, make_oracle, require
 from tests.proxy import Proxy
 from tests.running import Running, User, free_port, lasting, running
 from tests.store.cluster import Cluster as Postgres
@@ -53,9 +55,11 @@ CHANGES: tuple[dict[str, object], ...] = (
     {"notifications": {"mutedUntil": "9999-12-31T23:59:59.999Z"}},
     {"notifications": {}},
 )
+ROOTS = 4  # newest messages of a conversation in whose threads one replies
 PINNED = 5  # messages that one person has pinned, at most
 WORDS = ("quick", "fox")  # in each message
 FOUND = 50  # messages on one page of a search
+THREAD_ACTS = ("FollowThread", "UnfollowThread", "MarkThreadRead", "MarkThreadRead")
 PAUSE = 0.1  # seconds between one's messages, at random around it
 PATIENCE = 60.0  # seconds for everybody to have everything: long past the promise, which is printed
 CALL = 15.0  # seconds for one call: an instance that is paused does not answer
@@ -141,6 +145,7 @@ class Person:
         self.moved = trio.Event()
         self.presence: dict[str, str] = {}  # what was said last of each user, over this connection
         self.newest: dict[str, str] = {}  # the message that came last, by conversation
+        self.roots: dict[str, deque[str]] = {}  # the newest messages that may have threads, by conversation
         self.pins_in: Collection[str] = ()  # conversations in which the user may pin
         self.pinned: list[tuple[str, str]] = []  # messages that they have pinned, each with its conversation
         self.devices: list[Device] = []
@@ -186,7 +191,10 @@ class Person:
         if target == "UserStatusChanged":
             self.presence[arguments[0]["userId"]] = arguments[0]["status"]
         elif target == "ReceiveMessage" and arguments[0]["type"] != "System":
-            self.newest[arguments[0]["conversationId"]] = arguments[0]["id"]
+            conversation = arguments[0]["conversationId"]
+            self.newest[conversation] = arguments[0]["id"]
+            if arguments[0]["threadId"] is None:
+                self.roots.setdefault(conversation, deque(maxlen=ROOTS)).append(arguments[0]["id"])
         self.moved.set()
 
     def _look(self) -> None:
@@ -202,7 +210,11 @@ class Person:
             conversation = random.choice(self.conversations)
             mentions = self._whom(conversation)
             number, key = self.oracle_client.draft(mentions)
-            message = await self.send(conversation, number, key, mentions)
+            roots = self.roots.get(conversation)
+            root = random.choice(roots) if roots and random.random() < 0.5 else None
+            message = await self.send(conversation, number, key, mentions, root, also=random.random() < 0.2)
+            if message is None:
+                continue
             if number % 5 == 0:
                 seq = self.oracle_client.cursors[conversation]
                 if await self.call("MarkRead", conversation, seq) is not None:
@@ -216,6 +228,8 @@ class Person:
 
     async def _beside(self, conversation: str, message: str, number: int, key: str) -> None:
         """What users do now and then."""
+        if number % 3 == 2 and (roots := self.roots.get(conversation)):
+            await self.of_thread(random.choice(THREAD_ACTS), random.choice(roots))
         if number % 4 == 1:
             await self.set(conversation, random.choice(CHANGES))
         if number % 3 == 1 and conversation in self.pins_in:
@@ -236,8 +250,17 @@ class Person:
         """Return a new content for each attempt."""
         return contents.make_content(key, self.oracle_client.oracle.now(), 60)
 
-    async def send(self, conversation: str, number: int, key: str, mentions: Named = NONE) -> str:
-        """Repeat the send until it is acknowledged; return the message's id."""
+    async def send(
+        self,
+        conversation: str,
+        number: int,
+        key: str,
+        mentions: Named = NONE,
+        root: str | None = None,
+        *,
+        also: bool = False,
+    ) -> str | None:
+        """Repeat the send until it is acknowledged; return the message's id; None if the root of the thread is gone."""
         body: dict[str, object] = {
             "conversationId": conversation,
             "content": self._content(key),
@@ -245,10 +268,17 @@ class Person:
         }
         if mentions != NONE:
             body |= {"mentions": mentions[0], "mentionAll": mentions[1]}
+        if root is not None:
+            body |= {"threadId": root, "alsoInConversation": also}
+        self.world.threads.send(key, root, mentions, also=also)
         while True:
             call = self.oracle_client.sending(body)
-            message = await self.call("SendMessage", body)
+            message = await self.call("SendMessage", body, refusals=("gone",))
+            if isinstance(message, HubError):
+                self.oracle_client.refused(call, message.code)
+                return None
             if message is not None:
+                self.world.threads.check(msgspec.convert(message, Message))
                 self.oracle_client.answered(call, message)
                 self.oracle_client.acknowledge(number, message["id"])
                 self.accepted_at.append(trio.current_time())
@@ -269,6 +299,7 @@ class Person:
             call = self.oracle_client.editing(conversation, message, content)
             if mentions is not None:
                 known.ask(number, mentions)
+                self.world.threads.edit(contents.make_key(RUN, self.oracle_client.number, number), mentions)
             edited = await self.call("EditMessage", message, content, *(mentions or ()))
             if edited is not None:
                 self.oracle_client.edited(call, message, content, edited)
@@ -287,6 +318,23 @@ class Person:
             await trio.sleep(0.05)  # a client's pause before it repeats
         if not isinstance(answer, HubError):
             reactions.answer(message, emoji, user_id, is_there=True)
+
+    async def of_thread(self, target: str, root: str) -> None:
+        """Follow a thread, follow it no more, or mark it as read. Repeated until it is acknowledged."""
+        threads = self.oracle_client.threads
+        seq = max(self.oracle_client.cursors.values())
+        arguments = (root, seq) if target == "MarkThreadRead" else (root,)
+        while True:
+            threads.ask(root)
+            answer = await self.call(target, *arguments)
+            if answer is not None:
+                state = msgspec.convert(answer, ThreadState)
+                if target == "MarkThreadRead":
+                    threads.mark(state, seq)
+                else:
+                    threads.answer(state)
+                return
+            await trio.sleep(0.05)  # a client's pause before it repeats
 
     async def delete(self, message: str) -> None:
         """Repeated until it is acknowledged, or an attempt before was done."""
@@ -381,6 +429,7 @@ class World:
         self.oracle: Oracle  # of all that these people see; from `populate` on
         self.reactions: Reactions
         self.pins: Pins
+        self.threads: Threads
         self.deleted: set[str] = set()  # messages, by id, whose deletion was acknowledged
         self.logs: list[dict[str, Any]] = []  # lines with tracebacks
 
@@ -398,6 +447,7 @@ class World:
         self.conversations = [*groups, *(direct for _, direct in directs)]
         self.oracle = make_oracle([user.id for user in users])
         self.reactions, self.pins = Reactions(self.oracle), Pins(self.oracle)
+        self.threads = Threads(self.oracle)
         for number, user in enumerate(users):
             mine = [*groups, *(direct for pair, direct in directs if user in pair)]
             oracle_client = OracleClient(self.oracle, number, user.id, mine, self.recording)
@@ -449,7 +499,7 @@ class World:
         """Stop the writing; wait until every user has every change, or for the first breach. Return True if they have.
 
         Sends that were under way may still commit, so one look is not enough: the heads in PostgreSQL must be the same
-        in three looks in a row, with every cursor at its head each time.
+        in three looks in a row, with every cursor at its head each time, and every root showing its replies.
         """
         self.writing = trio.Event()
         heads: dict[str, int] = {}
@@ -458,10 +508,15 @@ class World:
             # Three times the same: no last send is under way.
             while quiet < 3 and (though_breached or not self.breached.is_set()):
                 found = await self._heads()
-                done = found == heads and all(
-                    person.online.is_set() and person.oracle_client.cursors[key] == heads[key]
-                    for person in self.people
-                    for key in person.conversations
+                unshown = await self._value("SELECT count(*) FROM threads WHERE NOT is_shown")
+                done = (
+                    found == heads
+                    and not unshown
+                    and all(
+                        person.online.is_set() and person.oracle_client.cursors[key] == heads[key]
+                        for person in self.people
+                        for key in person.conversations
+                    )
                 )
                 quiet = quiet + 1 if done else 0
                 heads = found
@@ -472,7 +527,7 @@ class World:
         """Compare what every user saw with the database; return what is there. Raises Breach."""
         people = [person.oracle_client for person in self.people]
         stored = await self._stored()
-        judge(self.oracle, people, stored, self.reactions, self.pins)
+        judge(self.oracle, people, stored, self.reactions, self.pins, self.threads)
         return {key: msgspec.convert(messages, list[Message]) for key, messages in stored.items()}
 
     async def check_history(self) -> Verdict:
@@ -584,7 +639,7 @@ class World:
         async with plain_http.client(base_url=instance.url, headers=headers, timeout=60) as http:
             while True:
                 after = found[-1]["seq"] if found else 0
-                query = {"conversationId": conversation, "after": after, "limit": 200}
+                query = {"conversationId": conversation, "after": after, "limit": 200, "replies": "true"}
                 answer = await http.get("/api/messages", params=query)
                 assert answer.is_success, answer.text
                 page = answer.json()["items"]

@@ -122,6 +122,8 @@ class LyingProxy:
             items.append({**sent[0], "id": "0" * 36, "seq": seq, "changedSeq": seq})
         elif talk.lie == "miscounted":
             sent[0]["reactions"] = [{"emoji": "\N{THUMBS UP SIGN}", "count": 1, "userIds": [sent[0]["senderId"]]}]
+        elif talk.lie == "thread":
+            sent[0]["thread"] = {"replyCount": 1, "lastReplyAt": "", "participantIds": [sent[0]["senderId"]]}
         elif talk.lie == "mention":
             sent[0]["mentions"] = [sent[0]["senderId"]]
         elif talk.lie == "pin":
@@ -244,6 +246,6 @@ LIES: dict[str, Callable[[Talk, Event], list[Event]]] = {
 }
 REST_LIES = (
     *("missing", "phantom", "duplicated", "miscounted", "unanswered"),
-    *("mention", "pin", "count", "settings", "search"),
+    *("mention", "pin", "thread", "count", "settings", "search"),
 )
 ALL = [*LIES, *REST_LIES]

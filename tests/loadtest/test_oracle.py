@@ -28,6 +28,7 @@ from loadtest.oracle.oracle import Oracle
 from loadtest.oracle.pins import Pins
 from loadtest.oracle.reactions import Reactions
 from loadtest.oracle.reconciliation import Overtaken, Reconciliation
+from loadtest.oracle.threads import Threads
 from loadtest.payloads import Cursor, Joined, Message, MessagePage, Reaction, StatusUpdate
 from loadtest.plan import Conversation, Person
 from loadtest.report.page import render
@@ -429,7 +430,7 @@ async def test_who_has_nothing_yet_is_waited_for(wait: float, fine: bool, autoju
     world = SimpleNamespace(
         oracle=oracle, run="run", conversations={TALK: Conversation(TALK, (0,), 0)}, virtual_users={0: virtual_user},
         rest=SimpleNamespace(get=page), under_way=0, recording=None, reactions=Reactions(oracle),
-        pins=Pins(oracle),
+        pins=Pins(oracle), threads=Threads(oracle),
     )  # fmt: skip
     async with trio.open_nursery() as nursery:
         nursery.start_soon(Audit(world, 5.0)._conversation, TALK, trio.CapacityLimiter(1))  # type: ignore[arg-type]  # as much as is asked for

@@ -8,6 +8,7 @@ import pytest
 
 from loadtest.oracle import invariants
 from loadtest.oracle.oracle import Oracle
+from loadtest.oracle.threads import Threads
 from loadtest.payloads import Message, Synced
 from loadtest.plan import Conversation, Person
 from loadtest.virtual_user import RETRYABLE, SEND, VirtualUser
@@ -47,10 +48,12 @@ class World:
             error=self.errors.append,
             record=lambda name, due: self.recorded.append((name, due)),
         )
+        oracle = Oracle("run", lambda: self.now, ("u0",))
         world: Any = SimpleNamespace(
             run="run",
             recording=None,
-            oracle=Oracle("run", lambda: self.now, ("u0",)),
+            oracle=oracle,
+            threads=Threads(oracle),
             recorder=recorder,
             attach="sync",
             conversations={TALK: Conversation(TALK, (0,), 0)},
