@@ -12,6 +12,7 @@ from loadtest.scenarios.reactions import Reactions
 from loadtest.scenarios.rest import Files, RestMix
 from loadtest.scenarios.search import Search
 from loadtest.scenarios.slow import Slow
+from loadtest.scenarios.threads import Threads
 
 _ALL: tuple[type[Scenario], ...] = (
     Connect,
@@ -22,6 +23,7 @@ _ALL: tuple[type[Scenario], ...] = (
     Noise,
     Reactions,
     Mentions,
+    Threads,
     History,
     Slow,
     Reconnect,

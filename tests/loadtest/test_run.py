@@ -135,12 +135,43 @@ async def test_what_is_each_members_own(database: str, redis_url: str) -> None:
     connections are cut: the oracle looks at all of it, and finds nothing wrong."""
     async with running(database, redis_url) as server:
         result = await play(
-            server.url, "mentions", members=5, groups=2, rate=150, seconds=2, pins=15, to_all=0.3, chaos="1 cut 0.5"
+            server.url,
+            "mentions",
+            members=5,
+            groups=2,
+            rate=150,
+            seconds=2,
+            pins=15,
+            deletions=15,
+            to_all=0.3,
+            chaos="1 cut 0.5",
         )
     assert result.oracle.holds, result.oracle.breaches
     for promise in ("mention", "pin", "count", "settings", "search"):
         assert result.oracle.checked[promise] > 0, promise
     assert {"send", "edit", "delete", "pin", "settings", "receipt", "search"} <= result.histograms.keys()
+
+
+async def test_groups_that_talk_in_threads(database: str, redis_url: str) -> None:
+    """Replies, deletions of them, who follows and reads threads, and pages of the main history, by clients whose
+    connections are cut: the oracle looks at all of it, and finds nothing wrong."""
+    async with running(database, redis_url) as server:
+        result = await play(
+            server.url,
+            "threads",
+            members=5,
+            groups=2,
+            rate=150,
+            seconds=2,
+            pages=5,
+            deletions=15,
+            by_name=0.3,
+            chaos="1 cut 0.5",
+        )
+    assert result.oracle.holds, result.oracle.breaches
+    for promise in ("thread", "mention", "count"):
+        assert result.oracle.checked[promise] > 0, promise
+    assert {"send", "delete", "follow", "read thread", "receipt", "history"} <= result.histograms.keys()
 
 
 async def test_the_lean_client_over_tls(
