@@ -8,6 +8,7 @@ FIELDS = {
     "id", "conversationId", "seq", "changedSeq", "senderId", "type", "content", "file", "replyToId",
     "clientMessageId", "createdAt", "editedAt", "deletedAt", "status", "changedAt",
     "reactions", "pinnedAt", "pinnedBy", "mentions", "mentionAll",
+    "threadId", "alsoInConversation", "thread",
 }  # fmt: skip
 
 
