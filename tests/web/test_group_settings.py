@@ -1,16 +1,19 @@
 """What groups can do, in the page in a real Chromium: what admins set, links, public groups, and who may write when."""
 
+import json
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from tests.running import User
 from tests.web.browser import Browser, Page
-from tests.web.steps import Others, Site, join
+from tests.web.steps import Others, Site, join, say, shown
 
 MARKUP = '<img src=x onerror="globalThis.attacked=11">'
 PICTURE = "https://pictures.example/roses.png"
 EDIT = ".details button:text-is('Edit')"
 LINKS = ".details button:text-is('Join links')"
+TEXT = "document.querySelector('.composer textarea').value"
+WAITS = ".composer-wait:has-text('Slow mode: you can send again in')"
 SAVE = "dialog button:text-is('Save')"
 
 
@@ -135,3 +138,81 @@ async def links(others: Others, page: Page, bob: User, team: str) -> None:
     await page.press("Escape")
     assert await page.evaluate("globalThis.attacked ?? null") is None
     await page.check()
+
+
+async def test_who_may_write_when(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:
+    """In an announcement group the page says why a member cannot write, keeps the draft, and lets them edit what is
+    theirs. In slow mode it counts down; what is written meanwhile stays, and what the server refuses comes back."""
+    async with AsyncExitStack() as stack:
+        site = Site(stack, database, redis_url, tmp_path / "files")
+        await site.start()
+        others = Others(site.instances[0])
+        bob = await others.add("bob", "Bob")
+        page = await join(browser, site, "alice", dark=True)
+        alice = await who(page)
+        team = await others.group(bob, "Garden", alice.id)
+        path = f"/api/conversations/{team}"
+        await page.click(".conversations a")
+        await say(page, "mine")
+        await page.see(shown("mine", " .mark:not(.pending)"))
+        await announces(others, page, bob, path)
+        await waits(others, page, alice, bob, team)
+        await page.check()
+
+
+async def announces(others: Others, page: Page, bob: User, path: str) -> None:
+    await page.fill(".composer textarea", "a draft")
+    await others.do(bob, "PUT", path, {"posting": "Admins"})
+    await page.see(".composer-wait:text-is('Only admins and owners send messages in this group.')")
+    await page.gone(".composer textarea")
+    await page.until("document.activeElement?.closest('.message')")  # the keyboard is not lost
+    await page.shot("announcements")
+    await page.check()
+    await page.hover(shown("mine"))
+    await page.click(".toolbar [aria-label=Edit]")
+    await page.fill(".composer textarea", "mine, as it is")
+    await page.press("Enter", ".composer textarea")
+    await page.see(".message .content:has-text('mine, as it is')")
+    await page.gone(".composer textarea")
+    await others.do(bob, "PUT", path, {"posting": "Everyone"})
+    await page.see(".composer textarea")
+    await page.gone(".composer-wait")
+    assert await page.evaluate(TEXT) == "a draft"
+
+
+async def waits(others: Others, page: Page, alice: User, bob: User, team: str) -> None:
+    path = f"/api/conversations/{team}"
+    await page.fill(".composer textarea", "")
+    await others.do(bob, "PUT", path, {"slowModeSeconds": 21_600})
+    await page.see(".system-text:has-text('changed the details') >> nth=2")
+    await say(page, "the first")
+    await page.see(WAITS)
+    await page.see(shown("the first", " .mark:not(.pending)"))
+    await page.do("reload")  # the page does not know of the wait any more: the server says it
+    await page.see(shown("the first"))
+    await say(page, "too early")
+    await page.see(WAITS)
+    await page.until(f"{TEXT} === 'too early'")
+    await page.gone(shown("too early"))
+    await page.press("Enter", ".composer textarea")  # that changes nothing
+    await page.see(".toast:has-text('Slow mode')")
+    assert await page.evaluate(TEXT) == "too early"
+    first = await page.evaluate("document.querySelector('.composer-wait').textContent")
+    await page.until(f"document.querySelector('.composer-wait').textContent !== {json.dumps(first)}")
+    await page.shot("slow-mode")
+    await page.check()
+    await page.do("reload")
+    await page.until(f"{TEXT} === 'too early'")  # also over a reload
+    await others.do(bob, "PUT", path, {"slowModeSeconds": 1})
+    await page.see(".system-text:has-text('changed the details') >> nth=3")
+    await page.press("Enter", ".composer textarea")
+    await page.see(shown("too early", " .mark:not(.pending)"))
+    assert await page.evaluate(TEXT) == ""
+    await others.do(bob, "PUT", f"{path}/members/{alice.id}/role", {"role": "Admin"})
+    await page.see(".system-text:has-text('made you an admin')")
+    await others.do(bob, "PUT", path, {"slowModeSeconds": 21_600, "posting": "Admins"})
+    await page.see(".system-text:has-text('changed the details') >> nth=4")
+    for text in ("an admin does not wait", "nor is an admin kept out"):
+        await say(page, text)
+        await page.see(shown(text, " .mark:not(.pending)"))
+    await page.gone(".composer-wait")

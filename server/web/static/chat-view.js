@@ -56,6 +56,7 @@ export class ChatView {
       openSelfMenu: (button) => this.#selfMenu(button, onSignOut),
       onDetails: (isOpen) => this.#onDetails(isOpen),
       onSent: () => this.timeline.onSent(),
+      onForbidden: () => this.timeline.focusNewest(),
       onUploads: (change) => (this.#uploads += change),
       reply: (message) => this.composer.reply(message),
       react: (message, button) => openMenu(button, REACTIONS.map((text) => ({ text, run: () => this.#react(message, text, true) }))),

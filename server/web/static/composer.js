@@ -7,6 +7,7 @@ import { delayed, h, icon, iconButton, replace, setText } from "./dom.js";
 import { draftOf, keepDraft } from "./drafts.js";
 import { MentionList, mentionedBy } from "./mentions.js";
 import { summaryOf } from "./message-view.js";
+import { Posting } from "./posting.js";
 import { offer, stored } from "./session.js";
 import { fileName, sizeOf } from "./text.js";
 
@@ -41,8 +42,10 @@ export class Composer {
     this.button = iconButton("send", "Send", () => this.submit(), { class: "send" });
     this.attach = offer.hasFiles ? iconButton("attach", "Attach files", () => this.picker.click()) : null;
     this.mentions = new MentionList({ input: this.input, chat, people, signal: this.#life.signal });
+    this.posting = new Posting(() => this.#paint());
+    this.row = h("div", { class: "composer-row" }, this.attach, this.picker, this.input, this.button);
     this.element = h("form", { class: "composer", "aria-label": "Write a message", on: { submit: (event) => (event.preventDefault(), this.submit()) } },
-      this.mentions.element, this.context, this.tray, h("div", { class: "composer-row" }, this.attach, this.picker, this.input, this.button), this.note);
+      this.mentions.element, this.context, this.tray, this.posting.element, this.row, this.note);
     this.#save = delayed((id, text) => this.#keepDraft(id, text), 300);
   }
 
@@ -67,6 +70,7 @@ export class Composer {
     this.#edited = null;
     this.input.value = conversation ? this.#draft(conversation.id) : "";
     this.mentions.open(conversation);
+    this.posting.open(conversation);
     this.#paint();
   }
 
@@ -74,6 +78,7 @@ export class Composer {
   close() {
     this.#stop?.abort();
     this.#life.abort();
+    this.posting.close();
     this.keep();
     for (const { abort } of this.files) abort?.abort();
   }
@@ -107,6 +112,7 @@ export class Composer {
   }
 
   reply(message) {
+    if (this.posting.isForbidden) return this.#actions.say(this.posting.reason);
     if (this.#edited) this.#leaveEdit();
     this.#reply = message;
     this.#paint();
@@ -183,9 +189,10 @@ export class Composer {
     if (this.#edited) return void this.#submitEdit(text);
     const isWithFiles = this.files.some(({ isLeaving, error }) => !isLeaving && !error);
     if (!text && !isWithFiles) return;
+    if (this.posting.reason) return this.#actions.say(this.posting.reason); // what is written stays
     const replyToId = this.#reply?.id;
     if (isWithFiles) void this.#submitFiles(conversation, text, replyToId);
-    else conversation.send(text, { replyToId, ...mentionedBy(text, conversation, this.#people) });
+    else this.#send(conversation, text, { replyToId });
     this.mentions.hide();
     this.input.value = "";
     this.#save.cancel();
@@ -194,6 +201,25 @@ export class Composer {
     this.#paint();
     this.#actions.onSent();
     this.focus();
+  }
+
+  #send(conversation, text, fields) {
+    const message = conversation.send(text, { ...fields, ...mentionedBy(text, conversation, this.#people) });
+    const takesBack = !fields.fileId; // text can be written once more
+    void this.posting.follow(conversation, message, (said) => takesBack && this.#takeBack(conversation, said));
+  }
+
+  /** What was refused until later is to be sent again by who wrote it, unless something else is written there by now. */
+  #takeBack(conversation, text) {
+    const { id } = conversation;
+    const isOpen = id === this.#conversation?.id;
+    if (conversation.isGone || (isOpen ? this.#edited || this.input.value : this.#draft(id))) return false;
+    this.#keepDraft(id, text);
+    if (!isOpen) return true;
+    this.input.value = text;
+    this.#paint();
+    this.#actions.say(this.posting.reason);
+    return true;
   }
 
   async #submitEdit(text) {
@@ -230,6 +256,7 @@ export class Composer {
   add(files) {
     if (!files.length || !this.#conversation) return;
     if (!offer.hasFiles) return this.#actions.say("This server takes no files.");
+    if (this.posting.isForbidden) return this.#actions.say(this.posting.reason);
     if (this.#edited) return this.#actions.say("No file can be added to a message that was sent: end the edit first.");
     if (files.length > AT_ONCE) this.#actions.say(`${AT_ONCE} files at most at once: the others were left out.`);
     for (const blob of files.slice(0, AT_ONCE)) {
@@ -294,18 +321,21 @@ export class Composer {
       item.isLeaving = false;
       if (isThere && !item.isRemoved && !conversation.isGone) {
         files.splice(files.indexOf(item), 1);
-        conversation.send(said, { type: item.stored.contentType.startsWith("image/") ? "Image" : "File", fileId: item.stored.id, replyToId, ...mentionedBy(said, conversation, this.#people) });
+        this.#send(conversation, said, { type: item.stored.contentType.startsWith("image/") ? "Image" : "File", fileId: item.stored.id, replyToId });
         said = "";
         replyToId = undefined;
       }
       if (files === this.files) this.#paint();
     }
-    if (said && !conversation.isGone) conversation.send(said, { replyToId, ...mentionedBy(said, conversation, this.#people) });
+    if (said && !conversation.isGone) this.#send(conversation, said, { replyToId });
   }
 
   // -- paint ------------------------------------------------------------------------------------------------------
 
   #paint() {
+    const hadFocus = this.row.contains(document.activeElement);
+    this.row.hidden = this.posting.isForbidden && !this.#edited; // one's own is edited all the same
+    if (hadFocus && this.row.hidden) this.#actions.onForbidden();
     this.#paintContext();
     this.#paintTray();
     this.#paintNote();

@@ -169,6 +169,8 @@ function reactions(message, { people, onReact }) {
 const REASONS = {
   not_found: "This conversation or the message you replied to is gone.",
   forbidden: "You may not write here.",
+  posting_forbidden: "Only admins and owners send messages in this group.",
+  slow_mode: "The group is in slow mode: wait a little.",
   too_large: "It is too long.",
   invalid_content: "There is nothing to see in it.",
 };
