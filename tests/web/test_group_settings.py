@@ -216,3 +216,90 @@ async def waits(others: Others, page: Page, alice: User, bob: User, team: str) -
         await say(page, text)
         await page.see(shown(text, " .mark:not(.pending)"))
     await page.gone(".composer-wait")
+
+
+async def test_joining(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:
+    """A link leads through the sign-in to a question, and from there to the group; its token is in no address that a
+    server sees, and does not stay in the history. Public groups are found by words, and joined. What is not good any
+    more is said in a sentence. Titles and descriptions are text."""
+    async with AsyncExitStack() as stack:
+        site = Site(stack, database, redis_url, tmp_path / "files")
+        await site.start()
+        others = Others(site.instances[0])
+        bob = await others.add("bob", "Bob")
+        team = await others.group(bob, f"Roses {MARKUP}")
+        links = f"/api/conversations/{team}/links"
+        made = await others.do(bob, "POST", links, {"maxUses": 1})
+        page = await browser.open("alice", f"{site.url}/#join={made['token']}", width=390, phone=True, dark=True)
+        await page.fill("#username", "alice")
+        await page.click("button[type=submit]")
+        await page.see("dialog:has-text('Join a group')")
+        await page.check()
+        await page.shot("join-question")
+        await page.do("reload")  # it asks again
+        await page.click("dialog button:text-is('Cancel')")
+        await page.gone("dialog")
+        assert await page.evaluate("location.hash") == "#/"
+        alice = await who(page)
+        assert alice.id not in await others.roles(bob, team)
+
+        await page.evaluate(f"void (location.hash = '#join={made['token']}')")
+        await page.click("dialog button:text-is('Join')")
+        await page.see("h1:has-text('Roses')")
+        await page.see(".system-text:has-text('joined')")
+        assert (await others.roles(bob, team))[alice.id] == "Member"
+        assert await page.evaluate("location.hash") == f"#/c/{team}"
+        await page.evaluate("void history.back()")
+        await page.until("location.hash === '#/'")  # the link is not there any more
+        sent = await page.evaluate(
+            "performance.getEntries().map(({ name }) => name).filter((name) => !name.includes('#'))"
+        )
+        assert not [name for name in sent if made["token"] in name]
+
+        await others.do(bob, "DELETE", f"/api/conversations/{team}/members/{alice.id}")
+        await page.see("text=No conversations yet.")
+        await page.evaluate(f"void (location.hash = '#join={made['token']}')")
+        await page.click("dialog button:text-is('Join')")
+        await page.see("dialog .problem:has-text('ask for a new one')")  # it was good for one use
+        await page.click("dialog button:text-is('Cancel')")
+        await page.gone("dialog")
+        await finds(others, page, bob, team)
+
+
+async def finds(others: Others, page: Page, bob: User, team: str) -> None:
+    hidden = await others.group(bob, "Roses in secret")
+    for number in range(25):
+        each = await others.group(bob, f"Tulips {number}")
+        await others.do(bob, "PUT", f"/api/conversations/{each}", {"isPublic": True})
+    await others.do(
+        bob, "PUT", f"/api/conversations/{team}", {"isPublic": True, "description": f"{MARKUP} of all kinds"}
+    )
+    await page.click("[aria-label='Find groups']")
+    await page.fill("dialog input", "nowhere")
+    await page.see("dialog [role=status]:text-is('No public group has these words.')")
+    await page.fill("dialog input", "tul")
+    await page.until("document.querySelectorAll('.groups li').length === 20")
+    await page.click("dialog button:text-is('Show more')")
+    await page.until("document.querySelectorAll('.groups li').length === 25")
+    await page.gone("dialog button:text-is('Show more')")
+    await page.fill("dialog input", "roses")
+    await page.see(".groups .excerpt:has-text('of all kinds')")
+    assert len(await page.texts(".groups li")) == 1, hidden
+    await page.shot("find-groups")
+    await page.check()
+    assert await page.evaluate("document.documentElement.scrollWidth") == 390
+    await others.do(bob, "PUT", f"/api/conversations/{team}", {"isPublic": False})
+    await page.press("ArrowDown", "dialog input")
+    await page.press("Enter")
+    await page.see("dialog .problem:text-is('This group is not public any more.')")
+    await others.do(bob, "PUT", f"/api/conversations/{team}", {"isPublic": True})
+    await page.press("Enter")
+    await page.gone("dialog")
+    await page.see("h1:has-text('Roses')")
+    await page.click("[aria-label='All conversations']")
+    await page.press("Alt+g")
+    await page.fill("dialog input", "roses")
+    await page.click(".groups button:text-is('Open')")
+    await page.see("h1:has-text('Roses')")
+    await page.check()
+    assert await page.evaluate("globalThis.attacked ?? null") is None

@@ -9,6 +9,7 @@ import { Composer } from "./composer.js";
 import { Details, showReactors, showReceipts } from "./details.js";
 import { ask, closeAbout, openMenu } from "./dialog.js";
 import { keepDraft } from "./drafts.js";
+import { askToJoin, findGroups } from "./find-groups.js";
 import { showMentions } from "./mentioned.js";
 import { summaryOf } from "./message-view.js";
 import { Notifier } from "./notify.js";
@@ -52,6 +53,7 @@ export class ChatView {
       jump: (id, messageId) => this.#jump(id, messageId),
       searchMessages: (start) => this.#search(start),
       showMentions: () => this.#showMentions(),
+      findGroups: (start) => this.#findGroups(start),
       talkTo: (id) => chat.createDirect(id).then((conversation) => this.open(conversation.id), (error) => say(error.message)),
       openSelfMenu: (button) => this.#selfMenu(button, onSignOut),
       onDetails: (isOpen) => this.#onDetails(isOpen),
@@ -79,6 +81,7 @@ export class ChatView {
     this.#listen();
     this.#paintState();
     this.#route();
+    this.#askToJoin();
   }
 
   get #isNarrow() {
@@ -124,7 +127,7 @@ export class ChatView {
     chat.on("error", ({ error }) => error.code !== "closed" && console.warn(`${error.code}: ${error.message}`));
     for (const type of ["change", "presence"]) this.people.addEventListener(type, this.paintHead);
     addEventListener("pagehide", () => this.composer.keep(), { signal });
-    addEventListener("hashchange", () => this.#route(), { signal });
+    addEventListener("hashchange", () => (this.#route(), this.#askToJoin()), { signal });
     addEventListener("resize", () => this.#nameLandmarks(), { signal });
     addEventListener("keydown", (event) => this.#onKey(event), { signal });
     for (const type of ["online", "offline"]) addEventListener(type, () => this.#paintState(), { signal });
@@ -188,6 +191,14 @@ export class ChatView {
 
   #showMentions() {
     showMentions({ chat: this.#chat, people: this.people, onDone: (id, messageId) => this.#jump(id, messageId) });
+  }
+
+  #findGroups(start) {
+    findGroups({ chat: this.#chat, start, onDone: ({ id }) => this.open(id) });
+  }
+
+  #askToJoin() {
+    askToJoin({ chat: this.#chat, onDone: ({ id }) => this.open(id) });
   }
 
   #lastGone = "";
@@ -351,6 +362,7 @@ export class ChatView {
         if (event.code === "KeyN") return () => startConversation({ chat: this.#chat, people: this.people, onDone: ({ id }) => this.open(id) });
         if (event.code === "KeyS") return () => this.#search();
         if (event.code === "KeyA") return () => this.#showMentions();
+        if (event.code === "KeyG") return () => this.#findGroups();
         if (event.code === "KeyM" && this.#conversation) return () => this.timeline.focusNewest();
         if (event.code === "KeyI" && this.#conversation) return () => this.details.toggle();
         if (event.key === "ArrowUp" || event.key === "ArrowDown") return () => this.open(this.sidebar.neighbour(event.key === "ArrowUp" ? -1 : 1));

@@ -105,6 +105,7 @@ const SHORTCUTS = [
   ["Alt+N", "New conversation"],
   ["Alt+S", "Search messages"],
   ["Alt+A", "Messages that mention you"],
+  ["Alt+G", "Find public groups"],
   ["Alt+↑ / Alt+↓", "Conversation before / after"],
   ["Enter", "Send"],
   ["Shift+Enter", "New line"],

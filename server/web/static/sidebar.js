@@ -36,7 +36,7 @@ export class Sidebar {
     this.self = h("button", { type: "button", class: "self", "aria-haspopup": "menu", "aria-expanded": "false", on: { click: () => actions.openSelfMenu(this.self) } });
     this.element = h("div", { class: "sidebar", role: "navigation", "aria-label": "Conversations" },
       h("h1", { class: "hidden-text", text: "Parley" }),
-      h("div", { class: "sidebar-head" }, this.self, this.mentions, iconButton("messages", "Search messages", () => actions.searchMessages(this.search.value.trim()), { class: "find-messages", "aria-keyshortcuts": "Alt+S" }), iconButton("plus", "New conversation", () => actions.startConversation(), { class: "primary", "aria-keyshortcuts": "Alt+N" })),
+      h("div", { class: "sidebar-head" }, this.self, this.mentions, iconButton("messages", "Search messages", () => actions.searchMessages(this.search.value.trim()), { class: "find-messages", "aria-keyshortcuts": "Alt+S" }), iconButton("people", "Find groups", () => actions.findGroups(), { "aria-keyshortcuts": "Alt+G" }), iconButton("plus", "New conversation", () => actions.startConversation(), { class: "primary", "aria-keyshortcuts": "Alt+N" })),
       h("div", { class: "search" }, icon("search"), this.search),
       this.status, this.list, this.empty);
     this.paint = throttled(() => this.#paint());
@@ -124,7 +124,7 @@ export class Sidebar {
     const state = count ? "" : this.#filter ? "filter" : "none";
     if (this.empty.dataset.state === state) return;
     this.empty.dataset.state = state;
-    if (state === "filter") replace(this.empty, h("p", { text: "No conversation is called so." }), h("button", { type: "button", text: "Find people", on: { click: () => this.#actions.startConversation(this.#filter) } }));
+    if (state === "filter") replace(this.empty, h("p", { text: "No conversation is called so." }), h("button", { type: "button", text: "Find people", on: { click: () => this.#actions.startConversation(this.#filter) } }), h("button", { type: "button", text: "Find groups", on: { click: () => this.#actions.findGroups(this.#filter) } }));
     else if (state === "none") replace(this.empty, h("p", { text: "No conversations yet." }), h("button", { type: "button", class: "primary", text: "Start one", on: { click: () => this.#actions.startConversation() } }));
   }
 
