@@ -627,6 +627,10 @@ class World:
         """Ask the database directly."""
         return await trio.to_thread.run_sync(self.postgres.query, self.database_direct, query)
 
+    async def execute(self, statement: str) -> None:
+        """Change the database directly."""
+        await trio.to_thread.run_sync(self.postgres.change, self.database_direct, statement)
+
     async def _stored(self) -> dict[str, list[dict[str, Any]]]:
         """Return all messages by conversation, as REST shows them on a living instance."""
         readers = {conversation: person for person in self.people for conversation in person.conversations}

@@ -115,6 +115,12 @@ class Cluster:
         with psycopg.connect(dsn, autocommit=True) as connection:
             return connection.execute(sql.encode()).fetchall()
 
+    @staticmethod
+    def change(dsn: str, sql: str) -> None:
+        """A statement that returns no rows."""
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute(sql.encode())
+
     def create_database(self, template: str = TEMPLATE) -> str:
         self._databases += 1
         name = f"test_{self._databases}"
