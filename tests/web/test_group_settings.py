@@ -218,6 +218,29 @@ async def waits(others: Others, page: Page, alice: User, bob: User, team: str) -
     await page.gone(".composer-wait")
 
 
+async def test_a_large_group(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:
+    """Where a group has so many members that the page does not know the role of its user, what the server refuses says
+    it: what they wrote comes back, and the page says why."""
+    async with AsyncExitStack() as stack:
+        site = Site(stack, database, redis_url, tmp_path / "files")
+        await site.start()
+        others = Others(site.instances[0])
+        bob = await others.add("bob", "Bob")
+        many = [(await others.add(f"user{number}", "")).id for number in range(105)]
+        page = await join(browser, site, "alice")  # the last one
+        alice = await who(page)
+        team = await others.group(bob, "Everybody", *many)
+        await others.do(bob, "PUT", f"/api/conversations/{team}", {"posting": "Admins"})
+        await others.do(bob, "POST", f"/api/conversations/{team}/members", {"userId": alice.id})
+        await page.click(".conversations a")
+        await say(page, "to all of you")
+        await page.see(".composer-wait:text-is('Only admins and owners send messages in this group.')")
+        await page.gone(".composer textarea")
+        await page.gone(shown("to all of you"))
+        await page.until(f"{TEXT} === 'to all of you'")
+        await page.check()
+
+
 async def test_joining(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:
     """A link leads through the sign-in to a question, and from there to the group; its token is in no address that a
     server sees, and does not stay in the history. Public groups are found by words, and joined. What is not good any

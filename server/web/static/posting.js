@@ -15,6 +15,7 @@ export class Posting {
   #timer = null;
   #stop = null;
   #wasForbidden = false;
+  #limited = new Set(); // conversations in which the server has said that the rules are for one
   #onChange;
 
   /** @param {() => void} onChange whether one may write is another answer now */
@@ -60,15 +61,23 @@ export class Posting {
   async follow(conversation, message, onRefused) {
     try {
       await message.whenSent();
-      if (conversation.role === "Member") this.#begin(conversation, conversation.slowModeSeconds * 1000);
+      if (this.#isMemberOf(conversation)) this.#begin(conversation, conversation.slowModeSeconds * 1000);
     } catch (error) {
+      if (error.code !== "slow_mode" && error.code !== "posting_forbidden") return;
+      this.#limited.add(conversation.id);
+      if (conversation === this.#conversation) this.paint();
       if (error.code === "slow_mode") this.#begin(conversation, error.retryAfterMs ?? conversation.slowModeSeconds * 1000);
-      if ((error.code === "slow_mode" || error.code === "posting_forbidden") && onRefused(message.content)) message.discard();
+      if (onRefused(message.content)) message.discard();
     }
   }
 
+  /** The role of one in a large group may not be known: then what was refused says it. */
+  #isMemberOf({ id, type, role }) {
+    return type === "Group" && (role === "Member" || (role === null && this.#limited.has(id)));
+  }
+
   get #isMember() {
-    return this.#conversation?.type === "Group" && this.#conversation.role === "Member";
+    return this.#conversation !== null && this.#isMemberOf(this.#conversation);
   }
 
   get #seconds() {
