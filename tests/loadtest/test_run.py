@@ -4,6 +4,7 @@ import ssl
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -20,6 +21,15 @@ from tests.running import running
 def counted(result: results.Result, counter: str) -> int:
     """With what came after the load had ended, as much of it does on a busy machine."""
     return int(sum(sample.counters.get(counter, 0) for sample in result.samples))
+
+
+async def play_all(url: str, scenario: str, kinds: set[str], **given: Any) -> results.Result:
+    """Play it for so long that each kind of act is there: on a slow machine the first seconds have few of them."""
+    for seconds in (2, 10, 50):
+        result = await play(url, scenario, seconds=seconds, **given)
+        if kinds <= result.histograms.keys() or not result.oracle.holds:
+            break
+    return result
 
 
 async def test_direct_messages_by_two_workers(database: str, redis_url: str, tmp_path: Path) -> None:
@@ -133,45 +143,27 @@ async def test_other_codecs(client: str, protocol: str, database: str, redis_url
 async def test_what_is_each_members_own(database: str, redis_url: str) -> None:
     """Mentions, pins, settings, receipts and searches among messages that are edited and deleted, by clients whose
     connections are cut: the oracle looks at all of it, and finds nothing wrong."""
+    kinds = {"send", "edit", "delete", "pin", "settings", "receipt", "search"}
+    given = {"members": 5, "groups": 2, "rate": 150, "pins": 15, "deletions": 15, "to_all": 0.3, "chaos": "1 cut 0.5"}
     async with running(database, redis_url) as server:
-        result = await play(
-            server.url,
-            "mentions",
-            members=5,
-            groups=2,
-            rate=150,
-            seconds=2,
-            pins=15,
-            deletions=15,
-            to_all=0.3,
-            chaos="1 cut 0.5",
-        )
+        result = await play_all(server.url, "mentions", kinds, **given)
     assert result.oracle.holds, result.oracle.breaches
     for promise in ("mention", "pin", "count", "settings", "search"):
         assert result.oracle.checked[promise] > 0, promise
-    assert {"send", "edit", "delete", "pin", "settings", "receipt", "search"} <= result.histograms.keys()
+    assert kinds <= result.histograms.keys()
 
 
 async def test_groups_that_talk_in_threads(database: str, redis_url: str) -> None:
     """Replies, deletions of them, who follows and reads threads, and pages of the main history, by clients whose
     connections are cut: the oracle looks at all of it, and finds nothing wrong."""
+    kinds = {"send", "delete", "follow", "read thread", "receipt", "history"}
+    given = {"members": 5, "groups": 2, "rate": 150, "pages": 5, "deletions": 15, "by_name": 0.3, "chaos": "1 cut 0.5"}
     async with running(database, redis_url) as server:
-        result = await play(
-            server.url,
-            "threads",
-            members=5,
-            groups=2,
-            rate=150,
-            seconds=2,
-            pages=5,
-            deletions=15,
-            by_name=0.3,
-            chaos="1 cut 0.5",
-        )
+        result = await play_all(server.url, "threads", kinds, **given)
     assert result.oracle.holds, result.oracle.breaches
     for promise in ("thread", "mention", "count"):
         assert result.oracle.checked[promise] > 0, promise
-    assert {"send", "delete", "follow", "read thread", "receipt", "history"} <= result.histograms.keys()
+    assert kinds <= result.histograms.keys()
 
 
 async def test_the_lean_client_over_tls(

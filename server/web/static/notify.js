@@ -7,9 +7,9 @@ import { throttled } from "./dom.js";
 import { summaryOf } from "./message-view.js";
 
 const KEY = "parley.notify";
-const DONE = "parley.notified"; // which messages some tab has shown
+const DONE = "parley.notified"; // the beginning of the locks of the messages that some tab has shown
 const LOOKING = "parley.looking"; // the lock of the tab that somebody looks at
-const KEPT = 50;
+const KEPT = 200; // locks of a tab
 const ICON = new URL("./icon.svg", import.meta.url).href;
 
 export class Notifier {
@@ -19,6 +19,7 @@ export class Notifier {
   #shown = new Map();
   #signal;
   #release = null;
+  #done = [];
   #isUnable = false;
   title = "";
 
@@ -33,7 +34,7 @@ export class Notifier {
     chat.on("list", this.paint);
     addEventListener("focus", () => (this.#clear(), this.#look()), { signal });
     addEventListener("blur", () => this.#release?.(), { signal });
-    signal.addEventListener("abort", () => (this.#clear(), this.#release?.()));
+    signal.addEventListener("abort", () => (this.#clear(), this.#release?.(), this.#done.splice(0).forEach((free) => free())));
     if (document.hasFocus()) this.#look();
   }
 
@@ -78,17 +79,25 @@ export class Notifier {
     navigator.locks.request(LOOKING, () => until).catch(() => {});
   }
 
-  /** Whether no tab is looked at, and none has shown it: they all hear of each message. */
+  /**
+   * Whether no tab is looked at, and none has shown it: they all hear of each message. The first to hear of one takes its
+   * lock and keeps it. (What one tab writes into localStorage another may read only some time later.)
+   */
   async #isFirst(conversation, message) {
     const { held } = await navigator.locks.query();
     if (held.some(({ name }) => name === LOOKING)) return false;
-    return navigator.locks.request(DONE, () => {
-      const done = (localStorage.getItem(DONE) ?? "").split(" ");
-      const name = `${conversation.id}/${message.seq}`;
-      if (done.includes(name)) return false;
-      localStorage.setItem(DONE, [...done.slice(-KEPT), name].join(" "));
-      return true;
+    return new Promise((resolve, reject) => {
+      const keep = (lock) => {
+        resolve(lock !== null);
+        return lock && new Promise((release) => this.#keep(release));
+      };
+      navigator.locks.request(`${DONE} ${conversation.id}/${message.seq}`, { ifAvailable: true }, keep).catch(reject);
     });
+  }
+
+  #keep(release) {
+    this.#done.push(release);
+    if (this.#done.length > KEPT) this.#done.shift()();
   }
 
   async #onMessage({ conversation, message }) {
