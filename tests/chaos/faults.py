@@ -27,8 +27,18 @@ async def kill_an_instance(world: World) -> None:
 
 async def die_between_commit_and_publish(world: World) -> None:
     """The committing process dies before it has published the change to another instance."""
+    await _die(world, "die")
+
+
+async def die_before_a_root_shows(world: World) -> None:
+    """A process dies when replies are committed and published, and their root is about to show them."""
+    await _die(world, "die-root")
+
+
+async def _die(world: World, name: str) -> None:
+    """What the weak instance dies of is in a file of this name (`tests.chaos.dying`)."""
     weak = world.instances[0]
-    die = world.directory / "die"
+    die = world.directory / name
     die.touch()
     with trio.fail_after(120):
         while not weak.is_gone:
@@ -37,7 +47,7 @@ async def die_between_commit_and_publish(world: World) -> None:
             world.shuffle()  # perhaps none of those who write were with this instance
     die.unlink()
     await world.write_for(0.5)
-    await weak.start(module="tests.chaos.dying", environment={"DYING_WHEN": str(die)})
+    await weak.start(module="tests.chaos.dying", environment={"DYING_WHEN": str(world.directory / "die")})
 
 
 async def kill_redis(world: World) -> None:
@@ -119,6 +129,7 @@ ANYWHERE: dict[str, Fault] = {
         calm,
         kill_an_instance,
         die_between_commit_and_publish,
+        die_before_a_root_shows,
         kill_redis,
         kill_redis_and_its_data,
         restart_postgres,

@@ -21,6 +21,7 @@ from tests.waiting import wait_until
 FAULTS: dict[str, list[faults.Fault]] = {
     "valkey": [
         faults.die_between_commit_and_publish,
+        faults.die_before_a_root_shows,
         faults.kill_redis_and_its_data,
         faults.restart_postgres,
         faults.pause_an_instance,
