@@ -466,8 +466,20 @@ export class Conversation extends Emitter {
    * @returns {Promise<Message[]>}
    */
   async readReplies(rootId, { limit = 50, signal } = {}) {
-    const { items } = await this.#host.rest.get(`/api/messages/${rootId}/replies`, { query: { limit }, signal });
-    return items.map((/** @type {WireMessage} */ wire) => this.#snapshot(wire)).reverse();
+    const { messages } = await this.pageReplies(rootId, { limit, signal });
+    return messages.reverse();
+  }
+
+  /**
+   * A page of the replies in a thread, newest first before a seq; it does not become part of `replies`.
+   * @param {string} rootId
+   * @param {{before?: number | null, limit?: number, signal?: AbortSignal | undefined}} [options] at most 200
+   * @returns {Promise<{messages: Message[], next: number | null}>} `next` is the next `before`
+   */
+  async pageReplies(rootId, { before = null, limit = 50, signal } = {}) {
+    const { items, next } = await this.#host.rest.get(`/api/messages/${rootId}/replies`, { query: { before, limit }, signal });
+    const messages = items.map((/** @type {WireMessage} */ wire) => this.#snapshot(wire));
+    return { messages, next: next === null ? null : Number(next) };
   }
 
   // -- writing ------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import { offer } from "./session.js";
 import { searchMessages } from "./search.js";
 import { Sidebar, typingText } from "./sidebar.js";
 import { plural } from "./text.js";
+import { ThreadPanel } from "./thread.js";
 import { Timeline } from "./timeline.js";
 import { toggleTheme } from "./theme.js";
 
@@ -57,6 +58,8 @@ export class ChatView {
       talkTo: (id) => chat.createDirect(id).then((conversation) => this.open(conversation.id), (error) => say(error.message)),
       openSelfMenu: (button) => this.#selfMenu(button, onSignOut),
       onDetails: (isOpen) => this.#onDetails(isOpen),
+      onThread: (isOpen) => this.#onThread(isOpen),
+      thread: (message, at) => this.thread.open(this.#conversation, message.threadId ?? message.id, at),
       onSent: () => this.timeline.onSent(),
       onForbidden: () => this.timeline.focusNewest(),
       onUploads: (change) => (this.#uploads += change),
@@ -76,6 +79,7 @@ export class ChatView {
     this.timeline = new Timeline({ chat, people, files: pictures, actions, signal });
     this.composer = new Composer({ chat, people, pictures, actions });
     this.details = new Details({ chat, people, actions });
+    this.thread = new ThreadPanel({ chat, people, pictures, actions, signal });
     this.notice = h("div", { class: "toast", role: "status", "aria-live": "polite" });
     this.#build();
     this.#listen();
@@ -106,7 +110,7 @@ export class ChatView {
       h("button", { type: "button", class: "primary", text: "New conversation", on: { click: () => startConversation({ chat: this.#chat, people: this.people, onDone: ({ id }) => this.open(id) }) } }));
     this.dropZone = h("div", { class: "drop-zone", hidden: true, "aria-hidden": true }, h("p", { text: "Drop files to send them" }));
     this.main = h("main", { class: "main" }, this.nothing, this.conversationArea, this.dropZone);
-    replace(this.#root, this.sidebar.element, this.main, this.details.element, this.notice);
+    replace(this.#root, this.sidebar.element, this.main, this.details.element, this.thread.element, this.notice);
     this.#root.className = "chat";
   }
 
@@ -126,7 +130,7 @@ export class ChatView {
     });
     chat.on("error", ({ error }) => error.code !== "closed" && console.warn(`${error.code}: ${error.message}`));
     for (const type of ["change", "presence"]) this.people.addEventListener(type, this.paintHead);
-    addEventListener("pagehide", () => this.composer.keep(), { signal });
+    addEventListener("pagehide", () => (this.composer.keep(), this.thread.composer.keep()), { signal });
     addEventListener("hashchange", () => (this.#route(), this.#askToJoin()), { signal });
     addEventListener("resize", () => this.#nameLandmarks(), { signal });
     addEventListener("keydown", (event) => this.#onKey(event), { signal });
@@ -142,6 +146,7 @@ export class ChatView {
     clearTimeout(this.#sayTimer);
     this.timeline.open(null);
     this.composer.close();
+    this.thread.end();
     this.#root.className = "";
     for (const dialog of document.querySelectorAll("dialog, .menu")) dialog.remove();
   }
@@ -163,6 +168,7 @@ export class ChatView {
     this.#root.dataset.open = String(Boolean(conversation));
     this.conversationArea.hidden = !conversation;
     this.nothing.hidden = Boolean(conversation);
+    this.thread.close(false);
     this.details.open(conversation);
     this.composer.open(conversation);
     this.timeline.open(conversation);
@@ -181,6 +187,7 @@ export class ChatView {
       this.#route();
     }
     if (matchMedia(OVER_IT).matches) this.details.close();
+    if (this.#isNarrow) this.thread.close(false);
     if (this.#conversation?.id === id) void this.timeline.jumpTo(messageId);
     else this.say("That conversation cannot be opened any more.");
   }
@@ -215,6 +222,7 @@ export class ChatView {
   /** On a phone the list is all there is, and so the main part. */
   #nameLandmarks() {
     attribute(this.sidebar.element, "role", this.#isNarrow && !this.#conversation ? "main" : "navigation");
+    attribute(this.thread.element, "role", this.#isNarrow && this.thread.isOpen ? "main" : "complementary");
   }
 
   #onRemoved(conversation, reason) {
@@ -250,7 +258,15 @@ export class ChatView {
     attribute(this.composer.input, "aria-label", `Message ${title}`);
   }
 
+  #onThread(isOpen) {
+    if (isOpen) this.details.close();
+    this.#root.dataset.thread = String(isOpen);
+    this.#nameLandmarks();
+    this.timeline.update(); // it may have been covered
+  }
+
   #onDetails(isOpen) {
+    if (isOpen) this.thread.close(false);
     this.#root.dataset.details = String(isOpen);
     attribute(this.aboutButton, "aria-expanded", String(isOpen));
     if (!isOpen) this.aboutButton.focus();
@@ -368,6 +384,7 @@ export class ChatView {
         if (event.key === "ArrowUp" || event.key === "ArrowDown") return () => this.open(this.sidebar.neighbour(event.key === "ArrowUp" ? -1 : 1));
       }
       if (event.key === "?" && !isWriting && !isCommand) return openShortcuts;
+      if (event.key === "Escape" && this.thread.isOpen && !isWriting && !event.defaultPrevented) return () => this.thread.close();
       if (event.key === "Escape" && this.details.isOpen && !isWriting) return () => this.details.close();
       return null;
     };

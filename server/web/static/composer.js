@@ -15,6 +15,9 @@ const AT_ONCE = 20; // files
 const WARN_AT = 0.9; // of the longest message
 const encoder = new TextEncoder();
 
+/** By what is begun and not sent is kept: a thread has its own. */
+const keyOf = (conversation) => conversation.draftKey ?? conversation.id;
+
 export class Composer {
   #chat;
   #people;
@@ -58,17 +61,17 @@ export class Composer {
       this.#conversation.stopTyping();
       if (this.#edited) this.#leaveEdit();
       this.#save.cancel();
-      this.#keepDraft(this.#conversation.id, this.input.value);
-      this.#kept.set(this.#conversation.id, { files: this.files, reply: this.#reply });
+      this.#keepDraft(keyOf(this.#conversation), this.input.value);
+      this.#kept.set(keyOf(this.#conversation), { files: this.files, reply: this.#reply });
     }
     this.#conversation = conversation;
     this.#stop = new AbortController();
     conversation?.on("change", ({ message }) => this.#onChange(message), { signal: this.#stop.signal });
-    const kept = conversation ? this.#kept.get(conversation.id) : null;
+    const kept = conversation ? this.#kept.get(keyOf(conversation)) : null;
     this.files = kept?.files ?? [];
     this.#reply = kept?.reply ?? null;
     this.#edited = null;
-    this.input.value = conversation ? this.#draft(conversation.id) : "";
+    this.input.value = conversation ? this.#draft(keyOf(conversation)) : "";
     this.mentions.open(conversation);
     this.posting.open(conversation);
     this.#paint();
@@ -120,7 +123,7 @@ export class Composer {
   }
 
   edit(message) {
-    if (!this.#edited) this.#keepDraft(this.#conversation.id, this.input.value);
+    if (!this.#edited) this.#keepDraft(keyOf(this.#conversation), this.input.value);
     this.#edited = message;
     this.input.value = message.content;
     this.#paint();
@@ -130,7 +133,7 @@ export class Composer {
 
   #leaveEdit() {
     this.#edited = null;
-    this.input.value = this.#draft(this.#conversation.id);
+    this.input.value = this.#draft(keyOf(this.#conversation));
     this.#paint();
   }
 
@@ -149,7 +152,7 @@ export class Composer {
     this.mentions.update();
     this.#paintNote();
     if (this.#edited || !this.#conversation) return;
-    this.#save(this.#conversation.id, this.input.value);
+    this.#save(keyOf(this.#conversation), this.input.value);
     if (this.input.value.trim()) this.#conversation.startTyping();
     else this.#conversation.stopTyping();
   }
@@ -196,7 +199,7 @@ export class Composer {
     this.mentions.hide();
     this.input.value = "";
     this.#save.cancel();
-    this.#keepDraft(conversation.id, "");
+    this.#keepDraft(keyOf(conversation), "");
     this.#reply = null;
     this.#paint();
     this.#actions.onSent();
@@ -211,8 +214,8 @@ export class Composer {
 
   /** What was refused until later is to be sent again by who wrote it, unless something else is written there by now. */
   #takeBack(conversation, text) {
-    const { id } = conversation;
-    const isOpen = id === this.#conversation?.id;
+    const id = keyOf(conversation);
+    const isOpen = this.#conversation !== null && id === keyOf(this.#conversation);
     if (conversation.isGone || (isOpen ? this.#edited || this.input.value : this.#draft(id))) return false;
     this.#keepDraft(id, text);
     if (!isOpen) return true;

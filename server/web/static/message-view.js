@@ -6,7 +6,7 @@
 import { h, icon, replace, set } from "./dom.js";
 import { mentionsOf } from "./mentions.js";
 import { avatar } from "./people.js";
-import { dayKey, dayOf, fileName, formatted, isOnlyEmoji, isolated, momentOf, sizeOf, timeOf } from "./text.js";
+import { dayKey, dayOf, fileName, formatted, isOnlyEmoji, isolated, momentOf, plural, shortTime, sizeOf, timeOf } from "./text.js";
 
 const TOGETHER = 5 * 60_000; // ms within which messages of one person stand under one name
 const LONG = 1800; // characters, or
@@ -38,13 +38,14 @@ export function guess({ message, hasHead, isNewDay, isFirstUnread }, width) {
   let height = 6 + lines * 22 + (hasHead ? 28 : 0) + (isNewDay ? 44 : 0) + (isFirstUnread ? 32 : 0) + (message.replyToId ? 30 : 0);
   if (message.reactions.length) height += 34;
   if (message.pinnedAt) height += 20;
+  if (message.thread || message.threadId) height += 30;
   if (message.file) height += SHOWN_AS_PICTURE.test(message.file.contentType) ? boxOf(message.file).height + 8 : 64;
   return height;
 }
 
 /**
  * Fill an article with what the row says.
- * @param context `people`, `conversation`, `original(id)`, `files`, `onJump`, `onExpand`, `expanded`, `onReact`
+ * @param context `people`, `conversation`, `original(id)`, `files`, `onJump`, `onExpand`, `expanded`, `onReact`, `onThread` where threads are led to
  */
 export function fill(article, row, context) {
   const { message } = row;
@@ -57,7 +58,7 @@ export function fill(article, row, context) {
   } else {
     article.className = `message${message.isOwn ? " own" : ""}${row.hasHead ? " head" : ""}${message.status === "failed" ? " failed" : ""}${message.isMention ? " mentioned" : ""}`;
     parts.push(row.hasHead ? head(row, context) : h("time", { class: "gutter-time", dateTime: message.createdAt, title: momentOf(message.createdAt), text: timeOf(message.createdAt) }));
-    parts.push(h("div", { class: "message-body" }, quote(message, context), content(message, context), file(message, context), reactions(message, context), pinned(message), trouble(message)));
+    parts.push(h("div", { class: "message-body" }, quote(message, context), content(message, context), file(message, context), reactions(message, context), pinned(message), thread(message, context), trouble(message)));
     if (message.isOwn && !message.deletedAt) parts.push(mark(message, context));
   }
   replace(article, ...parts);
@@ -166,12 +167,21 @@ function reactions(message, { people, onReact }) {
   }));
 }
 
+/** What leads to a thread: how many replies are in it, or that this is one of them. */
+function thread(message, { onThread }) {
+  if (!onThread || (!message.thread && !message.threadId)) return null;
+  const { replyCount, lastReplyAt } = message.thread ?? {};
+  const parts = replyCount ? [h("strong", { text: plural(replyCount, "reply", "replies") }), h("small", { title: momentOf(lastReplyAt), text: ` last ${shortTime(lastReplyAt)}` })] : h("small", { text: "Replied in a thread" });
+  return h("button", { type: "button", class: "thread-line", data: { focus: `t-${message.key}` }, on: { click: () => onThread(message) } }, parts);
+}
+
 const REASONS = {
   not_found: "This conversation or the message you replied to is gone.",
   forbidden: "You may not write here.",
   posting_forbidden: "Only admins and owners send messages in this group.",
   slow_mode: "The group is in slow mode: wait a little.",
   too_large: "It is too long.",
+  gone: "The message that began this thread was deleted.",
   invalid_content: "There is nothing to see in it.",
 };
 

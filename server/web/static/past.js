@@ -4,6 +4,7 @@
  * conversation has, both are one list, which goes on to the newest.
  * @module
  */
+import { isMain } from "./client/timeline.js";
 
 export class Past {
   #conversation;
@@ -102,7 +103,7 @@ export class Past {
 
   /** An event may have come before the page that it was too late for. */
   #current(page) {
-    return page.map((message) => {
+    return page.filter(isMain).map((message) => {
       const late = this.#late.get(message.id);
       return late && late.changedSeq > message.changedSeq ? late : message;
     });

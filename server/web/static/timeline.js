@@ -5,6 +5,7 @@
  * @module
  */
 import { ParleyError } from "./client/errors.js";
+import { isMain } from "./client/timeline.js";
 import { arrange, attribute, h, iconButton, replace, throttled } from "./dom.js";
 import { fill, guess, remark, rowOf, summaryOf } from "./message-view.js";
 import { Past } from "./past.js";
@@ -202,6 +203,7 @@ export class Timeline {
   }
 
   #onNew(message) {
+    if (!isMain(message) && !this.#conversation.rootId) return;
     const isSeen = document.hasFocus() && this.#isAtEnd;
     if (!isSeen && !this.#firstUnread && this.#isAtEnd && message.type !== "System") this.#firstUnread = message.key;
     if (document.visibilityState === "visible" && message.seq > this.#announced) this.#announce(message);
@@ -269,6 +271,7 @@ export class Timeline {
     this.top.dataset.state = state;
     if (state === "loading") replace(this.top, h("p", { class: "loading", text: "Loading older messages …" }));
     else if (state === "failed") replace(this.top, h("p", {}, "Older messages could not be loaded. ", h("button", { type: "button", class: "link", text: "Try again", on: { click: () => this.#loadOlder() } })));
+    else if (state === "begin" && conversation.rootId) replace(this.top);
     else if (state === "begin") {
       const title = this.#people.titleOf(conversation);
       if (this.top.dataset.title === title && this.top.childElementCount) return;
@@ -419,6 +422,7 @@ export class Timeline {
       expanded: this.#expanded,
       original: (id) => this.#original(id),
       onJump: (id) => this.jumpTo(id),
+      onThread: this.#actions.thread,
       onReact: (message, emoji, adds) => this.#actions.onReact(message, emoji, adds),
       onExpand: (key) => {
         if (!this.#expanded.delete(key)) this.#expanded.add(key);
@@ -581,8 +585,15 @@ export class Timeline {
   async #bring(id, jump) {
     const conversation = this.#conversation;
     const { signal } = this.#stop;
-    const { seq, conversationId } = await this.#chat.request("GET", `/api/messages/${id}`, { signal });
+    if (conversation.rootId) return conversation.bring(id, { limit: PAGE, signal });
+    const { seq, conversationId, ...found } = await this.#chat.request("GET", `/api/messages/${id}`, { signal });
     if (conversationId !== conversation.id) throw new ParleyError("not_found", "The message is in another conversation.");
+    if (!isMain(found)) {
+      this.#jumps++;
+      this.#actions.say("");
+      this.#actions.thread({ id, ...found }, id);
+      return null;
+    }
     const isHere = () => conversation.messages.some((message) => message.id === id);
     const first = () => conversation.messages[0]?.seq || conversation.head + 1;
     const isNear = first() - seq < BETWEEN * PAGE; // seqs are given to changes as well: there are fewer messages
@@ -621,6 +632,7 @@ export class Timeline {
     const conversation = this.#conversation;
     if (!conversation || document.visibilityState !== "visible" || !document.hasFocus() || conversation.isGone) return;
     if (this.#isInPast) return; // what is between was not seen
+    if (getComputedStyle(this.element).visibility === "hidden") return; // a thread covers it
     if (this.#isAtEnd) {
       if (conversation.unreadCount || conversation.readSeq < conversation.head) conversation.markRead();
       return;
@@ -691,9 +703,10 @@ export class Timeline {
     const isSent = message.seq > 0;
     const role = this.#conversation.role;
     const mayDelete = message.isOwn || (this.#conversation.type === "Group" && (role === "Owner" || role === "Admin"));
-    const { reply, react, reactors, edit, pin, remove, copy, info } = this.#actions;
+    const { reply, react, reactors, edit, pin, remove, copy, info, thread } = this.#actions;
     return [
       isSent && { name: "reply", label: "Reply", key: "R", run: () => reply(message) },
+      isSent && thread && { name: "thread", label: "Reply in thread", key: "T", run: () => thread(message) },
       isSent && { name: "react", label: "React", key: "+", run: () => react(message, this.#toolbar.querySelector('[aria-label="React"]')) },
       message.isOwn && isSent && message.type === "Text" && { name: "edit", label: "Edit", key: "E", run: () => edit(message) },
       message.content && { name: "copy", label: "Copy text", key: "C", run: () => copy(message) },

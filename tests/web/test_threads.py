@@ -1,0 +1,135 @@
+"""Threads in the page: two people on two instances reply under a message, and each sees what the other does."""
+
+import json
+from pathlib import Path
+
+from tests.running import User
+from tests.web.browser import Browser, Page
+from tests.web.steps import Others, Site, enter, say, shown, two_instances
+
+PANEL = ".thread"
+INPUT = f"{PANEL} .composer textarea"
+ROOT = "Who comes along?"
+LINE = f".main {shown(ROOT)} .thread-line"
+MARKUP = "<img src=x onerror='globalThis.attacked=1'>"
+MANY = 130  # replies: more than a page
+TO_TOP = "document.querySelector('.thread .timeline').scrollTo(0, 0)"
+CONTENTS = "[...document.querySelectorAll('.thread .content')].map(({ textContent }) => textContent)"
+FOCUS = "document.activeElement.className"
+
+
+async def reply(page: Page, text: str) -> None:
+    await page.fill(INPUT, text)
+    await page.press("Enter", INPUT)
+    await page.see(f"{PANEL} {shown(text)} .mark:not(.pending)")
+
+
+async def in_main(page: Page) -> list[str]:
+    return await page.texts(".main .message .content")
+
+
+async def two_people(site: Site, browser: Browser) -> tuple[Others, User, User, str, Page, Page]:
+    others = Others(site.instances[0])
+    alice, bob = await others.add("alice", "Alice"), await others.add("bob", "Bob")
+    chat = await others.group(alice, "Walkers", bob.id)
+    pages = []
+    for user in (alice, bob):
+        page = await enter(browser, site, user)
+        await page.click(".conversations a")
+        pages.append(page)
+    return others, alice, bob, chat, pages[0], pages[1]
+
+
+async def test_replies(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:
+    """Replies stand in the panel and not in the conversation, but for those that are sent there, too; under the
+    message is how many there are. What comes is shown at once and is read while it is seen; one follows and does not.
+    Escape closes it, and the focus is back. Nothing in it becomes markup."""
+    async with two_instances(database, redis_url, tmp_path / "files") as site:
+        others, alice, _, chat, one, other = await two_people(site, browser)
+        await say(one, ROOT)
+        await other.hover(f".main {shown(ROOT)}")
+        await other.click(".main [aria-label='Reply in thread']")
+        await other.see(f"{PANEL} {shown(ROOT)}")
+        await reply(other, MARKUP)
+        await one.click(f"{LINE}:has-text('1 reply')")
+        await one.see(f"{PANEL} {shown(MARKUP)}")
+        await one.see(f"{PANEL} .follow[aria-pressed=true]")
+        await reply(one, "and the second")
+        await other.see(f"{PANEL} {shown('and the second')}")
+        await other.see(f"{LINE}:has-text('2 replies')")
+        await other.see(f"{PANEL} .standing:has-text('2 replies')")
+        assert await in_main(one) == await in_main(other) == [ROOT]
+        await other.click(f"{PANEL} .also")
+        await reply(other, "for all of you")
+        await one.see(f".main {shown('for all of you')}:has-text('Replied in a thread')")
+        assert not await other.evaluate("document.querySelector('.thread .also input').checked")
+        [state] = (await others.do(alice, "GET", "/api/threads"))["items"]
+        await read_to_the_end(one, others, alice)
+        assert state["root"]["content"] == ROOT
+        await one.shot("thread")
+        await one.check()
+
+        await one.click(f"{PANEL} .follow")
+        await one.see(f"{PANEL} .follow[aria-pressed=false]:text-is('Follow')")
+        assert not (await others.do(alice, "GET", "/api/threads"))["items"]
+        await one.click(f"{PANEL} .follow")
+        await one.see(f"{PANEL} .follow[aria-pressed=true]")
+        await one.press("Escape", INPUT)
+        await one.gone(PANEL)
+        await one.until(f"{FOCUS} === 'thread-line'")
+        assert await one.evaluate("globalThis.attacked ?? null") is None
+
+        await one.click(f"{LINE}:has-text('3 replies')")
+        await one.see(f"{PANEL} {shown(MARKUP)}")
+        for width, dark in ((1280, True), (1000, False), (390, False), (390, True)):
+            await one.do("size", width=width, height=800)
+            await one.do("media", dark=dark)
+            await one.see(f"{PANEL} {shown(MARKUP)}")
+            await one.shot(f"thread-{width}{'-dark' if dark else ''}")
+            await one.check()
+            assert await one.evaluate("document.documentElement.scrollWidth") == width
+        await one.gone(".main .composer")  # the panel covers it
+        await other.click(f"{PANEL} [aria-label='Close the thread']")
+        await say(other, "not read yet")
+        await one.see(f"{PANEL} {shown('for all of you')}")
+        await one.click(f"{PANEL} [aria-label='Close the thread']")
+        await one.see(f".main {shown('not read yet')}")
+        items = (await others.do(alice, "GET", f"/api/messages?conversationId={chat}"))["items"]
+        [root] = [each for each in items if each["content"] == ROOT]
+        await other.click(LINE)
+        await others.do(alice, "DELETE", f"/api/messages/{root['id']}")
+        await other.see(f"{PANEL} .thread-end:has-text('no more replies')")
+        await other.gone(INPUT)
+        await other.check()
+
+
+async def read_to_the_end(page: Page, others: Others, user: User) -> None:
+    for _ in range(300):
+        [state] = (await others.do(user, "GET", "/api/threads"))["items"]
+        if state["unreadCount"] == 0 and state["readSeq"] >= state["lastReplySeq"]:
+            return
+        await page.evaluate("new Promise((resolve) => setTimeout(resolve, 100))")
+    raise AssertionError(state)
+
+
+async def test_a_long_thread(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:
+    """All replies can be read, back to the message that began the thread, which is there when it is reached; where
+    they cannot be loaded that is said, and it is tried again."""
+    async with two_instances(database, redis_url, tmp_path / "files") as site:
+        others, _, bob, chat, one, _ = await two_people(site, browser)
+        root = await others.say(bob, chat, ROOT)
+        for number in range(MANY):
+            await others.say(bob, chat, f"reply {number}", threadId=root)
+        await one.do("reload")
+        await one.see(f"{LINE}:has-text('{MANY} replies')")
+        await one.do("refuse", pattern="**/replies?*", **{"is": True})
+        await one.click(LINE)
+        again = f"{PANEL} .timeline-top:has-text('could not be loaded') button:has-text('Try again')"
+        await one.until(f"({TO_TOP}, document.querySelector('.thread [data-state=failed] button'))")
+        await one.click(again)
+        await one.see(again)
+        await one.do("refuse", pattern="**/replies?*", **{"is": False})
+        await one.click(again)
+        await one.until(f"({TO_TOP}, {CONTENTS}.includes({json.dumps(ROOT)}))")
+        await one.see(f"{PANEL} {shown('reply 0')}")
+        await one.check()
