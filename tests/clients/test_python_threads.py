@@ -37,7 +37,11 @@ async def test_threads(database: str, redis_url: str) -> None:
                 while await talk.load_older(5):
                     pass
                 assert talk.is_whole and "root" in [one.content for one in talk.messages]
-                assert (await talk.read_replies(root, limit=7))[-1].id == also.id
+                newest = await talk.read_replies(root, limit=7)
+                assert newest[-1].id == also.id
+                page = await talk.page_replies(root, limit=3)
+                further = await talk.page_replies(root, before=page.next, limit=4)
+                assert [*page.items, *further.items] == newest[::-1]
             [thread] = await a.threads(unread=True)
             assert (thread.root.id, thread.unread_count) == (root.id, 31)
             assert (await a.unread()).unread_threads == 1

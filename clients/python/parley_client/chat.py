@@ -467,14 +467,16 @@ class Chat:
 
     async def read_replies(self, root_id: str, limit: int) -> list[Message]:
         found: list[Message] = []
-        cursor: str | None = None
+        before: str | None = None
         while True:
-            path, wanted = f"/api/messages/{root_id}/replies", min(limit - len(found), PAGE)
-            page = await self._rest.get(path, Page[Message], limit=wanted, cursor=cursor)
+            page = await self.page_replies(root_id, {"before": before, "limit": min(limit - len(found), PAGE)})
             found += page.items
-            cursor = page.next
-            if cursor is None or len(found) >= limit:
+            before = page.next
+            if before is None or len(found) >= limit:
                 return found[::-1]
+
+    async def page_replies(self, root_id: str, query: Mapping[str, Any]) -> Page[Message]:
+        return await self._rest.get(f"/api/messages/{root_id}/replies", Page[Message], **query)
 
     async def set_thread(self, method: str, root_id: str, *arguments: Any) -> ThreadState:
         found: ThreadState = await self._engine.call(method, root_id, *arguments, kind=ThreadState)
