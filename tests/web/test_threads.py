@@ -15,6 +15,7 @@ MARKUP = "<img src=x onerror='globalThis.attacked=1'>"
 MANY = 130  # replies: more than a page
 TO_TOP = "document.querySelector('.thread .timeline').scrollTo(0, 0)"
 CONTENTS = "[...document.querySelectorAll('.thread .content')].map(({ textContent }) => textContent)"
+FOUND = "dialog .found-message"
 FOCUS = "document.activeElement.className"
 
 
@@ -133,3 +134,52 @@ async def test_a_long_thread(database: str, redis_url: str, tmp_path: Path, brow
         await one.until(f"({TO_TOP}, {CONTENTS}.includes({json.dumps(ROOT)}))")
         await one.see(f"{PANEL} {shown('reply 0')}")
         await one.check()
+
+
+async def test_the_list_of_threads(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:
+    """Beside the conversations stands how many threads have something unread. The list has those that one follows,
+    marks what is new as it comes, says where it cannot be read, and leads to each; what was seen there is not counted
+    any more, and a thread that one does not follow is not counted."""
+    async with two_instances(database, redis_url, tmp_path / "files") as site:
+        others, alice, bob, chat, one, other = await two_people(site, browser)
+        root = await others.say(alice, chat, ROOT)
+        away = await others.group(alice, "Cyclists", bob.id)
+        await one.click(f".conversations [data-id='{away}']")
+        await one.click(".to-threads")
+        await one.see("dialog [role=status]:text-is('You follow no threads yet.')")
+        await one.press("Escape")
+        await other.click(f".main {shown(ROOT)}")
+        await other.press("t")
+        await reply(other, MARKUP)
+        await one.see("[aria-label='Threads, 1 unread'] .badge:text-is('1')")
+        await one.do("refuse", pattern="**/api/threads?*", **{"is": True})
+        await one.press("Alt+T")
+        await one.see("dialog [role=status]:has-text('They could not be read')")
+        await one.do("refuse", pattern="**/api/threads?*", **{"is": False})
+        await one.click("dialog button:text-is('Try again')")
+        await one.see(f"{FOUND}.unread:has-text({json.dumps(ROOT)}):has-text('1 new')")
+        await reply(other, "and one more")
+        await one.see(f"{FOUND}:has-text('2 new')")
+        await one.check()
+        for width, dark in ((1280, False), (390, False), (390, True), (1280, True)):
+            await one.do("size", width=width, height=800)
+            await one.do("media", dark=dark)
+            await one.shot(f"threads-{width}{'-dark' if dark else ''}")
+        await one.click(FOUND)
+        await one.see(f"{PANEL} {shown('and one more')}")
+        await one.see(f".main {shown(ROOT)}")
+        await one.gone(".to-threads .badge")
+        await read_to_the_end(one, others, alice)
+        assert await one.evaluate("globalThis.attacked ?? null") is None
+        await one.shot("threads-after")
+        await one.check()
+
+        await one.click(f"{PANEL} .follow")
+        await one.see(f"{PANEL} .follow[aria-pressed=false]")
+        await one.press("Escape", INPUT)
+        await reply(other, "nothing for Alice")
+        await one.see(f"{LINE}:has-text('3 replies')")
+        assert (await others.do(alice, "GET", "/api/users/me/unread"))["unreadThreads"] == 0
+        await others.do(alice, "PUT", f"/api/threads/{root}/following")
+        await reply(other, "but this")
+        await one.see("[aria-label='Threads, 1 unread']")

@@ -21,6 +21,7 @@ import { searchMessages } from "./search.js";
 import { Sidebar, typingText } from "./sidebar.js";
 import { plural } from "./text.js";
 import { ThreadPanel } from "./thread.js";
+import { showThreads } from "./threads.js";
 import { Timeline } from "./timeline.js";
 import { toggleTheme } from "./theme.js";
 
@@ -54,6 +55,7 @@ export class ChatView {
       jump: (id, messageId) => this.#jump(id, messageId),
       searchMessages: (start) => this.#search(start),
       showMentions: () => this.#showMentions(),
+      showThreads: () => this.#showThreads(),
       findGroups: (start) => this.#findGroups(start),
       talkTo: (id) => chat.createDirect(id).then((conversation) => this.open(conversation.id), (error) => say(error.message)),
       openSelfMenu: (button) => this.#selfMenu(button, onSignOut),
@@ -206,6 +208,17 @@ export class ChatView {
 
   #askToJoin() {
     askToJoin({ chat: this.#chat, onDone: ({ id }) => this.open(id) });
+  }
+
+  #showThreads() {
+    showThreads({ chat: this.#chat, people: this.people, onDone: (id, rootId) => {
+      if (this.#conversation?.id !== id) {
+        history.pushState(null, "", `#/c/${id}`);
+        this.#route();
+      }
+      if (this.#conversation?.id === id) this.thread.open(this.#conversation, rootId);
+      else this.say("That conversation cannot be opened any more.");
+    } });
   }
 
   #lastGone = "";
@@ -378,6 +391,7 @@ export class ChatView {
         if (event.code === "KeyN") return () => startConversation({ chat: this.#chat, people: this.people, onDone: ({ id }) => this.open(id) });
         if (event.code === "KeyS") return () => this.#search();
         if (event.code === "KeyA") return () => this.#showMentions();
+        if (event.code === "KeyT") return () => this.#showThreads();
         if (event.code === "KeyG") return () => this.#findGroups();
         if (event.code === "KeyM" && this.#conversation) return () => this.timeline.focusNewest();
         if (event.code === "KeyI" && this.#conversation) return () => this.details.toggle();

@@ -29,7 +29,7 @@ export class FoundList {
   /**
    * @param {{chat, people, label: string, signal: AbortSignal, onChoose: (message) => void, onLeave?: () => void,
    *   again?: (message, item) => {message, highlights} | null}} options `onLeave`: somebody goes up from the first;
-   *   `again`: what is to be shown of one that has changed
+   *   `again`: what is to be shown of one that has changed. With an item's `unreadCount` that is what is unread of it
    */
   constructor({ chat, people, label, signal, onChoose, onLeave, again = asItIs }) {
     this.#chat = chat;
@@ -147,13 +147,13 @@ export class FoundList {
       const button = h("button", { type: "button", class: "found-message", data: { id: message.id }, on: { click: () => this.#onChoose(message) } },
         avatar(name, message.senderId),
         h("span", { class: "option-text" },
-          h("span", {}, h("bdi", { text: name }), title && h("small", {}, " · ", h("bdi", { text: title })), unread),
+          h("span", {}, h("bdi", { text: name }), title && h("small", {}, " · ", h("bdi", { text: title })), item.unreadCount > 0 && h("small", { class: "new", text: ` · ${item.unreadCount} new` }), unread),
           h("span", { class: "excerpt", dir: "auto" }, message.content.trim() ? excerpt(message.content, places("content")) : !message.file && summaryOf(message, people)),
           message.file && h("small", { dir: "auto" }, excerpt(fileName(message.file.name), places("fileName")))),
         h("time", { class: "time", title: momentOf(message.createdAt), text: shortTime(message.createdAt) }));
       node = { item, name, title, unread, button, element: h("li", {}, button) };
     }
-    const isUnread = Boolean(conversation && message.seq > conversation.readSeq && message.senderId !== people.me.id);
+    const isUnread = item.unreadCount !== undefined ? item.unreadCount > 0 : Boolean(conversation && message.seq > conversation.readSeq && message.senderId !== people.me.id);
     setClass(node.button, "unread", isUnread);
     setText(node.unread, isUnread ? ", unread" : "");
     return node;

@@ -3,6 +3,7 @@
  * were asked for.
  * @module
  */
+import { isMain } from "./client/timeline.js";
 import { throttled } from "./dom.js";
 import { summaryOf } from "./message-view.js";
 
@@ -102,6 +103,7 @@ export class Notifier {
 
   async #onMessage({ conversation, message }) {
     if (message.isOwn || message.type === "System" || conversation.isMuted || !this.isOn || document.hasFocus()) return;
+    if (!isMain(message) && !message.isMention && !conversation.isFollowing(message.threadId)) return; // it is not unread, either
     if (message.seq <= conversation.readSeq || this.#chat.state === "catching_up") return;
     if (this.#people.get(this.#people.me.id)?.status === "Busy") return; // "Do not disturb"
     if (!(await this.#isFirst(conversation, message)) || this.#signal.aborted) return;

@@ -7,6 +7,7 @@ import { arrange, attribute, h, icon, iconButton, replace, setClass, setText, th
 import { draftOf } from "./drafts.js";
 import { summaryOf } from "./message-view.js";
 import { avatar, setAvatar } from "./people.js";
+import { countThreads } from "./threads.js";
 import { isolated, momentOf, shortTime } from "./text.js";
 
 const SHOWN = 300; // conversations in the list at once; a filter finds the others
@@ -29,6 +30,8 @@ export class Sidebar {
     this.mentionCount = h("span", { class: "badge mentions", "aria-hidden": true, hidden: true });
     this.mentions = iconButton("mention", "Mentions", () => actions.showMentions(), { class: "find-mentions", "aria-keyshortcuts": "Alt+A" });
     this.mentions.append(this.mentionCount);
+    this.threadCount = h("span", { class: "badge", "aria-hidden": true, hidden: true });
+    this.threads = h("button", { type: "button", class: "to-threads", "aria-label": "Threads", "aria-keyshortcuts": "Alt+T", on: { click: () => actions.showThreads() } }, icon("thread"), h("span", { text: "Threads" }), this.threadCount);
     this.archived = h("button", { type: "button", "aria-expanded": "false", on: { click: () => this.#toggleArchived() } });
     this.shelf = h("li", { class: "shelf" }, this.archived);
     this.empty = h("div", { class: "empty-list", hidden: true });
@@ -38,7 +41,8 @@ export class Sidebar {
       h("h1", { class: "hidden-text", text: "Parley" }),
       h("div", { class: "sidebar-head" }, this.self, this.mentions, iconButton("messages", "Search messages", () => actions.searchMessages(this.search.value.trim()), { class: "find-messages", "aria-keyshortcuts": "Alt+S" }), iconButton("people", "Find groups", () => actions.findGroups(), { "aria-keyshortcuts": "Alt+G" }), iconButton("plus", "New conversation", () => actions.startConversation(), { class: "primary", "aria-keyshortcuts": "Alt+N" })),
       h("div", { class: "search" }, icon("search"), this.search),
-      this.status, this.list, this.empty);
+      this.threads, this.status, this.list, this.empty);
+    countThreads({ chat, signal, onCount: (count) => this.#paintThreads(count) });
     this.paint = throttled(() => this.#paint());
     for (const type of ["list", "update", "typing", "receipt"]) chat.on(type, this.paint);
     people.addEventListener("change", () => (this.#paintSelf(), this.paint()));
@@ -104,6 +108,12 @@ export class Sidebar {
     setText(this.mentionCount, count ? shortly(count) : "");
     this.mentionCount.hidden = !count;
     attribute(this.mentions, "aria-label", count ? `Mentions, ${count} unread` : "Mentions");
+  }
+
+  #paintThreads(count) {
+    setText(this.threadCount, count ? shortly(count) : "");
+    this.threadCount.hidden = !count;
+    attribute(this.threads, "aria-label", count ? `Threads, ${count} unread` : "Threads");
   }
 
   #paintShelf(archived) {
