@@ -73,7 +73,7 @@ const commands = {
   until: ({ session, expression }) => until(session, expression),
   evaluate: ({ session, expression }) => look(session, expression),
   texts: ({ page, selector }) => page.locator(selector).allInnerTexts(),
-  files: ({ page, selector, paths }) => page.locator(selector).setInputFiles(paths),
+  files: ({ page, selector, paths }) => page.locator(selector).first().setInputFiles(paths),
   offline: ({ context, is }) => context.setOffline(is),
   // Pictures do not come, until they do.
   pictures: ({ page, come }) => (come ? page.unroute("**/*") : page.route("**/*", (route) => (route.request().resourceType() === "image" ? route.abort() : route.continue()))).then(() => null),

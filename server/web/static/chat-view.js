@@ -428,7 +428,8 @@ export class ChatView {
       if (!this.#conversation) return this.say("Open a conversation first: files are sent in one.");
       const isFolder = [...event.dataTransfer.items].filter(({ kind }) => kind === "file").map((item) => item.webkitGetAsEntry?.()?.isDirectory ?? false);
       if (isFolder.includes(true)) this.say("Folders cannot be sent: put one into an archive, or send its files.");
-      this.composer.add([...event.dataTransfer.files].filter((_, index) => !isFolder[index]));
+      const { composer } = event.target.closest?.(".thread") ? this.thread : this;
+      composer.add([...event.dataTransfer.files].filter((_, index) => !isFolder[index]));
     }, { signal });
   }
 }
