@@ -183,3 +183,25 @@ async def test_the_list_of_threads(database: str, redis_url: str, tmp_path: Path
         await others.do(alice, "PUT", f"/api/threads/{root}/following")
         await reply(other, "but this")
         await one.see("[aria-label='Threads, 1 unread']")
+
+
+async def test_a_reply_that_was_found(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:
+    """Who searches and chooses a reply gets to it in its thread, on a phone as well."""
+    async with two_instances(database, redis_url, tmp_path / "files") as site:
+        others, _, bob, chat, one, _ = await two_people(site, browser)
+        root = await others.say(bob, chat, ROOT)
+        await others.say(bob, chat, "the blue rucksack", threadId=root)
+        await one.see(f"{LINE}:has-text('1 reply')")
+        await one.press("Alt+S")
+        await one.fill("dialog input[type=search]", "rucksack")
+        await one.click(f"{FOUND}:has-text('rucksack')")
+        await one.until("document.activeElement.closest('.thread .message')?.textContent.includes('rucksack')")
+        await one.check()
+        await one.press("Escape")
+        await one.press("Escape")
+        await one.gone(PANEL)
+        await one.do("size", width=390, height=800)
+        await one.click("[aria-label='All conversations']")
+        await one.see(".to-threads")
+        await one.shot("threads-sidebar-390")
+        await one.check()
