@@ -87,3 +87,23 @@ async def ended_by_an_operator(socket: Path, alice: Page) -> None:
     await alice.until(f"{TYPED} === 'half a sentence'")
     await alice.press("Enter", ".composer textarea")
     await alice.see(shown("half a sentence", " .mark:not(.pending)"))
+
+
+async def test_a_part_that_does_not_come(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:
+    """A page of which a part is missing says so and loads itself again, some times; then it leaves that to the person.
+    When the part comes it is there as ever."""
+    async with AsyncExitStack() as stack:
+        site = Site(stack, database, redis_url, tmp_path / "files")
+        await site.start()
+        alice = await browser.open("alice", "")
+        await alice.do(
+            "begin", script="setTimeout = ((real) => (done, ms) => real(done, Math.min(ms, 50)))(setTimeout)"
+        )
+        await alice.do("refuse", pattern="**/sidebar.js", **{"is": True})
+        await alice.do("goto", url=site.url)
+        await alice.see(".splash:has-text('loaded. Try again')")
+        assert await alice.evaluate("sessionStorage['parley.loads']") == "3"
+        await alice.do("refuse", pattern="**/sidebar.js", **{"is": False})
+        await alice.click("text=Try again")
+        await alice.see("#username")
+        assert await alice.evaluate("sessionStorage.length") == 0

@@ -16,6 +16,7 @@ import { plural } from "./text.js";
 import { applyTheme } from "./theme.js";
 
 const root = document.querySelector("#app");
+sessionStorage.removeItem("parley.loads"); // boot.js: all of the page is there
 const NOTICES = {
   unauthenticated: "You were signed out.",
   forbidden: "This account cannot be used here any more.",
