@@ -17,6 +17,23 @@ globalThis.attempts = 0;
 const ask = globalThis.fetch;
 globalThis.fetch = (...given) => ((globalThis.attempts += 1), ask(...given));
 """
+# While something is pressed, and when it was released: how often was painted what is due?
+PRESSED = """
+import(document.querySelector("script[type=module]").src.replace("app.js", "dom.js")).then(async ({ throttled }) => {
+  const after = (ms) => new Promise((done) => setTimeout(done, ms));
+  const { now } = performance;
+  performance.now = () => 0;
+  dispatchEvent(new PointerEvent("pointerdown"));
+  let count = 0;
+  throttled(() => count++)();
+  await after(400);
+  const during = count;
+  dispatchEvent(new PointerEvent("pointerup"));
+  while (!count) await after(20);
+  performance.now = now;
+  return [during, count];
+})
+"""
 TYPED = "document.querySelector('.composer textarea').value"
 
 
@@ -107,3 +124,13 @@ async def test_a_part_that_does_not_come(database: str, redis_url: str, tmp_path
         await alice.click("text=Try again")
         await alice.see("#username")
         assert await alice.evaluate("sessionStorage.length") == 0
+
+
+async def test_what_is_pressed_stays(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:
+    """Nothing is painted anew between the press and the release of a button: a click would be lost by that."""
+    async with AsyncExitStack() as stack:
+        site = Site(stack, database, redis_url, tmp_path / "files")
+        await site.start()
+        alice = await browser.open("alice", site.url)
+        await alice.see("#username")
+        assert await alice.evaluate(PRESSED) == [0, 1]

@@ -126,11 +126,19 @@ export function iconButton(name, label, onclick, props = {}) {
   return h("button", { type: "button", class: `icon-button ${more}`, "aria-label": label, title: label, on: { click: onclick }, ...rest }, icon(name));
 }
 
+// A click is lost when what is pressed is replaced before it is released: what is painted anew waits for that, for so many
+// milliseconds.
+const PRESS = 500;
+let pressedAt = -Infinity;
+addEventListener("pointerdown", () => (pressedAt = performance.now()), true);
+for (const type of ["pointerup", "pointercancel"]) addEventListener(type, () => (pressedAt = -Infinity), true);
+
 /** Run once in the next frame, however often it is asked for; in a page that is not seen before long. */
 export function throttled(work) {
   let isDue = false;
   const run = () => {
     if (!isDue) return;
+    if (performance.now() - pressedAt < PRESS) return void setTimeout(run, 50);
     isDue = false;
     work();
   };
