@@ -117,12 +117,13 @@ async def test_a_part_that_does_not_come(database: str, redis_url: str, tmp_path
             "begin", script="setTimeout = ((real) => (done, ms) => real(done, Math.min(ms, 50)))(setTimeout)"
         )
         await alice.do("refuse", pattern="**/sidebar.js", **{"is": True})
-        await alice.do("goto", url=site.url)
+        await alice.do("goto", url=f"{site.url}/#join=a-token")
         await alice.see(".splash:has-text('loaded. Try again')")
         assert await alice.evaluate("sessionStorage['parley.loads']") == "3"
         await alice.do("refuse", pattern="**/sidebar.js", **{"is": False})
         await alice.click("text=Try again")
         await alice.see("#username")
+        assert await alice.evaluate("location.hash") == "#join=a-token"  # what was asked for is not lost by that
         assert await alice.evaluate("sessionStorage.length") == 0
 
 

@@ -22,7 +22,7 @@ const NOTICES = {
   forbidden: "This account cannot be used here any more.",
 };
 const ACCOUNT = "parley.me";
-const OF_PERSON = [ACCOUNT, "parley.notify", "parley.notified"]; // what of localStorage is not the browser's
+const OF_PERSON = [ACCOUNT, "parley.notify"]; // what of localStorage is not the browser's
 
 const databaseOf = (userId) => `parley-${userId}`;
 
