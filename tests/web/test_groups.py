@@ -125,6 +125,7 @@ async def mentions(others: Others, page: Page, alice: User, bob: User, team: str
     await page.gone(".mention-list [role=option]")
     await page.press("Enter", ".composer textarea")
     await page.see(".message:has-text('hello @bob') .mention:text-is('@bob')")
+    await page.see(".message:has-text('hello @bob') .mark:not(.pending)")
     [sent] = (await others.do(bob, "GET", "/api/mentions"))["items"]
     assert (sent["content"], sent["mentions"], sent["mentionAll"]) == ("hello @bob", [bob.id], False)
     await page.press("ArrowUp", ".composer textarea")
@@ -134,6 +135,7 @@ async def mentions(others: Others, page: Page, alice: User, bob: User, team: str
     await page.gone(".mention-list [role=option]")
     await page.press("Enter", ".composer textarea")
     await page.see(".message:has-text('hello @all') .mention:text-is('@all')")
+    await page.see(".message:has-text('hello @all') .mark:not(.pending)")
     [sent] = (await others.do(bob, "GET", "/api/mentions"))["items"]
     assert (sent["content"], sent["mentions"], sent["mentionAll"]) == ("hello @all", [], True)
     await others.say(bob, team, "and @alice", mentions=[alice.id])

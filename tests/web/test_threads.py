@@ -151,7 +151,8 @@ async def test_the_list_of_threads(database: str, redis_url: str, tmp_path: Path
         await other.click(f".main {shown(ROOT)}")
         await other.press("t")
         await reply(other, MARKUP)
-        await one.see("[aria-label='Threads, 1 unread'] .badge:text-is('1')")
+        await one.see("role=button[name='Threads 1 unread'] >> .badge:text-is('1')")
+        await one.check()
         await one.do("refuse", pattern="**/api/threads?*", **{"is": True})
         await one.press("Alt+T")
         await one.see("dialog [role=status]:has-text('They could not be read')")
@@ -182,7 +183,7 @@ async def test_the_list_of_threads(database: str, redis_url: str, tmp_path: Path
         assert (await others.do(alice, "GET", "/api/users/me/unread"))["unreadThreads"] == 0
         await others.do(alice, "PUT", f"/api/threads/{root}/following")
         await reply(other, "but this")
-        await one.see("[aria-label='Threads, 1 unread']")
+        await one.see("role=button[name='Threads 1 unread']")
 
 
 async def test_a_reply_that_was_found(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:

@@ -31,7 +31,8 @@ export class Sidebar {
     this.mentions = iconButton("mention", "Mentions", () => actions.showMentions(), { class: "find-mentions", "aria-keyshortcuts": "Alt+A" });
     this.mentions.append(this.mentionCount);
     this.threadCount = h("span", { class: "badge", "aria-hidden": true, hidden: true });
-    this.threads = h("button", { type: "button", class: "to-threads", "aria-label": "Threads", "aria-keyshortcuts": "Alt+T", on: { click: () => actions.showThreads() } }, icon("thread"), h("span", { text: "Threads" }), this.threadCount);
+    this.threadsUnread = h("span", { class: "hidden-text" });
+    this.threads = h("button", { type: "button", class: "to-threads", "aria-keyshortcuts": "Alt+T", on: { click: () => actions.showThreads() } }, icon("thread"), h("span", {}, "Threads", this.threadsUnread), this.threadCount);
     this.archived = h("button", { type: "button", "aria-expanded": "false", on: { click: () => this.#toggleArchived() } });
     this.shelf = h("li", { class: "shelf" }, this.archived);
     this.empty = h("div", { class: "empty-list", hidden: true });
@@ -107,13 +108,13 @@ export class Sidebar {
     const count = this.#chat.mentionCount;
     setText(this.mentionCount, count ? shortly(count) : "");
     this.mentionCount.hidden = !count;
-    attribute(this.mentions, "aria-label", count ? `Mentions, ${count} unread` : "Mentions");
+    attribute(this.mentions, "aria-label", count ? `Mentions, ${shortly(count)} unread` : "Mentions");
   }
 
   #paintThreads(count) {
     setText(this.threadCount, count ? shortly(count) : "");
     this.threadCount.hidden = !count;
-    attribute(this.threads, "aria-label", count ? `Threads, ${count} unread` : "Threads");
+    setText(this.threadsUnread, count ? `${shortly(count)} unread` : "");
   }
 
   #paintShelf(archived) {
