@@ -13,9 +13,11 @@ One session does it at a time (an advisory lock); each step is one transaction, 
 members and the messages themselves, so they show what is to be seen now, however far behind these tables are.
 """
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from itertools import chain
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -34,8 +36,8 @@ SPARE = 8  # the newest messages of a conversation that are left out of blocks, 
 SEALED = 4096  # messages of one conversation that go into blocks at once
 CHANGES = 500  # of one conversation that are brought in at once
 CONVERSATIONS = 200  # at once
-MAX_BYTES = 256 * 1024  # octets of the messages that are read at once
-BREAK = 400  # terms between two breaks for other tasks
+MAX_BYTES = 64 * 1024  # octets of the messages that are read at once, which takes the event loop a millisecond or two
+BREAK = 200  # terms between two breaks for other tasks, of however many messages
 NIL, TOP = UUID(int=0), UUID(int=2**128 - 1)  # below and above all ids
 
 WALKED = 64  # blocks that are looked into without the index, besides one for each conversation
@@ -85,14 +87,14 @@ async def fetch_age(conn: Connection) -> float:
 
 async def list_noted(conn: Connection, *, stuck_after: float, limit: int = 1000) -> Noted:
     """What has changed: batches in the queue, and those in the outbox for longer than `stuck_after` seconds."""
-    rows = await (await conn.execute(queries.list_search_queue, {"limit": limit})).fetchall()
+    row = await (await conn.execute(queries.list_search_queue, {"limit": limit})).fetchone()
+    positions, ids, its, age = row or (None, None, None, 0.0)
     stuck = await (await conn.execute(queries.list_search_outbox, {"age": stuck_after, "limit": limit})).fetchall()
-    seqs: dict[UUID, int] = {}
-    pairs = [pair for _, ids, its, _ in rows for pair in zip(ids, its, strict=True)]
-    for conversation_id, seq in (*pairs, *((conversation_id, seq) for conversation_id, seq, _ in stuck)):
+    seqs: dict[UUID, int] = dict(zip(ids or (), its or (), strict=True))
+    for conversation_id, seq, waited in stuck:
         seqs[conversation_id] = min(seq, seqs.get(conversation_id, seq))
-    age = max([0.0, *(row[3] for row in rows), *(row[2] for row in stuck)])
-    return Noted(seqs, [row[0] for row in rows], age, len(rows) < limit and len(stuck) < limit)
+        age = max(age, waited)
+    return Noted(seqs, positions or [], age, len(positions or ()) < limit and len(stuck) < limit)
 
 
 async def forget_noted(conn: Connection, positions: Sequence[int]) -> None:
@@ -189,6 +191,7 @@ async def pass_over_in_rebuild(conn: Connection) -> None:
 class _Changes(NamedTuple):
     """Messages that have changed, by conversation and changed_seq; and the conversations of which this is all."""
 
+    ids: Sequence[UUID]  # of the conversations; a row has the place in it, from 1
     rows: Sequence[Sequence[Any]]
     last: Mapping[UUID, int]  # the changed_seq of the last one of each
     after: Mapping[UUID, int]
@@ -207,56 +210,53 @@ async def _read(conn: Connection, after: Mapping[UUID, int]) -> _Changes:
     ids = sorted(after)
     parameters = {"ids": ids, "after": [after[one] for one in ids], "limit": CHANGES, "max_bytes": MAX_BYTES}
     rows = await (await conn.execute(queries.list_search_changes, parameters)).fetchall()
-    counts: dict[UUID, int] = {}
-    found: dict[UUID, int] = {}
-    last: dict[UUID, int] = {}
-    for conversation_id, _, changed_seq, *_, number, _ in rows:
-        counts[conversation_id] = counts.get(conversation_id, 0) + 1
-        found[conversation_id], last[conversation_id] = number, changed_seq
-    complete = {one for one in ids if counts.get(one, 0) == found.get(one, 0) < CHANGES}
+    counts = Counter(row[0] for row in rows)
+    ends = {row[0]: row for row in rows}  # the last row of each
+    all_of = {number: ends[number][-2] if number in ends else 0 for number in range(1, len(ids) + 1)}
+    complete = {number for number, count in all_of.items() if counts[number] == count < CHANGES}
     if rows and rows[0][-1]:  # cut off for its size: those behind the last one may have changes that are not here
-        complete = {one for one in complete if one <= rows[-1][0]}
-    return _Changes(rows, last, after, frozenset(complete))
+        complete = {number for number in complete if number <= rows[-1][0]}
+    last = {ids[number - 1]: row[2] for number, row in ends.items()}
+    return _Changes(ids, rows, last, after, frozenset(ids[number - 1] for number in complete))
 
 
 async def _write(conn: Connection, changes: _Changes) -> None:
-    shown: list[tuple[UUID, UUID]] = []
+    """Write the terms of messages, and bring the blocks up to date that have some of them.
+
+    Takes breaks for other tasks: the rows are a user's to choose, and this runs beside the sends of all."""
+    shown: list[tuple[int, str]] = []
     terms: list[str] = []
-    gone: list[tuple[UUID, UUID]] = []
-    for conversation_id, message_id, _, sender_id, body, has_file, name, is_shown, *_ in changes.rows:
-        if is_shown:
-            shown.append((conversation_id, message_id))
-            terms.append(await terms_of(sender_id, body, name, has_file=has_file))
-        else:
-            gone.append((conversation_id, message_id))
-    touched = []
+    gone: list[tuple[int, str]] = []
+    count = 0
+    for number, message_id, _, sender_id, body, has_file, name, is_shown, *_ in changes.rows:
+        if not is_shown:
+            gone.append((number, message_id))
+            continue
+        collected = search_text.Terms(search_text.marks(sender_id, body, has_file=has_file))
+        for added in chain(collected.add(body), collected.add(name or "")):
+            count += added
+            if count >= BREAK:
+                count = 0
+                await trio.lowlevel.checkpoint()
+        shown.append((number, message_id))
+        terms.append(str(collected))
+    in_blocks = []
     if shown:
-        parameters = {**_keys(shown), "terms": terms}
-        touched += await (await conn.execute(queries.write_search_terms, parameters)).fetchall()
+        parameters = {**_keys(changes.ids, shown), "terms": terms}
+        in_blocks += await (await conn.execute(queries.write_search_terms, parameters)).fetchall()
     if gone:
-        touched += await (await conn.execute(queries.delete_search_terms, _keys(gone))).fetchall()
-    if touched:
-        await conn.execute(queries.widen_search_blocks, _keys(touched))
-        await conn.execute(queries.refresh_search_blocks, _keys(touched))
-        ids = sorted({conversation_id for conversation_id, _ in touched})
+        in_blocks += await (await conn.execute(queries.delete_search_terms, _keys(changes.ids, gone))).fetchall()
+    if in_blocks:
+        parameters = {"conversation_ids": [row[0] for row in in_blocks], "ids": [row[1] for row in in_blocks]}
+        await conn.execute(queries.widen_search_blocks, parameters)
+        await conn.execute(queries.refresh_search_blocks, parameters)
+    if shown:
+        ids = [changes.ids[number - 1] for number in dict.fromkeys(number for number, _ in shown)]
         await conn.execute(queries.seal_search_blocks, {"ids": ids, "size": BLOCK, "spare": SPARE, "limit": SEALED})
 
 
-async def terms_of(sender_id: UUID, body: str, name: str | None, *, has_file: bool) -> str:
-    """The terms of a message, as PostgreSQL reads them. Takes breaks for other tasks."""
-    terms = search_text.Terms(search_text.marks(sender_id, body, has_file=has_file))
-    count = 0
-    for text in (body, name or ""):
-        for _ in terms.add(text):
-            count += 1
-            if count % BREAK == 0:
-                await trio.lowlevel.checkpoint()
-    return str(terms)
-
-
-def _keys(pairs: Iterable[Sequence[UUID]]) -> dict[str, list[UUID]]:
-    found = list(pairs)
-    return {"conversation_ids": [pair[0] for pair in found], "ids": [pair[1] for pair in found]}
+def _keys(ids: Sequence[UUID], rows: Sequence[tuple[int, str]]) -> dict[str, Sequence[object]]:
+    return {"conversation_ids": ids, "numbers": [row[0] for row in rows], "ids": [row[1] for row in rows]}
 
 
 async def _write_positions(conn: Connection, reached: Mapping[UUID, int]) -> None:

@@ -98,6 +98,25 @@ def test_a_message_of_hostile_size() -> None:
     assert f"'{'x' * search_text.MAX_TERM}':1" in written
 
 
+ASCII = st.text(alphabet=st.characters(max_codepoint=127), max_size=200) | st.text("ab _-'\\.", max_size=60)
+
+
+@given(st.lists(ASCII | st.text(max_size=20), max_size=3))
+def test_terms_stand_where_they_are(texts: list[str]) -> None:
+    """Each term of each text is numbered in order, with a gap between texts; ASCII texts, which are taken apart in a
+    way of their own, are no exception."""
+    terms = Terms([])
+    assert sum(sum(terms.add(text)) for text in texts) == sum(len([*tokens(text)]) for text in texts)
+    at: dict[str, list[str]] = {}
+    number = 0
+    for text in texts:
+        for token in tokens(text):
+            number += 1
+            at.setdefault(token.term.replace("\\", "\\\\").replace("'", "''"), []).append(str(number))
+        number += 1
+    assert str(terms) == " ".join(f"'{term}':{','.join(places)}" for term, places in at.items())
+
+
 @given(st.text(max_size=80))
 def test_any_text_finds_itself(text: str) -> None:
     """What was written is found when it is typed, as a phrase; terms stand where their characters do."""

@@ -5,9 +5,15 @@
 SELECT pg_try_advisory_lock(hashtext('parley.search'))
 
 -- name: list_search_queue
--- message_search_queue_pkey.
-SELECT position, conversation_ids, seqs, extract(epoch FROM clock_timestamp() - created_at)::float8
-FROM message_search_queue ORDER BY position LIMIT %(limit)s
+-- message_search_queue_pkey. Their positions, the first seq of each conversation, and the age of the oldest.
+WITH noted AS MATERIALIZED (
+    SELECT position, conversation_ids, seqs, created_at FROM message_search_queue ORDER BY position LIMIT %(limit)s
+), firsts AS (
+    SELECT k.id, min(k.seq) AS seq
+    FROM noted CROSS JOIN LATERAL unnest(noted.conversation_ids, noted.seqs) AS k (id, seq) GROUP BY k.id
+)
+SELECT (SELECT array_agg(position) FROM noted), (SELECT array_agg(id) FROM firsts), (SELECT array_agg(seq) FROM firsts),
+       (SELECT coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8 FROM noted)
 
 -- name: list_search_outbox
 -- A scan of the outbox, message_search_positions_pkey: what is committed and still not published after `age`, as when
@@ -36,7 +42,7 @@ WHERE c.id = ANY(%(ids)s::uuid[]) AND c.last_seq > coalesce(p.seq, 0)
 
 -- name: list_search_changes
 -- messages_changed_seq and messages_seq, as `changes` in messages.sql; files_pkey. `found` counts those of its
--- conversation: which has all of them below `limit`. Stops before the row that would bring the bodies (and 100 octets for
+-- conversation: which has all of them below `limit`. Ids are text, and conversations numbers, which costs the server less. Stops before the row that would bring the bodies (and 100 octets for
 -- each) past max_bytes, but never before the first.
 WITH found AS MATERIALIZED (
     SELECT k.number, m.conversation_id, m.id, m.changed_seq, m.sender_id, m.body, m.file_id,
@@ -55,7 +61,8 @@ WITH found AS MATERIALIZED (
         ORDER BY m.changed_seq LIMIT %(limit)s
     ) AS m
 )
-SELECT m.conversation_id, m.id, m.changed_seq, m.sender_id, m.body, m.file_id IS NOT NULL, f.name, m.is_shown, m.found, m.is_cut
+SELECT m.number, encode(uuid_send(m.id), 'hex'), m.changed_seq, encode(uuid_send(m.sender_id), 'hex'), m.body,
+       m.file_id IS NOT NULL, f.name, m.is_shown, m.found, m.is_cut
 FROM (
     SELECT *, sum(octet_length(body) + 100) OVER () > %(max_bytes)s AS is_cut,
            sum(octet_length(body) + 100) OVER (ORDER BY number, changed_seq) AS total,
@@ -65,21 +72,37 @@ FROM (
 WHERE m.total <= %(max_bytes)s OR m.position = 1
 ORDER BY m.number, m.changed_seq
 
+-- fragment: those_in_blocks
+-- message_search_blocks_pkey. Of those that were changed, the ones that are not behind the last block.
+SELECT w.conversation_id, w.id FROM written AS w CROSS JOIN LATERAL (
+    SELECT b.last_id FROM message_search_blocks AS b
+    WHERE b.conversation_id = w.conversation_id ORDER BY b.first_id DESC LIMIT 1
+) AS newest
+WHERE w.id <= newest.last_id
+
 -- name: write_search_terms
--- message_search_pkey. Returns those that are not as they were.
-INSERT INTO message_search AS s (conversation_id, id, terms)
-SELECT i.conversation_id, i.id, i.terms::tsvector
-FROM unnest(%(conversation_ids)s::uuid[], %(ids)s::uuid[], %(terms)s::text[]) AS i (conversation_id, id, terms)
-ORDER BY i.conversation_id, i.id
-ON CONFLICT (conversation_id, id) DO UPDATE SET terms = EXCLUDED.terms WHERE s.terms <> EXCLUDED.terms
-RETURNING s.conversation_id, s.id
+-- message_search_pkey.
+WITH written AS (
+    INSERT INTO message_search AS s (conversation_id, id, terms)
+    SELECT c.id, i.id, i.terms::tsvector
+    FROM unnest(%(numbers)s::int[], %(ids)s::uuid[], %(terms)s::text[]) AS i (number, id, terms)
+    JOIN unnest(%(conversation_ids)s::uuid[]) WITH ORDINALITY AS c (id, number) ON c.number = i.number
+    ORDER BY c.id, i.id
+    ON CONFLICT (conversation_id, id) DO UPDATE SET terms = EXCLUDED.terms WHERE s.terms <> EXCLUDED.terms
+    RETURNING s.conversation_id, s.id
+)
+{those_in_blocks}
 
 -- name: delete_search_terms
 -- message_search_pkey.
-DELETE FROM message_search AS s
-USING unnest(%(conversation_ids)s::uuid[], %(ids)s::uuid[]) AS i (conversation_id, id)
-WHERE s.conversation_id = i.conversation_id AND s.id = i.id
-RETURNING s.conversation_id, s.id
+WITH written AS (
+    DELETE FROM message_search AS s
+    USING unnest(%(numbers)s::int[], %(ids)s::uuid[]) AS i (number, id)
+    JOIN unnest(%(conversation_ids)s::uuid[]) WITH ORDINALITY AS c (id, number) ON c.number = i.number
+    WHERE s.conversation_id = c.id AND s.id = i.id
+    RETURNING s.conversation_id, s.id
+)
+{those_in_blocks}
 
 -- name: widen_search_blocks
 -- message_search_blocks_pkey. A message that comes late may have an id between two blocks, or before the first: the one

@@ -5,6 +5,7 @@ from functools import partial
 from uuid import UUID
 
 import pytest
+import trio
 
 from store import search_text
 from store.ids import id_floor, new_id
@@ -109,7 +110,7 @@ async def test_only_what_one_may_see_now(conn: Connection, writer: Writer) -> No
     assert await find(conn, alice, "secret") == ["secret two"]
 
 
-@pytest.mark.parametrize("count", [search.BLOCK + search.SPARE - 1, 5 * search.BLOCK])
+@pytest.mark.parametrize("count", [search.BLOCK + search.SPARE - 1, search.BLOCK + search.SPARE, 5 * search.BLOCK])
 async def test_changes_are_brought_in(conn: Connection, count: int) -> None:
     """Edits and deletions change the terms, of single messages and of blocks."""
     [alice] = await make_users(conn, 1)
@@ -126,6 +127,13 @@ async def test_changes_are_brought_in(conn: Connection, count: int) -> None:
     terms = "SELECT count(*) FROM message_search_blocks WHERE terms @@ '''number4'''"
     assert await fetch_value(conn, terms) == 0
     assert await fetch_value(conn, ALL) == count - 1
+    edges = [0, search.BLOCK - 1, (count - search.SPARE) // search.BLOCK * search.BLOCK - 1]  # of blocks
+    for edge in {max(index, 0) for index in edges}:
+        change = await messages.update_message(conn, ids[edge], f"edge{edge}")
+        assert change is not None
+        await search.bring_in(conn, {group: change.seq})
+        assert await find(conn, alice, f"edge{edge}") == [f"edge{edge}"]
+        assert await find(conn, alice, f"number{edge}") == []
 
 
 async def test_late_ids(conn: Connection) -> None:
@@ -147,6 +155,33 @@ async def test_late_ids(conn: Connection) -> None:
         "ON a.first_id < b.first_id AND a.last_id >= b.first_id"
     )
     assert await fetch_value(conn, overlaps) == 0
+
+
+async def test_others_have_their_turn(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the terms of many short messages there are breaks for other tasks, as within a long one; and no more of
+    them is read at once than takes a moment."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    await insert(conn, group, alice, ["some few words"] * 1000 + ["überall " * 2000])
+    breaks = 0
+
+    async def checkpoint() -> None:
+        nonlocal breaks
+        breaks += 1
+
+    sizes = []
+    write = search._write
+
+    async def note(conn: Connection, changes: search._Changes) -> None:
+        sizes.append(len(changes.rows))
+        await write(conn, changes)
+
+    monkeypatch.setattr(trio.lowlevel, "checkpoint", checkpoint)
+    monkeypatch.setattr(search, "_write", note)
+    while (await search.bring_in(conn, {group: 1}))[1]:
+        pass
+    assert sum(sizes) == 1002 and max(sizes) * 100 <= search.MAX_BYTES
+    assert breaks >= (1000 * 3 + 2000) // search.BREAK - len(sizes)
 
 
 async def test_pages(conn: Connection) -> None:
@@ -204,7 +239,7 @@ async def test_filters(conn: Connection, writer: Writer) -> None:
     await writer.send(other, bob, "word there").message()
     await bring_in(conn)
     assert await find(conn, bob, "word", conversation_id=other) == ["word there"]
-    assert await find(conn, bob, "word", marks=[search_text.of_sender(bob)]) == ["word there"]
+    assert await find(conn, bob, "word", marks=[search_text.of_sender(bob.hex)]) == ["word there"]
     assert await find(conn, bob, "", marks=[search_text.LINK]) == ["word see https://example.org/x"]
     ms = first.id.int >> 80
     assert await find(conn, bob, "word", before_ms=ms) == []
