@@ -135,3 +135,9 @@ def pairs_of(people: int) -> Cast:
     """Everybody in one direct conversation."""
     people += people % 2
     return Cast(people=people, pairs=[(number, number + 1) for number in range(0, people, 2)])
+
+
+def groups_of(size: int, count: int) -> Cast:
+    """Everybody in one group; no user is in two."""
+    groups = [tuple(range(size * index, size * (index + 1))) for index in range(count)]
+    return Cast(people=size * count, groups=groups)

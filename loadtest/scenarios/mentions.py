@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from loadtest.oracle.mentions import NONE, Named
 from loadtest.payloads import Message
-from loadtest.scenarios.base import Cast, Common, Scenario, Share, Size
+from loadtest.scenarios.base import Cast, Common, Scenario, Share, Size, groups_of
 from loadtest.scenarios.search import look
 from loadtest.virtual_user import VirtualUser
 
@@ -56,10 +56,7 @@ class Mentions(Scenario):
         self._pinned: dict[str, deque[Message]] = {}  # by conversation, those of this worker, the first one first
 
     def cast(self) -> Cast:
-        size, count = self.parameters.members, self.parameters.groups
-        return Cast(
-            people=size * count, groups=[tuple(range(size * index, size * (index + 1))) for index in range(count)]
-        )
+        return groups_of(self.parameters.members, self.parameters.groups)
 
     def act(self, world: "World", due: float) -> None:
         given, rng = self.parameters, world.rng

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from loadtest.scenarios.base import Cast, Common, Scenario, Share, Size
+from loadtest.scenarios.base import Cast, Common, Scenario, Share, Size, groups_of
 
 if TYPE_CHECKING:
     from loadtest.world import World
@@ -27,10 +27,7 @@ class Noise(Scenario):
     judged = "receipt"
 
     def cast(self) -> Cast:
-        size, count = self.parameters.members, self.parameters.groups
-        return Cast(
-            people=size * count, groups=[tuple(range(size * index, size * (index + 1))) for index in range(count)]
-        )
+        return groups_of(self.parameters.members, self.parameters.groups)
 
     def act(self, world: "World", due: float) -> None:
         given, virtual_user, chance = self.parameters, world.rng.choice(world.actors), world.rng.random()

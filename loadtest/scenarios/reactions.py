@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from loadtest.scenarios.base import Cast, Common, Scenario, Share, Size
+from loadtest.scenarios.base import Cast, Common, Scenario, Share, Size, groups_of
 
 if TYPE_CHECKING:
     from loadtest.world import World
@@ -28,10 +28,7 @@ class Reactions(Scenario):
     judged = "react"
 
     def cast(self) -> Cast:
-        size, count = self.parameters.members, self.parameters.groups
-        return Cast(
-            people=size * count, groups=[tuple(range(size * index, size * (index + 1))) for index in range(count)]
-        )
+        return groups_of(self.parameters.members, self.parameters.groups)
 
     def act(self, world: "World", due: float) -> None:
         virtual_user = world.rng.choice(world.actors)

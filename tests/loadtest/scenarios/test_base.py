@@ -3,7 +3,7 @@
 import pytest
 
 from loadtest.scenarios import SCENARIOS
-from loadtest.scenarios.base import Enters, HasBackground, NoticesArrivals, Prepares
+from loadtest.scenarios.base import Enters, HasBackground, NoticesArrivals, Prepares, groups_of
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -18,3 +18,9 @@ def test_what_a_scenario_does_besides_is_declared(name: str) -> None:
     ):
         assert declared.__abstractmethods__ == {method}
         assert hasattr(kind, method) is issubclass(kind, declared)
+
+
+def test_groups_share_no_user() -> None:
+    """Everybody is in one group, all of one size."""
+    cast = groups_of(3, 2)
+    assert (cast.people, cast.groups, cast.pairs) == (6, [(0, 1, 2), (3, 4, 5)], ())
