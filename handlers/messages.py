@@ -112,7 +112,7 @@ class Messages:
             sentence = f"1 to {MAX_CLIENT_ID} printable characters"
             raise ChatError("invalid_request", f"clientMessageId is {sentence}.", errors={"clientMessageId": sentence})
         if request.also_in_conversation and request.thread_id is None:
-            sentence = "for replies in threads only"
+            sentence = "for replies in threads only: it needs a threadId"
             raise ChatError(
                 "invalid_request", f"alsoInConversation is {sentence}.", errors={"alsoInConversation": sentence}
             )

@@ -87,6 +87,20 @@ def _choice(kind: type[WireEnum], *members: WireEnum) -> Schema:
     return {"anyOf": [{"type": "string", "enum": [member.value for member in members]}, {"enum": indices}]}
 
 
+# `alsoInConversation` of a message that is no reply, and of one that is.
+_NO_REPLY: Schema = {
+    "anyOf": [{"type": "boolean", "const": False}, {"type": "null"}],
+    "description": "True only with a `threadId`.",
+}
+_TEXT: Schema = {
+    "type": {"anyOf": [*_choice(MessageType, *SPOKEN_TYPES)["anyOf"], {"type": "null"}]},
+    "content": {"pattern": f"^{texts.CONTENT}$"},
+}
+_FILE: Schema = {
+    "type": _choice(MessageType, *FILE_TYPES),
+    "fileId": UUID_SCHEMA,
+    "content": {"pattern": f"^{texts.STORABLE}$"},
+}
 # Alternatives where the valid values of a field depend on another field: what is different in each, and what it needs.
 _ALTERNATIVES: Mapping[type, list[Schema]] = {
     CreateConversation: [
@@ -101,21 +115,13 @@ _ALTERNATIVES: Mapping[type, list[Schema]] = {
         {"title": "Group", "properties": {"type": _choice(ConversationType, ConversationType.GROUP)}},
     ],
     CreateMessage: [
+        {"title": "Text", "properties": {**_TEXT, "alsoInConversation": _NO_REPLY}},
+        {"title": "File", "properties": {**_FILE, "alsoInConversation": _NO_REPLY}, "required": ["fileId", "type"]},
+        {"title": "TextReply", "properties": {**_TEXT, "threadId": UUID_SCHEMA}, "required": ["threadId"]},
         {
-            "title": "Text",
-            "properties": {
-                "type": {"anyOf": [*_choice(MessageType, *SPOKEN_TYPES)["anyOf"], {"type": "null"}]},
-                "content": {"pattern": f"^{texts.CONTENT}$"},
-            },
-        },
-        {
-            "title": "File",
-            "properties": {
-                "type": _choice(MessageType, *FILE_TYPES),
-                "fileId": UUID_SCHEMA,
-                "content": {"pattern": f"^{texts.STORABLE}$"},
-            },
-            "required": ["fileId", "type"],
+            "title": "FileReply",
+            "properties": {**_FILE, "threadId": UUID_SCHEMA},
+            "required": ["fileId", "type", "threadId"],
         },
     ],
 }

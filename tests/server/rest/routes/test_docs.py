@@ -7,6 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from handlers.errors import CODES
@@ -120,6 +121,14 @@ async def test_what_is_true_of_schemas(described: dict[str, Any]) -> None:
     assert '["Owner", "Admin", "Member"]' in role and "[0, 1, 2]" in role
     for alternative in schemas["CreateMessage"]["anyOf"]:
         assert alternative["properties"]["content"]["maxLength"] == 32768
+    check = Draft202012Validator({**schemas["CreateMessage"], "components": described["components"]}).is_valid
+    text = {"conversationId": str(uuid4()), "content": "x"}
+    file = {**text, "type": "File", "fileId": str(uuid4())}
+    for one in (text, file):
+        assert check(one) and check({**one, "threadId": str(uuid4()), "alsoInConversation": True})
+        assert check({**one, "threadId": None, "alsoInConversation": False})
+        assert not check({**one, "alsoInConversation": True})
+        assert not check({**one, "threadId": None, "alsoInConversation": True})
     assert set(schemas["Problem"]["properties"]["code"]["enum"]) == set(CODES)
     [limit] = [p for p in described["paths"]["/api/users"]["get"]["parameters"] if p["name"] == "limit"]
     assert limit["schema"] == {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}
