@@ -23,12 +23,7 @@ class Newest:
 
     def __init__(self, stored: Sequence[Message]) -> None:
         self.head = max((message.changed_seq for message in stored), default=0)
-        self._recent = [
-            (message.seq, message.sender_id, None if in_main(message) else message.thread_id)
-            if message.deleted_at is None
-            else (0, None, None)
-            for message in stored[-COUNTED:]
-        ]
+        self._recent = [message for message in stored[-COUNTED:] if message.deleted_at is None]
         self.threads = replies_of(stored)
         self.roots = {message.id: message for message in stored if message.id in self.threads}
         self._mentioning = [
@@ -38,10 +33,13 @@ class Newest:
         ]
 
     def unread(self, user_id: str, read_seq: int, following: Collection[str] = ()) -> int:
-        """`following`: the roots of the threads that the user follows. Replies in others do not count for them."""
+        """`following`: the roots of the threads that the user follows. Of replies in others those count for them that
+        mention them, or are in the conversation, too."""
         return sum(
-            seq > read_seq and sender != user_id and (root is None or root in following)
-            for seq, sender, root in self._recent
+            one.seq > read_seq
+            and one.sender_id != user_id
+            and (in_main(one) or one.mention_all or one.thread_id in following or user_id in one.mentions)
+            for one in self._recent
         )
 
     def mentioned(self, user_id: str, read_seq: int) -> int:

@@ -54,4 +54,7 @@ async def test_threads(database: str, redis_url: str) -> None:
                 if isinstance(event, parley_client.ThreadChanged) and not event.thread.is_following:
                     break
             assert not other.conversation(group).is_following(root)
+            await b.conversation(group).send("to all", thread=root, mention_all=True).committed()
+            await wait_until(lambda: (found.unread_count, found.mention_count) == (2, 1))
+            assert (await a.unread()).unread_count == 2 and not found.is_following(root)
             assert (await found.follow_thread(root)).is_following and (await a.unread()).unread_threads == 0

@@ -304,12 +304,12 @@ export class Conversation extends Emitter {
     return listed ? this.#snapshot(listed) : null;
   }
 
-  /** How many messages of others one has not read. */
+  /** How many messages of others one has not read. Of replies in threads that one does not follow those that mention one. */
   get unreadCount() {
     /** @type {Map<string, boolean>} */
     const followed = new Map();
     const isFollowed = (/** @type {string} */ id) => followed.get(id) ?? (followed.set(id, this.isFollowing(id)), followed.get(id) ?? false);
-    return this.#count((wire) => isMain(wire) || isFollowed(wire.threadId ?? ""), this.#details?.unreadCount ?? 0);
+    return this.#count((wire) => isMain(wire) || isMention(wire, this.#host.me) || isFollowed(wire.threadId ?? ""), this.#details?.unreadCount ?? 0);
   }
 
   /** How many messages that one has not read mention one, by name or as one of all. */

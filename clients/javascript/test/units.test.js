@@ -729,6 +729,12 @@ promise("replies are in their threads, and unread for those who follow them", as
   const has = (messages) => messages.some(({ key }) => key === pending.key);
   assert.deepEqual([has(here.replies(theirs.id)), has(here.messages)], [true, false]);
   assert.equal((await pending.whenSent()).threadId, theirs.id);
+  const other = await there.send("another").whenSent();
+  await there.send("to those who follow", { threadId: other.id }).whenSent();
+  await there.send("to all", { threadId: other.id, mentionAll: true }).whenSent();
+  await until(() => here.allMessages.at(-1)?.content === "to all");
+  here.markRead(other.seq);
+  assert.deepEqual([here.isFollowing(other.id), here.unreadCount, here.mentionCount], [false, 1, 1]);
   const c = await connect("a", {});
   const anew = c.conversations[0];
   while (!anew.isComplete) await anew.loadOlder({ limit: 2 });

@@ -248,7 +248,8 @@ class Conversation:
 
     @property
     def unread_count(self) -> int:
-        """How many messages of others one has not read, among the newest 1,000."""
+        """How many messages of others one has not read, among the newest 1,000. Of replies in threads that one does not
+        follow those that mention one."""
         return self._count(self._is_unread, self._info.unread_count)
 
     @property
@@ -269,8 +270,10 @@ class Conversation:
         return min(COUNTED, listed + sum(map(is_counted, later)))
 
     def _is_unread(self, message: Message) -> bool:
-        if not self._is_after(message) or message.thread_id is None or message.also_in_conversation:
-            return self._is_after(message)
+        if not self._is_after(message):
+            return False
+        if message.thread_id is None or message.also_in_conversation or message.mentions_user(self._actions.me.id):
+            return True
         if message.thread_id not in self._followed:
             self._followed[message.thread_id] = self.is_following(message.thread_id)
         return self._followed[message.thread_id]

@@ -151,9 +151,10 @@ WHERE u.conversation_id = c.id AND u.seq > v.read_seq
 {past} ORDER BY u.seq DESC
 
 -- fragment: is_unread
--- A reply that is in its thread only counts for those who follow the thread: thread_members_pkey, for each such reply.
+-- A reply that is in its thread only counts for those whom it mentions, and for those who follow the thread:
+-- thread_members_pkey, for each such reply.
 newest.sender_id <> v.user_id AND newest.deleted_at IS NULL AND (
-    newest.thread_id IS NULL OR newest.also_in_conversation OR coalesce((
+    newest.thread_id IS NULL OR newest.also_in_conversation OR newest.mention_all OR v.user_id = ANY(newest.mentions) OR coalesce((
         SELECT w.is_following FROM thread_members AS w WHERE w.user_id = v.user_id AND w.root_id = newest.thread_id
     ), false)
 )

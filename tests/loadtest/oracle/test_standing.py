@@ -58,6 +58,23 @@ def test_counts_follow_from_messages_and_receipt(user: str, read: int, unread: i
     assert (newest.unread(user, read), newest.mentioned(user, read), newest.head) == (unread, mentioned, 7)
 
 
+@pytest.mark.parametrize(
+    ("changes", "unread"),
+    [
+        ({}, [1, 0, 0]),
+        ({"also_in_conversation": True}, [1, 1, 0]),
+        ({"mention_all": True}, [1, 1, 0]),
+        ({"mentions": ("u2",)}, [1, 1, 0]),
+        ({"mention_all": True, "deleted_at": "then"}, [0, 0, 0]),
+    ],
+)
+def test_replies_count_for_some(changes: dict[str, object], unread: list[int]) -> None:
+    """A reply counts for who follows its thread, and for others if it is in the conversation, too, or mentions them."""
+    newest = Newest([message(1), message(2, thread_id="m1", **changes)])
+    assert [newest.unread("u1", 1, {"m1"}), newest.unread("u2", 1), newest.unread("u0", 1)] == unread
+    assert newest.mentioned("u2", 1) <= newest.unread("u2", 1)
+
+
 def test_counts_are_bounded() -> None:
     """Of what is older than the newest thousand none is unread, but it mentions; no count is above a thousand."""
     newest = Newest([message(seq, mention_all=seq == 1) for seq in range(1, COUNTED + 3)])

@@ -11,7 +11,18 @@ from handlers.threads import Threads
 from handlers.transactions import Transactions
 from store.ids import new_id
 from store.model import Change, Cursor, Message, Role, ThreadState, ThreadSummary
-from store.postgres import conversations, cursors, messages, migrate, outbox, partitions, queries, threads, users
+from store.postgres import (
+    conversations,
+    cursors,
+    mentions,
+    messages,
+    migrate,
+    outbox,
+    partitions,
+    queries,
+    threads,
+    users,
+)
 from store.postgres.connection import Connection
 from store.postgres.message_batch import COLUMNS
 from store.postgres.pool import Pool
@@ -230,6 +241,23 @@ async def test_unread_of_the_conversation(conn: Connection, writer: Writer) -> N
     await threads.unfollow(conn, root, alice)
     await conn.execute("UPDATE members SET read_seq = %s WHERE user_id = %s", [root.seq, alice])
     assert await unread(conn, alice, group) == 1 and await unread_threads() == [0, 0, 0] and await listed(alice) == []
+
+
+async def test_a_mention_is_unread(conn: Connection, writer: Writer) -> None:
+    """A reply that mentions somebody counts for them in the conversation, also as one of all, whether they follow its
+    thread or not; not any more when it is deleted, or an edit has taken the mention out."""
+    alice, bob, _ = people = await make_users(conn, 3)
+    group = await make_group(conn, people)
+    root = await writer.send(group, alice).message()
+    await conn.execute("UPDATE members SET read_seq = %s", [root.seq])
+    to_all = await writer.send(group, alice, thread_id=root.id, all_up_to=100).message()
+    assert [await unread(conn, who, group) for who in people] == [0, 1, 1]
+    named = await writer.send(group, alice, thread_id=root.id, mentions=(bob,)).message()
+    await threads.unfollow(conn, root, bob)
+    assert [await unread(conn, who, group) for who in people] == [0, 2, 1]
+    await mentions.replace_mentions(conn, named, (), False)
+    await messages.delete_message(conn, to_all.id)
+    assert [await unread(conn, who, group) for who in people] == [0, 0, 0]
 
 
 async def test_membership(conn: Connection, writer: Writer) -> None:
