@@ -7,21 +7,22 @@ again ends its session everywhere. The caller checks what a provider says (`serv
 import re
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from hmac import compare_digest
 from uuid import UUID
 
 import msgspec
 import structlog
 
-from handlers import page_cursors, text_rules
+from handlers import page_cursors, permissions, text_rules
 from handlers.errors import ChatError
 from handlers.idempotency import claim
-from handlers.model import Caller, Client, Identity, Once, Tokens
+from handlers.model import Caller, Client, GrantedToken, Identity, Once, Tokens
 from handlers.ports import Connections
 from handlers.refresh_tokens import RefreshTokens
 from handlers.transactions import Transactions
 from store.ids import new_id
-from store.model import Change, Session
+from store.model import Account, Change, Session
 from store.postgres import accounts as store
 from store.postgres import users
 from store.postgres.connection import Connection
@@ -29,10 +30,11 @@ from store.redis.inbox_entries import disconnection_of
 
 REFRESH_TTL = 30 * 86400.0  # seconds a session lives without being refreshed
 GRACE = 10.0  # seconds in which the token before the last is still taken: the answer may have been lost on its way
+ENDED_AT_ONCE = 100  # sessions that are listed to be ended
 ATTEMPTS = 8  # at finding a free username
 CLIENT_MAX, ADDRESS_MAX = 256, 64  # characters kept of what a client says of itself
 
-Mint = Callable[[UUID, UUID], tuple[str, int]]
+Mint = Callable[[UUID, UUID, int | None], tuple[str, int]]
 
 log = structlog.get_logger("parley.accounts")
 
@@ -41,8 +43,8 @@ class Accounts:
     def __init__(
         self, pool: Connections, transactions: Transactions, tokens: RefreshTokens, mint: Mint, *, admits: bool = True
     ) -> None:
-        """`mint(user_id, session_id)` makes an access token and says how many seconds it lives. `admits`: an identity
-        not seen before makes a user."""
+        """`mint(user_id, session_id, seconds)` makes an access token and says how many seconds it lives: the usual time
+        if that is None. `admits`: an identity not seen before makes a user."""
         self._pool = pool
         self._transactions = transactions
         self._tokens = tokens
@@ -104,7 +106,7 @@ class Accounts:
         await self._transactions.run(write)
 
     async def _adopt(self, conn: Connection, identity: Identity) -> UUID:
-        user_id = await self._make_user(conn, identity)
+        user_id = (await make_user(conn, identity)).id
         if await store.insert_identity(conn, identity.provider, identity.subject, user_id):
             return user_id
         # Signed in twice at the same moment for the first time: the first one's user it is.
@@ -112,23 +114,6 @@ class Accounts:
         assert found is not None
         await users.delete_user(conn, user_id)
         return found
-
-    @staticmethod
-    async def _make_user(conn: Connection, identity: Identity) -> UUID:
-        username = username_for(identity)
-        display_name = printable(identity.name or "", 128)
-        if not text_rules.fits(text_rules.NAME, display_name):
-            display_name = username
-        for attempt in range(ATTEMPTS):
-            name = username if attempt == 0 else f"{username[:55]}-{secrets.token_hex(attempt)[:8]}"
-            try:
-                account = await users.insert_user(
-                    conn, name, display_name, email=_email(identity.email), avatar_url=_picture(identity.picture)
-                )
-            except users.UsernameTaken:
-                continue
-            return account.id
-        raise ChatError("unavailable", "No username could be found; try again.")
 
     async def _begin(self, conn: Connection, user_id: UUID, client: Client) -> Tokens:
         session_id = new_id()
@@ -139,8 +124,43 @@ class Accounts:
         return self._tokens_for(user_id, session_id, token)
 
     def _tokens_for(self, user_id: UUID, session_id: UUID, refresh_token: str) -> Tokens:
-        access_token, expires_in = self._mint(user_id, session_id)
+        access_token, expires_in = self._mint(user_id, session_id, None)
         return Tokens(access_token, refresh_token, expires_in, session_id)
+
+    # -- for applications --------------------------------------------------------------------------
+
+    async def grant(self, user_id: UUID, seconds: int, client: Client) -> GrantedToken:
+        """Begin a session that lasts as long as its one access token. Raises ChatError("not_found")."""
+        session_id = new_id()
+
+        async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
+            spent = secrets.token_bytes(32)  # no refresh token has this hash
+            if not await store.insert_session(conn, session_id, user_id, spent, ttl=seconds, **_shown(client)):
+                raise permissions.not_found("user")
+            return None, ()
+
+        await self._transactions.run(write)
+        token, expires_in = self._mint(user_id, session_id, seconds)
+        return GrantedToken(token, expires_in, session_id, user_id)
+
+    async def end_all(self, user_id: UUID) -> None:
+        """End the sessions that a user has now, and their connections on every instance (P9).
+
+        Raises ChatError("not_found").
+        """
+        before: UUID | None = None
+        while True:
+            async with self._pool.connection() as conn:
+                exists, _ = await users.fetch_standing(conn, user_id, None)
+                if not exists:
+                    raise permissions.not_found("user")
+                found = await store.list_sessions(conn, user_id, limit=ENDED_AT_ONCE, before=before)
+            for session in found:
+                with suppress(ChatError):  # it ended meanwhile
+                    await self._end(user_id, session.id)
+            if len(found) < ENDED_AT_ONCE:
+                return
+            before = found[-1].id
 
     # -- refreshing -----------------------------------------------------------------------------
 
@@ -236,6 +256,33 @@ class Accounts:
             return None, ()
 
         await self._transactions.run(write, disconnects=disconnection_of(user_id, session_id))
+
+
+async def make_user(
+    conn: Connection, identity: Identity, *, user_id: UUID | None = None, may_differ: bool = True
+) -> Account:
+    """Make a user of what is said of them. The username becomes another one that begins like it when it is taken, if it
+    `may_differ`; else this raises ChatError("username_taken")."""
+    username = username_for(identity)
+    display_name = printable(identity.name or "", 128)
+    if not text_rules.fits(text_rules.NAME, display_name):
+        display_name = username
+    for attempt in range(ATTEMPTS):
+        name = username if attempt == 0 else f"{username[:55]}-{secrets.token_hex(attempt)[:8]}"
+        try:
+            return await users.insert_user(
+                conn,
+                name,
+                display_name,
+                email=_email(identity.email),
+                avatar_url=_picture(identity.picture),
+                user_id=user_id,
+            )
+        except users.UsernameTaken:
+            if not may_differ:
+                sentence = f"The username {username!r} is taken."
+                raise ChatError("username_taken", sentence, errors={"username": "taken"}) from None
+    raise ChatError("unavailable", "No username could be found; try again.")
 
 
 def _is_recent(found: store.LockedSession) -> bool:

@@ -27,6 +27,7 @@ CODES: dict[str, ErrorCode] = {
     "invalid_cursor": ErrorCode(400, "The cursor is not one of ours", "Start from the first page."),
     "unauthenticated": ErrorCode(401, "No valid access token", "Sign in or refresh the token."),
     "forbidden": ErrorCode(403, "Not allowed", "Ask somebody with the role it needs."),
+    "scope_required": ErrorCode(403, "The API key lacks a scope", "Use a key with the scope that the sentence names."),
     "mention_all_forbidden": ErrorCode(
         403, "Not all may be mentioned", "Name some members, or ask an admin of the group."
     ),

@@ -51,6 +51,8 @@ SENDABLE_TYPES = tuple(member for member in MessageType if member in SPOKEN_TYPE
 MAX_MENTIONS = 50  # users who are mentioned by name in one message
 MAX_DESCRIPTION = 1024  # characters of the description of a group
 MAX_SLOW_MODE = 21_600  # seconds between two messages of one member
+MAX_PROVISIONED = 100  # users in one request of an application
+MIN_TOKEN_SECONDS, TOKEN_SECONDS, MAX_TOKEN_SECONDS = 60, 3600, 86_400  # of a token that an application mints
 _MARKABLE = (MessageStatus.DELIVERED, MessageStatus.READ)
 
 UserStatusChoice = Annotated[str, _name_of(UserStatus)] | Annotated[int, _index_of(UserStatus)]
@@ -122,6 +124,22 @@ class Tokens(Wire, frozen=True):
     token_type: str = "Bearer"
 
 
+class GrantedToken(Wire, frozen=True):
+    """An access token that an application has minted for a user. `expires_in` is in seconds."""
+
+    access_token: str
+    expires_in: int
+    session_id: UUID
+    user_id: UUID
+    token_type: str = "Bearer"
+
+
+class MintToken(Wire, frozen=True):
+    """How long the token is good, in seconds."""
+
+    expires_in_seconds: Annotated[int, Meta(ge=MIN_TOKEN_SECONDS, le=MAX_TOKEN_SECONDS)] | None = None
+
+
 class RefreshRequest(Wire, frozen=True):
     refresh_token: Annotated[str, Meta(min_length=1, max_length=512)]
 
@@ -140,6 +158,25 @@ class UpdateUser(Wire, frozen=True):
     avatar_url: Picture | UnsetType | None = UNSET
     email: Email | UnsetType | None = UNSET
     status_text: StatusText | UnsetType | None = UNSET
+
+
+class ProvisionUser(Wire, frozen=True):
+    """A user of an application. Of one who is there already what is left out stays, and so does the username."""
+
+    username: Annotated[str, Meta(min_length=1, max_length=64), _pattern(text_rules.USERNAME_ECMA)] | None = None
+    display_name: Annotated[str, Meta(min_length=1, max_length=128), _pattern(text_rules.NAME)] | None = None
+    avatar_url: Picture | UnsetType | None = UNSET
+    email: Email | UnsetType | None = UNSET
+
+
+class ProvisionedUser(ProvisionUser, frozen=True, kw_only=True):
+    """The same with the id by which the application knows the user."""
+
+    external_id: Annotated[str, Meta(min_length=1, max_length=255), _pattern(text_rules.EXTERNAL_ID)]
+
+
+class ProvisionUsers(Wire, frozen=True):
+    users: Annotated[tuple[ProvisionedUser, ...], Meta(min_length=1, max_length=MAX_PROVISIONED)]
 
 
 class UpdatePrivacy(Wire, frozen=True):

@@ -37,6 +37,8 @@ _BLANK_LETTERS = "(?!.*[\\u115f\\u1160\\u3164\\uffa0\U00013441\U00013442])"
 USERNAME = _BLANK_LETTERS + r"\w(?:[\w.@+ -]{0,62}\w)?"
 USERNAME_ECMA = _BLANK_LETTERS + r"[\p{L}\p{N}_](?:[\p{L}\p{N}_.@+ -]{0,62}[\p{L}\p{N}_])?"
 
+# By what an application knows a user: what stands in a path as it is, or percent-encoded.
+EXTERNAL_ID = r"[!-,\-0-\[\]-~][!-,\-.0-\[\]-~]{0,254}"
 # A time as RFC 3339 writes it, with its time zone. What no calendar has (the 31st of June) is the day after.
 TIME = (
     "[1-9][0-9]{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
@@ -47,7 +49,10 @@ NO_TEXT = "text with a lone surrogate, or bytes that are not UTF-8, is no Unicod
 LAST_TIME = datetime(9999, 12, 31, 23, 59, 59, 999_000, UTC)  # to the millisecond
 MAX_DIGITS = 19  # of a whole number: what 64 bits hold. Python refuses to read thousands, and is slow before that
 
-_compiled = {pattern: re.compile(pattern) for pattern in (LINE, NAME, DESCRIPTION, KEY, EMAIL, PICTURE, USERNAME, TIME)}
+_compiled = {
+    pattern: re.compile(pattern)
+    for pattern in (LINE, NAME, DESCRIPTION, KEY, EMAIL, PICTURE, USERNAME, EXTERNAL_ID, TIME)
+}
 _visible = re.compile(_SEEN)
 
 

@@ -135,11 +135,7 @@ class Users:
 
     async def update(self, caller: Caller, request: UpdateUser, *, if_match: Collection[str] | None = None) -> Account:
         """What is left out stays; null takes it away."""
-        if request.display_name is not None and not text_rules.fits(text_rules.NAME, request.display_name):
-            raise _not_a_line("displayName")
-        check_picture(request.avatar_url if isinstance(request.avatar_url, str) else None)
-        _check_email(request.email if isinstance(request.email, str) else None)
-        _check_text("statusText", request.status_text or None)
+        check_profile(request)
 
         async def change(conn: Connection) -> Account:
             return _found(
@@ -237,6 +233,15 @@ async def shown(users: Sequence[User], presence: Presence) -> list[User]:
     except Unavailable:
         return list(users)
     return [user if user.id in online else msgspec.structs.replace(user, status=UserStatus.OFFLINE) for user in users]
+
+
+def check_profile(request: UpdateUser) -> None:
+    """Raises ChatError("invalid_request")."""
+    if request.display_name is not None and not text_rules.fits(text_rules.NAME, request.display_name):
+        raise _not_a_line("displayName")
+    check_picture(request.avatar_url if isinstance(request.avatar_url, str) else None)
+    _check_email(request.email if isinstance(request.email, str) else None)
+    _check_text("statusText", request.status_text or None)
 
 
 def _encode_position(position: store.Position) -> str:

@@ -93,7 +93,7 @@ class Instance:
         self.rooms, self.lanes, self.publisher = cluster.rooms, cluster.lanes, cluster.publisher
         self.subscriptions, self.relay, self.membership = cluster.subscriptions, cluster.relay, cluster.membership
         self.transactions, self.receipts = cluster.transactions, cluster.receipts
-        self.reactions = self.handlers.reactions
+        self.reactions, self.api_keys = self.handlers.reactions, self.handlers.api_keys
         self.threads = cluster.threads
         self.search_indexer = cluster.search_indexer
         self.hub, self.forwarding, self.http_endpoint = hub.server, hub.forwarding, hub.http_endpoint
@@ -144,6 +144,7 @@ class Instance:
             ("lanes", self.lanes.run),
             ("reactions", self.reactions.run),
             ("threads", self.threads.run),
+            ("api_keys", self.api_keys.run),
             ("batch_loader", self.cluster.sync.run),
             ("flusher", self.cluster.flusher.run),
             ("timer_wheel", self.hub_parts.wheel.run),

@@ -97,6 +97,7 @@ class User(Wire, frozen=True):
     status_text: str | None
     last_seen_at: Timestamp | None
     created_at: Timestamp
+    external_id: str | None  # by which an application knows its user
 
 
 class Account(User, frozen=True):

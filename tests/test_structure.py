@@ -159,7 +159,7 @@ SET_FROM_OUTSIDE: dict[str, dict[str, set[str]]] = {
         "server/hub/invocations.py": {"calls"},
     },
     "of one request or view: on Quart's `g`, its response, the trace of the request, the function of the view": {
-        "server/rest/app.py": {"began", "caller", "route", "user"},
+        "server/rest/app.py": {"began", "caller", "grant", "key", "route", "user"},
         "server/rest/requests.py": {"open_route", "sign_in_route", "parting_route", "upload_route", "join_route"},
         "server/rest/routes/signed_urls.py": {"timeout"},
         "server/rest/routes/users.py": {"timeout"},

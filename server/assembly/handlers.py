@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from handlers.accounts import Accounts
+from handlers.api_keys import ApiKeys
 from handlers.conversations import Conversations
 from handlers.export import Export
 from handlers.files import Files
 from handlers.groups import Groups
 from handlers.messages import Messages, Queue
+from handlers.provisioning import Provisioning
 from handlers.reactions import Reactions
 from handlers.receipts import Receipts
 from handlers.refresh_tokens import RefreshTokens
@@ -34,6 +36,8 @@ class Handlers:
     users: Users
     files: Files
     accounts: Accounts
+    provisioning: Provisioning
+    api_keys: ApiKeys
     export: Export
 
 
@@ -43,8 +47,9 @@ def assemble_handlers(
     """`current` returns the settings that are in force, as a reload may replace the key that tokens are signed with."""
     refresh_tokens = RefreshTokens(stores.signing)
 
-    def mint(user_id: UUID, session_id: UUID) -> tuple[str, int]:
-        return mint_token(current(), user_id, session_id=session_id), ACCESS_TTL
+    def mint(user_id: UUID, session_id: UUID, seconds: int | None) -> tuple[str, int]:
+        seconds = ACCESS_TTL if seconds is None else seconds
+        return mint_token(current(), user_id, seconds, session_id=session_id), seconds
 
     def messages(pool: Pool, queue: Queue) -> Messages:
         return Messages(
@@ -83,6 +88,8 @@ def assemble_handlers(
         users=Users(pool, cluster.transactions, cluster.announcer),
         files=files(pool),
         accounts=accounts(pool),
+        provisioning=Provisioning(pool, cluster.transactions),
+        api_keys=ApiKeys(pool),
         # With connections of its own: an export reads all data of a user and must not use up the connections of others.
         export=Export(
             Users(exports, cluster.transactions, cluster.announcer),

@@ -65,6 +65,8 @@ def assemble_rest(
         answers=answers,
         users_handler=handlers.users,
         accounts=handlers.accounts,
+        provisioning_handler=handlers.provisioning,
+        api_keys=handlers.api_keys,
         files_handler=handlers.files,
         export=handlers.export,
         objects_store=stores.objects,

@@ -6,6 +6,7 @@ with exit code 0 on success, 1 on an error, 2 for a wrong command line or config
 
 import click
 
+from server.cli.apikey import apikey
 from server.cli.chat import chat
 from server.cli.check import check
 from server.cli.dev.command import dev
@@ -49,5 +50,5 @@ def main() -> None:
     """
 
 
-for command in (chat, check, dev, drain, inspect, loadtest, migrate, purge, restored, search, serve, token):
+for command in (apikey, chat, check, dev, drain, inspect, loadtest, migrate, purge, restored, search, serve, token):
     main.add_command(command)

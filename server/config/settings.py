@@ -425,6 +425,13 @@ class Settings:
         "REST calls of one user, or of one address without a token, to each instance.",
         reloadable=True,
     )
+    rate_key_requests: Rate = RATES.setting(
+        RATE,
+        Rate(3000, 10 * SECONDS),
+        "REST calls with one API key, to each instance.",
+        more="They are not counted for the users whom it acts for, but for what these send, upload and join.",
+        reloadable=True,
+    )
     rate_uploads: Rate = RATES.setting(
         RATE, Rate(60, MINUTES), "Uploads of one user, on all instances together.", reloadable=True
     )

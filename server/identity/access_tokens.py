@@ -14,6 +14,7 @@ from uuid import UUID
 
 import jwt
 
+from handlers.api_keys import is_key
 from handlers.errors import ChatError
 from handlers.model import Caller
 from server.config.settings import Settings
@@ -101,6 +102,8 @@ class Verifier:
         known = self._recall(token)
         if known is not None:
             return known
+        if is_key(token):
+            raise unauthenticated("An API key is no access token: mint one with POST /api/users/{id}/tokens.")
         header = _header(token)
         if not jwts.is_of_kind(header, jwts.ACCESS_TOKENS):
             raise unauthenticated("The token is of another kind than an access token (see its header's typ).")

@@ -3,20 +3,25 @@
 Owns what all routes share. The handlers are passed in.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, cast
 
 from quart import Response, current_app, g, request
 from quart_trio import QuartTrio
 
 from handlers.accounts import Accounts
+from handlers.api_keys import ApiKeys, is_key
 from handlers.conversations import Conversations
 from handlers.errors import ChatError
 from handlers.export import Export
 from handlers.files import Files
 from handlers.groups import Groups
 from handlers.messages import Messages
+from handlers.model import Caller
+from handlers.provisioning import Provisioning
 from handlers.reactions import Reactions
 from handlers.receipts import Receipts
 from handlers.search import Search
@@ -29,7 +34,7 @@ from server.identity.access_tokens import Verifier
 from server.identity.connection_tokens import ConnectionTokens
 from server.identity.sign_in import SignIn
 from server.observability.health_checks import Check
-from server.rest import converters, openapi, problems
+from server.rest import converters, key_access, openapi, problems
 from server.rest.answer_memory import AnswerBudget
 from server.rest.request_log import current_trace, template
 from server.rest.request_metrics import RequestMetrics
@@ -45,6 +50,7 @@ from server.rest.routes import (
     messages,
     negotiate,
     pins,
+    provisioning,
     reactions,
     search,
     signed_urls,
@@ -64,6 +70,8 @@ def create_app(
     *,
     users_handler: Users,
     accounts: Accounts,
+    provisioning_handler: Provisioning,
+    api_keys: ApiKeys,
     sign_in: SignIn,
     conversations_handler: Conversations,
     groups_handler: Groups,
@@ -95,6 +103,7 @@ def create_app(
     converters.install(app.url_map)
     described = openapi.install(app, settings)
     app.register_blueprint(users.blueprint(users_handler, conversations_handler, accounts, export, verifier, settings))
+    app.register_blueprint(provisioning.blueprint(provisioning_handler, accounts))
     app.register_blueprint(auth.blueprint(accounts, verifier, users_handler, sign_in, settings))
     app.register_blueprint(conversations.blueprint(conversations_handler))
     app.register_blueprint(groups.blueprint(groups_handler))
@@ -134,22 +143,49 @@ def create_app(
                 await limits.sign_ins.require(origin)
             return
         try:
-            g.caller = await verifier.verify(bearer())
+            token = bearer()
+            found = None if is_key(token) else await verifier.verify(token)
         except ChatError:
             limits.requests.require(origin)  # so that guessing tokens is limited, too
             raise
-        known(cast(dict[str, Any], request.scope))
-        if trace is not None:
-            trace.user = str(g.caller.user_id)
-        limits.requests.require(str(g.caller.user_id))
-        if not getattr(view, "upload_route", False):
-            await turns.take(cast(dict[str, Any], request.scope), str(g.caller.user_id))
-        if not getattr(view, "parting_route", False):
-            await users_handler.require(g.caller)
+        takes_turn = not getattr(view, "upload_route", False)
+        if found is None:
+            g.caller = await accept_key(token, origin, takes_turn=takes_turn)
+        else:
+            g.caller = found
+            known(cast(dict[str, Any], request.scope))
+            if trace is not None:
+                trace.user = str(found.user_id)
+            limits.requests.require(str(found.user_id))
+            if takes_turn:
+                await turns.take(cast(dict[str, Any], request.scope), str(found.user_id))
+            if not getattr(view, "parting_route", False):
+                await users_handler.require(found)
         if getattr(view, "upload_route", False):
             await limits.uploads.require(str(g.caller.user_id))
         if getattr(view, "join_route", False):
             await limits.joins.require(str(g.caller.user_id))
+
+    async def accept_key(token: str, origin: str, *, takes_turn: bool) -> Caller:
+        """Return for whom a request with an API key is made. The same order: limits and turns are the key's.
+
+        That a key is asked for in PostgreSQL is counted against the address, so that guessing keys is limited.
+        """
+        scope = cast(dict[str, Any], request.scope)
+        g.grant = grant = await api_keys.verify(token, partial(limits.requests.require, origin))
+        known(scope)
+        trace = current_trace()
+        if trace is not None:
+            trace.key = str(grant.id)
+        limits.key_requests.require(grant.id)
+        assert request.url_rule is not None  # it has a view
+        needed = key_access.require(grant, request.method, template(request.url_rule.rule))
+        if takes_turn:
+            await turns.take(scope, f"key {grant.id}")
+        user_id = await key_access.find_user(grant, needed, provisioning_handler)
+        if trace is not None and user_id != key_access.NO_USER:
+            trace.user = str(user_id)
+        return Caller(user_id, math.inf)
 
     @app.before_request
     async def read_query() -> None:

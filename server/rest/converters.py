@@ -2,6 +2,8 @@
 
 from werkzeug.routing import BaseConverter, Map
 
+from handlers.text_rules import EXTERNAL_ID
+
 
 class IdConverter(BaseConverter):
     """A UUID."""
@@ -15,5 +17,11 @@ class KeyConverter(BaseConverter):
     regex = "[A-Za-z0-9_-]{32}"
 
 
+class ExternalIdConverter(BaseConverter):
+    """By what an application knows a user."""
+
+    regex = EXTERNAL_ID
+
+
 def install(url_map: Map) -> None:
-    url_map.converters = {**url_map.converters, "id": IdConverter, "key": KeyConverter}
+    url_map.converters = {**url_map.converters, "id": IdConverter, "key": KeyConverter, "external": ExternalIdConverter}

@@ -18,6 +18,7 @@ from handlers.emoji import EMOJI
 from handlers.errors import CODES
 from handlers.model import FILE_TYPES, SPOKEN_TYPES, CreateConversation, CreateMessage, PresignFile
 from server.config.settings import Settings
+from server.rest import key_access
 from server.rest.operations import (
     HEADERS,
     IF_MATCH,
@@ -32,6 +33,7 @@ from server.rest.operations import (
     Parameter,
     Schema,
 )
+from server.rest.request_log import template
 from store.model import ConversationType, MessageType, WireEnum
 
 REF = "#/components/schemas/{name}"
@@ -40,6 +42,10 @@ BEARER, IN_QUERY = "bearer", "accessToken"
 PATH_PARAMETERS: dict[str, tuple[Schema, str]] = {
     "provider": ({"type": "string", "minLength": 1, "maxLength": 64}, "A configured identity provider."),
     "emoji": ({"type": "string", "pattern": f"^{EMOJI}$"}, "One emoji, or the name of one between colons."),
+    "external_id": (
+        {"type": "string", "pattern": f"^{texts.EXTERNAL_ID}$", "minLength": 1, "maxLength": 255},
+        "The id by which the application knows the user.",
+    ),
     "file_key": ({"type": "string", "minLength": 1, "maxLength": 256}, "The file's `key`."),
 }
 ALWAYS = ("rate_limited", "internal", "unavailable", "overloaded")
@@ -49,10 +55,13 @@ Errors are `application/problem+json` (RFC 9457) with a stable `code`, `fields` 
 `cursor` set to `next` until that is null. Ids are UUIDs, times RFC 3339 in UTC with milliseconds. Names of choices are
 accepted in any case, or as their index. Unknown fields are ignored, and answers may get more fields. Paths are
 case-insensitive. New messages, receipts and presence are delivered by the SignalR hub at `/hubs/chat`, which
-`/asyncapi.json` describes.
+`/asyncapi.json` describes. In place of a user's access token the backend of an application may send an API key, where
+the description says which scope it needs, and name the user for whom it acts in `X-Parley-User` (the id) or
+`X-Parley-External-User` (the application's own id).
 """
 TAGS = {
     "users": "Users: registration, profiles, status.",
+    "provisioning": "Users that an application brings, and tokens for them: for its backend, with an API key.",
     "conversations": "Direct conversations and groups, their members and roles.",
     "groups": "Joining groups: by links, or public ones.",
     "messages": "Sending, reading and editing messages, and their receipts.",
@@ -146,7 +155,7 @@ class Provider(OpenAPIProvider):
             "components": {
                 "schemas": _schemas([said for _, _, said in operations], self.settings),
                 "securitySchemes": {
-                    BEARER: {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+                    BEARER: {"type": "http", "scheme": "bearer", "bearerFormat": "JWT, or an API key"},
                     IN_QUERY: {
                         "type": "apiKey",
                         "in": "query",
@@ -188,7 +197,7 @@ def _operation(rule: Rule, method: str, view: Any, said: Operation) -> Schema:
         "operationId": _camel(f"{tag}_{name}"),
         "tags": [tag],
         "summary": summary.rstrip("."),
-        "description": description.strip() or summary,
+        "description": (description.strip() or summary) + _for_keys(rule, method, is_open),
         "parameters": [*map(_path_parameter, sorted(rule.arguments)), *map(_parameter, said.parameters)],
         "responses": dict(sorted(_responses(rule, said, is_open).items())),
     }
@@ -201,6 +210,13 @@ def _operation(rule: Rule, method: str, view: Any, said: Operation) -> Schema:
     elif said.takes_token_in_query:
         found["security"] = [{BEARER: []}, {IN_QUERY: []}]
     return found
+
+
+def _for_keys(rule: Rule, method: str, is_open: bool) -> str:
+    needed = None if is_open else key_access.needed(method, template(rule.rule))
+    if needed is None:
+        return ""
+    return f"\n\nAn API key needs the scope `{needed.scope}`" + ("." if needed.is_alone else ", and a user.")
 
 
 def _path_parameter(name: str) -> Schema:
@@ -234,6 +250,8 @@ def _refusals(rule: Rule, said: Operation, is_open: bool) -> Iterator[str]:
     yield from (*ALWAYS, *said.refuses)
     if not is_open:
         yield "unauthenticated"
+        if not said.takes_token_in_query:
+            yield from ("scope_required", "forbidden")
     if rule.arguments:
         yield "not_found"
     if said.parameters or said.takes or said.form:

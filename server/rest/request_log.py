@@ -30,15 +30,16 @@ log = structlog.get_logger("parley.rest")
 
 
 class Trace:
-    """What is logged about a request. `route` and `user` are filled in while it is handled."""
+    """What is logged about a request. `route`, `user` and `key` are filled in while it is handled."""
 
-    __slots__ = ("address", "request_id", "route", "status", "user")
+    __slots__ = ("address", "key", "request_id", "route", "status", "user")
 
     def __init__(self, request_id: str, address: str) -> None:
         self.request_id = request_id
         self.address = address
         self.route: str | None = None
         self.user: str | None = None
+        self.key: str | None = None  # the id of the API key, where there is one
         self.status: int | None = None
 
 
@@ -98,4 +99,5 @@ def _log_request(scope: Scope, trace: Trace, seconds: float) -> None:
         seconds=round(seconds, 4),
         user=trace.user,
         address=trace.address,
+        **({"key": trace.key} if trace.key else {}),
     )

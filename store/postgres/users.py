@@ -212,10 +212,10 @@ async def _search(conn: Connection, prefix: str, position: Position, wanted: int
     for number, row in enumerate(rows, 1):
         if len(found) == wanted:
             return found, position, False
-        user = _user_of(row[:9])
-        if not (row[10] if by is By.DISPLAY_NAME else by is By.WORD and _was_listed(user, row[9], prefix, start)):
+        user = _user_of(row[:10])
+        if not (row[11] if by is By.DISPLAY_NAME else by is By.WORD and _was_listed(user, row[10], prefix, start)):
             found.append(user)
-        position = Position(row[9], row[0], by)
+        position = Position(row[10], row[0], by)
         if number == limit and by is not By.USERNAME:
             return found, position, False
     return found, position, True
@@ -358,7 +358,7 @@ def _account_of(row: Sequence[Any]) -> Account:
 
 def _shown(row: Sequence[Any]) -> dict[str, Any]:
     """A row of users as the fields of `User`."""
-    id_, username, display_name, avatar_url, status, status_text, last_seen, created, _ = row
+    id_, username, display_name, avatar_url, status, status_text, last_seen, created, _, external_id = row
     return {
         "id": id_,
         "username": username,
@@ -368,4 +368,5 @@ def _shown(row: Sequence[Any]) -> dict[str, Any]:
         "status_text": status_text,
         "last_seen_at": None if last_seen is None else timestamp(last_seen),
         "created_at": timestamp(created),
+        "external_id": external_id,
     }

@@ -21,6 +21,7 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from handlers.accounts import Accounts
+from handlers.api_keys import ApiKeys
 from handlers.conversations import Conversations
 from handlers.errors import ChatError
 from handlers.files import Files
@@ -29,6 +30,7 @@ from handlers.messages import Messages
 from handlers.model import Caller, CreateMessage
 from handlers.ports import Connections
 from handlers.presence import Presence
+from handlers.provisioning import Provisioning
 from handlers.rate_limits import Limiter, Rate
 from handlers.reactions import Reactions
 from handlers.receipts import Receipts
@@ -71,7 +73,9 @@ from store.model import (
 from store.objects import UploadUrl, new_trouble
 from store.postgres import (
     accounts,
+    api_keys,
     conversations,
+    external_ids,
     files,
     idempotency,
     join_links,
@@ -122,6 +126,9 @@ class Tables:
         self.users: dict[UUID, Account] = {}
         self.deleted: dict[UUID, None] = {}
         self.identities: dict[tuple[str, str], UUID] = {}
+        self.external_ids: dict[str, external_ids.Owner] = {}
+        self.api_keys: dict[UUID, tuple[api_keys.Presented, bytes]] = {}  # with the hash of the secret
+        self.noted: dict[UUID, int] = {}  # how often, by key
         self.privacy: dict[UUID, privacy.Chosen] = {}
         self.sessions: dict[UUID, SessionRow] = {}
         self.creations: dict[tuple[UUID, str], tuple[bytes, UUID]] = {}
@@ -492,8 +499,14 @@ class Memory:
         self.users = Users(pool, self.transactions, self.connected)
         self.refresh_tokens = RefreshTokens(self.keys)
         self.accounts = Accounts(
-            pool, self.transactions, self.refresh_tokens, lambda user, session: (f"{user}.{session}", 60), admits=admits
+            pool,
+            self.transactions,
+            self.refresh_tokens,
+            lambda user, session, seconds: (f"{user}.{session}", seconds or 60),
+            admits=admits,
         )
+        self.provisioning = Provisioning(pool, self.transactions)
+        self.api_keys = ApiKeys(pool)
         self.sends: Limiter[UUID] = Limiter(None, "messages")
         self.messages = Messages(
             pool, self.lanes, self.transactions, self.sends, max_message_bytes=max_message_bytes, mention_all_up_to=2
@@ -521,7 +534,9 @@ class Memory:
     def user(self, name: str = "") -> Caller:
         user_id = new_id()
         name = name or f"user-{len(self.tables.users)}"
-        self.tables.users[user_id] = Account(user_id, name, name, None, UserStatus.ONLINE, None, None, NOW, email=None)
+        self.tables.users[user_id] = Account(
+            user_id, name, name, None, UserStatus.ONLINE, None, None, NOW, None, email=None
+        )
         return Caller(user_id, EXPIRES)
 
     def group(self, *members: tuple[Caller, Role], kind: ConversationType = ConversationType.GROUP) -> UUID:
@@ -1271,7 +1286,16 @@ def _insert_user(
     if any(names.fold(one.username) == names.fold(username) for one in tables.users.values()):
         raise users.UsernameTaken
     made = Account(
-        user_id or new_id(), username, display_name, avatar_url, UserStatus.ONLINE, None, None, NOW, email=email
+        user_id or new_id(),
+        username,
+        display_name,
+        avatar_url,
+        UserStatus.ONLINE,
+        None,
+        None,
+        NOW,
+        next((one for one, owner in tables.external_ids.items() if owner.user_id == user_id), None),
+        email=email,
     )
     tables.users[made.id] = made
     return made
@@ -1403,6 +1427,9 @@ def _delete_user(tables: Tables, user_id: UUID) -> tuple[Change, ...] | None:
         del tables.sessions[one]
     for identity in [identity for identity, its in tables.identities.items() if its == user_id]:
         del tables.identities[identity]
+    for external_id, owner in tables.external_ids.items():
+        if owner.user_id == user_id:
+            tables.external_ids[external_id] = external_ids.Owner(user_id, True)
     return tuple(changes)
 
 
@@ -1459,6 +1486,38 @@ def _rotate_session(
     session = replace(found.session, client=client, address=address)
     tables.sessions[session_id] = replace(found, session=session, token_hash=token_hash, rotated_ago=0.0)
     return session
+
+
+@stands_for(external_ids.fetch_owner)
+def _fetch_owner(tables: Tables, external_id: str) -> external_ids.Owner | None:
+    return tables.external_ids.get(external_id)
+
+
+@stands_for(external_ids.claim_id)
+def _claim_id(tables: Tables, external_id: str, user_id: UUID) -> bool:
+    is_new = external_id not in tables.external_ids
+    tables.external_ids.setdefault(external_id, external_ids.Owner(user_id, False))
+    return is_new
+
+
+@stands_for(external_ids.reclaim_id)
+def _reclaim_id(tables: Tables, external_id: str, user_id: UUID) -> bool:
+    if not tables.external_ids[external_id].is_erased:
+        return False
+    tables.external_ids[external_id] = external_ids.Owner(user_id, False)
+    return True
+
+
+@stands_for(api_keys.fetch_key)
+def _fetch_key(tables: Tables, key_id: UUID, secret_hash: bytes) -> api_keys.Presented | None:
+    found, its_hash = tables.api_keys.get(key_id, (None, b""))
+    return found if its_hash == secret_hash else None
+
+
+@stands_for(api_keys.note_keys)
+def _note_keys(tables: Tables, key_ids: Collection[UUID]) -> None:
+    for one in key_ids:
+        tables.noted[one] = tables.noted.get(one, 0) + 1
 
 
 @stands_for(accounts.list_sessions)

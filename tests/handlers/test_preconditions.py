@@ -14,7 +14,7 @@ from tests.handlers.memory import NOTHING_SET, NOW, message_at
 ONE, OTHER = new_id(), new_id()
 MEMBERS = (Member(ONE, Role.OWNER, NOW, 0, 0), Member(OTHER, Role.MEMBER, NOW, 0, 0))
 GROUP = Conversation(new_id(), ConversationType.GROUP, "name", ONE, NOW, 3, None, 0, 0, 2, MEMBERS, NOTHING_SET)
-ACCOUNT = Account(ONE, "user", "User", None, UserStatus.ONLINE, None, None, NOW, email=None)
+ACCOUNT = Account(ONE, "user", "User", None, UserStatus.ONLINE, None, None, NOW, None, email=None)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 -- fragment: user
 u.id, u.username, u.display_name, u.avatar_url, u.status, u.status_text,
-(extract(epoch FROM u.last_seen_at) * 1000)::bigint, (extract(epoch FROM u.created_at) * 1000)::bigint, u.email
+(extract(epoch FROM u.last_seen_at) * 1000)::bigint, (extract(epoch FROM u.created_at) * 1000)::bigint, u.email,
+(SELECT x.external_id FROM external_ids AS x WHERE x.user_id = u.id)
 
 -- name: insert_user
 -- users_username_key and users_username_skeleton decide between two at once (and users_username, against older code).

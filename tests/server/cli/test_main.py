@@ -25,7 +25,8 @@ def parley(*arguments: str, **environ: str) -> Result:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "serve", "dev", "migrate", "check", "purge", "restored", "token", "chat", "inspect", "drain"]
+    "command",
+    ["", "serve", "dev", "migrate", "check", "purge", "restored", "token", "apikey", "chat", "inspect", "drain"],
 )
 def test_help(command: str) -> None:
     """Every command explains itself."""
@@ -69,7 +70,17 @@ def test_migrate(services_database: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["token", "--user", "x"], ["migrate"], ["purge"], ["restored"], ["restored", "--yes"]], ids=" ".join
+    "command",
+    [
+        ["token", "--user", "x"],
+        ["apikey", "list"],
+        ["apikey", "revoke", "x"],
+        ["migrate"],
+        ["purge"],
+        ["restored"],
+        ["restored", "--yes"],
+    ],
+    ids=" ".join,
 )
 def test_postgres_away_or_empty(command: list[str], services_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line and exit code 1 from every command that needs it: out of reach, and before `parley migrate`."""

@@ -20,20 +20,20 @@ class Nothing:
 
 def values(limits: RateLimits) -> list[Rate | None]:
     by_string = [limits.connects, limits.requests, limits.hub_requests]
-    by_user = [limits.user_connects, limits.sends, limits.searches]
+    by_id = [limits.user_connects, limits.sends, limits.searches, limits.key_requests]
     shared = [limits.uploads._local, limits.joins._local, limits.sign_ins._local]
     return [
         limits.invocations,
         limits.user_invocations,
         *(limiter.rate for limiter in (*by_string, *shared)),
-        *(limiter.rate for limiter in by_user),
+        *(limiter.rate for limiter in by_id),
     ]
 
 
 @pytest.mark.parametrize("name", RATES)
 def test_each_setting_limits_something(name: str) -> None:
     """Its value is that of a limiter, from the start and after a reload; with RATE_LIMITS off nothing is limited."""
-    assert len(RATES) == 10
+    assert len(RATES) == 11
     first, second = Rate(1234567, 1.0), Rate(7654321, 2.0)
     limits = RateLimits(Settings(**{name: first}), Nothing())  # type: ignore[arg-type]
     assert first in values(limits)
@@ -47,5 +47,6 @@ def test_refusals() -> None:
     """Each limiter has a name of its own in the metric."""
     limits = RateLimits(Settings(), Nothing())
     assert sorted(limits.refusals()) == [
-        "connects", "hub_requests", "joins", "requests", "searches", "sends", "sign_ins", "uploads", "user_connects",
+        "connects", "hub_requests", "joins", "key_requests", "requests", "searches", "sends", "sign_ins", "uploads",
+        "user_connects",
     ]  # fmt: skip

@@ -10,7 +10,7 @@ from tests.site import Site
 from tests.waiting import wait_until
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
-USER = {"id", "username", "displayName", "avatarUrl", "status", "statusText", "lastSeenAt", "createdAt"}
+USER = {"id", "username", "displayName", "avatarUrl", "status", "statusText", "lastSeenAt", "createdAt", "externalId"}
 CONVERSATION = {
     "id", "type", "name", "createdBy", "createdAt", "lastSeq", "lastMessage", "unreadCount", "memberCount", "members",
     "mentionCount", "settings", "description", "avatarUrl", "posting", "slowModeSeconds",

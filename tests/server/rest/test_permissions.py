@@ -17,11 +17,14 @@ import jwt
 import pytest
 import trio
 
+from handlers.api_keys import SCOPES
 from loadtest.client import ClientError, HubClient, HubError
 from server.hub.dispatch import STREAM
 from server.identity.access_tokens import mint_token
+from server.rest import key_access
 from tests import transports
 from tests.running import JWT_KEY
+from tests.server.rest.routes.test_provisioning import make_key
 from tests.site import Site, open_site
 
 OK = "ok"
@@ -108,7 +111,20 @@ OPEN = {
 GROUP, MESSAGE = "/api/conversations/{conversation}", "/api/messages/{theirs}"
 MEMBERS = f"{GROUP}/members"
 TEXT = {"content": "x"}
+NOT_APPLICATIONS = dict.fromkeys(PEOPLE, "forbidden")
 RULES: dict[str, list[Rule]] = {
+    "PUT /api/users/by-external-id/{externalId}": [
+        Rule(NOT_APPLICATIONS, at("/api/users/by-external-id/{external}", {"displayName": "x"}))
+    ],
+    "GET /api/users/by-external-id/{externalId}": [Rule(NOT_APPLICATIONS, at("/api/users/by-external-id/{external}"))],
+    "POST /api/users/batch": [
+        Rule(NOT_APPLICATIONS, at("/api/users/batch", {"users": [{"externalId": "{external}"}]}))
+    ],
+    "POST /api/users/{userId}/tokens": [
+        Rule(NOT_APPLICATIONS, at("/api/users/{me}/tokens", {})),
+        Rule(NOT_APPLICATIONS, at("/api/users/{peer}/tokens", {})),
+    ],
+    "DELETE /api/users/{userId}/tokens": [Rule(NOT_APPLICATIONS, at("/api/users/{me}/tokens"))],
     "GET /api/users": [Rule(EVERYONE, at("/api/users"))],
     "GET /api/users/me": [Rule(EVERYONE, at("/api/users/me"))],
     "GET /api/users/me/unread": [Rule(EVERYONE, at("/api/users/me/unread"))],
@@ -309,6 +325,9 @@ class World:
             # Of no sign-in session: the table is about membership.
             self.tokens[name] = mint_token(self.site.process.settings, UUID(made["id"]))
             self.things["session"] = made["sessionId"]
+        self.admin = mint_token(self.site.process.settings, UUID(self.ids["outsider"]), admin=True)
+        self.things["external"] = "42"
+        await self.site.call("PUT", "/api/users/by-external-id/42", {}, token=self.admin, status=201)
         self.things["elsewhere"] = await self._say(await self._group("outsider", "outsider"), "outsider")
         await self.build()
 
@@ -385,11 +404,13 @@ def _camel(name: str) -> str:
     return head + "".join(part.capitalize() for part in rest)
 
 
-async def ask(site: Site, route: str, token: str, request: Any) -> httpx.Response:
+async def ask(
+    site: Site, route: str, token: str, request: Any, more: Mapping[str, str] | None = None
+) -> httpx.Response:
     path, body, options = request
     if "files" in options:
         options = {"files": {name: ("a.txt", text.encode()) for name, text in options["files"].items()}}
-    headers = _bearer(token)
+    headers = {**_bearer(token), **(more or {})}
     return await site.http.request(route.partition(" ")[0], path, json=body, headers=headers, **options)
 
 
@@ -481,6 +502,66 @@ async def test_the_hub_without_a_good_token(site: Site) -> None:
         except* (ClientError, HubError):
             pass
         assert answer is None, (transport, query, name)
+
+
+async def test_routes_with_keys(world: World) -> None:
+    """A key is refused everywhere without the scope that a route needs, whatever else it may, and where none is said;
+    with it, a request is what the user's own is, or what an application may do."""
+    site = world.site
+    named = {"X-Parley-User": world.ids["owner"]}
+    keys = {scope: await make_key(site, scope, "users:act") for scope in SCOPES}
+    without = {scope: await make_key(site, *(SCOPES.keys() - {scope})) for scope in SCOPES}
+    none, bound = await make_key(site), await make_key(site, *SCOPES, user=world.ids["owner"])
+    needed = {route: key_access.needed(*route.split(" ")) for route in map(snake, RULES)}
+    wrong: list[tuple[Any, ...]] = []
+    for route, rules in RULES.items():
+        if route in ("DELETE /api/users/{userId}", "POST /hubs/chat/negotiate"):
+            continue  # the answers are others than users get: test_provisioning
+        need = needed[snake(route)]
+        for key in (none, *without.values()) if need is None else (none, without[need.scope]):
+            answer = await ask(site, route, key, rules[0].ask(world.of("owner")), named)
+            is_right = outcome(answer) == ("forbidden" if need is None else "scope_required")
+            if not is_right or answer.status_code != 403:
+                wrong.append((route, "without", answer.text[:200]))
+        for key, headers in ((bound, {}), (bound, named), (keys[need.scope] if need else bound, named)):
+            for number, rule in enumerate(rules):
+                expected = rule.answers["owner"] if rule.answers is not NOT_APPLICATIONS else OK
+                expected = "forbidden" if need is None else expected
+                answer = await ask(site, route, key, rule.ask(world.of("owner")), headers)
+                if outcome(answer) != expected:
+                    wrong.append((route, number, outcome(answer), expected, answer.text[:200]))
+                if rule.changes and outcome(answer) == OK:
+                    await rule.changes(world, "owner")
+        if need is not None:
+            answer = await ask(site, route, keys[need.scope], rules[0].ask(world.of("owner")), {})
+            if (outcome(answer) == "invalid_request") is need.is_alone:
+                wrong.append((route, "for no user", answer.text[:200]))
+    assert wrong == []
+
+
+async def test_routes_with_keys_that_have_ended(world: World) -> None:
+    """Each route answers 401 to a key that was revoked, has expired, or is no key."""
+    site = world.site
+    revoked, expired = await make_key(site, *SCOPES), await make_key(site, *SCOPES)
+    async with site.process.pool.connection() as conn:
+        query = "UPDATE api_keys SET {} = now() WHERE id = %s"
+        for key, column in ((revoked, "revoked_at"), (expired, "expires_at")):
+            await conn.execute(query.format(column).encode(), [key.split("_")[2]])
+    wrong = []
+    for route, rules in RULES.items():
+        for key in (revoked, expired, expired[:-1], expired.replace(expired[-4:], "AAAA")):
+            named = {"X-Parley-User": world.ids["owner"]}
+            answer = await ask(site, route, key, rules[0].ask(world.of("owner")), named)
+            if answer.status_code != 401:
+                wrong.append((route, key, answer.status_code, answer.text[:200]))
+    assert wrong == []
+    assert await world.look() == world.head
+
+
+def snake(route: str) -> str:
+    """A route as it is registered: the names of its arguments are ours."""
+    method, _, path = route.partition(" ")
+    return f"{method} " + re.sub("[A-Z]", lambda letter: f"_{letter[0].lower()}", path)
 
 
 @asynccontextmanager
