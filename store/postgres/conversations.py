@@ -51,7 +51,7 @@ SETTLE = 0.5  # seconds in which messages on their way are committed before a li
 SETTLE_POLL = 0.005  # seconds
 UNKNOWN_NAMED = 10  # users who do not exist, in an error
 LOWEST_ID = UUID(int=0)  # below every user id
-BUDGET = 10_000  # messages looked at for the totals of one user
+BUDGET = 8000  # messages looked at for the totals of one user
 THREADS = 2000  # of one user that are looked at, those with the newest roots
 DETAILS = len(msgspec.structs.fields(GroupDetails))
 

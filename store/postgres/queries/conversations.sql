@@ -224,6 +224,9 @@ FROM unnest(%(user_ids)s::uuid[], %(conversation_ids)s::uuid[]) AS k (user_id, c
 JOIN members AS v ON v.conversation_id = k.conversation_id AND v.user_id = k.user_id
 JOIN conversations AS c ON c.id = k.conversation_id
 
+-- fragment: counted
+count(*) AS entries, count(*) FILTER (WHERE {is_unread}) AS unread, count(*) FILTER (WHERE {is_mention}) AS mentioned
+
 -- name: fetch_unread_totals
 -- members_user, conversations_pkey, and messages_seq for each conversation with changes past the cursor; messages are read,
 -- %(budget)s at most, and one more for each conversation beyond that number; thread_members_pkey and threads_pkey for the
@@ -233,52 +236,71 @@ JOIN conversations AS c ON c.id = k.conversation_id
 -- taken all they need. Only partitions are looked into since the member had read all, or joined: what is past their cursor
 -- was made since. An id says when it was made, some time before the change that numbers it was written. (Only here: where
 -- the number of messages is a constant, the planner takes the bound for a reason to read them all.)
+-- Of these months those since a month before the conversation's last message are looked into first. That is all, where
+-- they have as many messages as there are seqs past the cursor, or as the level; else it is looked again, into all months.
 -- Mentions are counted among the same messages; where these are not all, by mentions_pkey, up to the same number of them.
 WITH behind AS MATERIALIZED (
-    SELECT c.id, v.user_id, v.read_seq, uuid7_floor(coalesce(v.caught_up_at, v.joined_at) - interval '1 day') AS since,
-           c.last_seq - v.read_seq AS gap, least(c.last_seq - v.read_seq, 1000) AS wanted,
-           coalesce(v.notifications_muted_until > clock_timestamp(), false) AS is_muted
-    FROM members AS v JOIN conversations AS c ON c.id = v.conversation_id
-    WHERE v.user_id = %(user_id)s AND c.last_seq > v.read_seq
+    SELECT b.*, coalesce(b.recent > b.since, false) AS is_bounded, greatest(b.since, b.recent) AS bound FROM (
+        SELECT c.id, v.user_id, v.read_seq, uuid7_floor(coalesce(v.caught_up_at, v.joined_at) - interval '1 day') AS since,
+               (lpad(to_hex(
+                   ('x' || encode(substr(uuid_send(c.last_message_id), 1, 6), 'hex'))::bit(48)::bigint - 31 * 86400000::bigint
+               ), 12, '0') || '70008000000000000000')::uuid AS recent,
+               c.last_seq - v.read_seq AS gap, least(c.last_seq - v.read_seq, 1000) AS wanted,
+               coalesce(v.notifications_muted_until > clock_timestamp(), false) AS is_muted
+        FROM members AS v JOIN conversations AS c ON c.id = v.conversation_id
+        WHERE v.user_id = %(user_id)s AND c.last_seq > v.read_seq OFFSET 0
+    ) AS b
 ), level AS MATERIALIZED (
     SELECT greatest(max((%(budget)s::bigint - b.taken) / b.remaining), 1) AS entries FROM (
         SELECT (sum(wanted) OVER smaller - wanted)::bigint AS taken,
                count(*) OVER () - row_number() OVER smaller + 1 AS remaining
         FROM behind WINDOW smaller AS (ORDER BY wanted, id)
     ) AS b
+), late AS MATERIALIZED (
+    SELECT v.*, c.most, found.* FROM level AS l CROSS JOIN behind AS v
+    CROSS JOIN LATERAL (SELECT v.id, least(v.wanted, l.entries) AS most) AS c
+    CROSS JOIN LATERAL (
+        SELECT {counted} FROM ({past} AND u.id > v.bound ORDER BY u.seq DESC LIMIT c.most) AS newest
+    ) AS found
+), every AS (
+    SELECT id, user_id, read_seq, gap, is_muted, most, entries, unread, mentioned FROM late
+    WHERE entries = most OR NOT is_bounded
+    UNION ALL
+    SELECT v.id, v.user_id, v.read_seq, v.gap, v.is_muted, v.most, found.* FROM late AS v
+    CROSS JOIN LATERAL (SELECT v.id) AS c
+    CROSS JOIN LATERAL (
+        SELECT {counted} FROM ({past} AND u.id > v.since ORDER BY u.seq DESC LIMIT v.most) AS newest
+    ) AS found
+    WHERE v.entries < v.most AND v.is_bounded
+), found AS (
+    SELECT v.is_muted, v.unread, v.entries < v.gap AND v.entries = v.most AS is_part,
+           CASE WHEN v.entries < v.gap AND v.entries = v.most THEN (
+               SELECT least(count(*), 1000) FROM (
+                   (SELECT n.seq FROM mentions AS n
+                    WHERE n.user_id = v.user_id AND n.conversation_id = v.id AND n.seq > v.read_seq
+                    ORDER BY n.seq DESC LIMIT v.most)
+                   UNION ALL
+                   (SELECT n.seq FROM mentions AS n
+                    WHERE n.user_id = '00000000-0000-0000-0000-000000000000' AND n.conversation_id = v.id AND n.seq > v.read_seq
+                    ORDER BY n.seq DESC LIMIT v.most)
+               ) AS named
+           ) ELSE v.mentioned END AS mentioned
+    FROM every AS v
 )
-SELECT coalesce(sum(found.unread) FILTER (WHERE NOT v.is_muted), 0)::bigint,
-       count(*) FILTER (WHERE found.unread > 0 AND NOT v.is_muted),
-       coalesce(sum(found.unread) FILTER (WHERE v.is_muted), 0)::bigint,
-       count(*) FILTER (WHERE found.unread > 0 AND v.is_muted),
-       coalesce(bool_or(found.is_part), false),
-       coalesce(sum(found.mentioned) FILTER (WHERE NOT v.is_muted), 0)::bigint,
-       coalesce(sum(found.mentioned) FILTER (WHERE v.is_muted), 0)::bigint,
+SELECT coalesce(sum(v.unread) FILTER (WHERE NOT v.is_muted), 0)::bigint,
+       count(*) FILTER (WHERE v.unread > 0 AND NOT v.is_muted),
+       coalesce(sum(v.unread) FILTER (WHERE v.is_muted), 0)::bigint,
+       count(*) FILTER (WHERE v.unread > 0 AND v.is_muted),
+       coalesce(bool_or(v.is_part), false),
+       coalesce(sum(v.mentioned) FILTER (WHERE NOT v.is_muted), 0)::bigint,
+       coalesce(sum(v.mentioned) FILTER (WHERE v.is_muted), 0)::bigint,
        (SELECT count(*) FROM (
            SELECT * FROM thread_members WHERE user_id = %(user_id)s ORDER BY root_id DESC LIMIT %(threads)s
        ) AS f
        JOIN threads AS t ON t.root_id = f.root_id
        JOIN members AS m ON m.conversation_id = f.conversation_id AND m.user_id = f.user_id
        WHERE f.is_following AND t.last_reply_seq > greatest(f.read_seq, m.joined_seq))
-FROM level AS l CROSS JOIN behind AS v CROSS JOIN LATERAL (SELECT v.id, least(v.wanted, l.entries) AS most) AS c
-CROSS JOIN LATERAL (
-    SELECT counted.unread, counted.is_part, CASE WHEN counted.is_part THEN (
-        SELECT least(count(*), 1000) FROM (
-            (SELECT n.seq FROM mentions AS n
-             WHERE n.user_id = v.user_id AND n.conversation_id = c.id AND n.seq > v.read_seq
-             ORDER BY n.seq DESC LIMIT c.most)
-            UNION ALL
-            (SELECT n.seq FROM mentions AS n
-             WHERE n.user_id = '00000000-0000-0000-0000-000000000000' AND n.conversation_id = c.id AND n.seq > v.read_seq
-             ORDER BY n.seq DESC LIMIT c.most)
-        ) AS named
-    ) ELSE counted.mentioned END AS mentioned
-    FROM (
-        SELECT count(*) FILTER (WHERE {is_unread}) AS unread, count(*) FILTER (WHERE {is_mention}) AS mentioned,
-               count(*) < v.gap AND count(*) = c.most AS is_part
-        FROM ({past} AND u.id > v.since ORDER BY u.seq DESC LIMIT c.most) AS newest
-    ) AS counted
-) AS found
+FROM found AS v
 
 -- name: fetch_conversation
 -- conversations_pkey, members_pkey.

@@ -23,7 +23,7 @@ from store.model import (
     Role,
     UnreadTotals,
 )
-from store.postgres import conversations, mentions, messages, outbox, queries, users
+from store.postgres import conversations, mentions, messages, outbox, partitions, queries, users
 from store.postgres.connection import Connection
 from store.postgres.conversations import AlreadyMember, NoConversation, NotAMember, SettingsUpdate, UnknownUser
 from store.postgres.pool import Pool
@@ -661,6 +661,24 @@ async def test_counting_looks_at_the_months_since(conn: Connection) -> None:
         middle = f"{column} = date_trunc('month', now()) + interval '14 days'"
         await conn.execute(f"UPDATE members SET {middle}".encode())  # noqa: S608
         assert await looked_into(queries.fetch_unread_totals, **totals) == PARTITIONS - 1
+    await conn.execute("UPDATE members SET caught_up_at = NULL, joined_at = now() - interval '3 months'")
+    assert await looked_into(queries.fetch_unread_totals, **{**totals, "budget": 3}) < PARTITIONS
+
+
+@pytest.mark.parametrize("days", [-100, -40, -20, 6, 9, 40])
+async def test_totals_of_any_month(conn: Connection, days: int) -> None:
+    """What is not read counts exactly, made long before the conversation's last message, or after it by a wrong
+    clock."""
+    alice, bob = await make_users(conn, 2)
+    group = await make_group(conn, [alice, bob])
+    await fill(conn, group, bob, 6)
+    last = await fetch_value(conn, "SELECT last_message_id FROM conversations WHERE id = %s", group)
+    assert isinstance(last, UUID)
+    made = id_floor((last.int >> 80) + days * 86_400_000)
+    await partitions.ensure_partitions(conn, datetime.fromtimestamp((made.int >> 80) / 1000, UTC), 1)
+    await conn.execute("UPDATE messages SET id = %s WHERE conversation_id = %s AND seq = 4", [made, group])
+    await conn.execute("UPDATE members SET read_seq = 1, joined_at = now() - interval '1 year'")
+    assert await conversations.fetch_unread_totals(conn, alice) == UnreadTotals(6, 1, 0, 0, False)
 
 
 async def test_totals_read_little(conn: Connection) -> None:
