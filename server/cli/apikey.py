@@ -2,11 +2,17 @@
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from server.cli.errors import MISUSED, fail, report_errors
-from server.cli.options import config_option, load_settings
+from server.cli.options import DATA_TYPE, config_option, load_settings
+
+if TYPE_CHECKING:
+    from server.config.settings import Settings
+
+data_option = click.option("--data", type=DATA_TYPE, help="Of the `parley dev` in this directory.")
 
 
 @click.group()
@@ -28,6 +34,7 @@ def apikey() -> None:
 
     \b
     Your backend:  parley apikey create --name shop --scopes users:read,users:write,tokens:mint
+    Of `make run`: the same with --data .parley
     A bot:         parley apikey create --name bot --as my-bot --scopes messages:read,messages:send
     Try it:        curl -H "Authorization: Bearer $KEY" -X PUT -H "Content-Type: application/json" \\
                         -d '{"displayName": "Ada"}' localhost:5000/api/users/by-external-id/42
@@ -41,11 +48,14 @@ def apikey() -> None:
 
 @apikey.command()
 @config_option
+@data_option
 @click.option("--name", required=True, help="What the key is for: 1 to 64 characters, unique.")
 @click.option("--scopes", required=True, help="What it may do, separated by commas.")
 @click.option("--as", "user", help="The user (id or username) as whom it acts, where a request names no other.")
 @click.option("--expires", help="How long it is good: 12h, 90d. For ever, if this is left out.")
-def create(config: Path | None, name: str, scopes: str, user: str | None, expires: str | None) -> None:
+def create(
+    config: Path | None, data: Path | None, name: str, scopes: str, user: str | None, expires: str | None
+) -> None:
     """Make a key, and print it: the only time that it is shown.
 
     The key alone is on standard output, and what it may do on standard error:
@@ -58,15 +68,16 @@ def create(config: Path | None, name: str, scopes: str, user: str | None, expire
     from server.cli import api_keys  # noqa: PLC0415
 
     with report_errors():
-        settings = load_settings(config)
+        settings = _settings(config, data)
         seconds = None if expires is None else _seconds("--expires", expires)
         trio.run(partial(api_keys.create, settings, name, scopes, user=user, seconds=seconds))
 
 
 @apikey.command("list")
 @config_option
+@data_option
 @click.option("--all", "revoked", is_flag=True, help="Also those that were revoked.")
-def list_keys(config: Path | None, revoked: bool) -> None:
+def list_keys(config: Path | None, data: Path | None, revoked: bool) -> None:
     """List keys: name, id, scopes, when they were made and used last, and until when they are good.
 
     Never the keys themselves, which are not kept. The last use is noted once a minute.
@@ -76,13 +87,14 @@ def list_keys(config: Path | None, revoked: bool) -> None:
     from server.cli import api_keys  # noqa: PLC0415
 
     with report_errors():
-        trio.run(partial(api_keys.show, load_settings(config), revoked=revoked))
+        trio.run(partial(api_keys.show, _settings(config, data), revoked=revoked))
 
 
 @apikey.command()
 @config_option
+@data_option
 @click.argument("key")
-def revoke(config: Path | None, key: str) -> None:
+def revoke(config: Path | None, data: Path | None, key: str) -> None:
     """End a key (KEY: its name or id). Every instance refuses it within a second.
 
     Tokens that it has minted, and their sessions, stay: `DELETE /api/users/{id}/tokens` ends those of a user.
@@ -92,14 +104,15 @@ def revoke(config: Path | None, key: str) -> None:
     from server.cli import api_keys  # noqa: PLC0415
 
     with report_errors():
-        trio.run(api_keys.revoke, load_settings(config), key)
+        trio.run(api_keys.revoke, _settings(config, data), key)
 
 
 @apikey.command()
 @config_option
+@data_option
 @click.argument("key")
 @click.option("--keep", default="1h", show_default=True, help="How long the old secret stays good: 0, 10m, 1d.")
-def rotate(config: Path | None, key: str, keep: str) -> None:
+def rotate(config: Path | None, data: Path | None, key: str, keep: str) -> None:
     """Give a key (KEY: its name or id) a new secret, and print it. Both are good until you have exchanged them.
 
     One that is older still, from a rotation before, ends at once. Name, id and scopes stay.
@@ -109,8 +122,14 @@ def rotate(config: Path | None, key: str, keep: str) -> None:
     from server.cli import api_keys  # noqa: PLC0415
 
     with report_errors():
-        settings = load_settings(config)
+        settings = _settings(config, data)
         trio.run(partial(api_keys.rotate, settings, key, keep=_seconds("--keep", keep)))
+
+
+def _settings(config: Path | None, data: Path | None) -> "Settings":
+    from server.cli.dev.run import dev_settings  # noqa: PLC0415
+
+    return load_settings(config) if data is None else dev_settings(data)
 
 
 def _seconds(option: str, text: str) -> float:

@@ -41,6 +41,18 @@ def test_a_closed_terminal_ends_everything(data_dir: Path) -> None:
     assert not [pid for pid in started if command_line(pid)]
 
 
+def test_other_commands_find_it(data_dir: Path) -> None:
+    """A key is made for the server of this directory without any setting."""
+    words = [sys.executable, "-m", "server", "dev", "--port", "0", "--data", str(data_dir)]
+    with Killed(words, env=SETTINGS, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline().startswith(b"ready")
+        made = [*words[:3], "apikey", "create", "--data", str(data_dir), "--name", "shop", "--scopes", "users:write"]
+        done = subprocess.run(made, env=SETTINGS, capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and done.stdout.startswith("parley_key_"), done.stderr
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(300) == 0
+
+
 def test_nohup(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where SIGHUP is ignored, as under nohup, it stays ignored; otherwise it ends the process."""
     monkeypatch.setattr(logs, "configure", lambda *_: None)
