@@ -9,22 +9,23 @@ import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hmac import compare_digest
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from uuid import UUID
 
 import msgspec
 import structlog
 
-from handlers import page_cursors, permissions, text_rules
+from handlers import page_cursors, permissions, standing, text_rules
 from handlers.errors import ChatError
 from handlers.idempotency import claim
 from handlers.model import Caller, Client, GrantedToken, Identity, Once, Tokens
 from handlers.ports import Connections
 from handlers.refresh_tokens import RefreshTokens
 from handlers.transactions import Transactions
-from store.ids import new_id
+from store.ids import new_id, timestamp
 from store.model import Account, Change, Session
 from store.postgres import accounts as store
-from store.postgres import users
+from store.postgres import audit, users
 from store.postgres.connection import Connection
 from store.redis.inbox_entries import disconnection_of
 
@@ -59,13 +60,11 @@ class Accounts:
         """Begin a session for a user whose identity the caller has checked just now.
 
         `parent` is the session of the token that asked for it: a user who was signed out meanwhile does not get in
-        again this way. `code` is the one-time code that is exchanged for it. Raises ChatError("unauthenticated").
+        again this way. `code` is the one-time code that is exchanged for it. Raises ChatError: unauthenticated, banned.
         """
 
         async def write(conn: Connection) -> tuple[Tokens, Sequence[Change]]:
-            _, is_signed_in = await users.fetch_standing(conn, user_id, parent)
-            if not is_signed_in:
-                raise _ended()
+            await standing.require_good(conn, user_id, parent)
             tokens = await self._begin(conn, user_id, client)
             if code is not None and await claim(conn, user_id, _spent(code), tokens.session_id) is not None:
                 raise ChatError("unauthenticated", "The code was used before. Sign in again.")
@@ -95,9 +94,7 @@ class Accounts:
         async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
             if await users.lock_account(conn, user_id) is None:
                 raise _no_user()
-            _, is_signed_in = await users.fetch_standing(conn, user_id, session_id)
-            if not is_signed_in:
-                raise _ended()
+            await standing.require_good(conn, user_id, session_id)
             await store.insert_identity(conn, identity.provider, identity.subject, user_id)
             if await store.fetch_identity(conn, identity.provider, identity.subject) != user_id:
                 raise ChatError("conflict", f"This {identity.provider} account belongs to another user.")
@@ -121,6 +118,7 @@ class Accounts:
         begun = await store.insert_session(conn, session_id, user_id, token_hash, ttl=REFRESH_TTL, **_shown(client))
         if begun is None:  # the user was deleted since their identity was looked up
             raise _no_user()
+        await audit.insert_sign_in(conn, user_id, session_id, network_of(client.address))
         return self._tokens_for(user_id, session_id, token)
 
     def _tokens_for(self, user_id: UUID, session_id: UUID, refresh_token: str) -> Tokens:
@@ -130,13 +128,17 @@ class Accounts:
     # -- for applications --------------------------------------------------------------------------
 
     async def grant(self, user_id: UUID, seconds: int, client: Client) -> GrantedToken:
-        """Begin a session that lasts as long as its one access token. Raises ChatError("not_found")."""
+        """Begin a session that lasts as long as its one access token. Raises ChatError: not_found, banned."""
         session_id = new_id()
 
         async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
+            _, _, banned_until = await users.fetch_standing(conn, user_id, None)
+            if banned_until is not None:
+                raise standing.banned(timestamp(banned_until))
             spent = secrets.token_bytes(32)  # no refresh token has this hash
             if not await store.insert_session(conn, session_id, user_id, spent, ttl=seconds, **_shown(client)):
                 raise permissions.not_found("user")
+            await audit.insert_sign_in(conn, user_id, session_id, network_of(client.address))
             return None, ()
 
         await self._transactions.run(write)
@@ -151,7 +153,7 @@ class Accounts:
         before: UUID | None = None
         while True:
             async with self._pool.connection() as conn:
-                exists, _ = await users.fetch_standing(conn, user_id, None)
+                exists, _, _ = await users.fetch_standing(conn, user_id, None)
                 if not exists:
                     raise permissions.not_found("user")
                 found = await store.list_sessions(conn, user_id, limit=ENDED_AT_ONCE, before=before)
@@ -165,7 +167,7 @@ class Accounts:
     # -- refreshing -----------------------------------------------------------------------------
 
     async def refresh(self, token: str, client: Client, once: Once | None = None) -> Tokens:
-        """New tokens for a refresh token, which is spent by that. Raises ChatError("unauthenticated").
+        """New tokens for a refresh token, which is spent by that. Raises ChatError: unauthenticated, banned.
 
         A token spent before ends its session and all its connections: two parties have it, and one of them should
         not. Only the last one spent, and only for a moment, may come again, with the same answer: it may have been
@@ -181,6 +183,7 @@ class Accounts:
                 raise _unknown()
             if not found.is_live:
                 raise _ended()
+            await standing.require_good(conn, found.user_id, None)
             if presented.is_sealed:
                 await claim(conn, presented.session_id, once, presented.session_id)
             fresh, token_hash = self._tokens.follow(presented, found.token_hash)
@@ -326,6 +329,19 @@ def _email(email: str | None) -> str | None:
 
 def _picture(url: str | None) -> str | None:
     return url if url and len(url) <= 2048 and text_rules.fits(text_rules.PICTURE, url) else None
+
+
+def network_of(address: str) -> str | None:
+    """The network that an address is in, which says less of a person: /24 of IPv4, /48 of IPv6. None: it is none."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return None
+    if isinstance(found, IPv6Address):
+        if found.ipv4_mapped is None:
+            return str(IPv6Network((int(found), 48), strict=False))
+        found = found.ipv4_mapped
+    return str(IPv4Network((int(found), 24), strict=False))
 
 
 def _shown(client: Client) -> dict[str, str]:

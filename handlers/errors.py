@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from store.errors import NoRoom, ObjectsFull, ObjectsUnavailable, Overloaded, RedisUnavailable, Unavailable
+from store.model import Timestamp
 
 
 class ErrorCode(NamedTuple):
@@ -28,6 +29,7 @@ CODES: dict[str, ErrorCode] = {
     "unauthenticated": ErrorCode(401, "No valid access token", "Sign in or refresh the token."),
     "forbidden": ErrorCode(403, "Not allowed", "Ask somebody with the role it needs."),
     "scope_required": ErrorCode(403, "The API key lacks a scope", "Use a key with the scope that the sentence names."),
+    "banned": ErrorCode(403, "The account is banned", "Sign in again after `until`."),
     "mention_all_forbidden": ErrorCode(
         403, "Not all may be mentioned", "Name some members, or ask an admin of the group."
     ),
@@ -64,9 +66,16 @@ class ChatError(Exception):
     """An error that is sent to the client as it stands: a code from CODES and one clear sentence."""
 
     def __init__(
-        self, code: str, sentence: str, *, errors: dict[str, str] | None = None, retry_after: float | None = None
+        self,
+        code: str,
+        sentence: str,
+        *,
+        errors: dict[str, str] | None = None,
+        retry_after: float | None = None,
+        until: Timestamp | None = None,
     ) -> None:
-        """`errors` names fields that are at fault; `retry_after` is in seconds, as the table has it if not given."""
+        """`errors` names fields that are at fault; `retry_after` is in seconds, as the table has it if not given;
+        `until` is when what forbids it is over."""
         if code not in CODES:
             raise ValueError(f"{code!r} is not in the table of error codes")
         super().__init__(f"{code}: {sentence}")
@@ -74,11 +83,12 @@ class ChatError(Exception):
         self.sentence = sentence
         self.errors = errors or {}
         self.retry_after = CODES[code].retry_after if retry_after is None else retry_after
+        self.until = until
 
     @property
     def detail(self) -> dict[str, Any]:
         """What a program needs besides the code, as REST's problems and the hub's errors have it."""
-        return detail(self.retry_after, self.errors)
+        return detail(self.retry_after, self.errors, self.until)
 
     def for_hub(self) -> str:
         """Return `code: sentence`, in one line; behind a line break the detail as JSON, where there is some.
@@ -91,11 +101,15 @@ class ChatError(Exception):
         return f"{line}\n{msgspec.json.encode(more).decode()}" if more else line
 
 
-def detail(retry_after: float | None, errors: dict[str, str] | None = None) -> dict[str, Any]:
+def detail(
+    retry_after: float | None, errors: dict[str, str] | None = None, until: Timestamp | None = None
+) -> dict[str, Any]:
     """The members of that name in a problem, and in an error of the hub. `retry_after` is in seconds."""
     found: dict[str, Any] = {}
     if retry_after is not None:
         found["retryAfterMs"] = math.ceil(retry_after * 1000)
+    if until is not None:
+        found["until"] = until
     if errors:
         found["fields"] = errors
     return found

@@ -24,6 +24,7 @@ from store.model import (
     Role,
     Seq,
     Timestamp,
+    UserRole,
     UserStatus,
     Wire,
     WireEnum,
@@ -50,6 +51,7 @@ FILE_TYPES = (MessageType.IMAGE, MessageType.FILE)  # need a file
 SENDABLE_TYPES = tuple(member for member in MessageType if member in SPOKEN_TYPES + FILE_TYPES)
 MAX_MENTIONS = 50  # users who are mentioned by name in one message
 MAX_DESCRIPTION = 1024  # characters of the description of a group
+MAX_REASON = 512  # characters of why a moderator does something
 MAX_SLOW_MODE = 21_600  # seconds between two messages of one member
 MAX_PROVISIONED = 100  # users in one request of an application
 MIN_TOKEN_SECONDS, TOKEN_SECONDS, MAX_TOKEN_SECONDS = 60, 3600, 86_400  # of a token that an application mints
@@ -58,6 +60,7 @@ _MARKABLE = (MessageStatus.DELIVERED, MessageStatus.READ)
 UserStatusChoice = Annotated[str, _name_of(UserStatus)] | Annotated[int, _index_of(UserStatus)]
 ConversationTypeChoice = Annotated[str, _name_of(ConversationType)] | Annotated[int, _index_of(ConversationType)]
 PostingChoice = Annotated[str, _name_of(Posting)] | Annotated[int, _index_of(Posting)]
+UserRoleChoice = Annotated[str, _name_of(UserRole)] | Annotated[int, _index_of(UserRole)]
 RoleChoice = Annotated[str, _name_of(Role)] | Annotated[int, _index_of(Role)]
 MessageTypeChoice = (
     Annotated[str, _name_of(MessageType, *SENDABLE_TYPES)] | Annotated[int, _index_of(MessageType, *SENDABLE_TYPES)]
@@ -71,6 +74,7 @@ StatusText = Annotated[str, Meta(max_length=256), _pattern(text_rules.LINE)]
 Mentions = Annotated[tuple[UUID, ...], Meta(max_length=MAX_MENTIONS)]
 Picture = Annotated[str, Meta(max_length=2048), _pattern(text_rules.PICTURE)]
 Description = Annotated[str, Meta(min_length=1, max_length=MAX_DESCRIPTION), _pattern(text_rules.DESCRIPTION)]
+Reason = Annotated[str, Meta(min_length=1, max_length=MAX_REASON), _pattern(text_rules.DESCRIPTION)]
 Title = Annotated[str, Meta(min_length=1, max_length=256), _pattern(text_rules.NAME)]
 
 
@@ -177,6 +181,28 @@ class ProvisionedUser(ProvisionUser, frozen=True, kw_only=True):
 
 class ProvisionUsers(Wire, frozen=True):
     users: Annotated[tuple[ProvisionedUser, ...], Meta(min_length=1, max_length=MAX_PROVISIONED)]
+
+
+class ChangeUserRole(Wire, frozen=True):
+    """`reason` is for the audit log, as in all acts of moderators."""
+
+    role: UserRoleChoice
+    reason: Reason | None = None
+
+
+class BanUser(Wire, frozen=True):
+    """`until`: for ever when it is left out."""
+
+    until: Annotated[str, _pattern(text_rules.TIME)] | None = None
+    reason: Reason | None = None
+
+
+class RenameUser(Wire, frozen=True):
+    """What is left out stays as it is."""
+
+    username: Annotated[str, Meta(min_length=1, max_length=64), _pattern(text_rules.USERNAME_ECMA)] | None = None
+    display_name: Annotated[str, Meta(min_length=1, max_length=128), _pattern(text_rules.NAME)] | None = None
+    reason: Reason | None = None
 
 
 class UpdatePrivacy(Wire, frozen=True):

@@ -11,14 +11,14 @@ from uuid import UUID
 import structlog
 from msgspec import UNSET
 
-from handlers import permissions, text_rules
+from handlers import permissions, standing, text_rules
 from handlers.accounts import make_user
 from handlers.errors import ChatError
 from handlers.model import Identity, ProvisionedUser, ProvisionUser, UpdateUser
 from handlers.ports import Connections
 from handlers.transactions import Transactions
 from handlers.users import USERNAME_RULE, check_profile
-from store.ids import new_id
+from store.ids import new_id, timestamp
 from store.model import Account, Change
 from store.postgres import external_ids as store
 from store.postgres import users
@@ -89,7 +89,9 @@ class Provisioning:
                 owner = await store.fetch_owner(conn, external_id)
                 user_id = None if owner is None or owner.is_erased else owner.user_id
             if user_id is not None:
-                exists, _ = await users.fetch_standing(conn, user_id, None)
+                exists, _, banned_until = await users.fetch_standing(conn, user_id, None)
+                if banned_until is not None:
+                    raise standing.banned(timestamp(banned_until))
                 if exists:
                     return user_id
         raise ChatError("not_found", "There is no user to act for with this id.")

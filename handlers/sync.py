@@ -11,14 +11,14 @@ import msgspec
 import trio
 
 from handlers import page_cursors as cursors
-from handlers import permissions
+from handlers import permissions, standing
 from handlers.errors import ChatError
 from handlers.model import Caller, CursorProof
 from handlers.ports import Connections
 from store import receipts
 from store.ids import epoch_ms
-from store.model import Change, Conversation, Cursor, MemberCursor, Position
-from store.postgres import accounts, conversations, messages, threads, users
+from store.model import Change, Conversation, Cursor, MemberCursor, Position, Timestamp
+from store.postgres import accounts, conversations, messages, moderation, threads, users
 from store.postgres import cursors as positions
 from store.postgres.batch_loader import BatchLoader
 from store.postgres.conversations import Standing
@@ -42,7 +42,7 @@ class Sync:
         self._diverged: BatchLoader[Proof, None] = BatchLoader(self._fetch_diverged, PROVED)
         self._standings: BatchLoader[tuple[UUID, UUID], Standing] = BatchLoader(self._fetch_standings, COUNTED)
         self._ended: BatchLoader[UUID, None] = BatchLoader(self._fetch_ended)
-        self._present: BatchLoader[UUID, None] = BatchLoader(self._fetch_present)
+        self._present: BatchLoader[UUID, Timestamp | None] = BatchLoader(self._fetch_present)
         self._privacy: BatchLoader[UUID, Chosen] = BatchLoader(self._fetch_privacy)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -68,9 +68,13 @@ class Sync:
         return ()
 
     async def require_user(self, user_id: UUID) -> None:
-        """Raises ChatError("unauthenticated") when there is no such user (any more)."""
-        if user_id not in await self._present.get([user_id]):
+        """Raises ChatError: "unauthenticated" when there is no such user (any more), "banned"."""
+        found = await self._present.get([user_id])
+        if user_id not in found:
             raise ChatError("unauthenticated", "There is no such user (any more).")
+        until = found[user_id]
+        if until is not None:
+            raise standing.banned(until)
 
     async def require_session(self, session_id: UUID) -> None:
         """Raises ChatError("unauthenticated") when this sign-in session has ended."""
@@ -152,9 +156,9 @@ class Sync:
         async with self._pool.connection() as conn:
             return dict.fromkeys(await accounts.list_ended(conn, session_ids))
 
-    async def _fetch_present(self, user_ids: Collection[UUID]) -> dict[UUID, None]:
+    async def _fetch_present(self, user_ids: Collection[UUID]) -> dict[UUID, Timestamp | None]:
         async with self._pool.connection() as conn:
-            return dict.fromkeys(await users.list_present(conn, user_ids))
+            return await moderation.list_bans_of_present(conn, user_ids)
 
     async def _fetch_privacy(self, user_ids: Collection[UUID]) -> dict[UUID, Chosen]:
         async with self._pool.connection() as conn:
@@ -174,6 +178,11 @@ class Sync:
         """Those of these users who are gone. For the process."""
         async with self._pool.connection() as conn:
             return await users.list_deleted(conn, user_ids)
+
+    async def banned(self, user_ids: Collection[UUID]) -> Collection[UUID]:
+        """Those of these users who are banned. For the process."""
+        async with self._pool.connection() as conn:
+            return await moderation.list_banned(conn, user_ids)
 
     async def all_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]:
         """The conversations of each of these users. For the process."""

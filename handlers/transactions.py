@@ -26,9 +26,11 @@ Write = Callable[[Connection], Awaitable[tuple[T, Sequence[Change]]]]
 class Transactions:
     """Runs writes on the pool and passes their changes to the publisher."""
 
-    def __init__(self, pool: Connections, change_publisher: ChangePublisher) -> None:
+    def __init__(self, pool: Connections, change_publisher: ChangePublisher, *, leaves_to_relay: bool = False) -> None:
+        """`leaves_to_relay`: this process is no instance, and a relay of one is to publish what it commits, at once."""
         self._pool = pool
         self._change_publisher = change_publisher
+        self._leaves_to_relay = leaves_to_relay
         self.committed = 0
 
     async def run(
@@ -60,6 +62,15 @@ class Transactions:
 
         return await self._run(wrote, ())
 
+    async def run_both(
+        self,
+        write: Callable[[Connection], Awaitable[tuple[T, Sequence[Change], Personal | None]]],
+        *,
+        touches: Collection[UUID] = (),
+    ) -> T:
+        """The same for a `write` that returns both: its changes, and what it means for a user's connections."""
+        return await self._run(write, touches)
+
     async def _run(
         self,
         write: Callable[[Connection], Awaitable[tuple[T, Sequence[Change], Personal | None]]],
@@ -71,7 +82,7 @@ class Transactions:
                     async with conn.transaction():
                         result, changes, personal = await write(conn)
                         if changes or personal:
-                            await insert_outbox(conn, changes, personal)
+                            await insert_outbox(conn, changes, personal, is_stale=self._leaves_to_relay)
                     if changes or personal:
                         self._change_publisher.publish(changes, personal)
             except trio.TooSlowError:

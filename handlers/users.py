@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET
 
-from handlers import page_cursors, permissions, preconditions, text_rules
+from handlers import page_cursors, permissions, preconditions, standing, text_rules
 from handlers.errors import ChatError
 from handlers.idempotency import claim
 from handlers.model import Caller, CreateUser, Once, UpdatePrivacy, UpdateStatus, UpdateUser
@@ -18,7 +18,8 @@ from handlers.transactions import Transactions
 from store import names
 from store.errors import Unavailable
 from store.ids import id_ms, new_id
-from store.model import Account, Change, Privacy, User, UserStatus
+from store.model import Account, Act, Change, Privacy, User, UserRole, UserStatus
+from store.postgres import audit
 from store.postgres import privacy as privacy_store
 from store.postgres import reactions as reaction_store
 from store.postgres import users as store
@@ -43,13 +44,14 @@ class Users:
         self._presence = presence
 
     async def require(self, caller: Caller) -> None:
-        """Check that the caller and the session of their token still exist. Raises ChatError("unauthenticated")."""
+        """Check that the caller and the session of their token still exist, and that they are not banned. Raises
+        ChatError."""
         async with self._pool.connection() as conn:
-            exists, is_signed_in = await store.fetch_standing(conn, caller.user_id, caller.session_id)
-        if not exists:
-            raise ChatError("unauthenticated", "There is no such user (any more).")
-        if not is_signed_in:
-            raise ChatError("unauthenticated", "The session was ended. Sign in again.")
+            await standing.require_good(conn, caller.user_id, caller.session_id)
+
+    async def is_administrator(self, caller: Caller) -> bool:
+        async with self._pool.connection() as conn:
+            return await standing.has_role(conn, caller, UserRole.ADMINISTRATOR)
 
     async def create(self, request: CreateUser, once: Once | None = None) -> Account:
         """Create a user, or return the one that the same request created just before.
@@ -63,8 +65,7 @@ class Users:
                 "invalid_request", f"The key of a registration is {sentence}.", errors={"Idempotency-Key": sentence}
             )
         username = request.username
-        if not text_rules.fits(text_rules.USERNAME, username):
-            raise ChatError("invalid_request", f"A username is {USERNAME_RULE}.", errors={"username": USERNAME_RULE})
+        check_username(username)
         _check_text("displayName", request.display_name)
         display_name = (request.display_name or "").strip()
         if not text_rules.is_visible(display_name):
@@ -76,12 +77,12 @@ class Users:
             earlier = await claim(conn, REGISTRATION_SCOPE, once, user_id)
             if earlier is not None:
                 if id_ms(user_id) - id_ms(earlier) > REGISTRATION_WINDOW * 1000:
-                    raise _taken(username)
+                    raise username_taken(username)
                 return _found(await store.fetch_account(conn, earlier)), ()
             try:
                 made = await store.insert_user(conn, username, display_name, email=request.email, user_id=user_id)
             except store.UsernameTaken:
-                raise _taken(username) from None
+                raise username_taken(username) from None
             return made, ()
 
         return await self._transactions.run(write)
@@ -183,18 +184,27 @@ class Users:
                 preconditions.require(if_match, preconditions.of_account(found), "user")
                 return await change(conn)
 
-    async def delete(self, caller: Caller, user_id: UUID) -> None:
-        """Erase a user: the caller, or any user for an admin. Their messages stay, as those of a deleted user."""
-        if user_id != caller.user_id and not caller.is_admin:
-            raise ChatError("forbidden", "Only the user or an administrator may delete a user.")
+    async def delete(self, caller: Caller, user_id: UUID, *, by_application: bool = False) -> None:
+        """Erase a user: the caller, or any user for an administrator or an application. Their messages stay, as those
+        of a deleted user."""
+
+        async def require(conn: Connection) -> None:
+            if by_application or user_id == caller.user_id:
+                return
+            if not await standing.has_role(conn, caller, UserRole.ADMINISTRATOR):
+                raise ChatError("forbidden", "Only the user or an administrator may delete a user.")
 
         async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
+            await require(conn)
             changes = await store.delete_user(conn, user_id)
             if changes is None:
                 raise permissions.not_found("user")
+            actor_id, detail = (None, "an application") if by_application else (caller.user_id, None)
+            await audit.insert_audit(conn, Act.USER_ERASED, actor_id, user_id=user_id, detail=detail)
             return None, changes
 
         async def leave(conn: Connection) -> tuple[bool, Sequence[Change]]:
+            await require(conn)
             changes, is_more = await store.leave_some(conn, user_id, LEAVE_AT_ONCE)
             return is_more, changes
 
@@ -237,8 +247,8 @@ async def shown(users: Sequence[User], presence: Presence) -> list[User]:
 
 def check_profile(request: UpdateUser) -> None:
     """Raises ChatError("invalid_request")."""
-    if request.display_name is not None and not text_rules.fits(text_rules.NAME, request.display_name):
-        raise _not_a_line("displayName")
+    if request.display_name is not None:
+        check_display_name(request.display_name)
     check_picture(request.avatar_url if isinstance(request.avatar_url, str) else None)
     _check_email(request.email if isinstance(request.email, str) else None)
     _check_text("statusText", request.status_text or None)
@@ -272,7 +282,18 @@ def _check_text(field: str, text: str | None) -> None:
         raise _not_a_line(field)
 
 
-def _taken(username: str) -> ChatError:
+def check_username(username: str) -> None:
+    if not text_rules.fits(text_rules.USERNAME, username):
+        raise ChatError("invalid_request", f"A username is {USERNAME_RULE}.", errors={"username": USERNAME_RULE})
+
+
+def check_display_name(display_name: str) -> None:
+    """Raises ChatError("invalid_request")."""
+    if not text_rules.fits(text_rules.NAME, display_name):
+        raise _not_a_line("displayName")
+
+
+def username_taken(username: str) -> ChatError:
     return ChatError("username_taken", f"The username {username!r} is taken.")
 
 

@@ -70,6 +70,26 @@ class Role(WireEnum):
     MEMBER = "Member"
 
 
+class UserRole(WireEnum):
+    """What a user may do in the whole service, to others of a lower role."""
+
+    USER = "User"
+    MODERATOR = "Moderator"
+    ADMINISTRATOR = "Administrator"
+
+
+class Act(enum.StrEnum):
+    """What the audit log has entries of."""
+
+    SIGN_IN = "signIn"
+    ROLE_CHANGED = "roleChanged"
+    USER_BANNED = "userBanned"
+    USER_UNBANNED = "userUnbanned"
+    USER_RENAMED = "userRenamed"
+    USER_ERASED = "userErased"
+    SESSIONS_ENDED = "sessionsEnded"
+
+
 class Posting(WireEnum):
     """Who may send messages in a group."""
 
@@ -104,6 +124,31 @@ class Account(User, frozen=True):
     """A user as they see themselves."""
 
     email: str | None
+
+
+class UserStanding(Wire, frozen=True):
+    """A user's role in the whole service. `banned_until`: in the future, and for ever `FOR_EVER`; None: not banned."""
+
+    user_id: UUID
+    role: UserRole
+    banned_until: Timestamp | None
+
+
+class AuditEntry(Wire, frozen=True):
+    """Who has done what to whom, when and why. `actor_id`: None is an operator. `object_id`: a message or a session.
+    `address`: the network of a sign-in. `act` is one of `Act`, and may be one that a newer version has."""
+
+    id: UUID
+    at: Timestamp
+    act: str
+    actor_id: UUID | None
+    user_id: UUID | None
+    conversation_id: UUID | None
+    object_id: UUID | None
+    until: Timestamp | None
+    detail: str | None
+    reason: str | None
+    address: str | None
 
 
 class Privacy(Wire, frozen=True):

@@ -76,7 +76,7 @@ CHANGES = {
     ],
     "a command": [
         Change("server/cli/main.py", "from server.cli.inspect.commands", "from server.cli.example import example\n"),
-        Change("server/cli/main.py", "restored, search, serve, token):", "example, "),
+        Change("server/cli/main.py", "    restored,\n", "    example,\n"),
         Change(
             "server/cli/example.py",
             "",

@@ -11,6 +11,7 @@ from handlers.export import Export
 from handlers.files import Files
 from handlers.groups import Groups
 from handlers.messages import Messages, Queue
+from handlers.moderation import Moderation
 from handlers.provisioning import Provisioning
 from handlers.reactions import Reactions
 from handlers.receipts import Receipts
@@ -30,6 +31,7 @@ from store.postgres.pool import Pool
 class Handlers:
     groups: Groups
     messages: Messages
+    moderation: Moderation
     reactions: Reactions
     search: Search
     receipts: Receipts
@@ -82,6 +84,7 @@ def assemble_handlers(
     return Handlers(
         groups=Groups(pool, cluster.transactions, cluster.conversations),
         messages=messages(pool, cluster.queue),
+        moderation=Moderation(pool, cluster.transactions),
         reactions=reactions(pool),
         search=Search(stores.search_pool, limits.searches),
         receipts=Receipts(pool, cluster.receipts),

@@ -74,6 +74,7 @@ def assemble_rest(
         conversations_handler=cluster.conversations,
         groups_handler=handlers.groups,
         messages_handler=handlers.messages,
+        moderation_handler=handlers.moderation,
         reactions_handler=handlers.reactions,
         threads_handler=cluster.threads,
         search_handler=handlers.search,

@@ -6,6 +6,7 @@ with exit code 0 on success, 1 on an error, 2 for a wrong command line or config
 
 import click
 
+from server.cli.admin.commands import admin
 from server.cli.apikey import apikey
 from server.cli.chat import chat
 from server.cli.check import check
@@ -50,5 +51,20 @@ def main() -> None:
     """
 
 
-for command in (apikey, chat, check, dev, drain, inspect, loadtest, migrate, purge, restored, search, serve, token):
+for command in (
+    admin,
+    apikey,
+    chat,
+    check,
+    dev,
+    drain,
+    inspect,
+    loadtest,
+    migrate,
+    purge,
+    restored,
+    search,
+    serve,
+    token,
+):
     main.add_command(command)

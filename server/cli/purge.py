@@ -17,6 +17,7 @@ def purge(config: Path | None, dry_run: bool) -> None:
 
     \b
     - messages older than RETENTION_DAYS, a whole month at a time, and files that are in no other message
+    - entries of the audit log after AUDIT_RETENTION_DAYS
     - clientMessageIds and Idempotency-Keys after 7 days; sessions that have expired
     - uploads that were never completed, and files that are in no message, after a day
 

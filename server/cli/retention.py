@@ -23,6 +23,7 @@ from store.model import Change
 from store.objects import open_objects
 from store.postgres import (
     accounts,
+    audit,
     idempotency,
     join_links,
     mentions,
@@ -130,7 +131,7 @@ async def _purge(settings: Settings, pool: Pool, now: datetime, oldest: datetime
     with console.status("bringing names up to date ..."):
         await _repeat(pool, users.fold_old)
         await _repeat(pool, users.fill_in_words)
-    for name, step in _steps(now, partitions.month_of(oldest)):
+    for name, step in _steps(settings, now, partitions.month_of(oldest)):
         with console.status(f"forgetting {name} ..."):
             rows.append((name, await _repeat(pool, step)))
     with console.status("forgetting the terms of dropped messages ..."):
@@ -144,8 +145,9 @@ async def _purge(settings: Settings, pool: Pool, now: datetime, oldest: datetime
     return rows
 
 
-def _steps(now: datetime, oldest: datetime) -> list[tuple[str, Step]]:
+def _steps(settings: Settings, now: datetime, oldest: datetime) -> list[tuple[str, Step]]:
     before = now - IDEMPOTENCY
+    audited = now - timedelta(days=settings.audit_retention_days)
     return [
         ("mentions", lambda conn, limit: mentions.delete_old_mentions(conn, oldest, limit)),
         ("clientMessageIds", lambda conn, limit: messages.delete_old_sends(conn, before, limit)),
@@ -156,6 +158,7 @@ def _steps(now: datetime, oldest: datetime) -> list[tuple[str, Step]]:
         ("reactions to deleted messages", reactions.delete_reactions_left),
         ("threads of old messages", lambda conn, limit: threads.delete_old_threads(conn, oldest, limit)),
         ("followers of old threads", lambda conn, limit: threads.delete_old_members(conn, oldest, limit)),
+        ("old entries of the audit log", lambda conn, limit: audit.delete_old_audit(conn, audited, limit)),
         ("pins of old messages", lambda conn, limit: messages.delete_old_pins(conn, oldest, limit)),
     ]
 

@@ -15,14 +15,14 @@ from server.fanout.conversation_updates import ConversationNotifier
 from server.fanout.rooms import Rooms
 from server.fanout.thread_updates import ThreadNotifier
 from store.model import Privacy
-from store.redis.inbox_entries import disconnection_of, killing_of
+from store.redis.inbox_entries import BANNED, disconnection_of, killing_of, moderated
 
 CHUNK = 500  # users in one query
 SLACK = 30.0  # seconds that a change may have taken to be sent, and clocks may differ
 
 
 class Truth(Protocol):
-    """Reads memberships, erased users and ended sessions (`handlers.sync`)."""
+    """Reads memberships, erased and banned users, and ended sessions (`handlers.sync`)."""
 
     async def all_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]: ...
 
@@ -36,6 +36,8 @@ class Truth(Protocol):
         """The same of those who have followed, left or read a thread, each with its id."""
 
     async def deleted(self, user_ids: Collection[UUID]) -> list[UUID]: ...
+
+    async def banned(self, user_ids: Collection[UUID]) -> Collection[UUID]: ...
 
     async def privacy(self, user_ids: Collection[UUID]) -> dict[UUID, tuple[Privacy, int]]:
         """What those of these users hide who have ever chosen, each with its version."""
@@ -92,8 +94,8 @@ class Recovery:
         await self._rooms.history.check_heads()
 
     async def check_access(self) -> None:
-        """Close the connections of erased users and of sign-in sessions that have ended (P9), and read what users hide.
-        Raise StoreError."""
+        """Close the connections of users who were erased or banned, and of sign-in sessions that have ended (P9), and
+        read what users hide. Raise StoreError."""
         users = self._rooms.users()
         for start in range(0, len(users), CHUNK):
             await self._close_withdrawn(users[start : start + CHUNK])
@@ -111,6 +113,8 @@ class Recovery:
     async def _close_withdrawn(self, users: Collection[UUID]) -> None:
         for user_id in await self._truth.deleted(users):
             self._rooms.disconnect(disconnection_of(user_id))
+        for user_id in await self._truth.banned(users):
+            self._rooms.disconnect(moderated(user_id, BANNED))
         signed_in = self._rooms.signed_in(users)
         for session_id in await self._truth.ended(signed_in):
             self._rooms.disconnect(disconnection_of(signed_in[session_id], session_id))
@@ -121,7 +125,8 @@ class Recovery:
             self._rooms.disconnect(killing_of(user_id), opened_before=trio.current_time() - ago)
 
     async def check_people(self, went_back: Collection[UUID] = (), *, seconds: float | None = None) -> None:
-        """Close connections of erased users and ended sessions, and recheck memberships lost or won (P4, P9).
+        """Close connections of users who were erased or banned, and of ended sessions, and recheck memberships that
+        were lost or won (P4, P9).
 
         `went_back` are conversations of which a part of the history is lost. Somebody may be a member of them whom that
         part had removed: they are attached again, with a `Resync`. Users who joined a conversation in the last

@@ -498,6 +498,12 @@ class Settings:
         minimum=7,
         because="so long a clientMessageId stands for its message",
     )
+    audit_retention_days: int = OPERATION.setting(
+        COUNT,
+        365,
+        "`parley purge` removes entries of the audit log that are older.",
+        minimum=1,
+    )
 
     def __repr__(self) -> str:
         shown = {name: redact(name, getattr(self, name)) for name in self.__dataclass_fields__}

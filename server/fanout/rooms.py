@@ -656,7 +656,7 @@ class Rooms:
             if is_named and connection.opened_at < opened_before:
                 self.unregister(connection)
                 try:
-                    connection.disconnect("unauthenticated", disconnection.sentence)
+                    connection.disconnect(disconnection.code, disconnection.sentence)
                 except Exception as error:
                     connection.give_up(_guard.caught(error))
 

@@ -51,7 +51,7 @@ class SyncSource(Protocol):
         """What those of these users hide who have ever chosen, each with its version."""
 
     async def require_user(self, user_id: UUID) -> None:
-        """Raises ChatError("unauthenticated") when there is no such user (any more)."""
+        """Raises ChatError: "unauthenticated" when there is no such user (any more), "banned"."""
 
     async def require_session(self, session_id: UUID) -> None:
         """Raises ChatError("unauthenticated") when this sign-in session has ended."""

@@ -356,20 +356,20 @@ class HubConnection:
     async def _open(self) -> None:
         """Register, check that the user and their sign-in still exist, read what they hide, and attach to their rooms.
 
-        In this order. Once registered, the connection is reached by the end of its sign-in, by the removal of its user
-        and by changes of membership or of what is hidden, on whatever instance they happen. The other way round, any of
-        these could fall between the answer of the store and the registration, and find no connection to act on.
+        In this order. Once registered, the connection is reached by the end of its sign-in, by the removal or
+        the ban of its user and by changes of membership or of what is hidden, on whatever instance they happen. The
+        other way round, any of these could fall between the answer of the store and the registration, and find no
+        connection to act on.
         """
         await self.hub.rooms.register(self)
         try:
             if self.caller.session_id is not None:
                 # Only now: a session that is ended from here on ends this connection, wherever that happens.
                 await self.hub.sync.require_session(self.caller.session_id)
+            await self.hub.sync.require_user(self.user_id)
             for user_id, (privacy, version) in (await self.hub.sync.privacy([self.user_id])).items():
                 self.hub.rooms.set_privacy(user_id, privacy, version)
-            if not self.auto_attach:
-                await self.hub.sync.require_user(self.user_id)  # else their memberships are read, which asks the same
-            elif not self.closed:
+            if self.auto_attach and not self.closed:
                 await catch_up.attach_all(self, self.hub.rooms, self.hub.sync)
         except ChatError as error:
             self.end(str(error), allow_reconnect=error.code in ("unavailable", "overloaded"))

@@ -25,7 +25,7 @@ _BEGINNINGS = {
     "server closed": "server",
 }
 # Error codes that end connections, as they are.
-_CODES = ("unauthenticated", "draining", "unavailable", "overloaded", "rate_limited", "not_found", "internal")
+_CODES = ("unauthenticated", "banned", "draining", "unavailable", "overloaded", "rate_limited", "not_found", "internal")
 SLUGS = frozenset({*_BEGINNINGS.values(), *_CODES, OTHER})
 
 

@@ -21,6 +21,7 @@ from handlers.files import Files
 from handlers.groups import Groups
 from handlers.messages import Messages
 from handlers.model import Caller
+from handlers.moderation import Moderation
 from handlers.provisioning import Provisioning
 from handlers.reactions import Reactions
 from handlers.receipts import Receipts
@@ -40,6 +41,7 @@ from server.rest.request_log import current_trace, template
 from server.rest.request_metrics import RequestMetrics
 from server.rest.requests import ESCAPED, MAX_BODY, address, bearer, check_query
 from server.rest.routes import (
+    audit,
     auth,
     conversations,
     docs,
@@ -48,6 +50,7 @@ from server.rest.routes import (
     health,
     mentions,
     messages,
+    moderation,
     negotiate,
     pins,
     provisioning,
@@ -76,6 +79,7 @@ def create_app(
     conversations_handler: Conversations,
     groups_handler: Groups,
     messages_handler: Messages,
+    moderation_handler: Moderation,
     reactions_handler: Reactions,
     threads_handler: Threads,
     search_handler: Search,
@@ -104,6 +108,8 @@ def create_app(
     described = openapi.install(app, settings)
     app.register_blueprint(users.blueprint(users_handler, conversations_handler, accounts, export, verifier, settings))
     app.register_blueprint(provisioning.blueprint(provisioning_handler, accounts))
+    app.register_blueprint(moderation.blueprint(moderation_handler))
+    app.register_blueprint(audit.blueprint(moderation_handler))
     app.register_blueprint(auth.blueprint(accounts, verifier, users_handler, sign_in, settings))
     app.register_blueprint(conversations.blueprint(conversations_handler))
     app.register_blueprint(groups.blueprint(groups_handler))

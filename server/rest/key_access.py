@@ -43,6 +43,11 @@ ROUTES: Mapping[str, Needed] = {
     "GET /api/users": Needed("users:read", is_alone=True),
     "GET /api/users/{user_id}": Needed("users:read", is_alone=True),
     "DELETE /api/users/{user_id}": Needed("users:write", is_alone=True),
+    "GET /api/users/{user_id}/standing": _READ_USERS,
+    "PUT /api/users/{user_id}/ban": _WRITE_USERS,
+    "DELETE /api/users/{user_id}/ban": _WRITE_USERS,
+    "DELETE /api/users/{user_id}/sessions": _WRITE_USERS,
+    "PUT /api/users/{user_id}/name": _WRITE_USERS,
     "GET /api/users/me": _READ_USERS,
     "PUT /api/users/me": _WRITE_USERS,
     "GET /api/users/me/privacy": _READ_USERS,
@@ -96,6 +101,8 @@ ROUTES: Mapping[str, Needed] = {
 # What no key may do, with the reason.
 REFUSED: Mapping[str, str] = {
     "GET /api/users/me/export": "all data of a user at once is for the user",
+    "PUT /api/users/{user_id}/role": "roles are given by administrators themselves",
+    "GET /api/audit": "the audit log is for administrators themselves",
     "POST /auth/logout": "a key has no session",
     "GET /auth/sessions": "sessions are the user's own to see",
     "DELETE /auth/sessions/{session_id}": "an application ends those of a user with DELETE /api/users/{user_id}/tokens",

@@ -72,6 +72,8 @@ TAGS = {
     "mentions": "The messages that mention the caller.",
     "files": "Files: uploads through the server or directly into the store, and links.",
     "auth": "Sign-in with a provider, and sessions.",
+    "moderation": "Roles, bans, and what else moderators do to users.",
+    "audit": "Who has done what as a moderator or administrator, and who has signed in.",
     "hub": "Negotiation of connections to the SignalR hub.",
     "health": "Health checks for load balancers.",
 }
@@ -249,7 +251,7 @@ def _refusals(rule: Rule, said: Operation, is_open: bool) -> Iterator[str]:
     """Yield the error codes that follow from the route's parameters and body, and those that it declares."""
     yield from (*ALWAYS, *said.refuses)
     if not is_open:
-        yield "unauthenticated"
+        yield from ("unauthenticated", "banned")
         if not said.takes_token_in_query:
             yield from ("scope_required", "forbidden")
     if rule.arguments:
@@ -377,6 +379,11 @@ def _problem_schema() -> Schema:
                 "type": "integer",
                 "minimum": 0,
                 "description": "The same again may work after so many milliseconds.",
+            },
+            "until": {
+                "type": "string",
+                "format": "date-time",
+                "description": "When what forbids it is over; the end of the year 9999: never.",
             },
             "fields": {
                 "type": "object",

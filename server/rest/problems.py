@@ -19,6 +19,7 @@ from handlers.errors import CODES, ChatError, detail, from_store
 from server.rest.request_log import current_trace
 from store.defects import guard
 from store.errors import Overloaded, StoreError, Unavailable
+from store.model import Timestamp
 
 _BY_STATUS = {
     400: "invalid_request",
@@ -45,6 +46,7 @@ def problem(
     status: int | None = None,
     errors: dict[str, str] | None = None,
     retry_after: float | None = None,
+    until: Timestamp | None = None,
 ) -> Response:
     row = CODES[code]
     status = status or row.status
@@ -59,7 +61,7 @@ def problem(
     trace = current_trace()
     if trace is not None:
         body["instance"] = f"urn:parley:request:{trace.request_id}"
-    body |= detail(retry_after, errors)
+    body |= detail(retry_after, errors, until)
     if errors:
         body["errors"] = errors  # for clients of before `fields`
     response = Response(msgspec.json.encode(body), status=status, content_type="application/problem+json")
@@ -71,7 +73,7 @@ def problem(
 
 
 async def on_chat_error(error: ChatError) -> Response:
-    return problem(error.code, error.sentence, errors=error.errors, retry_after=error.retry_after)
+    return problem(error.code, error.sentence, errors=error.errors, retry_after=error.retry_after, until=error.until)
 
 
 async def on_store_error(error: StoreError) -> Response:

@@ -16,9 +16,18 @@ from store.postgres.connection import Connection
 from store.postgres.conversations import list_member_ids
 from store.postgres.messages import message_of
 from store.postgres.system_messages import Event, change_of, read
-from store.redis.inbox_entries import Disconnection, Personal, SettingsChange, ThreadChange, disconnection_of
+from store.redis.inbox_entries import (
+    Disconnection,
+    Personal,
+    SettingsChange,
+    ThreadChange,
+    disconnection_of,
+    moderated,
+    reason_of,
+)
 
 Key = tuple[UUID, int]  # conversation and seq of a batch's first change
+STALE = 3600.0  # seconds: the age of a batch that no process publishes but a relay
 
 
 class Unpublished(Struct, frozen=True):
@@ -42,11 +51,13 @@ def key_of(changes: Sequence[Change], personal: Personal | None = None) -> Key:
         return personal.conversation_id, -personal.version
     if isinstance(personal, ThreadChange):
         return personal.thread_id, -personal.version
-    return personal.session_id or personal.user_id, 0
+    return personal.act_id or personal.session_id or personal.user_id, 0
 
 
-async def insert_outbox(conn: Connection, changes: Sequence[Change], personal: Personal | None = None) -> None:
-    """Note a batch, in the transaction that makes its changes."""
+async def insert_outbox(
+    conn: Connection, changes: Sequence[Change], personal: Personal | None = None, *, is_stale: bool = False
+) -> None:
+    """Note a batch, in the transaction that makes its changes. `is_stale`: a relay is to announce it at once."""
     first: dict[UUID, int] = {}
     for change in changes:
         first[change.conversation_id] = min(change.seq, first.get(change.conversation_id, change.seq))
@@ -59,8 +70,10 @@ async def insert_outbox(conn: Connection, changes: Sequence[Change], personal: P
         "seqs": list(first.values()),
         "dismissed": [one.user_id for one in ended],
         "dismissed_sessions": [one.session_id for one in ended],
+        "end_reason": next((reason_of(one) for one in ended), None),
         "settings_of": personal.user_id if isinstance(personal, SettingsChange) else None,
         "thread_of": personal.user_id if isinstance(personal, ThreadChange) else None,
+        "age": STALE if is_stale else 0.0,
     }
     await conn.execute(queries.insert_outbox, parameters)
 
@@ -78,11 +91,14 @@ async def list_stale(conn: Connection, age: float, limit: int = 100) -> list[Unp
         Unpublished(
             (conversation_id, seq),
             dict(zip(conversation_ids, seqs, strict=True)),
-            tuple(disconnection_of(*both) for both in zip_longest(users, sessions)),
+            tuple(
+                disconnection_of(*both) if end_reason is None else moderated(both[0], end_reason)
+                for both in zip_longest(users, sessions)
+            ),
             None if settings_of is None else SettingsChange(settings_of, conversation_id, -seq),
             None if thread_of is None else ThreadChange(thread_of, conversation_id, -seq),
         )
-        for conversation_id, seq, conversation_ids, seqs, users, sessions, settings_of, thread_of in rows
+        for conversation_id, seq, conversation_ids, seqs, users, sessions, settings_of, thread_of, end_reason in rows
     ]
 
 

@@ -126,11 +126,12 @@ async def fetch_account(conn: Connection, user_id: UUID) -> Account | None:
     return _account_of(row) if row else None
 
 
-async def fetch_standing(conn: Connection, user_id: UUID, session_id: UUID | None) -> tuple[bool, bool]:
-    """Return (whether the user exists, whether their sign-in session is live; true if `session_id` is None)."""
+async def fetch_standing(conn: Connection, user_id: UUID, session_id: UUID | None) -> tuple[bool, bool, int | None]:
+    """Return whether the user exists, whether their sign-in session is live (true if `session_id` is None), and until
+    when they are banned, in milliseconds since the epoch (None: they are not)."""
     row = await (await conn.execute(queries.fetch_standing, {"id": user_id, "session_id": session_id})).fetchone()
     assert row is not None
-    return row[0], row[1]
+    return row[0], row[1], row[2]
 
 
 async def lock_account(conn: Connection, user_id: UUID) -> Account | None:
@@ -237,12 +238,6 @@ async def list_users_by_id(conn: Connection, user_ids: Collection[UUID]) -> list
     return [_user_of(row) for row in await cursor.fetchall()]
 
 
-async def list_present(conn: Connection, user_ids: Collection[UUID]) -> list[UUID]:
-    """Those of these users who exist and were not deleted."""
-    cursor = await conn.execute(queries.list_present_users, {"ids": list(user_ids)})
-    return [user_id for (user_id,) in await cursor.fetchall()]
-
-
 async def list_deleted(conn: Connection, user_ids: Collection[UUID]) -> list[UUID]:
     """Those of these users who were deleted."""
     cursor = await conn.execute(queries.list_deleted_users, {"ids": list(user_ids)})
@@ -270,6 +265,25 @@ async def update_user(
         row = await (await conn.execute(queries.update_user, parameters)).fetchone()
         account = _account_of(row) if row else None
         if account is not None and display_name is not None:
+            await _write_words(conn, [account])
+    return account
+
+
+async def rename_user(conn: Connection, user_id: UUID, username: str) -> Account | None:
+    """Give a user another username. None when there is no such user. Raises UsernameTaken."""
+    parameters = {
+        "id": user_id,
+        "username": username,
+        "username_folded": names.fold(username),
+        "username_skeleton": names.skeleton(username),
+    }
+    async with conn.atomic():
+        try:
+            row = await (await conn.execute(queries.rename_user, parameters)).fetchone()
+        except UniqueViolation:
+            raise UsernameTaken from None
+        account = _account_of(row) if row else None
+        if account is not None:
             await _write_words(conn, [account])
     return account
 
@@ -310,6 +324,7 @@ async def delete_user(conn: Connection, user_id: UUID) -> tuple[Change, ...] | N
             queries.forget_threads_of,
             queries.delete_creations_of,
             queries.delete_privacy_of,
+            queries.forget_audit_of,
             queries.give_up_files_of,
             queries.anonymise_user,
         ):

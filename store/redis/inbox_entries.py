@@ -88,11 +88,14 @@ class StatusNotice(InstanceMessage, frozen=True, array_like=True):
 
 
 class Disconnection(InstanceMessage, frozen=True, array_like=True):
-    """Connections of this user end, for good: those of one sign-in session, or all."""
+    """Connections of this user end, for good: those of one sign-in session, or all. `act_id` names what may happen to a
+    user more than once."""
 
     user_id: UUID
     sentence: str
     session_id: UUID | None = None
+    code: str = "unauthenticated"
+    act_id: UUID | None = None
 
     @property
     def users(self) -> Sequence[UUID]:
@@ -154,6 +157,25 @@ def disconnection_of(user_id: UUID, session_id: UUID | None = None) -> Disconnec
     return Disconnection(
         user_id, "The user was deleted." if session_id is None else "The session was ended.", session_id
     )
+
+
+BANNED, ENDED = "banned", "ended"  # why, as the outbox has it
+_REASONS = {
+    BANNED: ("banned", "The account is banned."),
+    ENDED: ("unauthenticated", "A moderator has ended the sessions of this user."),
+}
+
+
+def moderated(user_id: UUID, reason: str, act_id: UUID | None = None) -> Disconnection:
+    """Of a user of whom a moderator says so: BANNED, or ENDED. What a newer version has is taken for the latter."""
+    code, sentence = _REASONS.get(reason, _REASONS[ENDED])
+    return Disconnection(user_id, sentence, None, code, act_id)
+
+
+def reason_of(disconnection: Disconnection) -> str | None:
+    """The reason of a disconnection that `moderated` has made; None of any other."""
+    made = (disconnection.code, disconnection.sentence)
+    return next((reason for reason, one in _REASONS.items() if one == made), None)
 
 
 def killing_of(user_id: UUID) -> Disconnection:

@@ -28,6 +28,7 @@ from handlers.files import Files
 from handlers.groups import Groups
 from handlers.messages import Messages
 from handlers.model import Caller, CreateMessage
+from handlers.moderation import Moderation
 from handlers.ports import Connections
 from handlers.presence import Presence
 from handlers.provisioning import Provisioning
@@ -40,12 +41,13 @@ from handlers.sync import Sync
 from handlers.threads import Threads
 from handlers.transactions import Transactions
 from handlers.users import Users
-from store import names
+from store import model, names
 from store import receipts as receipt_store
 from store.errors import StoreError, Unavailable
-from store.ids import epoch_ms, id_floor, new_id, timestamp
+from store.ids import epoch_ms, id_floor, new_id, now_timestamp, timestamp, timestamp_ms
 from store.model import (
     Account,
+    AuditEntry,
     Change,
     Conversation,
     ConversationSettings,
@@ -68,12 +70,15 @@ from store.model import (
     ThreadSummary,
     UnreadTotals,
     User,
+    UserRole,
+    UserStanding,
     UserStatus,
 )
 from store.objects import UploadUrl, new_trouble
 from store.postgres import (
     accounts,
     api_keys,
+    audit,
     conversations,
     external_ids,
     files,
@@ -81,6 +86,7 @@ from store.postgres import (
     join_links,
     mentions,
     messages,
+    moderation,
     outbox,
     privacy,
     public_groups,
@@ -129,6 +135,9 @@ class Tables:
         self.external_ids: dict[str, external_ids.Owner] = {}
         self.api_keys: dict[UUID, tuple[api_keys.Presented, bytes]] = {}  # with the hash of the secret
         self.noted: dict[UUID, int] = {}  # how often, by key
+        self.roles: dict[UUID, UserRole] = {}
+        self.bans: dict[UUID, str] = {}  # until when; a time in the past is no ban any more
+        self.audit: dict[UUID, AuditEntry] = {}
         self.privacy: dict[UUID, privacy.Chosen] = {}
         self.sessions: dict[UUID, SessionRow] = {}
         self.creations: dict[tuple[UUID, str], tuple[bytes, UUID]] = {}
@@ -232,6 +241,15 @@ class Tables:
             self.settings_of(conversation_id, viewer_id),
             **msgspec.structs.asdict(head.details),
         )
+
+    def ban_of(self, user_id: UUID) -> str | None:
+        until = self.bans.get(user_id)
+        return until if until is not None and until > now_timestamp() else None
+
+    def standing_of(self, user_id: UUID) -> UserStanding | None:
+        if user_id not in self.users:
+            return None
+        return UserStanding(user_id, self.roles.get(user_id, UserRole.USER), self.ban_of(user_id))
 
     def settings_of(self, conversation_id: UUID, user_id: UUID) -> ConversationSettings:
         return self.settings.get((conversation_id, user_id), NOTHING_SET)
@@ -524,6 +542,7 @@ class Memory:
             types=("text/plain", "image/png"),
         )
         self.receipts = Receipts(pool, self.durable)
+        self.moderation = Moderation(pool, self.transactions)
         self.presence = Presence(pool)
         self.sync = Sync(pool)
 
@@ -1318,9 +1337,11 @@ def _lock_account(tables: Tables, user_id: UUID) -> Account | None:
 
 
 @stands_for(users.fetch_standing)
-def _fetch_standing(tables: Tables, user_id: UUID, session_id: UUID | None) -> tuple[bool, bool]:
+def _fetch_standing(tables: Tables, user_id: UUID, session_id: UUID | None) -> tuple[bool, bool, int | None]:
     session = None if session_id is None else tables.sessions.get(session_id)
-    return user_id in tables.users, session_id is None or (session is not None and session.is_live)
+    until = tables.ban_of(user_id)
+    is_live = session_id is None or (session is not None and session.is_live)
+    return user_id in tables.users, is_live, None if until is None else timestamp_ms(until)
 
 
 @stands_for(users.list_users)
@@ -1365,11 +1386,6 @@ def _list_users_by_id(tables: Tables, user_ids: Collection[UUID]) -> list[User]:
     return [user for one in sorted(set(user_ids)) if (user := _fetch_user(tables, one))]
 
 
-@stands_for(users.list_present)
-def _list_present(tables: Tables, user_ids: Collection[UUID]) -> list[UUID]:
-    return [one for one in user_ids if one in tables.users]
-
-
 @stands_for(users.list_deleted)
 def _list_deleted(tables: Tables, user_ids: Collection[UUID]) -> list[UUID]:
     return [one for one in user_ids if one in tables.deleted]
@@ -1393,6 +1409,14 @@ def _update_user(
     changed = replace(found, display_name=display_name or found.display_name, **given)
     tables.users[user_id] = changed
     return changed
+
+
+@stands_for(users.rename_user)
+def _rename_user(tables: Tables, user_id: UUID, username: str) -> Account | None:
+    if any(one.username == username and one.id != user_id for one in tables.users.values()):
+        raise users.UsernameTaken
+    tables.users[user_id] = replace(tables.users[user_id], username=username)
+    return tables.users[user_id]
 
 
 @stands_for(users.update_status)
@@ -1431,6 +1455,102 @@ def _delete_user(tables: Tables, user_id: UUID) -> tuple[Change, ...] | None:
         if owner.user_id == user_id:
             tables.external_ids[external_id] = external_ids.Owner(user_id, True)
     return tuple(changes)
+
+
+# -- in place of store.postgres.moderation and audit ------------------------------------------
+
+
+@stands_for(moderation.fetch_role)
+def _fetch_role(tables: Tables, user_id: UUID) -> UserRole | None:
+    found = tables.standing_of(user_id)
+    return None if found is None or found.banned_until is not None else found.role
+
+
+@stands_for(moderation.fetch_user_standing)
+def _fetch_user_standing(tables: Tables, user_id: UUID) -> UserStanding | None:
+    return tables.standing_of(user_id)
+
+
+@stands_for(moderation.lock_user_standing)
+def _lock_user_standing(tables: Tables, user_id: UUID) -> UserStanding | None:
+    return tables.standing_of(user_id)
+
+
+@stands_for(moderation.list_bans_of_present)
+def _list_bans_of_present(tables: Tables, user_ids: Collection[UUID]) -> dict[UUID, str | None]:
+    return {one: tables.ban_of(one) for one in user_ids if one in tables.users}
+
+
+@stands_for(moderation.list_banned)
+def _list_banned(tables: Tables, user_ids: Collection[UUID]) -> list[UUID]:
+    return [one for one in user_ids if tables.ban_of(one) is not None]
+
+
+@stands_for(moderation.update_user_role)
+def _update_user_role(tables: Tables, user_id: UUID, role: UserRole) -> UserStanding:
+    tables.roles[user_id] = role
+    return UserStanding(user_id, role, tables.ban_of(user_id))
+
+
+@stands_for(moderation.update_ban)
+def _update_ban(tables: Tables, user_id: UUID, until: datetime | None) -> UserStanding:
+    tables.bans.pop(user_id, None)
+    if until is not None:
+        tables.bans[user_id] = timestamp(epoch_ms(until))
+    return UserStanding(user_id, tables.roles.get(user_id, UserRole.USER), tables.ban_of(user_id))
+
+
+@stands_for(moderation.revoke_sessions_of)
+def _revoke_sessions_of(tables: Tables, user_id: UUID) -> int:
+    live = [one for one, session in tables.sessions.items() if session.user_id == user_id and session.is_live]
+    for one in live:
+        tables.sessions[one] = replace(tables.sessions[one], is_live=False)
+    return len(live)
+
+
+@stands_for(audit.insert_audit)
+def _insert_audit(
+    tables: Tables,
+    act: model.Act,
+    actor_id: UUID | None,
+    *,
+    user_id: UUID | None = None,
+    conversation_id: UUID | None = None,
+    object_id: UUID | None = None,
+    until: datetime | None = None,
+    detail: str | None = None,
+    reason: str | None = None,
+) -> UUID:
+    ends = None if until is None else timestamp(epoch_ms(until))
+    made = new_id()
+    tables.audit[made] = AuditEntry(
+        made, NOW, act.value, actor_id, user_id, conversation_id, object_id, ends, detail, reason, None
+    )
+    return made
+
+
+@stands_for(audit.insert_sign_in)
+def _insert_sign_in(tables: Tables, user_id: UUID, session_id: UUID, network: str | None) -> None:
+    made = new_id()
+    tables.audit[made] = AuditEntry(
+        made, NOW, model.Act.SIGN_IN.value, user_id, user_id, None, session_id, None, None, None, network
+    )
+
+
+@stands_for(audit.list_audit)
+def _list_audit(tables: Tables, only: audit.Filter, *, before: UUID | None = None, limit: int) -> list[AuditEntry]:
+    found = [
+        one
+        for one in tables.audit.values()
+        if (before is None or one.id < before)
+        and only.actor_id in (None, one.actor_id)
+        and only.user_id in (None, one.user_id)
+        and (only.act is None or only.act.value == one.act)
+    ]
+    return sorted(found, key=lambda one: one.id, reverse=True)[:limit]
+
+
+# -- in place of store.postgres.accounts ------------------------------------------------------
 
 
 @stands_for(accounts.fetch_identity)
@@ -1562,7 +1682,9 @@ def _release(tables: Tables, scope: UUID, key: str, fingerprint: bytes) -> None:
 
 
 @stands_for(outbox.insert_outbox)
-def _insert_outbox(tables: Tables, changes: Sequence[Change], personal: Personal | None = None) -> None:
+def _insert_outbox(
+    tables: Tables, changes: Sequence[Change], personal: Personal | None = None, *, is_stale: bool = False
+) -> None:
     tables.outbox += ((tuple(changes), personal),)
 
 

@@ -10,7 +10,7 @@ from handlers.errors import ChatError
 from handlers.model import Caller, Client, CursorProof
 from handlers.sync import read_cursor
 from store.ids import new_id
-from store.model import Cursor, Role
+from store.model import FOR_EVER, Cursor, Role
 from store.postgres.conversations import MEMBERS_SHOWN
 from tests.handlers.memory import EXPIRES, Memory, refused
 
@@ -33,6 +33,10 @@ async def test_memberships(running: Memory) -> None:
     for call in (running.sync.memberships(gone), running.sync.require_user(gone)):
         assert (await refused(running, call)).code == "unauthenticated"
     await running.sync.require_user(other.user_id)
+    running.tables.bans[other.user_id] = FOR_EVER
+    error = await refused(running, running.sync.require_user(other.user_id))
+    assert (error.code, error.until) == ("banned", FOR_EVER)
+    assert await running.sync.banned([one.user_id, other.user_id]) == [other.user_id]
 
 
 async def test_sessions_that_have_ended(running: Memory) -> None:

@@ -38,8 +38,11 @@ class World:
         self.transactions = Transactions(cast(Pool, self), cast(ChangePublisher, self))
         monkeypatch.setattr(transactions, "insert_outbox", self._note)
 
-    async def _note(self, conn: object, changes: Sequence[Change], personal: Personal | None) -> None:
+    async def _note(
+        self, conn: object, changes: Sequence[Change], personal: Personal | None, *, is_stale: bool
+    ) -> None:
         await trio.lowlevel.checkpoint()
+        assert not is_stale  # this process publishes what it commits
         self.noted += [one.seq for one in changes]
 
     @asynccontextmanager

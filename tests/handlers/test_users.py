@@ -13,7 +13,7 @@ from handlers.preconditions import of_account
 from handlers.users import LEAVE_AT_ONCE, MAX_QUERY, REGISTRATION_KEY, REGISTRATION_WINDOW
 from store.errors import Unavailable
 from store.ids import new_id
-from store.model import Privacy, Role, UserStatus
+from store.model import Privacy, Role, UserRole, UserStatus
 from store.postgres.idempotency import REGISTRATION_SCOPE
 from store.postgres.users import By, Position
 from store.redis.inbox_entries import Disconnection
@@ -309,8 +309,13 @@ async def test_who_may_erase(memory: Memory) -> None:
     for target in (other.user_id, new_id()):
         assert (await refused(memory, memory.users.delete(one, target))).code == "forbidden"
     await memory.users.delete(one, one.user_id)
+    memory.tables.roles[admin.user_id] = UserRole.MODERATOR
+    memory.publisher.published.clear()
+    assert (await refused(memory, memory.users.delete(admin, other.user_id))).code == "forbidden"
     administrator = msgspec.structs.replace(admin, is_admin=True)
     await memory.users.delete(administrator, other.user_id)
+    noted = [(entry.act, entry.actor_id, entry.user_id) for entry in memory.tables.audit.values()]
+    assert noted == [("userErased", who.user_id, whom.user_id) for who, whom in ((one, one), (admin, other))]
     assert set(memory.tables.users) == {admin.user_id}
     memory.publisher.published.clear()
     assert (await refused(memory, memory.users.delete(administrator, other.user_id))).code == "not_found"

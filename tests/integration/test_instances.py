@@ -3,16 +3,19 @@
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import trio
 
 from loadtest.client import HubClient, HubError
 from server.cli.dev.services import Services
+from server.config.loading import load
+from server.identity.access_tokens import mint_token
 from tests.conftest import flush
 from tests.event_recorder import WAIT, EventRecorder, event_of
 from tests.proxy import Proxy
-from tests.running import Running, User, checked, running
+from tests.running import JWT_KEY, Running, User, checked, running
 from tests.waiting import wait_until
 
 Pair = tuple[Running, Running]
@@ -420,6 +423,32 @@ async def test_removed_where_it_is_not_open(pair: Pair) -> None:
             await b.invoke("JoinConversation", joined)
         await b.invoke("Ping")
         assert recorder.messages == []
+
+
+async def test_a_ban(pair: Pair) -> None:
+    """Connections of a banned user end on each instance, whichever banned them, and neither serves them until it is
+    lifted; others stay."""
+    one, two = pair
+    admin, bob, eve = await people(one, "admin", "bob", "eve")
+    root = admin._replace(token=mint_token(load({}, None, jwt_key=JWT_KEY), UUID(admin.id), admin=True))
+    path = f"/api/users/{bob.id}/ban"
+    async with one.connect(bob) as first, two.connect(bob) as second, two.connect(eve) as other, one.http(root) as http:
+        for client in (first, second, other):
+            await client.invoke("Ping")
+        checked(await http.put(path, json={"reason": "spam"}))
+        for client in (first, second):
+            with trio.fail_after(WAIT):
+                await client.closed.wait()
+            assert "banned" in str(client.close_message)
+        for server in pair:
+            async with server.http(bob) as refused:
+                assert (await refused.get("/api/users/me")).json()["code"] == "banned"
+        checked(await http.delete(path))
+        for server in pair:
+            async with server.http(bob) as again, server.connect(bob) as client:
+                checked(await again.get("/api/users/me"))
+                await client.invoke("GetUnread")
+        await other.invoke("GetUnread")
 
 
 async def test_threads(pair: Pair) -> None:

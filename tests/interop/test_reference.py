@@ -6,6 +6,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 import trio
@@ -13,10 +14,11 @@ import trio
 from server.config.loading import load
 from server.hub.events import EVENTS
 from server.hub.methods import METHODS
+from server.identity.access_tokens import mint_token
 from server.instance import Instance
 from server.rest.routes.docs import CURL, JAVASCRIPT, PYTHON, STOCK, TOURS, pieces, source, start
 from tests.interop.conftest import HERE, with_packages
-from tests.running import running
+from tests.running import JWT_KEY, running
 from tests.server.identity.provider import CLIENT, SECRET, open_provider
 
 ROOT = Path(__file__).parents[2]
@@ -149,6 +151,9 @@ async def test_every_example_works(
         described = (await http.get("/openapi.json")).json()
         for name, text in programs.items():
             (tmp_path / name).write_text(text.replace(URL, f"http://127.0.0.1:{server.port}"))
+        admin = await server.register("admin")
+        settings = load({}, None, jwt_key=JWT_KEY)
+        (tmp_path / "admin-token").write_text(mint_token(settings, UUID(admin.id), admin=True))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run, ["bash", "-euo", "pipefail", CURL], tmp_path)
             nursery.start_soon(run, [node, STOCK], tmp_path)

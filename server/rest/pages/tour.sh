@@ -127,6 +127,23 @@ curl -sfL "$URL/api/files/$key" -H "$auth"
 curl -sf -X DELETE "$URL/api/files?fileUrl=$(jq -r .url <<< "$file" | jq -sRr '@uri')" -H "$auth"
 #: conversationsDelete
 curl -sf -X DELETE "$URL/api/conversations/$group" -H "$auth"
+#: moderationChangeRole
+# What `parley token --admin --user NAME` prints; or grant the role: `parley admin grant administrator NAME`.
+admin="Authorization: Bearer $(cat admin-token)"
+curl -sf -X PUT "$URL/api/users/$bob/role" -H "$admin" -H "$json" -d '{"role": "Moderator"}' | jq .role
+curl -sf -X PUT "$URL/api/users/$bob/role" -H "$admin" -H "$json" -d '{"role": "User"}' | jq .role
+#: moderationBan
+curl -sf -X PUT "$URL/api/users/$bob/ban" -H "$admin" -H "$json" -d '{"until": "2999-01-01T00:00:00Z", "reason": "spam"}'
+#: moderationGetStanding
+curl -sf "$URL/api/users/$bob/standing" -H "$admin" | jq .bannedUntil
+#: moderationUnban
+curl -sf -X DELETE "$URL/api/users/$bob/ban?reason=mistake" -H "$admin" | jq .bannedUntil
+#: moderationEndSessions
+curl -sf -X DELETE "$URL/api/users/$bob/sessions" -H "$admin" | jq .role
+#: moderationRename
+curl -sf -X PUT "$URL/api/users/$carol/name" -H "$admin" -H "$json" -d '{"displayName": "Carol"}' | jq .displayName
+#: auditListAudit
+curl -sf "$URL/api/audit?userId=$bob&act=userBanned" -H "$admin" | jq '.items[] | {at, act, reason}'
 #: authListSessions
 session=$(curl -sf "$URL/auth/sessions" -H "$auth" | jq -r '.items[0].id')
 #: authRefresh

@@ -77,7 +77,7 @@ def blueprint(accounts: Accounts, verifier: Verifier, users: Users, sign_in: Sig
                 "The base64url-encoded SHA-256 of a secret, which the exchange of the code has to present.",
             ),
         ),
-        refuses=("not_found", "unauthenticated", "sign_in_failed"),
+        refuses=("not_found", "unauthenticated", "banned", "sign_in_failed"),
     )
     @sign_in_route
     async def login(provider: str) -> Response:
@@ -120,7 +120,7 @@ def blueprint(accounts: Accounts, verifier: Verifier, users: Users, sign_in: Sig
             query("state", {"type": "string"}, "The `state` that the provider returns unchanged."),
             query("code", {"type": "string"}, "The authorization code from the provider."),
         ),
-        refuses=("sign_in_failed", "registration_closed", "not_found", "conflict", "unauthenticated"),
+        refuses=("sign_in_failed", "registration_closed", "not_found", "conflict", "unauthenticated", "banned"),
     )
     @sign_in_route
     async def callback(provider: str) -> Response:
@@ -198,7 +198,7 @@ def blueprint(accounts: Accounts, verifier: Verifier, users: Users, sign_in: Sig
         Answer(200, Tokens, "The tokens of a new session."),
         takes=ExchangeRequest,
         parameters=(UNUSED_KEY,),
-        refuses=("unauthenticated",),
+        refuses=("unauthenticated", "banned"),
     )
     @sign_in_route
     async def exchange(data: ExchangeRequest) -> Response:
@@ -221,7 +221,7 @@ def blueprint(accounts: Accounts, verifier: Verifier, users: Users, sign_in: Sig
         Answer(200, Tokens, "New tokens of the same session."),
         takes=RefreshRequest,
         parameters=(IDEMPOTENCY_KEY,),
-        refuses=("unauthenticated",),
+        refuses=("unauthenticated", "banned"),
     )
     @sign_in_route
     async def refresh(data: RefreshRequest) -> Response:

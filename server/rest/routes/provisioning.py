@@ -75,7 +75,7 @@ def blueprint(provisioning: Provisioning, accounts: Accounts) -> Blueprint:
         Answer(201, GrantedToken, "An access token of a new session."),
         takes=MintToken,
         parameters=(UNUSED_KEY,),
-        refuses=("forbidden",),
+        refuses=("forbidden", "banned"),
     )
     async def mint(user_id: str, data: MintToken) -> Response:
         """Mint an access token for a client of the user: for an hour, or a time between a minute and a day.

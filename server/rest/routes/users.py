@@ -94,7 +94,7 @@ def blueprint(
         if settings.registration == "closed" and "Authorization" in request.headers:
             known = await verifier.verify(bearer())
             await users.require(known)
-            if known.is_admin:
+            if await users.is_administrator(known):
                 return
         raise ChatError("registration_closed", "Registration is not open here.")
 
@@ -106,7 +106,7 @@ def blueprint(
         Answer(201, Registered, "The new user, and their first session if registration is open.", ("ETag", "Location")),
         takes=CreateUser,
         parameters=(REGISTRATION_KEY,),
-        refuses=("username_taken", "registration_closed", "unauthenticated"),
+        refuses=("username_taken", "registration_closed", "unauthenticated", "banned"),
     )
     @sign_in_route
     async def create(data: CreateUser) -> Response:
@@ -203,10 +203,7 @@ def blueprint(
     @operation(done("The user is erased; their messages stay, shown as a deleted user's."), refuses=("forbidden",))
     async def delete(user_id: str) -> Response:
         """Erase the caller, or, as an administrator, any user."""
-        by = caller()
-        if is_application():
-            by = msgspec.structs.replace(by, is_admin=True)
-        await users.delete(by, path_id(user_id))
+        await users.delete(caller(), path_id(user_id), by_application=is_application())
         return nothing()
 
     return routes

@@ -1,9 +1,11 @@
 -- The transactional outbox.
 
 -- name: insert_outbox
-INSERT INTO outbox (conversation_id, seq, conversation_ids, seqs, dismissed, dismissed_sessions, settings_of, thread_of)
+INSERT INTO outbox (conversation_id, seq, conversation_ids, seqs, dismissed, dismissed_sessions, settings_of, thread_of,
+    end_reason, created_at)
 VALUES (%(conversation_id)s, %(seq)s, %(conversation_ids)s::uuid[], %(seqs)s::bigint[], %(dismissed)s::uuid[],
-    %(dismissed_sessions)s::uuid[], %(settings_of)s, %(thread_of)s)
+    %(dismissed_sessions)s::uuid[], %(settings_of)s, %(thread_of)s, %(end_reason)s,
+    clock_timestamp() - make_interval(secs => %(age)s))
 
 -- name: delete_outbox
 -- outbox_pkey.
@@ -12,7 +14,9 @@ WHERE o.conversation_id = k.conversation_id AND o.seq = k.seq
 
 -- name: list_stale_outbox
 -- A scan: the table holds what is on its way, a few rows. Rows that another relay has taken are passed over.
-SELECT conversation_id, seq, conversation_ids, seqs, dismissed, dismissed_sessions, settings_of, thread_of FROM outbox
+SELECT conversation_id, seq, conversation_ids, seqs, dismissed, dismissed_sessions, settings_of, thread_of,
+    end_reason
+FROM outbox
 WHERE created_at < clock_timestamp() - make_interval(secs => %(age)s)
 ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 

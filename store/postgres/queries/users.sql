@@ -83,15 +83,12 @@ SELECT EXISTS (SELECT FROM users WHERE id = %(id)s AND deleted_at IS NULL),
     %(session_id)s::uuid IS NULL OR EXISTS (
         SELECT FROM sessions
         WHERE id = %(session_id)s AND user_id = %(id)s AND revoked_at IS NULL AND expires_at > clock_timestamp()
-    )
+    ),
+    (SELECT (extract(epoch FROM banned_until) * 1000)::bigint FROM users WHERE id = %(id)s AND banned_until > clock_timestamp())
 
 -- name: list_users_by_id
 -- users_pkey.
 SELECT {user} FROM users AS u WHERE id = ANY(%(ids)s::uuid[])
-
--- name: list_present_users
--- users_pkey.
-SELECT id FROM users WHERE id = ANY(%(ids)s::uuid[]) AND deleted_at IS NULL
 
 -- name: list_deleted_users
 -- users_pkey.
@@ -136,6 +133,12 @@ UPDATE users AS u SET display_name = coalesce(%(display_name)s, display_name),
     status_text = CASE WHEN %(sets_status_text)s THEN %(status_text)s ELSE status_text END
 WHERE id = %(id)s AND deleted_at IS NULL
 RETURNING {user}
+
+-- name: rename_user
+-- users_username_key and users_username_skeleton decide between two at once, as in insert_user.
+UPDATE users AS u SET username = %(username)s, username_folded = %(username_folded)s, username_key = %(username_folded)s,
+    username_skeleton = %(username_skeleton)s
+WHERE u.id = %(id)s AND u.deleted_at IS NULL RETURNING {user}
 
 -- name: update_status
 -- users_pkey.
@@ -207,7 +210,8 @@ DELETE FROM mentions WHERE user_id = %(user_id)s
 -- users_pkey. The name is freed; no name that somebody may choose looks like this one ("!" is not allowed in names).
 UPDATE users SET username = '!' || replace(id::text, '-', ''), display_name = 'Deleted user', email = NULL,
     avatar_url = NULL, status = 'Offline', status_text = NULL, last_seen_at = NULL, deleted_at = clock_timestamp(),
-    username_folded = NULL, username_key = NULL, username_skeleton = NULL, display_name_folded = NULL
+    username_folded = NULL, username_key = NULL, username_skeleton = NULL, display_name_folded = NULL,
+    role = NULL, banned_until = NULL
 WHERE id = %(user_id)s
 
 -- name: delete_old_sends

@@ -29,12 +29,16 @@ class Truth:
         self.late: list[tuple[UUID, UUID]] = []
         self.set_late: list[tuple[UUID, UUID]] = []
         self.threads_late: list[tuple[UUID, UUID]] = []
+        self.out: set[UUID] = set()
 
     async def all_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]:
         return {user_id: self.members[user_id] for user_id in user_ids if user_id in self.members}
 
     async def deleted(self, user_ids: Collection[UUID]) -> list[UUID]:
         return [user_id for user_id in user_ids if user_id in self.gone]
+
+    async def banned(self, user_ids: Collection[UUID]) -> list[UUID]:
+        return [user_id for user_id in user_ids if user_id in self.out]
 
     async def privacy(self, user_ids: Collection[UUID]) -> dict[UUID, tuple[Privacy, int]]:
         return {user_id: self.hiding[user_id] for user_id in user_ids if user_id in self.hiding}
@@ -134,6 +138,15 @@ async def test_users_who_were_deleted_meanwhile() -> None:
     cluster.truth.gone = {gone.user_id}
     await cluster.recovery.check_all(5)
     assert not cluster.is_here(gone) and cluster.is_here(other)
+
+
+async def test_users_who_were_banned_meanwhile() -> None:
+    """Their connections are closed with that reason, and no others: without Redis it is how a ban reaches them."""
+    cluster = Cluster()
+    out, other = await cluster.attached(new_id()), await cluster.attached(new_id())
+    cluster.truth.out = {out.user_id}
+    await cluster.recovery.check_access()
+    assert not cluster.is_here(out) and cluster.is_here(other)
 
 
 async def test_access_is_not_kept_by_what_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:

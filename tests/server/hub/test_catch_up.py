@@ -237,7 +237,7 @@ async def test_registered_before_anything_is_read(hub: Hub, nursery: trio.Nurser
     hub.database.head += 1  # elsewhere, and not sent to a user who is not registered
     gate.set()
     await wait_all_tasks_blocked()
-    assert asked == ["require_session", "require_user" if manual else "memberships"] and not hub.is_attached
+    assert asked == ["require_session", "require_user", *([] if manual else ["memberships"])] and not hub.is_attached
 
 
 @pytest.mark.parametrize("moment", ["memberships read", "head read", "before the head is read"])

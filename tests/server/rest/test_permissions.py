@@ -28,7 +28,9 @@ from tests.server.rest.routes.test_provisioning import make_key
 from tests.site import Site, open_site
 
 OK = "ok"
-PEOPLE = ("stranger", "removed", "member", "admin", "owner")
+# In a group, or not; and of the whole service, who are not in it.
+PEOPLE = ("stranger", "removed", "member", "admin", "owner", "moderator", "administrator")
+OUTSIDE = ("stranger", "removed", "moderator", "administrator")
 # Kinds of invalid tokens: each is answered 401 on every route.
 INVALID_TOKENS = (
     "no token",
@@ -54,7 +56,12 @@ class Rule(NamedTuple):
 
 def who(member: str = OK, admin: str = OK, owner: str = OK, outside: str = "not_found") -> dict[str, str]:
     """For users who are not members, the thing does not exist."""
-    return {"stranger": outside, "removed": outside, "member": member, "admin": admin, "owner": owner}
+    return {**dict.fromkeys(OUTSIDE, outside), "member": member, "admin": admin, "owner": owner}
+
+
+def service(moderator: str = OK, administrator: str = OK) -> dict[str, str]:
+    """What only moderators or administrators of the service may, whatever others are in a group."""
+    return {**dict.fromkeys(PEOPLE, "forbidden"), "moderator": moderator, "administrator": administrator}
 
 
 async def accept(world: "World", name: str) -> None:
@@ -65,6 +72,12 @@ async def accept(world: "World", name: str) -> None:
 async def say_again(world: "World", name: str) -> None:
     """Create two messages again, one of which may be gone."""
     await world.say(name, "peer")
+    world.head = await world.look()
+
+
+async def replace_victim(world: "World", name: str) -> None:
+    """Another user is there to act on."""
+    await world.register("victim")
     world.head = await world.look()
 
 
@@ -110,6 +123,7 @@ OPEN = {
 }
 GROUP, MESSAGE = "/api/conversations/{conversation}", "/api/messages/{theirs}"
 MEMBERS = f"{GROUP}/members"
+VICTIM = "/api/users/{victim}"
 TEXT = {"content": "x"}
 NOT_APPLICATIONS = dict.fromkeys(PEOPLE, "forbidden")
 RULES: dict[str, list[Rule]] = {
@@ -134,7 +148,24 @@ RULES: dict[str, list[Rule]] = {
     "PUT /api/users/me/privacy": [Rule(EVERYONE, at("/api/users/me/privacy", {"typing": True}))],
     "PUT /api/users/status": [Rule(EVERYONE, at("/api/users/status", {"status": "Online"}))],
     "GET /api/users/{userId}": [Rule(EVERYONE, at("/api/users/{peer}"))],
-    "DELETE /api/users/{userId}": [Rule(dict.fromkeys(PEOPLE, "forbidden"), at("/api/users/{peer}"))],
+    "DELETE /api/users/{userId}": [Rule(service("forbidden"), at(VICTIM), replace_victim)],
+    "GET /api/users/{userId}/standing": [
+        Rule(service(), at(f"{VICTIM}/standing")),
+        Rule(EVERYONE, at("/api/users/{me}/standing")),
+    ],
+    "PUT /api/users/{userId}/role": [
+        Rule(service("forbidden"), at(f"{VICTIM}/role", {"role": "User"})),
+        Rule(service("forbidden"), at("/api/users/{me}/role", {"role": "Administrator"})),
+    ],
+    "PUT /api/users/{userId}/ban": [
+        Rule(service(), at(f"{VICTIM}/ban", {"reason": "x"})),
+        Rule(dict.fromkeys(PEOPLE, "forbidden"), at("/api/users/{administrator}/ban", {})),
+        Rule(service("forbidden"), at("/api/users/{other_moderator}/ban", {})),
+    ],
+    "DELETE /api/users/{userId}/ban": [Rule(service(), at(f"{VICTIM}/ban?reason=x"))],
+    "DELETE /api/users/{userId}/sessions": [Rule(service(), at(f"{VICTIM}/sessions"))],
+    "PUT /api/users/{userId}/name": [Rule(service(), at(f"{VICTIM}/name", {"displayName": "x"}))],
+    "GET /api/audit": [Rule(service("forbidden"), at("/api/audit"))],
     "GET /api/conversations": [Rule(EVERYONE, at("/api/conversations"))],
     "POST /api/conversations": [Rule(EVERYONE, at("/api/conversations", {"type": "Group", "name": "mine"}))],
     "GET /api/conversations/{conversationId}": [Rule(who(), at(GROUP))],
@@ -319,21 +350,29 @@ class World:
         self.said: dict[str, str] = {}
 
     async def settle(self) -> None:
-        for name in (*PEOPLE, "outsider", "peer", "peer_admin"):
-            made = await self.site.call("POST", "/api/users", {"username": name}, status=201)
-            self.ids[name] = made["id"]
-            # Of no sign-in session: the table is about membership.
-            self.tokens[name] = mint_token(self.site.process.settings, UUID(made["id"]))
-            self.things["session"] = made["sessionId"]
+        for name in (*PEOPLE, "outsider", "peer", "peer_admin", "victim", "other_moderator", "banned"):
+            await self.register(name)
+        root = mint_token(self.site.process.settings, UUID(self.ids["administrator"]), admin=True)
+        for name in ("moderator", "other_moderator", "administrator"):
+            body = {"role": "administrator" if name == "administrator" else "moderator"}
+            await self.site.call("PUT", f"/api/users/{self.ids[name]}/role", body, token=root)
+        await self.site.call("PUT", f"/api/users/{self.ids['banned']}/ban", {}, token=root)
         self.admin = mint_token(self.site.process.settings, UUID(self.ids["outsider"]), admin=True)
         self.things["external"] = "42"
         await self.site.call("PUT", "/api/users/by-external-id/42", {}, token=self.admin, status=201)
         self.things["elsewhere"] = await self._say(await self._group("outsider", "outsider"), "outsider")
         await self.build()
 
+    async def register(self, name: str) -> None:
+        made = await self.site.call("POST", "/api/users", {"username": name}, status=201)
+        self.ids[name] = made["id"]
+        # Of no sign-in session: the table is about membership.
+        self.tokens[name] = mint_token(self.site.process.settings, UUID(made["id"]))
+        self.things["session"] = made["sessionId"]
+
     async def build(self) -> None:
         """Build the world again after a permitted request has changed it."""
-        members = [self.ids[name] for name in ("removed", "member", "admin", "peer", "peer_admin")]
+        members = [self.ids[name] for name in ("removed", "member", "admin", "peer", "peer_admin", "banned")]
         group = self.things["conversation"] = await self._group("the group", "owner", *members)
         for name in ("admin", "peer_admin"):
             path = f"/api/conversations/{group}/members/{self.ids[name]}/role"
@@ -355,7 +394,7 @@ class World:
     async def say(self, *names: str) -> None:
         for name in names:
             self.said[name] = await self._say(self.things["conversation"], name)
-        self.said["stranger"] = self.said["peer"]
+        self.said |= dict.fromkeys(("stranger", "moderator", "administrator"), self.said["peer"])
 
     def of(self, name: str) -> dict[str, str]:
         """The values of the names in a rule, for this user."""
@@ -434,13 +473,41 @@ async def test_routes(world: World) -> None:
                 answer = await ask(world.site, route, world.tokens[name], rule.ask(world.of(name)))
                 if outcome(answer) != rule.answers[name]:
                     wrong.append((route, number, name, outcome(answer), rule.answers[name], answer.text[:200]))
-                if name in ("stranger", "removed") and rule.answers[name] == OK and route != "POST /api/join":
+                if name in OUTSIDE and rule.answers[name] == OK and route not in ("POST /api/join", "GET /api/audit"):
                     assert world.things["conversation"] not in answer.text, (route, name)
                 if rule.changes and outcome(answer) == OK:
                     await rule.changes(world, name)
                 elif rule.changes:
                     assert await world.look() == world.head, (route, name)
     assert wrong == []
+
+
+async def test_routes_while_banned(world: World) -> None:
+    """A banned user, though a member, gets nothing of any route that needs a token, but may sign out."""
+    wrong = []
+    for route, rules in RULES.items():
+        for rule in rules:
+            values = {**world.of("member"), "me": world.ids["banned"]}
+            answer = await ask(world.site, route, world.tokens["banned"], rule.ask(values))
+            expected = "conflict" if route == "POST /auth/logout" else "banned"  # its token is of no session
+            if outcome(answer) != expected:
+                wrong.append((route, outcome(answer), answer.text[:200]))
+    assert wrong == []
+    assert await world.look() == world.head
+
+
+async def test_the_hub_while_banned(world: World) -> None:
+    """No call of a banned user is answered, over any transport and with any way to attach."""
+    for transport, query in product(transports.TRANSPORTS, ({}, {"sync": "manual"})):
+        answer = None
+        url = f"{world.site.url}/hubs/chat"
+        try:
+            async with transports.connect(transport, url, world.tokens["banned"], query=query) as client:
+                with trio.fail_after(60):
+                    answer = await client.invoke("GetPresence", [str(uuid4())])
+        except* (ClientError, HubError):
+            pass
+        assert answer is None, (transport, query)
 
 
 async def invalid_tokens(site: Site) -> dict[str, str]:
@@ -592,7 +659,7 @@ async def test_methods(world: World) -> None:
                     found, answer = await invoke(client, target, rule.ask(world.of(name)), is_stream=is_stream)
                     if found != rule.answers[name]:
                         wrong.append((target, number, name, found, rule.answers[name]))
-                    if target == "Sync" and name in ("stranger", "removed"):
+                    if target == "Sync" and name in OUTSIDE:
                         [listed] = answer.pop("conversations")
                         assert answer == {"heads": {}, "resync": [world.things["conversation"]], "next": None}
                         assert listed == {

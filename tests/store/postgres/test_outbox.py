@@ -7,7 +7,7 @@ import pytest
 from store.model import Role
 from store.postgres import conversations, outbox
 from store.postgres.connection import Connection
-from store.redis.inbox_entries import SettingsChange, disconnection_of
+from store.redis.inbox_entries import BANNED, ENDED, SettingsChange, disconnection_of, moderated
 from tests.store.world import make_group, make_users
 
 
@@ -47,12 +47,16 @@ async def test_what_the_relay_announces(conn: Connection) -> None:
         removed = await conversations.delete_member(conn, old, bob, by=alice)
         await outbox.insert_outbox(conn, [added, removed], disconnection_of(carol))
         await outbox.insert_outbox(conn, [], disconnection_of(bob, alice))
+        for reason, act in ((BANNED, new), (ENDED, bob)):  # of one user, one after the other
+            await outbox.insert_outbox(conn, [], moderated(alice, reason, act))
         await outbox.insert_outbox(conn, [], SettingsChange(alice, old, 5))
         await outbox.insert_outbox(conn, [], SettingsChange(alice, old, 6))
     stale = {batch.key: batch for batch in await outbox.list_stale(conn, 0.0)}
     assert stale == {
         (old, 2): outbox.Unpublished((old, 2), {old: 2}, (disconnection_of(carol),)),
         (alice, 0): outbox.Unpublished((alice, 0), {}, (disconnection_of(bob, alice),)),
+        (new, 0): outbox.Unpublished((new, 0), {}, (moderated(alice, BANNED),)),
+        (bob, 0): outbox.Unpublished((bob, 0), {}, (moderated(alice, ENDED),)),
         (old, -5): outbox.Unpublished((old, -5), {}, (), SettingsChange(alice, old, 5)),
         (old, -6): outbox.Unpublished((old, -6), {}, (), SettingsChange(alice, old, 6)),
     }
@@ -63,6 +67,14 @@ async def test_what_the_relay_announces(conn: Connection) -> None:
     )
     await outbox.delete_outbox(conn, list(stale))
     assert await outbox.list_stale(conn, 0.0) == []
+
+
+async def test_what_is_left_to_the_relay(conn: Connection) -> None:
+    """What a process that is no instance commits is overdue at once; what an instance commits is not."""
+    [alice] = await make_users(conn, 1)
+    await outbox.insert_outbox(conn, [], moderated(alice, BANNED, UUID(int=1)))
+    await outbox.insert_outbox(conn, [], moderated(alice, BANNED, UUID(int=2)), is_stale=True)
+    assert [batch.key for batch in await outbox.list_stale(conn, 600.0)] == [(UUID(int=2), 0)]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])

@@ -43,7 +43,7 @@ WRITTEN: list[list[list[Any]]] = [
     [[str(ROOM), str(USER), 3, 2, "t", False]],
     [[str(ROOM), str(USER), True]],
     [[str(USER), "Busy", "x", None, [str(ROOM)]]],
-    [[str(USER), "The user was deleted.", None]],
+    [[str(USER), "The user was deleted.", None, "unauthenticated", None]],
     [[str(ROOM), 7, "00-1"]],
     [[str(USER), str(ROOM), 9]],
     [[str(USER), False, True, False, 3]],

@@ -1,0 +1,55 @@
+"""Whether a user may act at all, and in which role of the whole service: looked up by the transaction that acts.
+
+Owns both rules. A role counts from the moment at which it is granted until it is revoked, whatever token is shown. A
+token that claims the role of an administrator, which takes a key of this service or of the configured issuer to make,
+acts as one as long as it is good. Who is banned has no role, and no token of theirs is.
+"""
+
+from uuid import UUID
+
+from handlers.errors import ChatError
+from handlers.model import Caller
+from store.ids import timestamp
+from store.model import FOR_EVER, Timestamp, UserRole
+from store.postgres import moderation, users
+from store.postgres.connection import Connection
+
+RANK = {UserRole.USER: 0, UserRole.MODERATOR: 1, UserRole.ADMINISTRATOR: 2}
+
+
+def banned(until: Timestamp) -> ChatError:
+    how_long = "for good" if until >= FOR_EVER else f"until {until}"
+    return ChatError("banned", f"This account is banned {how_long}.", until=until)
+
+
+async def require_good(conn: Connection, user_id: UUID, session_id: UUID | None) -> None:
+    """The user exists, is not banned, and this session of theirs, if one is given, has not ended. Raises ChatError."""
+    exists, is_signed_in, banned_until = await users.fetch_standing(conn, user_id, session_id)
+    if not exists:
+        raise ChatError("unauthenticated", "There is no such user (any more).")
+    if banned_until is not None:
+        raise banned(timestamp(banned_until))
+    if not is_signed_in:
+        raise ChatError("unauthenticated", "The session was ended. Sign in again.")
+
+
+async def role_of(conn: Connection, caller: Caller) -> UserRole:
+    """Now, in this transaction."""
+    role = await moderation.fetch_role(conn, caller.user_id)
+    if role is None:
+        return UserRole.USER
+    return UserRole.ADMINISTRATOR if caller.is_admin else role
+
+
+async def require_role(conn: Connection, caller: Caller | None, least: UserRole) -> UserRole:
+    """The caller's role, if it is at least this one. None is an operator, who may what an administrator may. Raises
+    ChatError("forbidden")."""
+    role = UserRole.ADMINISTRATOR if caller is None else await role_of(conn, caller)
+    if RANK[role] < RANK[least]:
+        who = "an administrator" if least is UserRole.ADMINISTRATOR else "a moderator"
+        raise ChatError("forbidden", f"This needs {who} of the service.")
+    return role
+
+
+async def has_role(conn: Connection, caller: Caller, least: UserRole) -> bool:
+    return RANK[await role_of(conn, caller)] >= RANK[least]

@@ -1,0 +1,154 @@
+"""What the commands of `parley admin` do: the acts of `handlers.moderation`, by an operator, on the database.
+
+Owns the way from a name to a user, and what is printed. No instance need run: what is committed is announced by the
+relay of one that does, within a second (`handlers.transactions`).
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+import trio
+from rich.table import Table
+
+from handlers.errors import ChatError
+from handlers.model import BanUser, Caller, ChangeUserRole, RenameUser
+from handlers.moderation import Moderation
+from handlers.text_rules import is_text
+from handlers.transactions import Transactions
+from server.config.settings import ConfigError, Settings
+from server.protocol import terminal
+from store.model import Act, AuditEntry, Change, UserRole, UserStanding
+from store.postgres.audit import Filter
+from store.postgres.pool import Pool
+from store.postgres.users import fetch_user_by_name
+from store.redis.inbox_entries import Personal
+
+SHOWN = 50  # entries of the audit log
+PAGE = 200  # of them read at once
+WIDE = 250  # columns of a pipe, which has no width: the table is not cut
+
+
+class _Relayed:
+    """A change publisher without receivers: the relays of instances do it."""
+
+    def publish(self, changes: Sequence[Change], personal: Personal | None = None) -> None: ...
+
+    def doubt(self, conversation_ids: object) -> None: ...
+
+
+class Office:
+    """The acts, with what they print. Each raises ChatError, StoreError."""
+
+    def __init__(self, pool: Pool, acting: UUID | None) -> None:
+        self._pool = pool
+        self._moderation = Moderation(pool, Transactions(pool, _Relayed(), leaves_to_relay=True))
+        self._caller = None if acting is None else Caller(acting, 0.0)
+
+    async def find(self, user: str) -> UUID:
+        return await find_user(self._pool, user)
+
+    async def change_role(self, user: str, role: str, reason: str | None) -> None:
+        request = ChangeUserRole(role, reason)
+        _print(await self._moderation.change_role(self._caller, await self.find(user), request))
+
+    async def revoke_role(self, user: str, role: str, reason: str | None) -> None:
+        user_id = await self.find(user)
+        if (await self._moderation.standing(self._caller, user_id)).role is not UserRole.parse(role):
+            raise ChatError("conflict", f"{user} has not the role {role}.")
+        await self.change_role(str(user_id), UserRole.USER.value, reason)
+
+    async def show(self, user: str) -> None:
+        _print(await self._moderation.standing(self._caller, await self.find(user)))
+
+    async def ban(self, user: str, until: str | None, reason: str | None) -> None:
+        _print(await self._moderation.ban(self._caller, await self.find(user), BanUser(until, reason)))
+
+    async def unban(self, user: str, reason: str | None) -> None:
+        _print(await self._moderation.unban(self._caller, await self.find(user), reason))
+
+    async def end_sessions(self, user: str, reason: str | None) -> None:
+        _print(await self._moderation.end_sessions(self._caller, await self.find(user), reason))
+
+    async def rename_user(self, user: str, username: str | None, display_name: str | None, reason: str | None) -> None:
+        request = RenameUser(username, display_name, reason)
+        renamed = await self._moderation.rename(self._caller, await self.find(user), request)
+        terminal.echo(f"{renamed.id}: {renamed.username}, {renamed.display_name}")
+
+    async def print_audit(
+        self,
+        act: str | None,
+        by: str | None,
+        user: str | None,
+        after: datetime | None,
+        limit: int | None,
+        *,
+        as_json: bool,
+    ) -> None:
+        try:
+            kind = None if act is None else Act(act)
+        except ValueError:
+            names = ", ".join(member.value for member in Act)
+            raise ChatError("invalid_request", f"There is no act {act!r}, but {names}.") from None
+        only = Filter(
+            act=kind,
+            actor_id=None if by is None else await self.find(by),
+            user_id=None if user is None else await self.find(user),
+            after=after,
+        )
+        left = limit if limit is not None or as_json else SHOWN
+        cursor: str | None = None
+        table = Table("when", "act", "who", "whom", "until", "what", "why")
+        while left is None or left > 0:
+            count = PAGE if left is None else min(left, PAGE)
+            entries, cursor = await self._moderation.list_audit(self._caller, only, count, cursor)
+            for entry in entries:
+                if as_json:
+                    terminal.echo(msgspec.json.encode(entry).decode())
+                else:
+                    table.add_row(*_row(entry))
+            if cursor is None:
+                break
+            left = None if left is None else left - len(entries)
+        if not as_json:
+            found = terminal.console(highlight=False)
+            (found if found.is_terminal else terminal.console(highlight=False, width=WIDE)).print(table)
+
+
+async def run(settings: Settings, acting: str | None, work: Callable[[Office], Awaitable[None]]) -> None:
+    """Raises ConfigError, or a group of ChatError or StoreError."""
+    if not settings.database_url:
+        raise ConfigError("DATABASE_URL: required, for example postgresql://parley@db/parley")
+    pool = Pool(settings.database_url, name="parley-admin", size=2)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(pool.run)
+        await work(Office(pool, None if acting is None else await find_user(pool, acting)))
+        nursery.cancel_scope.cancel()
+
+
+async def find_user(pool: Pool, id_or_name: str) -> UUID:
+    """The id of a user. Raises ChatError if no user has that name."""
+    try:
+        return UUID(id_or_name)
+    except ValueError:
+        pass
+    user = None
+    if is_text(id_or_name) and "\0" not in id_or_name:
+        async with pool.connection() as conn:
+            user = await fetch_user_by_name(conn, id_or_name)
+    if user is None:
+        raise ChatError("not_found", f"There is no user {id_or_name!r}.")
+    return user.id
+
+
+def _print(standing: UserStanding) -> None:
+    banned = "" if standing.banned_until is None else f", banned until {standing.banned_until}"
+    terminal.echo(f"{standing.user_id}: {standing.role.value}{banned}")
+
+
+def _row(entry: AuditEntry) -> Sequence[str]:
+    where = (entry.conversation_id, entry.object_id)
+    what = [str(one) for one in (entry.detail, *where, entry.address) if one is not None]
+    who = "an operator" if entry.actor_id is None else str(entry.actor_id)
+    return entry.at, entry.act, who, str(entry.user_id or ""), entry.until or "", " ".join(what), entry.reason or ""

@@ -1,0 +1,41 @@
+-- Roles of users, and bans.
+
+-- fragment: ban
+CASE WHEN u.banned_until > clock_timestamp() THEN (extract(epoch FROM u.banned_until) * 1000)::bigint END
+
+-- name: fetch_role
+-- users_pkey. Who is banned, or gone, has none.
+SELECT u.role FROM users AS u
+WHERE u.id = %(id)s AND u.deleted_at IS NULL AND (u.banned_until IS NULL OR u.banned_until <= clock_timestamp())
+
+-- name: fetch_ban
+-- users_pkey.
+SELECT {ban} FROM users AS u WHERE u.id = %(id)s
+
+-- name: list_bans_of_present
+-- users_pkey.
+SELECT u.id, {ban} FROM users AS u WHERE u.id = ANY(%(ids)s::uuid[]) AND u.deleted_at IS NULL
+
+-- name: list_banned
+-- users_pkey.
+SELECT id FROM users WHERE id = ANY(%(ids)s::uuid[]) AND banned_until > clock_timestamp()
+
+-- name: fetch_user_standing
+-- users_pkey.
+SELECT u.id, u.role, {ban} FROM users AS u WHERE u.id = %(id)s AND u.deleted_at IS NULL
+
+-- name: lock_user_standing
+-- users_pkey. NO KEY: foreign keys pointing here do not wait for it.
+SELECT u.id, u.role, {ban} FROM users AS u WHERE u.id = %(id)s AND u.deleted_at IS NULL FOR NO KEY UPDATE
+
+-- name: update_user_role
+-- users_pkey.
+UPDATE users AS u SET role = %(role)s WHERE u.id = %(id)s RETURNING u.id, u.role, {ban}
+
+-- name: update_ban
+-- users_pkey.
+UPDATE users AS u SET banned_until = %(until)s WHERE u.id = %(id)s RETURNING u.id, u.role, {ban}
+
+-- name: revoke_sessions_of
+-- sessions_user.
+UPDATE sessions SET revoked_at = clock_timestamp() WHERE user_id = %(user_id)s AND revoked_at IS NULL

@@ -1,0 +1,219 @@
+"""handlers.moderation: what moderators and administrators may do to whom, and what is noted of it."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+from uuid import UUID
+
+import pytest
+
+from handlers.errors import ChatError
+from handlers.model import MAX_REASON, BanUser, Caller, ChangeUserRole, Client, Identity, RenameUser
+from store import model
+from store.ids import new_id
+from store.model import FOR_EVER, UserRole
+from store.postgres.audit import Filter
+from store.redis.inbox_entries import Disconnection
+from tests.handlers.memory import Memory, nothing_half_done, refused
+
+SOON = "2999-01-01T00:00:00.000Z"
+U, M, A = UserRole
+Did = Callable[[Memory, Caller | None, UUID], Awaitable[object]]
+ACTS: dict[str, Did] = {
+    "ban": lambda memory, by, whom: memory.moderation.ban(by, whom, BanUser(SOON, "why")),
+    "unban": lambda memory, by, whom: memory.moderation.unban(by, whom, "why"),
+    "end_sessions": lambda memory, by, whom: memory.moderation.end_sessions(by, whom, "why"),
+    "rename": lambda memory, by, whom: memory.moderation.rename(by, whom, RenameUser("another", "Another", "why")),
+}
+
+
+def person(memory: Memory, role: UserRole) -> Caller:
+    made = memory.user()
+    memory.tables.roles[made.user_id] = role
+    return made
+
+
+def entries(memory: Memory) -> list[tuple[str, UUID | None, UUID | None]]:
+    return [(one.act, one.actor_id, one.user_id) for one in memory.tables.audit.values()]
+
+
+@pytest.mark.parametrize("name", list(ACTS))
+@pytest.mark.parametrize("role", list(UserRole))
+@pytest.mark.parametrize("target", list(UserRole))
+async def test_who_acts_on_whom(memory: Memory, name: str, role: UserRole, target: UserRole) -> None:
+    """One acts on users of a lower role; who may not is refused, and nothing is written or noted."""
+    one, other = person(memory, role), person(memory, target)
+    memory.tables.bans[other.user_id] = SOON
+    act = ACTS[name](memory, one, other.user_id)
+    if role is U or list(UserRole).index(target) >= list(UserRole).index(role):
+        assert (await refused(memory, act)).code == "forbidden"
+        return
+    await act
+    [(_, by, whom)] = entries(memory)
+    assert (by, whom) == (one.user_id, other.user_id)
+
+
+@pytest.mark.parametrize("name", list(ACTS))
+async def test_an_operator(memory: Memory, name: str) -> None:
+    """An operator acts on anybody, and is noted as none of the users; who does not exist is not found."""
+    other = person(memory, A)
+    memory.tables.bans[other.user_id] = SOON
+    await ACTS[name](memory, None, other.user_id)
+    [(_, by, whom)] = entries(memory)
+    assert (by, whom) == (None, other.user_id)
+    memory.publisher.published.clear()
+    assert (await refused(memory, ACTS[name](memory, None, new_id()))).code == "not_found"
+
+
+async def test_banned(memory: Memory) -> None:
+    """Their connections end, whatever they sign in with is refused, and it is over when it is lifted."""
+    one, other = person(memory, M), memory.user()
+    identity = Identity("p", "s", "x")
+    memory.tables.identities["p", "s"] = other.user_id
+    tokens = await memory.accounts.begin(other.user_id, Client())
+    standing = await memory.moderation.ban(one, other.user_id, BanUser(SOON))
+    assert (standing.banned_until, standing.role) == (SOON, U)
+    disconnection = memory.publisher.published[-1][1]
+    assert isinstance(disconnection, Disconnection)
+    assert (disconnection.user_id, disconnection.session_id, disconnection.code) == (other.user_id, None, "banned")
+    memory.publisher.published.clear()
+    calls: list[Awaitable[object]] = [
+        memory.users.require(other),
+        memory.accounts.begin(other.user_id, Client()),
+        memory.accounts.refresh(tokens.refresh_token, Client()),
+        memory.accounts.link(other.user_id, identity),
+    ]
+    for call in calls:
+        error = await refused(memory, call)
+        assert (error.code, error.until) == ("banned", SOON)
+    await memory.moderation.unban(one, other.user_id)
+    await memory.users.require(other)
+    await memory.accounts.refresh(tokens.refresh_token, Client())
+
+
+async def test_two_bans_are_announced(memory: Memory) -> None:
+    """Each act on one user has a name of its own in the outbox: the second does not take the first one's place."""
+    other = memory.user()
+    for _ in range(2):
+        await memory.moderation.ban(None, other.user_id, BanUser())
+        await memory.moderation.end_sessions(None, other.user_id)
+    named = [cast(Disconnection, personal).act_id for _, personal in memory.publisher.published]
+    assert len(set(named)) == 4 and set(named) == set(memory.tables.audit)
+    assert memory.tables.bans[other.user_id] == FOR_EVER
+
+
+@pytest.mark.parametrize("until", ["tomorrow", "2020-01-01T00:00:00Z"])
+async def test_a_ban_until_no_time(memory: Memory, until: str) -> None:
+    """What is no time, or past, is refused, and names the field."""
+    error = await refused(memory, memory.moderation.ban(None, memory.user().user_id, BanUser(until)))
+    assert error.code == "invalid_request" and list(error.errors) == ["until"]
+
+
+@pytest.mark.parametrize("reason", ["", " ", "x" * (MAX_REASON + 1), "\ud800", "a\0b"])
+@pytest.mark.parametrize("name", ["ban", "role", "rename", "unban", "end_sessions"])
+async def test_reasons_that_are_none(memory: Memory, name: str, reason: str) -> None:
+    """A reason is text of bounded length, with something to see in it."""
+    user_id, its = memory.user().user_id, memory.moderation
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
+        "ban": lambda: its.ban(None, user_id, BanUser(None, reason)),
+        "role": lambda: its.change_role(None, user_id, ChangeUserRole("Moderator", reason)),
+        "rename": lambda: its.rename(None, user_id, RenameUser("b", None, reason)),
+        "unban": lambda: its.unban(None, user_id, reason),
+        "end_sessions": lambda: its.end_sessions(None, user_id, reason),
+    }
+    assert list((await refused(memory, calls[name]())).errors) == ["reason"]
+
+
+async def test_roles_are_changed_by_administrators(memory: Memory) -> None:
+    """Those of anybody, their own included; the same role again is not noted; it counts in the next act."""
+    admin, moderator, other = person(memory, A), person(memory, M), memory.user()
+    for who in (moderator, other):
+        request = ChangeUserRole("Administrator")
+        assert (await refused(memory, memory.moderation.change_role(who, who.user_id, request))).code == "forbidden"
+    await memory.moderation.ban(moderator, other.user_id, BanUser())
+    for _ in range(2):
+        changed = await memory.moderation.change_role(admin, moderator.user_id, ChangeUserRole("user"))
+        assert changed.role is U
+    memory.publisher.published.clear()
+    assert (await refused(memory, memory.moderation.unban(moderator, other.user_id))).code == "forbidden"
+    assert [act for act, _, _ in entries(memory)] == ["userBanned", "roleChanged"]
+    error = await refused(memory, memory.moderation.change_role(admin, other.user_id, ChangeUserRole("king")))
+    assert error.code == "invalid_request" and list(error.errors) == ["role"]
+
+
+async def test_standing(memory: Memory) -> None:
+    """One's own is shown to oneself, others' to moderators."""
+    moderator, one, other = person(memory, M), memory.user(), memory.user()
+    assert (await memory.moderation.standing(one, one.user_id)).role is U
+    assert (await memory.moderation.standing(moderator, one.user_id)).role is U
+    assert (await refused(memory, memory.moderation.standing(one, other.user_id))).code == "forbidden"
+    assert (await refused(memory, memory.moderation.standing(moderator, new_id()))).code == "not_found"
+
+
+async def test_renamed(memory: Memory) -> None:
+    """What is given is changed; a name that another has, or that is none, is refused."""
+    one, other = memory.user("one"), memory.user("other")
+    assert (await memory.moderation.rename(None, one.user_id, RenameUser("first"))).username == "first"
+    shown = await memory.moderation.rename(None, one.user_id, RenameUser(None, "The First"))
+    assert (shown.username, shown.display_name) == ("first", "The First")
+    memory.publisher.published.clear()
+    for name, code in (("other", "username_taken"), ("no name\n", "invalid_request")):
+        assert (await refused(memory, memory.moderation.rename(None, one.user_id, RenameUser(name)))).code == code
+    assert memory.tables.users[other.user_id].username == "other"
+
+
+async def test_sessions_end(memory: Memory) -> None:
+    """All of the user's, and no others; they may sign in again."""
+    one, other = memory.user(), memory.user()
+    tokens = [await memory.accounts.begin(who.user_id, Client()) for who in (one, one, other)]
+    await memory.moderation.end_sessions(None, one.user_id)
+    for ended in tokens[:2]:
+        with pytest.raises(ChatError, match="unauthenticated"):
+            await memory.accounts.refresh(ended.refresh_token, Client())
+    await memory.accounts.refresh(tokens[2].refresh_token, Client())
+    await memory.accounts.begin(one.user_id, Client())
+
+
+@pytest.mark.parametrize("name", list(ACTS))
+async def test_nothing_is_half_done(memory: Memory, name: str) -> None:
+    """An act is written and noted, or neither; and what ends connections is announced, or was not committed."""
+
+    async def arrange(memory: Memory) -> Any:
+        other = memory.user()
+        memory.tables.bans[other.user_id] = SOON
+        return lambda: ACTS[name](memory, None, other.user_id)
+
+    if name in ("ban", "end_sessions"):
+        await nothing_half_done(arrange)
+    await (await arrange(memory))()
+    at = memory.database.steps.index("commit") + 1
+    memory = Memory()
+    act = await arrange(memory)
+    before = memory.tables.copy()
+    memory.database.steps.clear()
+    memory.database.fails_at = at
+    with pytest.raises(Exception, match="away"):
+        await act()
+    assert memory.tables.copy() == before
+
+
+async def test_the_audit_log(memory: Memory) -> None:
+    """Administrators page through it, the newest entry first, filtered; others do not see it."""
+    admin, moderator, other = person(memory, A), person(memory, M), memory.user()
+    await memory.accounts.begin(other.user_id, Client("browser", "203.0.113.77"))
+    for _ in range(3):
+        await memory.moderation.end_sessions(moderator, other.user_id, "why")
+    memory.publisher.published.clear()
+    for who in (moderator, other):
+        call = memory.moderation.list_audit(who, Filter(), 9, None)
+        assert (await refused(memory, call)).code == "forbidden"
+    found: list[model.AuditEntry] = []
+    cursor: str | None = None
+    while True:
+        page, cursor = await memory.moderation.list_audit(admin, Filter(), 2, cursor)
+        found += page
+        if cursor is None:
+            break
+    assert [one.act for one in found] == ["sessionsEnded"] * 3 + ["signIn"]
+    assert (found[-1].address, found[-1].actor_id, found[0].reason) == ("203.0.113.0/24", other.user_id, "why")
+    only = Filter(model.Act.SIGN_IN, other.user_id, other.user_id)
+    assert [one.act for one in (await memory.moderation.list_audit(None, only, 9, None))[0]] == ["signIn"]
