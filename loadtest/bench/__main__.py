@@ -16,10 +16,11 @@ from rich.table import Table
 from loadtest.bench import measures
 from loadtest.bench.people import Rest, User
 from loadtest.bench.process import parley, reference
+from loadtest.bench.storm import storm
 from server.protocol import terminal
 
 MEMBERS = 200  # of the big room; ten connections each
-USERS = 2000
+USERS = 2100
 CONNECTIONS = 9000  # for connect and memory: five of each user, few enough for a limit of 20,000 descriptors
 MANY = 20  # conversations of each user in the second memory row
 DESCRIPTORS = 20_000
@@ -112,6 +113,14 @@ def _parley(
         yield Row("  p99 delivery at half of that rate", durable.p99, "ms", 20)
         yield Row("history page of 50", measures.history(server, rest, users[-1], pairs[-1][2], seconds), "us", 2000)
         _fill(rest, users[MEMBERS:])
+        crowd = rest.group(users[-1], users[2 * measures.PAIRS :], "crowd")
+    console.print("measuring direct messages beside a storm of reactions ...")
+    with parley(data) as server:
+        found = storm(server, users[2 * measures.PAIRS :], crowd, pairs[: measures.PAIRS])
+        yield Row("p99 of direct messages at 200/s", found.alone, "ms")
+        yield Row(f"the same beside {USERS - 2 * measures.PAIRS} reactions in 1 s", found.beside, "ms", 2 * found.alone)
+        yield Row("  changes to each client", found.events, "/s", 10)
+        yield Row("  reactions that are not counted", found.missing, "", 0)
     console.print(f"measuring idle connections with {MANY} conversations ...")
     with parley(data) as server:
         cost, size = measures.idle(server, users[MEMBERS:], CONNECTIONS)

@@ -129,7 +129,7 @@ def durable(server: Server, pairs: list[tuple[User, User, str]], seconds: float)
     lean_client.quiet()
     cost, rate = _saturate(server, lean_client, pairs, seconds)
     lean_client.quiet()
-    p99 = _paced(lean_client, pairs, rate / 2, seconds)
+    p99 = percentile(delays(lean_client, pairs, rate / 2, seconds), 0.99)
     lean_client.close()
     return Durable(cost, rate, p99)
 
@@ -164,17 +164,17 @@ def _saturate(
     return (server.cpu() - spent) / done * US, done / (time.monotonic() - start)
 
 
-def _paced(lean_client: Sockets, pairs: list[tuple[User, User, str]], rate: float, seconds: float) -> float:
-    """The 99th percentile of the time from when a message was due to its arrival at the other side, in ms."""
+def delays(lean_client: Sockets, pairs: list[tuple[User, User, str]], rate: float, seconds: float) -> list[float]:
+    """The times from when a message was due to its arrival at the other side, in ms."""
     receivers = {lean_client.sockets[2 * index + 1]: index for index in range(len(pairs))}
     under_way: list[deque[float]] = [deque() for _ in pairs]
-    delays: list[float] = []
+    found: list[float] = []
 
     def arrived(sock: socket.socket, data: bytes) -> None:
         index = receivers.get(sock)
         if index is not None:
             now = time.monotonic()
-            delays.extend(now - under_way[index].popleft() for _ in range(_units(data)))
+            found.extend(1000 * (now - under_way[index].popleft()) for _ in range(_units(data)))
 
     start = time.monotonic()
     for number in range(int(rate * seconds)):
@@ -186,8 +186,11 @@ def _paced(lean_client: Sockets, pairs: list[tuple[User, User, str]], rate: floa
         lean_client.sockets[2 * index].send(_message(pairs[index][2]))
     while any(under_way) and lean_client.receive(arrived, 5):
         pass
-    delays.sort()
-    return delays[int(len(delays) * 0.99)] * 1000
+    return found
+
+
+def percentile(values: list[float], part: float) -> float:
+    return sorted(values)[int(len(values) * part)]
 
 
 def history(server: Server, rest: Rest, user: User, conversation: str, seconds: float) -> float:

@@ -40,7 +40,7 @@ from server.fanout.room import (
     resync_at,
 )
 from server.protocol.signalr.encoding import Encoding
-from server.transport.send_queue import Flusher, Verdict
+from server.transport.send_queue import CROWD, Flusher, Verdict
 from store.defects import guard
 from store.errors import StoreError, Unavailable
 from store.model import Change, Cursor, MessageType, Position, Privacy
@@ -382,7 +382,7 @@ class Rooms:
         """
         frames: dict[Encoding, bytes] = {}
         lagging = []
-        mark = self._flusher.dirty.append
+        mark = (self._flusher.dirty if len(room.attached) <= CROWD else self._flusher.crowd).append
         encoding: Encoding | None = None
         frame = b""
         members = iter(room.attached.items())

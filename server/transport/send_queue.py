@@ -20,6 +20,8 @@ from store.defects import guard
 SHED_AT = 0.5  # of the limit: from here on ephemeral frames (typing, presence) are dropped
 RESUME_AT = 0.25  # of the limit: emptied to here, a lagging reader is caught up again
 FLUSH_CHUNK = 1024  # sends in one scheduler step: about 6 ms, the longest the loop is held
+CROWD = 256  # connections in a room, beyond which a delivery is one to a crowd
+CROWD_CHUNK = 128  # sends to crowds in one scheduler step: under a millisecond
 
 _guard = guard("flusher")
 
@@ -125,11 +127,15 @@ class SendQueue(ABC):
 class Flusher:
     """The send queues with new frames, flushed once per batch. One for each process.
 
-    A send queue may be in `dirty` twice: flushing an empty one has no effect.
+    Those of deliveries to thousands are in `crowd`, a list of their own: it is flushed in small pieces, between which
+    other tasks run and what is in `dirty` goes first. A delivery to a crowd takes as long, and what goes to a few does
+    not wait for it. A send queue may be in the lists several times: flushing an empty one has no effect. The order of
+    its frames is its own, whichever list leads to it.
     """
 
     def __init__(self) -> None:
         self.dirty: list[SendQueue] = []
+        self.crowd: list[SendQueue] = []
         self._wake = trio.Event()
 
     def mark(self, send_queue: SendQueue) -> None:
@@ -139,30 +145,44 @@ class Flusher:
         self.dirty.append(send_queue)
 
     def flush(self) -> None:
-        """Flush up to `FLUSH_CHUNK` send queues now, and leave the rest to the flusher task, which checkpoints."""
-        if len(self.dirty) > FLUSH_CHUNK:
+        """Flush up to `FLUSH_CHUNK` send queues now, a piece of a crowd where there is nothing else, and leave the rest
+        to the flusher task, which checkpoints."""
+        if self.crowd or len(self.dirty) > FLUSH_CHUNK:
             self._wake.set()
-        self._flush_some()
+        if self.dirty:
+            self._flush_dirty()
+        else:
+            self._flush_crowd()
 
-    def _flush_some(self) -> None:
+    def _flush_dirty(self) -> None:
         batch, self.dirty = self.dirty[:FLUSH_CHUNK], self.dirty[FLUSH_CHUNK:]
-        rest = iter(batch)
-        while True:
-            try:
-                for send_queue in rest:
-                    send_queue.flush()
-                return
-            except Exception as error:  # of one connection: it is closed, the others are flushed
-                _abort(send_queue, _guard.caught(error))
+        _flush(batch)
+
+    def _flush_crowd(self) -> None:
+        batch = self.crowd[:CROWD_CHUNK]
+        del self.crowd[:CROWD_CHUNK]
+        _flush(batch)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
         while True:
             await self._wake.wait()
             self._wake = trio.Event()
-            while self.dirty:
-                self._flush_some()
+            while self.dirty or self.crowd:
+                self._flush_dirty()
+                self._flush_crowd()
                 await trio.lowlevel.checkpoint()
+
+
+def _flush(batch: list[SendQueue]) -> None:
+    rest = iter(batch)
+    while True:
+        try:
+            for send_queue in rest:
+                send_queue.flush()
+            return
+        except Exception as error:  # of one connection: it is closed, the others are flushed
+            _abort(send_queue, _guard.caught(error))
 
 
 def _abort(send_queue: SendQueue, reference: str) -> None:

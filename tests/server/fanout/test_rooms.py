@@ -159,7 +159,8 @@ class World:
     def __init__(self, head: int = 10, *, database: Database | None = None, cursors: Cursors | None = None) -> None:
         self.database = database or Database(head)
         self.others = Others(self)
-        self.rooms = Rooms(self.database, Flusher(), self.others, cursors=lambda: cursors)
+        self.flusher = Flusher()
+        self.rooms = Rooms(self.database, self.flusher, self.others, cursors=lambda: cursors)
 
     async def connection(self, user_id: UUID = USER) -> Connection:
         connection = Connection(self.rooms, user_id)
@@ -631,6 +632,20 @@ async def test_disconnected_users_get_no_removals(monkeypatch: pytest.MonkeyPatc
     change_publisher.publish([change(11, removed=(USER,))], disconnection_of(USER))
     assert sent == [] and not any(connection.rooms or connection.seen for connection in gone)
     assert not world.rooms.connections_of(USER) and other.seen == [11]
+
+
+@pytest.mark.parametrize(("most", "behind"), [(3, 0), (2, 3)])
+async def test_a_few_go_before_a_crowd(monkeypatch: pytest.MonkeyPatch, most: int, behind: int) -> None:
+    """A change of a room with many connections is sent to them after what others are to be sent."""
+    monkeypatch.setattr("server.fanout.rooms.CROWD", most)
+    world = World()
+    for _ in range(3):
+        await world.attached()
+    other = Sink()
+    other.offer(b"x")
+    world.flusher.mark(other)
+    world.rooms.publish([change(11)])
+    assert other.first is None and len(world.flusher.crowd) == behind
 
 
 class Nothing:

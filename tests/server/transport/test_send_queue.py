@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.hub.disconnect_reasons import slug_of
-from server.transport.send_queue import FLUSH_CHUNK, Flusher, SendQueue, Verdict, end_if_stalled
+from server.transport.send_queue import CROWD_CHUNK, FLUSH_CHUNK, Flusher, SendQueue, Verdict, end_if_stalled
 
 
 class Sink(SendQueue):
@@ -77,6 +77,33 @@ async def test_a_burst_is_one_send_each(nursery: trio.Nursery) -> None:
     assert sum(bool(send_queue.sends) for send_queue in send_queues) == FLUSH_CHUNK
     await trio.testing.wait_all_tasks_blocked()
     assert all(send_queue.sends == [b"frame" * 10] for send_queue in send_queues)
+
+
+async def test_a_few_do_not_wait_for_a_crowd(nursery: trio.Nursery) -> None:
+    """What goes to thousands is sent in small pieces; what comes for a few meanwhile goes before the rest of them, and
+    none of the thousands is left out. A connection that is in both has its frames in order."""
+    flusher, crowd, one = Flusher(), [Sink() for _ in range(3 * CROWD_CHUNK + 5)], Sink()
+    await nursery.start(flusher.run)
+    for send_queue in crowd:
+        send_queue.offer(b"to all")
+    flusher.crowd += crowd
+    flusher.flush()
+    assert sum(bool(send_queue.sends) for send_queue in crowd) == CROWD_CHUNK
+    for send_queue in (one, crowd[-1]):
+        if send_queue.first is None:
+            flusher.dirty.append(send_queue)
+        send_queue.offer(b", to few")
+    flusher.flush()
+    assert one.sends == [b", to few"]
+    assert sum(bool(send_queue.sends) for send_queue in crowd) == CROWD_CHUNK
+    steps = 0
+    while flusher.crowd:
+        await trio.lowlevel.checkpoint()
+        steps += 1
+        assert sum(bool(send_queue.sends) for send_queue in crowd) <= (1 + steps) * CROWD_CHUNK
+    await trio.testing.wait_all_tasks_blocked()
+    assert all(send_queue.sends == [b"to all"] for send_queue in crowd[:-1])
+    assert crowd[-1].sends == [b"to all, to few"]
 
 
 async def test_marked_is_flushed_without_being_asked(nursery: trio.Nursery) -> None:
