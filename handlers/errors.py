@@ -30,6 +30,9 @@ CODES: dict[str, ErrorCode] = {
     "forbidden": ErrorCode(403, "Not allowed", "Ask somebody with the role it needs."),
     "scope_required": ErrorCode(403, "The API key lacks a scope", "Use a key with the scope that the sentence names."),
     "banned": ErrorCode(403, "The account is banned", "Sign in again after `until`."),
+    "invalid_claims": ErrorCode(
+        403, "The claims of the token make no user", "Correct what the issuer says of them; `fields` names the claims."
+    ),
     "mention_all_forbidden": ErrorCode(
         403, "Not all may be mentioned", "Name some members, or ask an admin of the group."
     ),

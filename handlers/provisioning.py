@@ -96,6 +96,40 @@ class Provisioning:
                     return user_id
         raise ChatError("not_found", "There is no user to act for with this id.")
 
+    async def whose(self, subject: str) -> UUID | None:
+        """The user of a token with this subject: the one with that external id, else with that id. None: neither.
+
+        Raises ChatError("unauthenticated") if the external id was that of a user who was erased.
+        """
+        async with self._pool.connection() as conn:
+            owner = await store.fetch_owner(conn, subject)
+            if owner is not None and owner.is_erased:
+                raise _gone()
+            if owner is not None:
+                return owner.user_id
+            try:
+                user_id = UUID(subject)
+            except ValueError:
+                return None
+            return user_id if await users.fetch_user(conn, user_id) is not None else None
+
+    async def admit(self, identity: Identity) -> tuple[UUID, bool]:
+        """The user with this subject as their external id: (the user, whether they are new).
+
+        Raises ChatError("unauthenticated") for one who was erased: only the application brings them back.
+        """
+
+        async def write(conn: Connection) -> tuple[tuple[UUID, bool], Sequence[Change]]:
+            user_id, is_new = await own(conn, identity.subject, revives=False)
+            if is_new:
+                await make_user(conn, identity, user_id=user_id)
+            return (user_id, is_new), ()
+
+        user_id, is_new = await self._transactions.run(write)
+        if is_new:
+            log.info("user_first_seen", user=str(user_id))
+        return user_id, is_new
+
     async def _put(self, conn: Connection, external_id: str, request: ProvisionUser) -> tuple[Account, bool]:
         user_id, is_new = await own(conn, external_id)
         if not is_new:
@@ -116,12 +150,16 @@ async def own(conn: Connection, external_id: str, *, revives: bool = True) -> tu
         if owner is not None and not owner.is_erased:
             return owner.user_id, False
         if owner is not None and not revives:
-            raise ChatError("unauthenticated", "There is no such user (any more).")
+            raise _gone()
         fresh = new_id()
         take = store.claim_id if owner is None else store.reclaim_id
         if await take(conn, external_id, fresh):
             return fresh, True
     raise ChatError("unavailable", "The user is being made and erased at the same time; try again.")
+
+
+def _gone() -> ChatError:
+    return ChatError("unauthenticated", "There is no such user (any more).")
 
 
 async def _update(conn: Connection, user_id: UUID, request: ProvisionUser) -> Account:

@@ -17,6 +17,7 @@ from server.hub.transports.websocket_endpoint import WebSocketEndpoint
 from server.identity.access_tokens import Verifier
 from server.identity.connection_tokens import ConnectionTokens
 from server.identity.jwks import KeySet
+from server.identity.subjects import Subjects
 from server.transport.epoll import Poller
 from server.transport.timer_wheel import TimerWheel
 from store.redis.connection_owners import ConnectionOwners
@@ -48,7 +49,10 @@ def assemble_hub(
     poller = Poller()
     wheel = TimerWheel(poller.settle)
     keys = KeySet(settings.jwks_url) if settings.jwks_url else None
-    verifier = Verifier(stores.signing, issuer=settings.jwt_issuer, audience=settings.jwt_audience, keys=keys)
+    subjects = Subjects(handlers.provisioning, settings, limits.new_users)
+    verifier = Verifier(
+        stores.signing, issuer=settings.jwt_issuer, audience=settings.jwt_audience, keys=keys, subjects=subjects
+    )
     tokens = ConnectionTokens(stores.signing, stores.redis)
     dispatcher = Dispatcher()
     HubMethods(

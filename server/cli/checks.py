@@ -18,6 +18,7 @@ from server.config.settings import ConfigError, Settings
 from server.identity.access_tokens import signing_keys
 from server.identity.jwks import KeySet
 from server.identity.providers import make_provider
+from server.identity.subjects import claims_of
 from server.protocol import terminal
 from server.transport.tls import expiry, load_context
 from store.errors import StoreError
@@ -221,6 +222,23 @@ async def _issuers(settings: Settings) -> str:
     return ", ".join(f"{name}: {text}" for name, text in sorted(found.items()))
 
 
+async def _users(settings: Settings) -> str:
+    """Who becomes a user, and what is read of tokens that make one."""
+    ways = {
+        "open": "all who register",
+        "oauth": "who signs in with a provider",
+        "closed": "those whom an administrator or an API key makes",
+    }
+    text = ways.get(settings.registration, "REGISTRATION is missing")
+    if settings.jit_users == "off":
+        return text
+    read = ", ".join(f"{field} from {claim!r}" for field, claim in claims_of(settings).items()) or "nothing else"
+    text += f"; and who has a token of {settings.jwt_issuer!r} for {settings.jwt_audience!r}: id from 'sub', {read}"
+    if settings.jwks_url and settings.jwt_issuer == Settings.jwt_issuer:
+        return Warned(f"{text}. JWT_ISSUER is the default: is it what your issuer's tokens name?")
+    return text
+
+
 async def _tls(settings: Settings) -> str:
     if not settings.tls_cert:
         return "not configured: plain HTTP, for a proxy or for development"
@@ -242,5 +260,6 @@ CHECKS: dict[str, Callable[[Settings], Awaitable[str]]] = {  # in this order: th
     "redis": _redis,
     "objects": _objects,
     "issuers": _issuers,
+    "users": _users,
     "tls": _tls,
 }

@@ -14,8 +14,11 @@ def faults_of(settings: Settings) -> list[str]:
     faults = []
     if settings.send_queue_bytes < 4 * settings.max_message_bytes:
         faults.append("SEND_QUEUE_BYTES: expected at least four times MAX_MESSAGE_BYTES, or one message may never fit")
-    if settings.registration == "oauth" and not settings.oauth:
-        faults.append("REGISTRATION: oauth needs a provider: OAUTH_<NAME>_CLIENT_ID and so on")
+    if settings.registration == "oauth" and not settings.oauth and settings.jit_users == "off":
+        faults.append(
+            "REGISTRATION: oauth needs a provider: OAUTH_<NAME>_CLIENT_ID and so on; "
+            "or JIT_USERS = on, if your own issuer (JWKS_URL) signs the tokens"
+        )
     if bool(settings.tls_cert) != bool(settings.tls_key):
         faults.append("TLS_CERT and TLS_KEY: both or neither")
     if settings.web == "on" and settings.allowed_origins and _site(settings.public_url) not in settings.allowed_origins:
@@ -36,7 +39,10 @@ def require(settings: Settings) -> None:
     if not settings.redis_url:
         faults.append("REDIS_URL: required, for example redis://localhost:6379")
     if not settings.registration:
-        faults.append("REGISTRATION: required: open (for development), oauth (by a provider) or closed (no new users)")
+        faults.append(
+            "REGISTRATION: required: open (for development), oauth (by a provider), or closed (no new users, but those "
+            "that JIT_USERS and API keys make)"
+        )
     if not (settings.jwt_key or settings.jwks_url):
         faults.append("JWT_KEY or JWKS_URL: one of them is required, or no token can be checked")
     if settings.jwks_url and not settings.jwt_key:

@@ -29,6 +29,7 @@ class RateLimits:
         self.searches: Limiter[UUID] = self._limiter("searches", "searches", lambda to: to.rate_searches)
         self.requests: Limiter[str] = self._limiter("requests", "requests", lambda to: to.rate_requests)
         self.key_requests: Limiter[UUID] = self._limiter("key_requests", "requests", lambda to: to.rate_key_requests)
+        self.new_users: Limiter[str] = self._limiter("new_users", "new users", lambda to: to.rate_new_users)
         self.hub_requests: Limiter[str] = self._limiter(  # polls and POSTs
             "hub_requests", "requests of one connection", lambda to: to.rate_requests
         )

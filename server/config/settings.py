@@ -283,9 +283,27 @@ class Settings:
         "",
         "Who can become a user: `open`, `oauth` (who signs in with a provider) or `closed`.",
         more="`open`: registering signs in, for development (`parley dev` sets it). `closed`: no new users, except by "
-        "an administrator. There is no default: who can become a user should be no accident.",
+        "an administrator or an [API key](own-users.md). `JIT_USERS` makes users besides, of tokens of your issuer. "
+        "There is no default: who can become a user should be no accident.",
         shown_default="required",
         choices=("open", "oauth", "closed"),
+    )
+    jit_users: str = SIGN_IN.setting(
+        TEXT,
+        "off",
+        "`on`: a valid token of a subject that is no user's yet makes the user, with the subject as their external id.",
+        more="For applications whose own issuer signs the tokens, by `JWKS_URL`: [own users](own-users.md).",
+        choices=ON_OFF,
+    )
+    jit_username_claim: str = SIGN_IN.setting(
+        TEXT, "preferred_username", "The claim that such a user's username is made of; empty: none."
+    )
+    jit_name_claim: str = SIGN_IN.setting(TEXT, "name", "The claim with their display name; empty: none.")
+    jit_email_claim: str = SIGN_IN.setting(
+        TEXT, "email", "The claim with their email, which only they see; empty: none."
+    )
+    jit_picture_claim: str = SIGN_IN.setting(
+        TEXT, "picture", "The claim with the https URL of their picture; empty: none."
     )
     oauth: tuple[OAuthProvider, ...] = ()  # from OAUTH_<PROVIDER>_<FIELD>, declared by `OAuthProvider`
     return_origins: tuple[str, ...] = SIGN_IN.setting(
@@ -430,6 +448,12 @@ class Settings:
         Rate(3000, 10 * SECONDS),
         "REST calls with one API key, to each instance.",
         more="They are not counted for the users whom it acts for, but for what these send, upload and join.",
+        reloadable=True,
+    )
+    rate_new_users: Rate = RATES.setting(
+        RATE,
+        Rate(300, 10 * SECONDS),
+        "Users that are made of tokens (`JIT_USERS`), on each instance.",
         reloadable=True,
     )
     rate_uploads: Rate = RATES.setting(

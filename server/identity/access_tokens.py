@@ -20,6 +20,7 @@ from handlers.model import Caller
 from server.config.settings import Settings
 from server.identity import jwts
 from server.identity.jwks import KeySet
+from server.identity.subjects import Subjects
 from store.signing import SigningKeys
 
 LEEWAY = 5  # seconds of clock difference that is tolerated, at verification and while a connection depends on the token
@@ -82,8 +83,18 @@ def presented(authorization: str, in_query: str) -> str:
 class Verifier:
     """Checks access tokens. `keys` is None where no JWKS URL is configured."""
 
-    def __init__(self, signing: SigningKeys, *, issuer: str, audience: str, keys: KeySet | None = None) -> None:
+    def __init__(
+        self,
+        signing: SigningKeys,
+        *,
+        issuer: str,
+        audience: str,
+        keys: KeySet | None = None,
+        subjects: Subjects | None = None,
+    ) -> None:
+        """`subjects` finds the users of tokens that do not name them by our ids; without, there are none."""
         self._signing = signing
+        self._subjects = subjects
         self._issuer = issuer
         self._audience = audience
         self._keys = keys
@@ -108,7 +119,10 @@ class Verifier:
         if not jwts.is_of_kind(header, jwts.ACCESS_TOKENS):
             raise unauthenticated("The token is of another kind than an access token (see its header's typ).")
         if header.get("alg") == "HS256" and self._signing.current:
-            caller = self._decode_ours(token)
+            claims = self._decode(token, [(key, "HS256") for key in self._signing.accepted])
+            if self._subjects is not None and not _is_id(claims["sub"]):
+                return await self._caller_of(claims)
+            caller = _caller(claims, _id_of(claims), is_ours=True)
             if len(self._verified) >= VERIFIED_MAX:
                 del self._verified[next(iter(self._verified))]
             self._verified[token] = caller
@@ -118,7 +132,12 @@ class Verifier:
         keys = await self._keys.find(header.get("kid"), header.get("alg"))
         if not keys:
             raise unauthenticated("The access token is signed with an unknown key.")
-        return self._decode(token, [(key, key.algorithm_name) for key in keys])
+        return await self._caller_of(self._decode(token, [(key, key.algorithm_name) for key in keys]))
+
+    async def _caller_of(self, claims: dict[str, Any]) -> Caller:
+        """The caller of a token that an application's own issuer has made."""
+        user_id = _id_of(claims) if self._subjects is None else await self._subjects.find(claims)
+        return _caller(claims, user_id)
 
     def _recall(self, token: str) -> Caller | None:
         """Return the caller of a token verified before; None if it was not, has expired, or the keys have changed."""
@@ -128,25 +147,15 @@ class Verifier:
         caller = self._verified.get(token)
         return caller if caller is not None and caller.expires_at > time.time() else None
 
-    def _decode_ours(self, token: str) -> Caller:
-        return self._decode(token, [(key, "HS256") for key in self._signing.accepted], is_ours=True)
-
-    def _decode(self, token: str, keys: Iterable[tuple[Any, str]], *, is_ours: bool = False) -> Caller:
+    def _decode(self, token: str, keys: Iterable[tuple[Any, str]]) -> dict[str, Any]:
         try:
-            claims = jwts.decode(
+            return jwts.decode(
                 token,
                 keys,
                 audience=self._audience,
                 issuer=self._issuer,
                 leeway=LEEWAY,
                 options=_OPTIONS,
-            )
-            user_id = UUID(claims["sub"])
-            return Caller(
-                user_id=user_id,
-                expires_at=float(claims["exp"]) + LEEWAY,
-                is_admin=_is_admin(claims),
-                session_id=UUID(claims["sid"]) if is_ours and "sid" in claims else None,
             )
         except jwt.ExpiredSignatureError:
             raise unauthenticated("The access token has expired.") from None
@@ -162,13 +171,39 @@ class Verifier:
             raise unauthenticated("The signature of the access token is wrong.") from None
         except jwt.DecodeError:
             raise _malformed() from None
-        except (
-            jwt.PyJWTError,
-            ValueError,
-            TypeError,
-            AttributeError,
-        ):  # the last three from UUID, for a number, a list, null
-            raise unauthenticated("The access token is not acceptable.") from None
+        except jwt.PyJWTError:
+            raise _unacceptable() from None
+
+
+def _caller(claims: dict[str, Any], user_id: UUID, *, is_ours: bool = False) -> Caller:
+    try:
+        return Caller(
+            user_id=user_id,
+            expires_at=float(claims["exp"]) + LEEWAY,
+            is_admin=_is_admin(claims),
+            session_id=UUID(claims["sid"]) if is_ours and "sid" in claims else None,
+        )
+    except (ValueError, TypeError, AttributeError):  # from UUID, for a number, a list, null
+        raise _unacceptable() from None
+
+
+def _id_of(claims: dict[str, Any]) -> UUID:
+    try:
+        return UUID(claims["sub"])
+    except (ValueError, TypeError, AttributeError):
+        raise _unacceptable() from None
+
+
+def _is_id(subject: object) -> bool:
+    try:
+        UUID(subject)  # type: ignore[arg-type]  # whatever it is
+    except (ValueError, TypeError, AttributeError):
+        return False
+    return True
+
+
+def _unacceptable() -> ChatError:
+    return unauthenticated("The access token is not acceptable.")
 
 
 def _malformed() -> ChatError:

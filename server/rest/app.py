@@ -107,7 +107,7 @@ def create_app(
     converters.install(app.url_map)
     described = openapi.install(app, settings)
     app.register_blueprint(users.blueprint(users_handler, conversations_handler, accounts, export, verifier, settings))
-    app.register_blueprint(provisioning.blueprint(provisioning_handler, accounts))
+    app.register_blueprint(provisioning.blueprint(provisioning_handler, accounts, users_handler))
     app.register_blueprint(moderation.blueprint(moderation_handler))
     app.register_blueprint(audit.blueprint(moderation_handler))
     app.register_blueprint(auth.blueprint(accounts, verifier, users_handler, sign_in, settings))

@@ -17,6 +17,7 @@ from quart import g, request
 from handlers.api_keys import Grant, require_scope
 from handlers.errors import ChatError
 from handlers.provisioning import Provisioning
+from handlers.users import Users
 from server.rest.requests import caller
 
 NO_USER = UUID(int=0)  # the caller's, of a request that is made for no user
@@ -156,9 +157,9 @@ def is_application() -> bool:
     return g.get("grant") is not None
 
 
-def require_application() -> None:
+async def require_application(users: Users) -> None:
     """Let applications pass, and administrators, who may do what applications may. Raises ChatError("forbidden")."""
-    if not (is_application() or caller().is_admin):
+    if not (is_application() or await users.is_administrator(caller())):
         raise ChatError("forbidden", "This is for applications: send an API key.")
 
 

@@ -254,6 +254,7 @@ def _refusals(rule: Rule, said: Operation, is_open: bool) -> Iterator[str]:
         yield from ("unauthenticated", "banned")
         if not said.takes_token_in_query:
             yield from ("scope_required", "forbidden")
+        yield "invalid_claims"
     if rule.arguments:
         yield "not_found"
     if said.parameters or said.takes or said.form:

@@ -10,6 +10,7 @@ from handlers import preconditions
 from handlers.accounts import Accounts
 from handlers.model import TOKEN_SECONDS, Client, GrantedToken, MintToken, ProvisionUser, ProvisionUsers
 from handlers.provisioning import Provisioning
+from handlers.users import Users
 from server.rest.key_access import acting_as, require_application
 from server.rest.operations import UNUSED_KEY, Answer, done, operation
 from server.rest.requests import address, answer, idempotency_key, nothing, path_id
@@ -24,7 +25,7 @@ class Provisioned(Wire, frozen=True):
     items: tuple[Account, ...]
 
 
-def blueprint(provisioning: Provisioning, accounts: Accounts) -> Blueprint:
+def blueprint(provisioning: Provisioning, accounts: Accounts, users: Users) -> Blueprint:
     routes = Blueprint("provisioning", __name__, url_prefix="/api/users")
 
     def shown(account: Account, status: int = 200) -> Response:
@@ -43,7 +44,7 @@ def blueprint(provisioning: Provisioning, accounts: Accounts) -> Blueprint:
         Without a username one is made of the display name; it stays what it is from then on. A user who was erased is
         made anew, as another user.
         """
-        require_application()
+        await require_application(users)
         account, is_new = await provisioning.put(external_id, data)
         response = shown(account, 201 if is_new else 200)
         if is_new:
@@ -54,7 +55,7 @@ def blueprint(provisioning: Provisioning, accounts: Accounts) -> Blueprint:
     @operation(FOUND, refuses=("forbidden",))
     async def get(external_id: str) -> Response:
         """Get a user by the application's id, with their email."""
-        require_application()
+        await require_application(users)
         return shown(await provisioning.get(external_id))
 
     @routes.post("/batch")
@@ -66,7 +67,7 @@ def blueprint(provisioning: Provisioning, accounts: Accounts) -> Blueprint:
     )
     async def put_all(data: ProvisionUsers) -> Response:
         """Create or change up to 100 users: all of them, or none. Safe to repeat."""
-        require_application()
+        await require_application(users)
         idempotency_key()
         return answer(Provisioned(tuple(await provisioning.put_all(data.users))))
 
@@ -82,7 +83,7 @@ def blueprint(provisioning: Provisioning, accounts: Accounts) -> Blueprint:
 
         It cannot be refreshed: mint another. It is a session of the user's, which they may end, too.
         """
-        require_application()
+        await require_application(users)
         idempotency_key()
         seconds = data.expires_in_seconds or TOKEN_SECONDS
         granted = await accounts.grant(path_id(user_id), seconds, Client(acting_as(), address()))
@@ -93,7 +94,7 @@ def blueprint(provisioning: Provisioning, accounts: Accounts) -> Blueprint:
     @operation(done("The user's sessions are over, and their connections closed."), refuses=("forbidden",))
     async def end_all(user_id: str) -> Response:
         """End all sessions of a user, on every instance. Safe to repeat."""
-        require_application()
+        await require_application(users)
         await accounts.end_all(path_id(user_id))
         log.info("sessions_ended", user=user_id, by=acting_as())
         return nothing()

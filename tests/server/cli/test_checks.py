@@ -34,6 +34,21 @@ async def test_issuers(nursery: trio.Nursery) -> None:
         await checks._issuers(settings)
 
 
+async def test_users() -> None:
+    """Who becomes a user; with JIT_USERS what is read of tokens, and a note where the issuer is the default."""
+    assert (
+        await checks._users(load({}, None, registration="closed")) == "those whom an administrator or an API key makes"
+    )
+    given = {"registration": "oauth", "jit_users": "on", "jwks_url": "https://x.example", "jit_email_claim": ""}
+    found = await checks._users(load({}, None, **given))
+    assert isinstance(found, checks.Warned) and "JWT_ISSUER is the default" in found
+    found = await checks._users(load({}, None, **given, jwt_issuer="https://x.example", jit_name_claim="nick"))
+    assert not isinstance(found, checks.Warned)
+    for part in ("with a provider", "'https://x.example'", "id from 'sub'", "username from 'preferred_username'"):
+        assert part in found
+    assert "name from 'nick'" in found and "email" not in found
+
+
 async def test_schema_of_a_newer_build(database: str) -> None:
     """One that only adds is noted, and left as it is; one whose contract leaves this build out is wrong."""
     settings = Settings(database_url=database)

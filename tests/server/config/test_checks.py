@@ -45,3 +45,8 @@ def test_what_does_not_go_together(given: dict[str, object], fault: str, tmp_pat
     assert found.startswith(fault)
     with pytest.raises(ConfigError, match=fault):
         load({}, None, **given)
+
+
+def test_tokens_of_an_issuer_are_enough() -> None:
+    """REGISTRATION=oauth needs no provider where tokens make users."""
+    assert faults_of(replace(Settings(), registration="oauth", jit_users="on")) == []

@@ -125,7 +125,7 @@ GROUP, MESSAGE = "/api/conversations/{conversation}", "/api/messages/{theirs}"
 MEMBERS = f"{GROUP}/members"
 VICTIM = "/api/users/{victim}"
 TEXT = {"content": "x"}
-NOT_APPLICATIONS = dict.fromkeys(PEOPLE, "forbidden")
+NOT_APPLICATIONS = {**dict.fromkeys(PEOPLE, "forbidden"), "administrator": OK}
 RULES: dict[str, list[Rule]] = {
     "PUT /api/users/by-external-id/{externalId}": [
         Rule(NOT_APPLICATIONS, at("/api/users/by-external-id/{external}", {"displayName": "x"}))

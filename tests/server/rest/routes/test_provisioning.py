@@ -123,11 +123,13 @@ async def test_all_sessions_of_a_user_end(site: Site) -> None:
 
 
 async def test_administrators_may_do_it_too(site: Site) -> None:
-    """A token with the role of an administrator does what an application does; one of a user does not."""
-    alice, token = await site.user("alice")
+    """A user who is one, or a token of one, does what an application does; any other user does not."""
+    (alice, token), (bob, bobs) = await site.user("alice"), await site.user("bob")
     admin = mint_token(site.process.settings, UUID(alice), admin=True)
     made = await site.call("PUT", f"{BY_ID}42", {}, token=admin, status=201)
-    await site.call("POST", f"/api/users/{made['id']}/tokens", {}, token=admin, status=201)
+    await site.call("PUT", f"/api/users/{bob}/role", {"role": "Administrator"}, token=admin)
+    for one in (admin, bobs):
+        await site.call("POST", f"/api/users/{made['id']}/tokens", {}, token=one, status=201)
     for method, path, body in (
         ("PUT", f"{BY_ID}42", {}),
         ("GET", f"{BY_ID}42", None),
