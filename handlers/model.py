@@ -26,6 +26,9 @@ from store.model import (
     Timestamp,
     UserRole,
     UserStatus,
+    Webhook,
+    WebhookEvent,
+    WebhookState,
     Wire,
     WireEnum,
 )
@@ -503,3 +506,35 @@ class SearchPage(Wire, frozen=True):
 
     items: tuple[SearchHit, ...]
     next: str | None
+
+
+class CreateWebhook(Wire, frozen=True):
+    """`events`: the types that are sent, left out or empty all of them. `conversationId`: of this one only."""
+
+    url: Annotated[str, Meta(min_length=1, max_length=2048)]
+    events: Annotated[tuple[Annotated[str, _name_of(WebhookEvent)], ...], Meta(max_length=50)] | None = ()
+    conversation_id: UUID | None = None
+
+
+class NewWebhook(Webhook, frozen=True, kw_only=True):
+    """A webhook, with the secret that signs what is sent. It is shown once."""
+
+    secret: str
+
+
+class UpdateWebhook(Wire, frozen=True):
+    """Active: go on where it stopped. Paused: send nothing."""
+
+    state: Annotated[str, _name_of(WebhookState, WebhookState.ACTIVE, WebhookState.PAUSED)] | None = None
+
+
+class ReplayDeadLetters(Wire, frozen=True):
+    """`ids`: of the dead letters; left out: all of them."""
+
+    ids: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...], Meta(max_length=1000)] | None = None
+
+
+class Replayed(Wire, frozen=True):
+    """How many dead letters are tried again."""
+
+    count: int

@@ -95,7 +95,7 @@ class Instance:
         self.transactions, self.receipts = cluster.transactions, cluster.receipts
         self.reactions, self.api_keys = self.handlers.reactions, self.handlers.api_keys
         self.threads = cluster.threads
-        self.search_indexer = cluster.search_indexer
+        self.search_indexer, self.webhooks = cluster.search_indexer, cluster.webhooks
         self.hub, self.forwarding, self.http_endpoint = hub.server, hub.forwarding, hub.http_endpoint
         self.http, self.listener, self.certificate = rest.http, rest.listener, rest.certificate
         self.requests, self.answers = rest.requests, rest.answers
@@ -141,6 +141,7 @@ class Instance:
             ("clock", self.clock.run),
             ("export_pool", self.stores.export_pool.run),
             ("search_pool", self.stores.search_pool.run),
+            ("webhook_pool", self.stores.webhook_pool.run),
             ("lanes", self.lanes.run),
             ("reactions", self.reactions.run),
             ("threads", self.threads.run),
@@ -159,6 +160,7 @@ class Instance:
             ("membership", self.membership.run),
             ("outbox_relay", self.relay.run),
             ("search_indexer", self.search_indexer.run),
+            ("webhooks", self.webhooks.run),
             ("http_endpoint", self.http_endpoint.run),
             ("http", self.http.run),
             ("event_loop_lag", self.event_loop_lag.run),

@@ -403,3 +403,56 @@ class Change(msgspec.Struct, frozen=True):
     catches_up: bool = False
     previous: UUID | None = None
     is_private: bool = False
+
+
+class WebhookEvent(WireEnum):
+    """What an application can be sent: the type of an event. Docs: docs/webhooks.md."""
+
+    MESSAGE_CREATED = "message.created"
+    MESSAGE_CHANGED = "message.changed"
+    CONVERSATION_CREATED = "conversation.created"
+    CONVERSATION_UPDATED = "conversation.updated"
+    CONVERSATION_DELETED = "conversation.deleted"
+    MEMBER_ADDED = "member.added"
+    MEMBER_REMOVED = "member.removed"
+    MEMBER_ROLE_CHANGED = "member.role_changed"
+
+
+class WebhookState(WireEnum):
+    """Paused: by an operator. Disabled: it has accepted nothing for too long. Either way what happens waits."""
+
+    ACTIVE = "Active"
+    PAUSED = "Paused"
+    DISABLED = "Disabled"
+
+
+class Webhook(Wire, frozen=True):
+    """An endpoint of an application. `events`: none are all. `conversation_id`: of this conversation only.
+
+    `failing_since`: the first attempt that failed since the last one that did not; `last_failure` says why the last one
+    did. Until `old_secret_until` the secret before this one signs, too.
+    """
+
+    id: UUID
+    url: str
+    events: tuple[str, ...]
+    conversation_id: UUID | None
+    state: WebhookState
+    created_at: Timestamp
+    failing_since: Timestamp | None
+    last_failure: str | None
+    old_secret_until: Timestamp | None
+
+
+class DeadLetter(Wire, frozen=True):
+    """An event that an endpoint did not accept in time. `id` is its `webhook-id`; `replaying`: it is tried again."""
+
+    id: str
+    type: str
+    conversation_id: UUID
+    seq: int
+    message_id: UUID
+    attempts: int
+    failed_at: Timestamp
+    reason: str
+    replaying: bool

@@ -13,6 +13,7 @@ from handlers.presence import Presence
 from handlers.sync import Sync
 from handlers.threads import Threads
 from handlers.transactions import Transactions
+from handlers.webhooks import sealing_keys
 from server.assembly.stores import Stores
 from server.cluster.membership import Membership
 from server.cluster.outbox_relay import OutboxRelay
@@ -31,6 +32,7 @@ from server.fanout.receipts import ReceiptWriter
 from server.fanout.rooms import Rooms
 from server.fanout.thread_updates import ThreadNotifier
 from server.transport.send_queue import Flusher
+from server.webhooks.delivery import Terms, WebhookDelivery
 from store.postgres.group_commit import Lanes
 from store.receipts import ReceiptStreams
 
@@ -50,6 +52,7 @@ class Cluster:
     change_publisher: ChangePublisher
     relay: OutboxRelay
     search_indexer: SearchIndexer
+    webhooks: WebhookDelivery
     lanes: Lanes
     queue: Queue  # the lanes, wrapped if tracing is on
     receipts: ReceiptWriter
@@ -110,6 +113,16 @@ def assemble_cluster(settings: Settings, stores: Stores, tracing: "Tracing | Non
         change_publisher=change_publisher,
         relay=OutboxRelay(stores.pool, subscriptions, publisher, change_publisher),
         search_indexer=SearchIndexer(stores.search_pool),
+        webhooks=WebhookDelivery(
+            stores.webhook_pool,
+            sealing_keys(stores.signing),
+            Terms(
+                hosts=settings.webhook_hosts,
+                concurrency=settings.webhook_concurrency,
+                timeout=settings.webhook_timeout,
+                retry_time=settings.webhook_retry_time,
+            ),
+        ),
         lanes=lanes,
         queue=tracing.queue(lanes) if tracing else lanes,
         receipts=ReceiptWriter(

@@ -19,6 +19,7 @@ from handlers.refresh_tokens import RefreshTokens
 from handlers.search import Search
 from handlers.threads import Threads
 from handlers.users import Users
+from handlers.webhooks import Rules, Webhooks
 from server.assembly.cluster import Cluster
 from server.assembly.stores import Stores
 from server.config.rate_limits import RateLimits
@@ -41,6 +42,7 @@ class Handlers:
     provisioning: Provisioning
     api_keys: ApiKeys
     export: Export
+    webhooks: Webhooks
 
 
 def assemble_handlers(
@@ -93,6 +95,7 @@ def assemble_handlers(
         accounts=accounts(pool),
         provisioning=Provisioning(pool, cluster.transactions),
         api_keys=ApiKeys(pool),
+        webhooks=Webhooks(pool, stores.signing, Rules(settings.webhook_hosts)),
         # With connections of its own: an export reads all data of a user and must not use up the connections of others.
         export=Export(
             Users(exports, cluster.transactions, cluster.announcer),

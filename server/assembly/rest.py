@@ -79,6 +79,7 @@ def assemble_rest(
         threads_handler=cluster.threads,
         search_handler=handlers.search,
         receipts_handler=handlers.receipts,
+        webhooks_handler=handlers.webhooks,
         verifier=hub.verifier,
         tokens=hub.tokens,
         checks=checks,

@@ -21,6 +21,7 @@ from store.redis.timelines import SharedTimelines
 from store.signing import SigningKeys
 
 SEARCHES_AT_ONCE = 4  # and a connection for what brings messages in
+DELIVERIES_AT_ONCE = 3  # statements about webhooks, and a connection for what finds them
 SEARCH_TIMEOUT = 5.0  # seconds for a statement, if the setting allows more: what takes longer is refused
 APPLICATION = "parley"  # the application name of connections; a suffix says what they are used for
 
@@ -30,6 +31,7 @@ class Stores:
     pool: Pool
     export_pool: Pool
     search_pool: Pool
+    webhook_pool: Pool
     read_pool: Pool | None
     lane_connector: Connector
     timelines: Timelines
@@ -45,7 +47,13 @@ class Stores:
     def pools(self) -> dict[str, Pool]:
         """Return the pools by the name they have in metrics. Lanes have permanent connections outside the pools."""
         reads = {} if self.read_pool is None else {"reads": self.read_pool}
-        return {"main": self.pool, "exports": self.export_pool, "search": self.search_pool, **reads}
+        return {
+            "main": self.pool,
+            "exports": self.export_pool,
+            "search": self.search_pool,
+            "webhooks": self.webhook_pool,
+            **reads,
+        }
 
 
 def assemble_stores(
@@ -101,6 +109,7 @@ def assemble_stores(
         search_pool=pool(
             settings.database_url, f"{APPLICATION}-search", SEARCHES_AT_ONCE + 1, min(timeout, SEARCH_TIMEOUT)
         ),
+        webhook_pool=pool(settings.database_url, f"{APPLICATION}-webhooks", DELIVERIES_AT_ONCE + 1),
         read_pool=read_pool() if settings.read_url else None,
         lane_connector=lane_connector,
         timelines=timelines,

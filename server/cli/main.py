@@ -19,6 +19,7 @@ from server.cli.restored import restored
 from server.cli.search import search
 from server.cli.serve import serve
 from server.cli.token import token
+from server.cli.webhook import webhook
 from server.protocol import terminal
 
 
@@ -66,5 +67,6 @@ for command in (
     search,
     serve,
     token,
+    webhook,
 ):
     main.add_command(command)

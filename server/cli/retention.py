@@ -33,6 +33,7 @@ from store.postgres import (
     search,
     threads,
     users,
+    webhooks,
 )
 from store.postgres.clock import fetch_agreed_now
 from store.postgres.connection import Connection
@@ -40,6 +41,7 @@ from store.postgres.pool import Pool
 from store.redis.inbox_entries import Personal
 
 IDEMPOTENCY = timedelta(days=7)  # how long a clientMessageId or Idempotency-Key is remembered (docs/design.md P2)
+LETTERS = timedelta(days=30)  # how long a dead letter of a webhook is kept
 BATCH = 2000  # rows in one statement: short locks
 SEARCHED = 500  # conversations whose terms are looked at in one transaction
 POOL = 3
@@ -159,6 +161,7 @@ def _steps(settings: Settings, now: datetime, oldest: datetime) -> list[tuple[st
         ("threads of old messages", lambda conn, limit: threads.delete_old_threads(conn, oldest, limit)),
         ("followers of old threads", lambda conn, limit: threads.delete_old_members(conn, oldest, limit)),
         ("old entries of the audit log", lambda conn, limit: audit.delete_old_audit(conn, audited, limit)),
+        ("dead letters of webhooks", lambda conn, limit: webhooks.delete_old_letters(conn, now - LETTERS, limit)),
         ("pins of old messages", lambda conn, limit: messages.delete_old_pins(conn, oldest, limit)),
     ]
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handlers.rate_limits import Rate
+from handlers.webhook_urls import is_host
 from server.config import admin_address, urls
 from server.config.declaration import (
     COUNT,
@@ -31,7 +32,7 @@ from server.config.declaration import (
 from server.config.listen_address import parse_listen, parse_peer_listen
 from server.config.origins import LOOPBACK, origin
 from server.config.trusted_proxies import ANY, Proxies, browser_origin
-from server.config.units import GIB, KIB, MIB, MINUTES, SECONDS
+from server.config.units import DAYS, GIB, KIB, MIB, MINUTES, SECONDS
 from store.objects import EXAMPLES as OBJECT_STORES
 from store.objects import scheme_of
 
@@ -80,6 +81,14 @@ def _object_store(text: str) -> str:
     if text:
         scheme_of(text)
     return text
+
+
+def _hosts(given: tuple[str, ...]) -> tuple[str, ...]:
+    """Return hosts as URLs have them, without the brackets of IPv6."""
+    for host in given:
+        if not is_host(host):
+            raise ValueError("expected names or addresses, such as receiver.internal, without a port")
+    return tuple(host.strip("[]").lower() for host in given)
 
 
 def _proxies(given: tuple[str, ...]) -> tuple[str, ...]:
@@ -132,6 +141,7 @@ FILES = Section("Files")
 BOUNDS = Section("Bounds of connections and memory")
 RATES = Section("Rate limits")
 TIMEOUTS = Section("Timeouts of connections")
+WEBHOOKS = Section("Webhooks")
 OPERATION = Section("Stopping, log, retention")
 
 
@@ -492,6 +502,29 @@ class Settings:
         5 * SECONDS,
         "A user counts as online so long after their last connection, so that a reload does not show.",
         minimum=0,
+    )
+
+    webhook_hosts: tuple[str, ...] = WEBHOOKS.setting(
+        TEXTS,
+        (),
+        "Hosts to which webhooks may go also where their addresses are private, and by plain http.",
+        more="Names or addresses, without a port, such as `receiver.internal`; `localhost` for development. See "
+        "[webhooks](webhooks.md#where-they-go).",
+        shown_default="none",
+        then=_hosts,
+    )
+    webhook_concurrency: int = WEBHOOKS.setting(
+        COUNT, 8, "Deliveries to one endpoint at once, each of another conversation.", minimum=1
+    )
+    webhook_timeout: float = WEBHOOKS.setting(
+        DURATION, 15 * SECONDS, "The longest that one delivery may take, with its answer.", above=0
+    )
+    webhook_retry_time: float = WEBHOOKS.setting(
+        DURATION,
+        1 * DAYS,
+        "For so long a delivery that fails is repeated; then it is a dead letter.",
+        more="An endpoint that has accepted nothing for as long is disabled.",
+        above=0,
     )
 
     drain_seconds: float = OPERATION.setting(

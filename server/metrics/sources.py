@@ -35,6 +35,7 @@ from server.observability.version import version
 from server.rest.answer_memory import AnswerBudget
 from server.rest.request_metrics import RequestMetrics
 from server.transport.listener import Listener
+from server.webhooks.delivery import WebhookDelivery
 from store.defects import counts
 from store.objects import Objects
 from store.postgres.clock import Clock
@@ -59,6 +60,7 @@ class Parts(Protocol):
     publisher: Publisher
     relay: OutboxRelay
     search_indexer: SearchIndexer
+    webhooks: WebhookDelivery
     receipts: ReceiptWriter
     requests: RequestMetrics
     event_loop_lag: EventLoopLag
@@ -76,7 +78,7 @@ class Parts(Protocol):
 
 def families(parts: Parts, census: Census, receipts_waiting: int | None) -> Iterator[Metric]:
     """Yield all metrics. `receipts_waiting` is None if Redis did not answer; its metric is then left out."""
-    for source in (_listener, _hub, _bounds, _rooms, _lanes, _instances, _search, _pools, _disks, _process):
+    for source in (_listener, _hub, _bounds, _rooms, _lanes, _instances, _search, _webhooks, _pools, _disks, _process):
         yield from source(parts)
     yield from _census(census)
     yield from _receipts(parts, receipts_waiting)
@@ -362,6 +364,35 @@ def _search(parts: Parts) -> Iterable[Metric]:
     )
 
 
+def _webhooks(parts: Parts) -> Iterable[Metric]:
+    webhooks = parts.webhooks
+    yield counter(
+        "parley_webhooks_delivered_total",
+        "Events that endpoints have accepted from this instance; one instance at a time delivers.",
+        webhooks.delivered,
+    )
+    yield counter(
+        "parley_webhooks_failures_total",
+        "Attempts to deliver that failed; each is repeated later.",
+        webhooks.failed,
+    )
+    yield counter(
+        "parley_webhooks_dead_letters_total",
+        "Events that were given up after WEBHOOK_RETRY_TIME.",
+        webhooks.dead,
+    )
+    yield gauge(
+        "parley_webhooks_lag_seconds",
+        "Age of the oldest event that waits at an active endpoint; 0 if none does. On every instance.",
+        webhooks.lag,
+    )
+    yield gauge(
+        "parley_webhooks_disabled",
+        "Endpoints that were disabled, as they had accepted nothing for too long. On every instance.",
+        webhooks.disabled,
+    )
+
+
 def _pools(parts: Parts) -> Iterable[Metric]:
     statistics = {name: pool.statistics() for name, pool in parts.pools.items()}
 
@@ -370,7 +401,7 @@ def _pools(parts: Parts) -> Iterable[Metric]:
 
     yield gauges(
         "parley_pool_size_connections",
-        "Connections to PostgreSQL that the pool may have: POOL_SIZE; exports have 2 of their own, searches 5.",
+        "Connections to PostgreSQL that the pool may have: POOL_SIZE; exports have 2, searches 5, webhooks 4.",
         "pool",
         of_each(lambda pool: pool.size),
     )

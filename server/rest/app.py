@@ -28,6 +28,7 @@ from handlers.receipts import Receipts
 from handlers.search import Search
 from handlers.threads import Threads
 from handlers.users import Users
+from handlers.webhooks import Webhooks
 from server.config.rate_limits import RateLimits
 from server.config.settings import Settings
 from server.config.trusted_proxies import Proxies, limited_as
@@ -59,6 +60,7 @@ from server.rest.routes import (
     signed_urls,
     threads,
     users,
+    webhooks,
 )
 from server.rest.upload_backpressure import PacedRequest, let_in
 from server.transport.unauthenticated import known
@@ -84,6 +86,7 @@ def create_app(
     threads_handler: Threads,
     search_handler: Search,
     receipts_handler: Receipts,
+    webhooks_handler: Webhooks,
     files_handler: Files,
     export: Export,
     objects_store: Objects | None,
@@ -119,6 +122,7 @@ def create_app(
     app.register_blueprint(pins.blueprint(messages_handler))
     app.register_blueprint(search.blueprint(search_handler))
     app.register_blueprint(mentions.blueprint(messages_handler))
+    app.register_blueprint(webhooks.blueprint(webhooks_handler))
     app.register_blueprint(files.blueprint(files_handler, settings.max_upload_bytes))
     if isinstance(objects_store, DirectoryObjects):
         app.register_blueprint(signed_urls.blueprint(objects_store))

@@ -72,6 +72,7 @@ TAGS = {
     "mentions": "The messages that mention the caller.",
     "files": "Files: uploads through the server or directly into the store, and links.",
     "auth": "Sign-in with a provider, and sessions.",
+    "webhooks": "Applications that are sent what happens: for administrators.",
     "moderation": "Roles, bans, and what else moderators do to users.",
     "audit": "Who has done what as a moderator or administrator, and who has signed in.",
     "hub": "Negotiation of connections to the SignalR hub.",

@@ -41,6 +41,7 @@ from handlers.sync import Sync
 from handlers.threads import Threads
 from handlers.transactions import Transactions
 from handlers.users import Users
+from handlers.webhooks import Rules, Webhooks
 from store import model, names
 from store import receipts as receipt_store
 from store.errors import StoreError, Unavailable
@@ -52,6 +53,7 @@ from store.model import (
     Conversation,
     ConversationSettings,
     ConversationType,
+    DeadLetter,
     FileInfo,
     GroupDetails,
     JoinLink,
@@ -73,6 +75,8 @@ from store.model import (
     UserRole,
     UserStanding,
     UserStatus,
+    Webhook,
+    WebhookState,
 )
 from store.objects import UploadUrl, new_trouble
 from store.postgres import (
@@ -94,6 +98,7 @@ from store.postgres import (
     search,
     threads,
     users,
+    webhooks,
 )
 from store.postgres.connection import Connection
 from store.postgres.conversations import Head
@@ -155,6 +160,9 @@ class Tables:
         self.settings: dict[tuple[UUID, UUID], ConversationSettings] = {}
         self.settings_versions = 0
         self.links: dict[bytes, JoinLink] = {}  # by the hash of their token; those of before 2020 have expired
+        self.webhooks: dict[UUID, Webhook] = {}
+        self.webhook_secrets: dict[UUID, tuple[bytes, ...]] = {}  # the newest first, as they are kept
+        self.letters: dict[UUID, tuple[DeadLetter, ...]] = {}  # by webhook, the oldest first
         self.outbox: tuple[tuple[tuple[Change, ...], Personal | None], ...] = ()
 
     def copy(self) -> dict[str, Any]:
@@ -544,6 +552,7 @@ class Memory:
         self.receipts = Receipts(pool, self.durable)
         self.moderation = Moderation(pool, self.transactions)
         self.presence = Presence(pool)
+        self.webhooks = Webhooks(pool, self.keys, Rules(("inner.example",)))
         self.sync = Sync(pool)
 
     @property
@@ -958,6 +967,78 @@ def _delete_link(tables: Tables, conversation_id: UUID, link_id: UUID) -> bool:
             del tables.links[token]
             return True
     return False
+
+
+# -- in place of store.postgres.webhooks ------------------------------------------------------
+
+
+@stands_for(webhooks.insert_webhook)
+def _insert_webhook(
+    tables: Tables, webhook_id: UUID, url: str, events: Sequence[str], conversation_id: UUID | None, secret: bytes
+) -> Webhook:
+    made = Webhook(webhook_id, url, tuple(events), conversation_id, WebhookState.ACTIVE, NOW, None, None, None)
+    tables.webhooks[webhook_id], tables.webhook_secrets[webhook_id] = made, (secret,)
+    return made
+
+
+@stands_for(webhooks.count_webhooks)
+def _count_webhooks(tables: Tables) -> int:
+    return len(tables.webhooks)
+
+
+@stands_for(webhooks.list_webhooks)
+def _list_webhooks(tables: Tables, *, after: UUID | None, limit: int) -> list[Webhook]:
+    found = sorted(tables.webhooks.values(), key=lambda one: one.id)
+    return [one for one in found if after is None or one.id > after][:limit]
+
+
+@stands_for(webhooks.fetch_webhook)
+def _fetch_webhook(tables: Tables, webhook_id: UUID) -> Webhook | None:
+    return tables.webhooks.get(webhook_id)
+
+
+@stands_for(webhooks.update_state)
+def _update_webhook_state(tables: Tables, webhook_id: UUID, state: WebhookState) -> Webhook | None:
+    if webhook_id not in tables.webhooks:
+        return None
+    tables.webhooks[webhook_id] = changed = replace(tables.webhooks[webhook_id], state=state)
+    return changed
+
+
+@stands_for(webhooks.rotate_secret)
+def _rotate_secret(tables: Tables, webhook_id: UUID, secret: bytes, *, seconds: float) -> Webhook | None:
+    if webhook_id not in tables.webhooks:
+        return None
+    tables.webhook_secrets[webhook_id] = (secret, *tables.webhook_secrets[webhook_id][:1])
+    until = NOW if seconds else None
+    tables.webhooks[webhook_id] = changed = replace(tables.webhooks[webhook_id], old_secret_until=until)
+    return changed
+
+
+@stands_for(webhooks.replace_secret)
+def _replace_secret(tables: Tables, webhook_id: UUID, secret: bytes) -> Webhook | None:
+    if webhook_id not in tables.webhooks:
+        return None
+    tables.webhook_secrets[webhook_id] = (secret, *tables.webhook_secrets[webhook_id][1:])
+    return tables.webhooks[webhook_id]
+
+
+@stands_for(webhooks.delete_webhook)
+def _delete_webhook(tables: Tables, webhook_id: UUID) -> bool:
+    return tables.webhooks.pop(webhook_id, None) is not None
+
+
+@stands_for(webhooks.list_dead_letters)
+def _list_dead_letters(tables: Tables, webhook_id: UUID, *, before: int, limit: int) -> list[tuple[int, DeadLetter]]:
+    found = [(number, one) for number, one in enumerate(tables.letters.get(webhook_id, ())) if number < before]
+    return found[::-1][:limit]
+
+
+@stands_for(webhooks.replay_dead_letters)
+def _replay_dead_letters(tables: Tables, webhook_id: UUID, ids: Sequence[str] | None) -> int:
+    found = tables.letters.get(webhook_id, ())
+    tables.letters[webhook_id] = tuple(replace(one, replaying=ids is None or one.id in ids) for one in found)
+    return sum(one.replaying for one in tables.letters[webhook_id])
 
 
 # -- in place of store.postgres.public_groups -------------------------------------------------

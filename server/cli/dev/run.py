@@ -30,6 +30,7 @@ from store.postgres import migrate
 NAME = "parley"
 KEY_FILE = "jwt.key"
 DRAIN = 1.0  # seconds; short, so that developers need not wait
+WEBHOOK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 def run(port: int, data: Path, count: int, *, until_eof: bool = False) -> None:
@@ -153,6 +154,7 @@ def _values(services: Services, port: int) -> dict[str, Any]:
         "registration": "open",
         "return_origins": "loopback",
         "web": "on",
+        "webhook_hosts": WEBHOOK_HOSTS,
         "objects": f"file://{services.data_dir / 'files'}",
     }
     return {name: value for name, value in values.items() if f"PARLEY_{name.upper()}" not in os.environ}
@@ -177,4 +179,5 @@ def dev_settings(data: Path) -> Settings:
         raise ConfigError(f"{data}: no `parley dev` has run here")
     root = data.expanduser().resolve()
     sockets = root / "run" if fits(root / "run") else short_directory(root)
-    return load({}, None, jwt_key=signing_key(data), database_url=postgres.conninfo(sockets))
+    options = {"webhook_hosts": WEBHOOK_HOSTS}
+    return load({}, None, jwt_key=signing_key(data), database_url=postgres.conninfo(sockets), **options)

@@ -144,6 +144,23 @@ curl -sf -X DELETE "$URL/api/users/$bob/sessions" -H "$admin" | jq .role
 curl -sf -X PUT "$URL/api/users/$carol/name" -H "$admin" -H "$json" -d '{"displayName": "Carol"}' | jq .displayName
 #: auditListAudit
 curl -sf "$URL/api/audit?userId=$bob&act=userBanned" -H "$admin" | jq '.items[] | {at, act, reason}'
+#: webhooksCreate
+hook=$(curl -sf "$URL/api/webhooks" -H "$admin" -H "$json" \
+  -d '{"url": "https://app.example/parley", "events": ["message.created"]}' | jq -r .id)
+#: webhooksListAll
+curl -sf "$URL/api/webhooks" -H "$admin" | jq '.items[] | {id, url, state, failingSince}'
+#: webhooksGet
+curl -sf "$URL/api/webhooks/$hook" -H "$admin" | jq .lastFailure
+#: webhooksUpdate
+curl -sf -X PUT "$URL/api/webhooks/$hook" -H "$admin" -H "$json" -d '{"state": "Paused"}' | jq .state
+#: webhooksRotateSecret
+curl -sf -X POST "$URL/api/webhooks/$hook/secret" -H "$admin" | jq .oldSecretUntil
+#: webhooksDeadLetters
+curl -sf "$URL/api/webhooks/$hook/dead-letters" -H "$admin" | jq '.items[] | {id, type, reason}'
+#: webhooksReplay
+curl -sf "$URL/api/webhooks/$hook/replay" -H "$admin" -H "$json" -d '{"ids": []}' | jq .count
+#: webhooksDelete
+curl -sf -X DELETE "$URL/api/webhooks/$hook" -H "$admin"
 #: authListSessions
 session=$(curl -sf "$URL/auth/sessions" -H "$auth" | jq -r '.items[0].id')
 #: authRefresh

@@ -44,6 +44,7 @@ UNITLESS = {
     "parley_rooms_users",
     "parley_membership_up",
     "parley_search_rebuilding",
+    "parley_webhooks_disabled",
     "parley_reactions_queued",
     "parley_threads_queued",
     "parley_timeline_refused",

@@ -21,6 +21,7 @@ import store.postgres.clock
 import store.postgres.conversations
 import store.postgres.outbox
 import store.postgres.search
+import store.postgres.webhook_deliveries
 from handlers.conversations import Conversations
 from handlers.presence import Presence
 from handlers.reactions import Reactions
@@ -364,6 +365,7 @@ FAULTS = [
     Fault("outbox_relay", store.postgres.outbox, "list_stale", nothing),
     Fault("search_indexer", store.postgres.search, "list_noted", nothing),
     Fault("search_indexer", store.postgres.search, "bring_in", chat),
+    Fault("webhooks", store.postgres.webhook_deliveries, "note", nothing),
     Fault("reaper", Instances, "claim_reaping", nothing),
     Fault("http_endpoint", LongPolling, "_expect_a_poll", poll),
     Fault("listener", Listener, "_admit", knock),
@@ -381,7 +383,7 @@ FAULTS = [
     Fault("admin", HttpServer, "serve", ask_admin),
 ]
 # Parts in which no member has work of its own: they fail as a whole, which the second test makes each of them do.
-WHOLE = {"export_pool", "search_pool", "http", "logs", "peer_listener"}
+WHOLE = {"export_pool", "search_pool", "webhook_pool", "http", "logs", "peer_listener"}
 # Settings that this server does not have make these; they share their code with another part.
 ABSENT = {"read_pool"}
 # What their guard sees is tested in tests/server/hub/test_connection.py.

@@ -126,7 +126,16 @@ MEMBERS = f"{GROUP}/members"
 VICTIM = "/api/users/{victim}"
 TEXT = {"content": "x"}
 NOT_APPLICATIONS = {**dict.fromkeys(PEOPLE, "forbidden"), "administrator": OK}
+HOOK = "/api/webhooks/{theirs}"  # of which there is none
 RULES: dict[str, list[Rule]] = {
+    "GET /api/webhooks": [Rule(service("forbidden"), at("/api/webhooks"))],
+    "POST /api/webhooks": [Rule(service("forbidden"), at("/api/webhooks", {"url": "https://app.example/"}))],
+    "GET /api/webhooks/{webhookId}": [Rule(service("forbidden", "not_found"), at(HOOK))],
+    "PUT /api/webhooks/{webhookId}": [Rule(service("forbidden", "not_found"), at(HOOK, {"state": "Paused"}))],
+    "DELETE /api/webhooks/{webhookId}": [Rule(service("forbidden", "not_found"), at(HOOK))],
+    "POST /api/webhooks/{webhookId}/secret": [Rule(service("forbidden", "not_found"), at(f"{HOOK}/secret"))],
+    "GET /api/webhooks/{webhookId}/dead-letters": [Rule(service("forbidden", "not_found"), at(f"{HOOK}/dead-letters"))],
+    "POST /api/webhooks/{webhookId}/replay": [Rule(service("forbidden", "not_found"), at(f"{HOOK}/replay", {}))],
     "PUT /api/users/by-external-id/{externalId}": [
         Rule(NOT_APPLICATIONS, at("/api/users/by-external-id/{external}", {"displayName": "x"}))
     ],

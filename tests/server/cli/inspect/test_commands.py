@@ -112,7 +112,7 @@ async def test_what_is_shown_is_true(post: Post) -> None:
         assert (room["conversation"], room["attached"], room["held"]) == (made["id"], 2, 0)
         assert sum(lane["accepted"] for lane in await post.ask("lanes")) == 1
         pools = {pool["pool"]: pool["statistics"] for pool in await post.ask("pool")}
-        assert list(pools) == ["main", "exports", "search"] and pools["main"]["acquired"] > 0
+        assert list(pools) == ["main", "exports", "search", "webhooks"] and pools["main"]["acquired"] > 0
         [instance] = await post.ask("instances")
         assert instance["this"] and instance["alive"] and (instance["users"], instance["rooms"]) == (2, 1)
         tree = await post.ask("tree")

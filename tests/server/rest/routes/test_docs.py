@@ -53,6 +53,11 @@ ROUTES = {
     "/api/messages/{messageId}/reactions": "get",
     "/api/messages/{messageId}/reactions/{emoji}": "delete put",
     "/api/mentions": "get",
+    "/api/webhooks": "get post",
+    "/api/webhooks/{webhookId}": "delete get put",
+    "/api/webhooks/{webhookId}/secret": "post",
+    "/api/webhooks/{webhookId}/dead-letters": "get",
+    "/api/webhooks/{webhookId}/replay": "post",
     "/api/messages/{messageId}/replies": "get",
     "/api/threads": "get",
     "/api/threads/{threadId}": "get",
@@ -227,6 +232,7 @@ async def test_keys_that_are_of_no_use(site: Site, described: dict[str, Any]) ->
     }
     assert without == {
         "authExchange", "authLogout", "groupsJoin", "groupsJoinByLink", "hubNegotiate", "provisioningMint",
+        "webhooksReplay",
         "provisioningPutAll",
     }  # fmt: skip
     _, token = await site.user("alice")

@@ -1,0 +1,1 @@
+"""Webhooks: applications are sent what happens (docs/webhooks.md)."""

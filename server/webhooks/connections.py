@@ -1,0 +1,83 @@
+"""Connections to the endpoints of webhooks: only to addresses to which webhooks may go.
+
+Owns the one way from a host's name to a socket. The name is looked up once, every address that it has is judged
+(`handlers.webhook_urls`), and the connection goes to one of these addresses: what the name would lead to a moment later
+does not matter. TLS and the Host header have the name, as httpcore sees it. Nothing is read from the environment.
+"""
+
+import socket
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from ipaddress import ip_address
+
+import httpcore
+import trio
+from httpcore import AsyncNetworkBackend, AsyncNetworkStream
+
+from handlers.webhook_urls import is_named_host, why_not
+
+ADDRESSES = 4  # of one name that are tried, one after the other
+CONNECT = 5.0  # seconds for all of them, and the look-up
+
+Resolve = Callable[[str, int], Awaitable[list[str]]]
+
+
+class Refused(httpcore.ConnectError):
+    """The host has an address to which no webhook goes, or none at all."""
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    """The addresses of a host, in the order in which to try them. Raises OSError."""
+    found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+class GuardedBackend(AsyncNetworkBackend):
+    """Opens the connections of an httpcore pool."""
+
+    def __init__(self, hosts: Collection[str], resolve: Resolve = resolve) -> None:
+        self._hosts = hosts
+        self._resolve = resolve
+        self._sockets = httpcore.TrioBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> AsyncNetworkStream:
+        """Raises Refused, or what httpcore's own backend does."""
+        with trio.move_on_after(CONNECT if timeout is None else timeout):
+            addresses = await self._judged(host, port)
+            for number, address in enumerate(addresses[:ADDRESSES], 1):
+                share = (timeout or CONNECT) / min(len(addresses), ADDRESSES)
+                try:
+                    return await self._sockets.connect_tcp(address, port, share, local_address, socket_options)
+                except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                    if number == min(len(addresses), ADDRESSES):
+                        raise
+        raise httpcore.ConnectTimeout("no connection in time")
+
+    async def _judged(self, host: str, port: int) -> list[str]:
+        """The addresses of the host, all of which are good."""
+        try:
+            addresses = await self._resolve(host.strip("[]"), port)
+        except (OSError, UnicodeError):
+            raise Refused("its name has no address") from None
+        is_named = is_named_host(host, self._hosts)
+        for address in addresses:
+            reason = why_not(ip_address(address), is_named=is_named)
+            if reason:
+                raise Refused(f"its name leads to {reason}")
+        if not addresses:
+            raise Refused("its name has no address")
+        return addresses
+
+    async def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None
+    ) -> AsyncNetworkStream:
+        raise Refused("no webhook goes to a Unix socket")
+
+    async def sleep(self, seconds: float) -> None:
+        await trio.sleep(seconds)

@@ -1,0 +1,136 @@
+"""What a webhook carries: an event as JSON, and its id.
+
+Owns the table of which change of a conversation is which event, and the form of each (docs/webhooks.md shows them).
+Sans-I/O.
+
+An event that is no change of a conversation has no seq in one, and so no position
+(`store.postgres.webhook_deliveries`): it needs a source with an order of its own, which `server.webhooks.delivery`
+reads beside the positions; its type goes into `store.model.WebhookEvent`, its form here.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from uuid import UUID
+
+import msgspec
+
+from store.ids import timestamp
+from store.model import ConversationType, Message, MessageType, Posting, Role, Timestamp, WebhookEvent, Wire
+from store.postgres.system_messages import Announcement, Event, read
+from store.postgres.webhook_deliveries import Founding, Happened
+
+_SAID = {
+    Event.CREATED: WebhookEvent.CONVERSATION_CREATED,
+    Event.TITLE_CHANGED: WebhookEvent.CONVERSATION_UPDATED,
+    Event.DETAILS_CHANGED: WebhookEvent.CONVERSATION_UPDATED,
+    Event.DELETED: WebhookEvent.CONVERSATION_DELETED,
+    Event.MEMBER_ADDED: WebhookEvent.MEMBER_ADDED,
+    Event.MEMBER_REMOVED: WebhookEvent.MEMBER_REMOVED,
+    Event.ROLE_CHANGED: WebhookEvent.MEMBER_ROLE_CHANGED,
+}
+
+
+class Data(Wire, frozen=True):
+    conversation_id: UUID
+    seq: int
+
+
+class MessageData(Data, frozen=True):
+    message: Message
+
+
+class ByData(Data, frozen=True):
+    by: UUID
+
+
+class FoundedData(ByData, frozen=True):
+    type: ConversationType
+    name: str | None
+    member_ids: Sequence[UUID]
+
+
+class UpdatedData(ByData, frozen=True, omit_defaults=True):
+    """`changed` names the fields; one that is not here was taken away."""
+
+    changed: Sequence[str]
+    name: str | None = None
+    description: str | None = None
+    avatar_url: str | None = None
+    posting: Posting | None = None
+    slow_mode_seconds: int | None = None
+    is_public: bool | None = None
+
+
+class MemberData(ByData, frozen=True):
+    user_id: UUID
+
+
+class RoleData(MemberData, frozen=True):
+    role: Role | None
+
+
+class Payload(Wire, frozen=True):
+    type: str
+    timestamp: Timestamp
+    data: Data
+
+
+def type_of(happened: Happened) -> WebhookEvent | None:
+    """Which event it is; None for a System message of a newer version, which this one cannot read."""
+    if not happened.is_made:
+        return WebhookEvent.MESSAGE_CHANGED
+    said = read(happened.message)
+    if said is not None:
+        return _SAID[said.event]
+    return None if happened.message.type is MessageType.SYSTEM else WebhookEvent.MESSAGE_CREATED
+
+
+def id_of(webhook_id: UUID, happened: Happened) -> str:
+    """The same for one event at one endpoint, whatever repeats. Of a history that PostgreSQL has lost, and in which
+    other events had the same seqs, nothing else has it."""
+    message = happened.message
+    changed_at = "" if happened.is_made else message.last_changed_at
+    parts = (webhook_id, message.conversation_id, happened.is_made, happened.seq, message.id, changed_at)
+    return "evt_" + hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()[:32]
+
+
+def encode(kind: WebhookEvent, happened: Happened, founding: Founding | None = None) -> bytes:
+    """`founding`: of the conversation, for the event that it was created."""
+    payload = Payload(kind.value, timestamp(happened.at_ms), _data(kind, happened, founding))
+    return msgspec.json.encode(payload)
+
+
+def _data(kind: WebhookEvent, happened: Happened, founding: Founding | None) -> Data:
+    message, seq = happened.message, happened.seq
+    if kind in (WebhookEvent.MESSAGE_CREATED, WebhookEvent.MESSAGE_CHANGED):
+        return MessageData(message.conversation_id, seq, message)
+    said = read(message)
+    assert said is not None  # it has a type
+    if kind is WebhookEvent.CONVERSATION_CREATED:
+        assert founding is not None
+        return FoundedData(
+            message.conversation_id, seq, said.by, founding.type, founding.name, tuple(founding.member_ids)
+        )
+    if kind is WebhookEvent.CONVERSATION_UPDATED:
+        return _updated(message.conversation_id, seq, said)
+    if kind is WebhookEvent.CONVERSATION_DELETED:
+        return ByData(message.conversation_id, seq, said.by)
+    user_id = said.by if said.user_id is None else said.user_id
+    if kind is WebhookEvent.MEMBER_REMOVED:
+        return MemberData(message.conversation_id, seq, said.by, user_id)
+    return RoleData(message.conversation_id, seq, said.by, user_id, said.role)
+
+
+def _updated(conversation_id: UUID, seq: int, said: Announcement) -> UpdatedData:
+    return UpdatedData(
+        conversation_id,
+        seq,
+        said.by,
+        ("name",) if said.event is Event.TITLE_CHANGED else said.changed,
+        name=said.name,
+        description=said.description,
+        avatar_url=said.avatar_url,
+        posting=said.posting,
+        slow_mode_seconds=said.slow_mode_seconds,
+        is_public=said.is_public,
+    )

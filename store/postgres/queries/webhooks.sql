@@ -1,0 +1,266 @@
+-- Webhooks: their endpoints, how far each has got, and what could not be delivered.
+
+-- fragment: shown
+id, url, events, conversation_id, state, (extract(epoch FROM failing_since) * 1000)::bigint, last_failure,
+    (extract(epoch FROM CASE WHEN old_secret_until > clock_timestamp() THEN old_secret_until END) * 1000)::bigint
+
+-- name: insert_webhook
+INSERT INTO webhooks (id, url, events, conversation_id, secret)
+VALUES (%(id)s, %(url)s, %(events)s::text[], %(conversation_id)s, %(secret)s)
+RETURNING {shown}
+
+-- name: lock_webhooks
+-- Two that make endpoints at once would both find room for one more. A table of a hundred rows at most.
+SELECT pg_advisory_xact_lock(hashtext('parley.webhooks.count'))
+
+-- name: count_webhooks
+-- A hundred rows at most.
+SELECT count(*) FROM webhooks WHERE state <> 'Deleted'
+
+-- name: list_webhooks
+-- webhooks_pkey.
+SELECT {shown} FROM webhooks WHERE id > %(after)s AND state <> 'Deleted' ORDER BY id LIMIT %(limit)s
+
+-- name: fetch_webhook
+-- webhooks_pkey.
+SELECT {shown} FROM webhooks WHERE id = %(id)s AND state <> 'Deleted'
+
+-- name: update_webhook_state
+-- webhooks_pkey. What is active again begins without a past.
+UPDATE webhooks SET state = %(state)s, failing_since = CASE WHEN %(state)s <> 'Active' THEN failing_since END
+WHERE id = %(id)s AND state <> 'Deleted'
+RETURNING {shown}
+
+-- name: hasten_webhook_positions
+-- webhook_positions_due. What failed before is due within `seconds`, as if it had not been tried, where it is forgiven.
+UPDATE webhook_positions SET due_at = clock_timestamp() + random() * make_interval(secs => %(seconds)s),
+    attempts = CASE WHEN %(forgiven)s THEN 0 ELSE attempts END,
+    failing_since = CASE WHEN NOT %(forgiven)s THEN failing_since END
+WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM webhook_positions WHERE webhook_id = %(id)s AND attempts > 0
+        AND due_at > clock_timestamp() + make_interval(secs => %(seconds)s)
+    LIMIT %(limit)s
+))
+
+-- name: rotate_webhook_secret
+-- webhooks_pkey. The one before signs, too, for a time; of three the oldest no more.
+UPDATE webhooks SET secret = %(secret)s, old_secret = secret,
+    old_secret_until = clock_timestamp() + make_interval(secs => %(seconds)s)
+WHERE id = %(id)s AND state <> 'Deleted'
+RETURNING {shown}
+
+-- name: replace_webhook_secret
+-- webhooks_pkey.
+UPDATE webhooks SET secret = %(secret)s WHERE id = %(id)s AND state <> 'Deleted'
+RETURNING {shown}
+
+-- name: reseal_webhook
+-- webhooks_pkey. The same secrets under another key, unless they were replaced meanwhile.
+UPDATE webhooks SET secret = %(secret)s, old_secret = %(old_secret)s
+WHERE id = %(id)s AND secret = %(was)s AND old_secret IS NOT DISTINCT FROM %(old_was)s::bytea
+
+-- name: delete_webhook
+-- webhooks_pkey. Nothing is delivered to it any more; `clear_deleted_webhook` removes it.
+UPDATE webhooks SET state = 'Deleted' WHERE id = %(id)s AND state <> 'Deleted' RETURNING id
+
+-- name: clear_deleted_webhook
+-- webhook_positions_pkey, webhook_dead_letters_pkey: so much of one that is deleted; when nothing is left, itself.
+WITH gone AS MATERIALIZED (
+    SELECT id FROM webhooks WHERE state = 'Deleted' ORDER BY id LIMIT 1
+), positions AS (
+    DELETE FROM webhook_positions WHERE ctid = ANY(ARRAY(
+        SELECT p.ctid FROM webhook_positions AS p JOIN gone ON gone.id = p.webhook_id LIMIT %(limit)s
+    )) RETURNING 1
+), letters AS (
+    DELETE FROM webhook_dead_letters WHERE ctid = ANY(ARRAY(
+        SELECT d.ctid FROM webhook_dead_letters AS d JOIN gone ON gone.id = d.webhook_id LIMIT %(limit)s
+    )) RETURNING 1
+), itself AS (
+    DELETE FROM webhooks AS w USING gone
+    WHERE w.id = gone.id AND NOT EXISTS (SELECT FROM positions) AND NOT EXISTS (SELECT FROM letters) RETURNING 1
+)
+SELECT count(*) FROM gone
+
+-- name: try_webhook_lock
+-- Held by the session: one instance at a time delivers.
+SELECT pg_try_advisory_lock(hashtext('parley.webhooks'))
+
+-- name: list_webhook_targets
+-- A hundred rows at most.
+SELECT id, url, events, secret, old_secret, old_secret_until > clock_timestamp(), failing_since IS NOT NULL
+FROM webhooks WHERE state = 'Active' ORDER BY id
+
+-- name: note_webhook_positions
+-- webhook_queue_pkey, a scan of the outbox (a few rows), webhook_positions_pkey. Every batch is in the outbox or in the
+-- queue until it is noted here. So a conversation that has no position yet begins at the lowest change of any batch that
+-- is in either of them now, whichever is noted first. Taken are `limit` batches of the queue, and those that are still in
+-- the outbox after `age`.
+WITH taken AS MATERIALIZED (
+    SELECT position FROM webhook_queue ORDER BY position LIMIT %(limit)s
+), batches AS MATERIALIZED (
+    SELECT conversation_ids, seqs, created_at, position <= (SELECT max(position) FROM taken) AS is_taken
+    FROM webhook_queue
+    UNION ALL
+    SELECT conversation_ids, seqs, created_at, created_at < clock_timestamp() - make_interval(secs => %(age)s)
+    FROM outbox WHERE EXISTS (SELECT FROM webhooks)
+), noted AS MATERIALIZED (
+    SELECT k.conversation_id, min(k.seq) AS seq, min(b.created_at) AS since
+    FROM batches AS b CROSS JOIN LATERAL unnest(b.conversation_ids, b.seqs) AS k (conversation_id, seq)
+    GROUP BY k.conversation_id HAVING bool_or(b.is_taken)
+), written AS (
+    INSERT INTO webhook_positions AS p (webhook_id, conversation_id, seq, noted_seq, due_at, waiting_since)
+    SELECT w.id, n.conversation_id, n.seq - 1, c.last_seq, clock_timestamp(), n.since
+    FROM noted AS n JOIN conversations AS c ON c.id = n.conversation_id
+    JOIN webhooks AS w ON w.state <> 'Deleted' AND (w.conversation_id IS NULL OR w.conversation_id = n.conversation_id)
+    ORDER BY 1, 2
+    ON CONFLICT (webhook_id, conversation_id) DO UPDATE
+    SET noted_seq = EXCLUDED.noted_seq, due_at = coalesce(p.due_at, EXCLUDED.due_at),
+        waiting_since = CASE WHEN p.due_at IS NULL THEN EXCLUDED.waiting_since ELSE p.waiting_since END
+    WHERE p.noted_seq < EXCLUDED.noted_seq
+    RETURNING 1
+), forgotten AS (
+    DELETE FROM webhook_queue AS q USING taken AS t WHERE q.position = t.position RETURNING 1
+)
+SELECT (SELECT count(*) FROM written), (SELECT count(*) FROM forgotten)
+
+-- name: list_webhooks_due
+-- webhook_positions_due: of each of these endpoints so many, the longest due first.
+SELECT p.webhook_id, p.conversation_id FROM unnest(%(ids)s::uuid[], %(limits)s::integer[]) AS w (id, number)
+CROSS JOIN LATERAL (
+    SELECT p.webhook_id, p.conversation_id FROM webhook_positions AS p
+    WHERE p.webhook_id = w.id AND p.due_at <= clock_timestamp() ORDER BY p.due_at LIMIT w.number
+) AS p
+
+-- name: fetch_webhook_position
+-- webhook_positions_pkey, conversations_pkey.
+SELECT p.seq, p.attempts, p.due_at <= clock_timestamp(), c.last_seq
+FROM webhook_positions AS p JOIN conversations AS c ON c.id = p.conversation_id
+WHERE p.webhook_id = %(webhook_id)s AND p.conversation_id = %(conversation_id)s
+
+-- name: list_webhook_changes
+-- messages_seq, messages_changed_seq: what was made behind a seq, and what was changed since it was made; each as far as
+-- `limit` goes.
+WITH made AS MATERIALIZED (
+    SELECT id, seq FROM messages
+    WHERE conversation_id = %(conversation_id)s AND seq > %(after)s ORDER BY seq LIMIT %(limit)s
+), changed AS MATERIALIZED (
+    SELECT id, changed_seq FROM messages
+    WHERE conversation_id = %(conversation_id)s AND changed_seq > %(after)s AND changed_seq > seq
+    ORDER BY changed_seq LIMIT %(limit)s
+)
+SELECT seq, id, true FROM made UNION ALL SELECT changed_seq, id, false FROM changed ORDER BY 1
+
+-- name: fetch_webhook_conversation
+-- conversations_pkey, members_pkey as a range: what a new one was, and who its first members were, so many of them.
+SELECT c.kind, c.title, ARRAY(
+    SELECT m.user_id FROM members AS m WHERE m.conversation_id = c.id AND m.joined_seq <= %(seq)s
+    ORDER BY m.user_id LIMIT %(limit)s
+) FROM conversations AS c WHERE c.id = %(conversation_id)s
+
+-- fragment: without_waiting
+-- The commit does not wait for the disk: what PostgreSQL loses of it is delivered again.
+set_config('synchronous_commit', 'off', true) = 'off'
+
+-- name: advance_webhook_position
+-- webhook_positions_pkey. Unless somebody else has done it.
+UPDATE webhook_positions SET seq = %(seq)s, attempts = 0, failing_since = NULL,
+    waiting_since = greatest(waiting_since, to_timestamp(%(at)s / 1000.0))
+WHERE webhook_id = %(webhook_id)s AND conversation_id = %(conversation_id)s AND seq = %(before)s AND {without_waiting}
+
+-- name: rest_webhook_position
+-- webhook_positions_pkey. Nothing waits, or, if something was noted meanwhile or is left, it is the turn of others first.
+UPDATE webhook_positions SET due_at = CASE WHEN noted_seq > seq THEN clock_timestamp() END
+WHERE webhook_id = %(webhook_id)s AND conversation_id = %(conversation_id)s AND seq = %(seq)s AND {without_waiting}
+
+-- name: postpone_webhook_position
+-- webhook_positions_pkey. Return for how long the event behind it has been failing, in seconds.
+UPDATE webhook_positions SET attempts = attempts + 1, failing_since = coalesce(failing_since, clock_timestamp()),
+    due_at = clock_timestamp() + make_interval(secs => %(seconds)s)
+WHERE webhook_id = %(webhook_id)s AND conversation_id = %(conversation_id)s AND seq = %(seq)s
+RETURNING attempts, extract(epoch FROM clock_timestamp() - failing_since)::float8
+
+-- name: insert_webhook_letter
+INSERT INTO webhook_dead_letters (webhook_id, event_id, type, conversation_id, seq, message_id, attempts, reason)
+VALUES (%(webhook_id)s, %(event_id)s, %(type)s, %(conversation_id)s, %(seq)s, %(message_id)s, %(attempts)s, %(reason)s)
+ON CONFLICT (webhook_id, event_id) DO NOTHING
+
+-- name: note_webhook_failure
+-- webhooks_pkey.
+UPDATE webhooks SET failing_since = coalesce(failing_since, clock_timestamp()), last_failure = %(reason)s WHERE id = %(id)s
+
+-- name: note_webhook_success
+-- webhooks_pkey.
+UPDATE webhooks SET failing_since = NULL WHERE id = %(id)s
+
+-- name: disable_webhook
+-- webhooks_pkey.
+UPDATE webhooks SET state = 'Disabled', last_failure = %(reason)s WHERE id = %(id)s AND state = 'Active' RETURNING id
+
+-- name: disable_failing_webhooks
+-- A hundred rows at most: those that have accepted nothing for so long.
+UPDATE webhooks SET state = 'Disabled'
+WHERE id = ANY(%(ids)s::uuid[]) AND state = 'Active'
+    AND failing_since < clock_timestamp() - make_interval(secs => %(seconds)s)
+RETURNING id, url, last_failure
+
+-- name: fetch_webhook_state
+-- A hundred rows at most; webhook_positions_due, of what waits; webhook_queue_pkey.
+SELECT (SELECT count(*) FROM webhooks WHERE state = 'Disabled'), greatest(coalesce((
+    SELECT extract(epoch FROM clock_timestamp() - min(p.waiting_since)) FROM webhooks AS w
+    JOIN webhook_positions AS p ON p.webhook_id = w.id AND p.due_at IS NOT NULL WHERE w.state = 'Active'
+), 0), coalesce((
+    SELECT extract(epoch FROM clock_timestamp() - created_at) FROM webhook_queue ORDER BY position LIMIT 1
+), 0), 0)::float8
+
+-- name: fetch_webhook_backlog
+-- webhook_positions_due.
+SELECT count(*), count(*) FILTER (WHERE attempts > 0),
+    coalesce(extract(epoch FROM clock_timestamp() - min(waiting_since)), 0)::float8
+FROM webhook_positions WHERE webhook_id = %(webhook_id)s AND due_at IS NOT NULL
+
+-- fragment: letter
+number, event_id, type, conversation_id, seq, message_id, attempts, (extract(epoch FROM failed_at) * 1000)::bigint, reason,
+    replay_at IS NOT NULL
+
+-- name: list_webhook_letters
+-- webhook_dead_letters_pkey, backwards.
+SELECT {letter} FROM webhook_dead_letters WHERE webhook_id = %(webhook_id)s AND number < %(before)s
+ORDER BY number DESC LIMIT %(limit)s
+
+-- name: replay_webhook_letters
+-- webhook_dead_letters_webhook_id_event_id_key, or webhook_dead_letters_pkey: these, or all.
+UPDATE webhook_dead_letters SET replay_at = clock_timestamp()
+WHERE webhook_id = %(webhook_id)s AND (%(ids)s::text[] IS NULL OR event_id = ANY(%(ids)s::text[]))
+
+-- name: list_webhook_replays
+-- webhook_dead_letters_replay, in the order in which they failed.
+SELECT {letter} FROM webhook_dead_letters WHERE webhook_id = %(webhook_id)s AND replay_at <= clock_timestamp()
+ORDER BY number LIMIT %(limit)s
+
+-- name: list_webhooks_replaying
+-- webhook_dead_letters_replay.
+SELECT w.id FROM webhooks AS w WHERE w.state = 'Active' AND EXISTS (
+    SELECT FROM webhook_dead_letters AS d WHERE d.webhook_id = w.id AND d.replay_at <= clock_timestamp()
+)
+
+-- name: keep_webhook_letter
+-- webhook_dead_letters_pkey: it failed again.
+UPDATE webhook_dead_letters SET replay_at = NULL, attempts = attempts + 1, reason = %(reason)s
+WHERE webhook_id = %(webhook_id)s AND number = %(number)s
+
+-- name: delete_webhook_letter
+-- webhook_dead_letters_pkey.
+DELETE FROM webhook_dead_letters WHERE webhook_id = %(webhook_id)s AND number = %(number)s
+
+-- name: delete_surplus_webhook_letters
+-- webhook_dead_letters_pkey, of each endpoint: the oldest, past the newest `kept`.
+DELETE FROM webhook_dead_letters AS d USING webhooks AS w CROSS JOIN LATERAL (
+    SELECT l.number FROM webhook_dead_letters AS l WHERE l.webhook_id = w.id ORDER BY l.number DESC OFFSET %(kept)s LIMIT 1
+) AS last
+WHERE d.webhook_id = w.id AND d.number <= last.number
+
+-- name: delete_old_webhook_letters
+-- webhook_dead_letters_age.
+DELETE FROM webhook_dead_letters WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM webhook_dead_letters WHERE failed_at < %(before)s ORDER BY failed_at LIMIT %(limit)s
+))

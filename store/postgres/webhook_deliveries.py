@@ -1,0 +1,282 @@
+"""How far each endpoint of a webhook has got: which events of which conversations it is still to be sent.
+
+Owns `webhook_positions`, `webhook_queue`, and what delivering does to dead letters. No event is written when it
+happens. A batch's row in the outbox, deleted when the batch is published, goes to the queue by a trigger; one that
+stays is read where it is. Noting it (`note`) makes the conversation due at each endpoint; what is to be sent is then
+read from the messages, from the position of that endpoint in that conversation on. So an event is a change with a seq:
+
+- a message, or a System message, was made: the event has its seq, and is there once, however often the message was
+  changed since;
+- it was changed: the event has the changed_seq of the last change. Those before it, if they were not read in time, are
+  in it.
+
+One session does it at a time (an advisory lock). Should two do it for a moment, as when the first has lost its lock and
+does not know yet, a position still moves once only (`advance` compares), and nothing behind it is sent before.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+from store.ids import id_ms, timestamp_ms
+from store.model import ConversationType, DeadLetter, Message
+from store.postgres import queries
+from store.postgres.connection import Connection
+from store.postgres.messages import list_messages_by_id
+from store.postgres.webhooks import letter_of
+
+BATCHES = 20_000  # of the queue that are noted at once
+PAGE = 16  # events of one conversation that are read at once: with messages of any size, a few MiB for all who deliver
+MEMBERS = 1000  # of a new conversation that are named
+REMOVED = 5000  # rows of a deleted endpoint that are removed at once
+
+
+class Target(NamedTuple):
+    """An endpoint that is active, with its secrets as they are stored."""
+
+    id: UUID
+    url: str
+    events: frozenset[str]  # none: all
+    secret: bytes
+    old_secret: bytes | None
+    is_old_good: bool
+    is_failing: bool
+
+
+class State(NamedTuple):
+    """`lag`: seconds since the oldest event was made that waits at an active endpoint, about."""
+
+    disabled: int
+    lag: float
+
+
+class Position(NamedTuple):
+    seq: int
+    attempts: int
+    is_due: bool
+    head: int
+
+
+class Happened(NamedTuple):
+    """A change of a conversation, as an event. `is_made`: it made the message; else the message was changed."""
+
+    seq: int
+    is_made: bool
+    message: Message
+
+    @property
+    def at_ms(self) -> int:
+        changed = None if self.is_made else self.message.last_changed_at
+        return id_ms(self.message.id) if changed is None else timestamp_ms(changed)
+
+
+class Happenings(NamedTuple):
+    """Events of a conversation, in its order; `reached`: no other one is up to here. `is_all`: up to the head."""
+
+    events: Sequence[Happened]
+    reached: int
+    is_all: bool
+
+
+class Founding(NamedTuple):
+    """What a conversation was made as."""
+
+    type: ConversationType
+    name: str | None
+    member_ids: Sequence[UUID]
+
+
+async def take_lock(conn: Connection) -> bool:
+    """Whether this session is the one that delivers; until it ends."""
+    row = await (await conn.execute(queries.try_webhook_lock)).fetchone()
+    return bool(row and row[0])
+
+
+async def list_targets(conn: Connection) -> list[Target]:
+    rows = await (await conn.execute(queries.list_webhook_targets)).fetchall()
+    return [
+        Target(webhook_id, url, frozenset(events), secret, old_secret, bool(is_old_good), is_failing)
+        for webhook_id, url, events, secret, old_secret, is_old_good, is_failing in rows
+    ]
+
+
+async def note(conn: Connection, *, stuck_after: float) -> bool:
+    """Have each endpoint look at what was committed. Return True if there may be more in the queue."""
+    parameters = {"limit": BATCHES, "age": stuck_after}
+    row = await (await conn.execute(queries.note_webhook_positions, parameters)).fetchone()
+    return row is not None and row[1] == BATCHES
+
+
+async def list_due(conn: Connection, limits: Mapping[UUID, int]) -> list[tuple[UUID, UUID]]:
+    """(endpoint, conversation) where something is due: of each endpoint so many."""
+    if not limits:
+        return []
+    parameters = {"ids": list(limits), "limits": list(limits.values())}
+    return [
+        (webhook_id, conversation_id)
+        for webhook_id, conversation_id in await (await conn.execute(queries.list_webhooks_due, parameters)).fetchall()
+    ]
+
+
+async def fetch_position(conn: Connection, webhook_id: UUID, conversation_id: UUID) -> Position | None:
+    parameters = {"webhook_id": webhook_id, "conversation_id": conversation_id}
+    row = await (await conn.execute(queries.fetch_webhook_position, parameters)).fetchone()
+    return Position(row[0], row[1], bool(row[2]), row[3]) if row else None
+
+
+async def list_happened(conn: Connection, conversation_id: UUID, position: Position) -> Happenings:
+    """What is behind a position, up to PAGE events."""
+    parameters = {"conversation_id": conversation_id, "after": position.seq, "limit": PAGE}
+    rows = await (await conn.execute(queries.list_webhook_changes, parameters)).fetchall()
+    made = [seq for seq, _, is_made in rows if is_made]
+    changed = [seq for seq, _, is_made in rows if not is_made]
+    ends = [seqs[-1] for seqs in (made, changed) if len(seqs) == PAGE]  # past it there may be more of that kind
+    rows = [row for row in rows if not ends or row[0] <= min(ends)][:PAGE]
+    found = {message.id: message for message in await list_messages_by_id(conn, {row[1] for row in rows})}
+    events = [
+        Happened(seq, is_made, found[message_id])
+        for seq, message_id, is_made in rows
+        # What was changed once more, since it was listed, is an event behind these.
+        if message_id in found and (is_made or found[message_id].changed_seq == seq)
+    ]
+    is_all = not ends and len(rows) < PAGE
+    last = rows[-1][0] if rows else position.seq
+    # The head was read before the changes were, so nothing up to it is missing in a page that is all.
+    return Happenings(events, max(last, position.head) if is_all else last, is_all)
+
+
+async def fetch_founding(conn: Connection, conversation_id: UUID, seq: int) -> Founding | None:
+    """As far as it is still so: its name of today, and who has been a member since."""
+    parameters = {"conversation_id": conversation_id, "seq": seq, "limit": MEMBERS}
+    row = await (await conn.execute(queries.fetch_webhook_conversation, parameters)).fetchone()
+    return Founding(ConversationType(row[0]), row[1], row[2]) if row else None
+
+
+async def advance(
+    conn: Connection, webhook_id: UUID, conversation_id: UUID, *, before: int, seq: int, at_ms: int = 0
+) -> bool:
+    """Move the position from `before` to `seq`. False if it is elsewhere by now: another session delivers, too."""
+    parameters = {
+        "webhook_id": webhook_id,
+        "conversation_id": conversation_id,
+        "before": before,
+        "seq": seq,
+        "at": at_ms,
+    }
+    return bool((await conn.execute(queries.advance_webhook_position, parameters)).rowcount)
+
+
+async def rest(conn: Connection, webhook_id: UUID, conversation_id: UUID, seq: int) -> None:
+    """Everything up to the position is delivered; what is behind it waits for its turn."""
+    parameters = {"webhook_id": webhook_id, "conversation_id": conversation_id, "seq": seq}
+    await conn.execute(queries.rest_webhook_position, parameters)
+
+
+async def postpone(
+    conn: Connection, webhook_id: UUID, conversation_id: UUID, seq: int, seconds: float
+) -> tuple[int, float] | None:
+    """The event behind the position failed, and is due again after so long. Return how often, and for how many seconds
+    by now; None if the position is elsewhere."""
+    parameters = {
+        "webhook_id": webhook_id,
+        "conversation_id": conversation_id,
+        "seq": seq,
+        "seconds": seconds,
+    }
+    row = await (await conn.execute(queries.postpone_webhook_position, parameters)).fetchone()
+    return (int(row[0]), float(row[1])) if row else None
+
+
+async def insert_letter(
+    conn: Connection, webhook_id: UUID, event_id: str, kind: str, happened: Happened, *, attempts: int, reason: str
+) -> None:
+    """Give an event up. In one transaction with the position that moves past it."""
+    parameters = {
+        "webhook_id": webhook_id,
+        "event_id": event_id,
+        "type": kind,
+        "conversation_id": happened.message.conversation_id,
+        "seq": happened.seq,
+        "message_id": happened.message.id,
+        "attempts": attempts,
+        "reason": reason,
+    }
+    await conn.execute(queries.insert_webhook_letter, parameters)
+
+
+async def note_failure(conn: Connection, webhook_id: UUID, reason: str) -> None:
+    await conn.execute(queries.note_webhook_failure, {"id": webhook_id, "reason": reason})
+
+
+async def note_success(conn: Connection, webhook_id: UUID, *, hasten_within: float | None = None) -> None:
+    """It accepts again; with `hasten_within`, what has waited for its next attempt is due within so many seconds."""
+    await conn.execute(queries.note_webhook_success, {"id": webhook_id})
+    if hasten_within is not None:
+        parameters = {"id": webhook_id, "seconds": hasten_within, "forgiven": False, "limit": BATCHES}
+        await conn.execute(queries.hasten_webhook_positions, parameters)
+
+
+async def disable(conn: Connection, webhook_id: UUID, reason: str) -> bool:
+    """False if it was not active."""
+    row = await (await conn.execute(queries.disable_webhook, {"id": webhook_id, "reason": reason})).fetchone()
+    return row is not None
+
+
+async def disable_failing(conn: Connection, among: Sequence[UUID], seconds: float) -> list[tuple[UUID, str, str]]:
+    """Disable those that have accepted nothing for so long. Return (id, URL, last failure) of them."""
+    parameters = {"ids": list(among), "seconds": seconds}
+    rows = await (await conn.execute(queries.disable_failing_webhooks, parameters)).fetchall()
+    return [(webhook_id, url, last_failure or "") for webhook_id, url, last_failure in rows]
+
+
+async def reseal(conn: Connection, target: Target, secret: bytes, old_secret: bytes | None) -> None:
+    """The same secrets, under another key."""
+    parameters = {
+        "id": target.id,
+        "secret": secret,
+        "old_secret": old_secret,
+        "was": target.secret,
+        "old_was": target.old_secret,
+    }
+    await conn.execute(queries.reseal_webhook, parameters)
+
+
+async def fetch_state(conn: Connection) -> State:
+    row = await (await conn.execute(queries.fetch_webhook_state)).fetchone()
+    assert row is not None
+    return State(*row)
+
+
+async def list_replaying(conn: Connection) -> list[UUID]:
+    """Active endpoints of which dead letters are to be tried again."""
+    return [one for (one,) in await (await conn.execute(queries.list_webhooks_replaying)).fetchall()]
+
+
+async def list_replays(conn: Connection, webhook_id: UUID, limit: int = PAGE) -> list[tuple[int, DeadLetter]]:
+    """Those dead letters, the first to fail first; with their numbers."""
+    parameters = {"webhook_id": webhook_id, "limit": limit}
+    rows = await (await conn.execute(queries.list_webhook_replays, parameters)).fetchall()
+    return [(row[0], letter_of(row)) for row in rows]
+
+
+async def fetch_happened(conn: Connection, letter: DeadLetter, *, is_made: bool) -> Happened | None:
+    """What a dead letter is about, as it is now. None if it is gone."""
+    found = await list_messages_by_id(conn, [letter.message_id])
+    return Happened(letter.seq, is_made, found[0]) if found else None
+
+
+async def keep_letter(conn: Connection, webhook_id: UUID, number: int, reason: str) -> None:
+    """It failed again."""
+    await conn.execute(queries.keep_webhook_letter, {"webhook_id": webhook_id, "number": number, "reason": reason})
+
+
+async def delete_letter(conn: Connection, webhook_id: UUID, number: int) -> None:
+    await conn.execute(queries.delete_webhook_letter, {"webhook_id": webhook_id, "number": number})
+
+
+async def clear_away(conn: Connection, *, kept: int) -> bool:
+    """Remove dead letters past the newest `kept` of each endpoint, and some of what deleted endpoints have left. Return
+    True if there is more of that."""
+    await conn.execute(queries.delete_surplus_webhook_letters, {"kept": kept})
+    row = await (await conn.execute(queries.clear_deleted_webhook, {"limit": REMOVED})).fetchone()
+    return bool(row and row[0])

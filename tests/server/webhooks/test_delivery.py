@@ -1,0 +1,572 @@
+"""server.webhooks.delivery: what is committed reaches every endpoint, in order, whatever dies."""
+
+import itertools
+from collections.abc import AsyncIterator
+from functools import partial
+from uuid import UUID
+
+import pytest
+import trio
+
+from handlers.model import CreateWebhook, NewWebhook, ReplayDeadLetters, UpdateWebhook
+from handlers.webhooks import Rules, Webhooks, sealing_keys
+from server.webhooks import delivery
+from server.webhooks.delivery import Terms, WebhookDelivery
+from store.errors import Unavailable
+from store.ids import id_ms
+from store.model import Role, WebhookState
+from store.postgres import conversations, messages, outbox, webhook_deliveries
+from store.postgres.connection import Connection
+from store.postgres.pool import Pool
+from store.signing import SigningKeys
+from tests.store.world import Writer, fetch_value, make_group, make_users, make_writer
+from tests.waiting import wait_until
+from tests.webhook_receiver import OK, Received, Receiver, answer, receiving
+
+HOSTS = ("127.0.0.1",)
+KEYS = SigningKeys("k" * 32)
+LONG = 60.0
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PERIOD", "STANDBY", "STUCK", "REFRESH", "LOOK", "SAY", "FIRST_DELAY"):
+        monkeypatch.setattr(delivery, name, 0.02)
+
+
+@pytest.fixture
+async def writer(pool: Pool, nursery: trio.Nursery) -> Writer:
+    writer = make_writer(pool, outbox=True)
+    await nursery.start(writer.lanes.run)
+    return writer
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with receiving() as found:
+        yield found
+
+
+@pytest.fixture
+def handler(pool: Pool) -> Webhooks:
+    return Webhooks(pool, KEYS, Rules(HOSTS))
+
+
+def make_delivery(pool: Pool, *, concurrency: int = 8, retry_time: float = 86400.0) -> WebhookDelivery:
+    return WebhookDelivery(pool, sealing_keys(KEYS), Terms(HOSTS, concurrency, LONG, retry_time))
+
+
+async def make_endpoint(
+    handler: Webhooks, receiver: Receiver, *events: str, conversation_id: UUID | None = None, path: str = ""
+) -> NewWebhook:
+    made = await handler.create(None, CreateWebhook(receiver.url + path, events, conversation_id))
+    receiver.secrets.append(made.secret)
+    return made
+
+
+async def publish(conn: Connection) -> None:
+    """What a publisher does when all that was committed is in the inboxes."""
+    await conn.execute("DELETE FROM outbox")
+
+
+def contents(receiver: Receiver) -> list[str]:
+    return [one.event["data"]["message"]["content"] for one in receiver.received if "message" in one.event["data"]]
+
+
+async def test_delivered_in_order(
+    conn: Connection, pool: Pool, nursery: trio.Nursery, writer: Writer, receiver: Receiver, handler: Webhooks
+) -> None:
+    """Everything that happens after the endpoint was made is received once, signed, in the conversation's order."""
+    [alice, bob] = await make_users(conn, 2)
+    group = await make_group(conn, [alice])
+    await make_endpoint(handler, receiver)
+    sent = [await writer.send(group, alice, f"{number}").message() for number in range(50)]
+    changes = [
+        await conversations.insert_member(conn, group, bob, Role.MEMBER, by=alice),
+        await conversations.update_role(conn, group, bob, Role.ADMIN, by=alice),
+        await conversations.update_title(conn, group, "new", by=alice),
+        await messages.update_message(conn, sent[3].id, "edited"),
+        await messages.delete_message(conn, sent[4].id),
+        await conversations.delete_member(conn, group, bob, by=bob),
+        await conversations.delete_conversation(conn, group, by=alice),
+    ]
+    await outbox.insert_outbox(conn, [change for change in changes if change is not None])
+    await publish(conn)
+    await nursery.start(make_delivery(pool).run)
+    await wait_until(lambda: len(receiver.received) == 57)
+    seqs = [one.event["data"]["seq"] for one in receiver.received]
+    assert seqs == list(range(2, 59))  # the first change is of before
+    assert receiver.types[50:] == [
+        "member.added",
+        "member.role_changed",
+        "conversation.updated",
+        "message.changed",
+        "message.changed",
+        "member.removed",
+        "conversation.deleted",
+    ]
+    assert len({one.id for one in receiver.received}) == 57
+    assert contents(receiver)[:6] == ["0", "1", "2", "edited", "", "5"]  # as they are when they are sent
+    first = receiver.received[0]
+    assert first.headers["content-type"] == "application/json" and first.path == "/in"
+    assert abs(int(first.headers["webhook-timestamp"]) * 1000 - id_ms(sent[0].id)) < 3_600_000
+
+
+async def test_only_what_it_asks_for(
+    conn: Connection, pool: Pool, nursery: trio.Nursery, writer: Writer, receiver: Receiver, handler: Webhooks
+) -> None:
+    """An endpoint gets the types that it takes, of the conversation that it is for; the rest costs no attempt."""
+    [alice] = await make_users(conn, 1)
+    group, other = await make_group(conn, [alice]), await make_group(conn, [alice])
+    await make_endpoint(handler, receiver, "conversation.updated", conversation_id=group)
+    for one in (group, other):
+        for number in range(40):
+            await writer.send(one, alice, f"{number}").message()
+        change = await conversations.update_title(conn, one, "new", by=alice)
+        await outbox.insert_outbox(conn, [change])
+    await publish(conn)
+    made = make_delivery(pool)
+    await nursery.start(made.run)
+    await wait_until(lambda: receiver.received)
+    await wait_until(lambda: made.lag == 0)
+    assert [one.event["data"]["conversationId"] for one in receiver.received] == [str(group)]
+    assert receiver.received[0].event["data"]["name"] == "new" and made.delivered == 1
+    await wait_for_rest(conn)
+
+
+async def wait_for_rest(conn: Connection) -> None:
+    """Until nothing is due any more."""
+
+    async def is_quiet() -> bool:
+        return await fetch_value(conn, "SELECT count(*) FROM webhook_positions WHERE due_at IS NOT NULL") == 0
+
+    await wait_until(is_quiet)
+
+
+async def test_a_new_conversation(
+    conn: Connection, pool: Pool, nursery: trio.Nursery, receiver: Receiver, handler: Webhooks
+) -> None:
+    """It is the first event of its conversation, with its members."""
+    alice, bob = await make_users(conn, 2)
+    await make_endpoint(handler, receiver)
+    conversation, change = await conversations.insert_group(conn, alice, "a name", [bob])
+    await outbox.insert_outbox(conn, [change])
+    await publish(conn)
+    await nursery.start(make_delivery(pool).run)
+    await wait_until(lambda: receiver.received)
+    [one] = receiver.received
+    data = one.event["data"]
+    assert one.event["type"] == "conversation.created" and data["conversationId"] == str(conversation.id)
+    assert (data["type"], data["name"], sorted(data["memberIds"])) == (
+        "Group",
+        "a name",
+        sorted(map(str, (alice, bob))),
+    )
+
+
+async def test_it_dies_anywhere(
+    conn: Connection, pool: Pool, writer: Writer, receiver: Receiver, handler: Webhooks
+) -> None:
+    """Killed at each step in turn, and begun anew: everything arrives, in order, and what comes again has its id."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    await make_endpoint(handler, receiver)
+    for number in range(25):
+        await writer.send(group, alice, f"{number}").message()
+    await publish(conn)
+    names = ["note", "list_due", "fetch_position", "list_happened", "advance", "rest"]
+    for number, (name, is_after) in enumerate(itertools.product(names, (False, True))):
+        original = getattr(webhook_deliveries, name)
+        died = trio.Event()
+        async with trio.open_nursery() as life:
+
+            async def die(*args: object, **options: object) -> object:
+                found = await original(*args, **options) if is_after else None  # noqa: B023
+                died.set()  # noqa: B023
+                life.cancel_scope.cancel()
+                await trio.lowlevel.checkpoint()
+                return found
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(webhook_deliveries, name, die)
+                await life.start(make_delivery(pool).run)
+                await wait_until(died.is_set)
+        if number < 11:
+            await writer.send(group, alice, f"{25 + number}").message()
+            await publish(conn)
+    async with trio.open_nursery() as life:
+        await life.start(make_delivery(pool).run)
+        await wait_for_rest(conn)
+        life.cancel_scope.cancel()
+    assert_in_order(receiver, list(range(2, 38)))
+
+
+def assert_in_order(receiver: Receiver, expected: list[int]) -> None:
+    """Each event at least once; the first time each came in order; of one event, one id and one content."""
+    first: dict[str, Received] = {}
+    for one in receiver.received:
+        assert first.setdefault(one.id, one).event == one.event
+    assert [one.event["data"]["seq"] for one in first.values()] == expected
+
+
+async def test_failures_hold_back_their_conversation_only(
+    conn: Connection, pool: Pool, nursery: trio.Nursery, writer: Writer, receiver: Receiver, handler: Webhooks
+) -> None:
+    """An event that is refused comes again, later and later, with the same id; nothing behind it in its conversation
+    comes before; other conversations go on."""
+    [alice] = await make_users(conn, 1)
+    bad, good = await make_group(conn, [alice]), await make_group(conn, [alice])
+    is_mended = False
+
+    async def behave(received: Received) -> bytes:
+        await trio.lowlevel.checkpoint()
+        is_bad = received.event["data"]["conversationId"] == str(bad)
+        return answer(500) if is_bad and not is_mended else OK
+
+    receiver.behave = behave
+    hook = await make_endpoint(handler, receiver)
+    for number in range(5):
+        for one in (bad, good):
+            await writer.send(one, alice, f"{number}").message()
+    await publish(conn)
+    made = make_delivery(pool)
+    await nursery.start(made.run)
+
+    def of(conversation: UUID) -> list[Received]:
+        return [one for one in receiver.received if one.event["data"]["conversationId"] == str(conversation)]
+
+    await wait_until(lambda: len(of(good)) == 5 and len(of(bad)) >= 4)
+    assert len({one.id for one in of(bad)}) == 1 and made.failed >= 3
+    assert (await handler.get(None, hook.id)).last_failure == "HTTP 500"
+    is_mended = True
+    await wait_until(lambda: len({one.id for one in of(bad)}) == 5)
+    seqs = [one.event["data"]["seq"] for one in of(bad)]
+    assert seqs == sorted(seqs)
+    await wait_for_rest(conn)
+    assert (await handler.get(None, hook.id)).failing_since is None
+
+
+async def test_a_slow_endpoint_delays_no_other(
+    conn: Connection,
+    pool: Pool,
+    nursery: trio.Nursery,
+    writer: Writer,
+    handler: Webhooks,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Endpoints that do not answer are sent so many at once and no more, though everything is due; another has all of
+    its events meanwhile, also when the slow ones have all of the places."""
+    monkeypatch.setattr(delivery, "TOTAL", 4)
+    [alice] = await make_users(conn, 1)
+    groups = [await make_group(conn, [alice]) for _ in range(12)]
+    gate = trio.Event()
+
+    async def hang(received: Received) -> bytes:
+        await gate.wait()
+        return OK
+
+    async with receiving() as one, receiving() as two, receiving() as quick:
+        one.behave = two.behave = hang
+        for receiver in (one, two, quick):
+            await make_endpoint(handler, receiver)
+        for group in groups:
+            await writer.send(group, alice).message()
+        await publish(conn)
+        await nursery.start(make_delivery(pool, concurrency=3).run)
+        await wait_until(lambda: one.under_way + two.under_way >= 4)
+        await wait_until(lambda: len(quick.received) == 12)
+        assert max(one.most_under_way, two.most_under_way) <= 3 and one.under_way + two.under_way <= 6
+        gate.set()
+        for receiver in (one, two):
+            await wait_until(lambda: len(receiver.received) == 12)  # noqa: B023
+
+
+async def test_an_endpoint_in_trouble(
+    conn: Connection, pool: Pool, nursery: trio.Nursery, writer: Writer, receiver: Receiver, handler: Webhooks
+) -> None:
+    """One that refuses everything is tried by one conversation at a time; when it accepts again, all is due at once."""
+    [alice] = await make_users(conn, 1)
+    groups = [await make_group(conn, [alice]) for _ in range(20)]
+    is_mended = False
+    troubled: list[int] = []
+
+    async def behave(received: Received) -> bytes:
+        if not is_mended and made.failed >= 20:
+            troubled.append(receiver.under_way)
+        await trio.lowlevel.checkpoint()
+        return OK if is_mended else answer(503)
+
+    receiver.behave = behave
+    await make_endpoint(handler, receiver)
+    for group in groups:
+        await writer.send(group, alice).message()
+    await publish(conn)
+    made = make_delivery(pool)
+    await nursery.start(made.run)
+    await wait_until(lambda: len(troubled) > 10)
+    assert max(troubled) == 1
+    await conn.execute("UPDATE webhook_positions SET due_at = clock_timestamp() + interval '1 hour' WHERE seq = 1")
+    await conn.execute(
+        "UPDATE webhook_positions SET due_at = clock_timestamp() WHERE conversation_id = %s", [groups[0]]
+    )
+    is_mended = True
+    await wait_until(lambda: made.delivered == 20)
+
+
+async def test_dead_letters(
+    conn: Connection, pool: Pool, nursery: trio.Nursery, writer: Writer, receiver: Receiver, handler: Webhooks
+) -> None:
+    """An event that is refused for too long is given up, and the next one comes; replayed, it comes with its id, until
+    it is accepted; what is gone by then is passed over."""
+    [alice] = await make_users(conn, 1)
+    bad, good = await make_group(conn, [alice]), await make_group(conn, [alice])
+    refused = {"poison", "gone"}
+
+    async def behave(received: Received) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return answer(500) if received.event["data"]["message"]["content"] in refused else OK
+
+    receiver.behave = behave
+    hook = await make_endpoint(handler, receiver)
+    for text in ("poison", "gone", "after"):
+        sent = await writer.send(bad, alice, text).message()
+        if text == "gone":
+            gone = sent
+    await publish(conn)
+    made = make_delivery(pool, retry_time=0.3)
+    await nursery.start(made.run)
+
+    async def keep_it_well() -> None:
+        """Something is accepted all the time, so that the endpoint is not disabled."""
+        while True:
+            await writer.send(good, alice, "fine").message()
+            await publish(conn)
+            await trio.sleep(0.05)  # at its own pace
+
+    async with trio.open_nursery() as meanwhile:
+        meanwhile.start_soon(keep_it_well)
+        await wait_until(lambda: "after" in contents(receiver))
+        meanwhile.cancel_scope.cancel()
+    assert made.dead == 2
+    [second, first], _ = await handler.dead_letters(None, hook.id, 10, None)
+    assert (first.seq, second.seq, first.reason, first.type) == (2, 3, "HTTP 500", "message.created")
+    ids = [one.id for one in receiver.received if one.event["data"]["message"]["content"] == "poison"]
+    assert set(ids) == {first.id}
+    assert await handler.replay(None, hook.id, ReplayDeadLetters((first.id,))) == 1
+    await wait_until(lambda: len(receiver.received) > 0 and _count(receiver, first.id) > len(ids))
+
+    async def kept() -> bool:
+        letters, _ = await handler.dead_letters(None, hook.id, 10, None)
+        return not any(letter.replaying for letter in letters)
+
+    await wait_until(kept)
+    refused.clear()
+    await conn.execute("DELETE FROM messages WHERE id = %s", [gone.id])
+    assert await handler.replay(None, hook.id, ReplayDeadLetters()) == 2
+
+    async def all_gone() -> bool:
+        return (await handler.dead_letters(None, hook.id, 10, None))[0] == []
+
+    await wait_until(all_gone)
+    assert receiver.received[-1].id == first.id and second.id not in {one.id for one in receiver.received[-1:]}
+
+
+def _count(receiver: Receiver, event_id: str) -> int:
+    return sum(one.id == event_id for one in receiver.received)
+
+
+async def test_disabled_and_resumed(
+    conn: Connection, pool: Pool, nursery: trio.Nursery, writer: Writer, receiver: Receiver, handler: Webhooks
+) -> None:
+    """An endpoint that accepts nothing for too long is disabled, and nothing that waits is lost: resumed, it gets all
+    of it, in order, with what happened meanwhile. One that says that it is gone is disabled at once."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    status = 500
+
+    async def behave(received: Received) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return answer(status)
+
+    receiver.behave = behave
+    hook = await make_endpoint(handler, receiver)
+    sent = [await writer.send(group, alice, f"{number}").message() for number in range(3)]
+    await publish(conn)
+    made = make_delivery(pool, retry_time=0.2)
+
+    async def has(state: WebhookState) -> bool:
+        return (await handler.get(None, hook.id)).state is state
+
+    await nursery.start(made.run)
+    await wait_until(partial(has, WebhookState.DISABLED))
+    await wait_until(lambda: made.disabled == 1)
+    assert made.dead <= 1  # what was due in the moment in which it was disabled
+    before = made.dead
+    await writer.send(group, alice, "meanwhile").message()
+    await publish(conn)
+    status = 410
+    await handler.update(None, hook.id, UpdateWebhook("Active"))
+    await wait_until(partial(has, WebhookState.DISABLED))
+    assert (await handler.get(None, hook.id)).last_failure == "HTTP 410"
+    receiver.received.clear()
+    status = 200
+    await handler.update(None, hook.id, UpdateWebhook("Active"))
+    await wait_until(lambda: len(receiver.received) == 4 - before)
+    assert [one.event["data"]["seq"] for one in receiver.received] == [2, 3, 4, 5][before:]
+    assert len(sent) == 3 and await has(WebhookState.ACTIVE)
+
+
+async def test_paused(
+    conn: Connection, pool: Pool, nursery: trio.Nursery, writer: Writer, receiver: Receiver, handler: Webhooks
+) -> None:
+    """What happens waits, and comes in order when it goes on; a deleted one gets nothing."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    async with receiving() as other:
+        hook, gone = await make_endpoint(handler, receiver), await make_endpoint(handler, other)
+        made = make_delivery(pool)
+        await nursery.start(made.run)
+        await handler.update(None, hook.id, UpdateWebhook("Paused"))
+        await handler.delete(None, gone.id)
+        await wait_until(lambda: made.is_at_work and not made._endpoints)
+        for number in range(3):
+            await writer.send(group, alice, f"{number}").message()
+        await publish(conn)
+
+        async def is_noted() -> bool:
+            return await fetch_value(conn, "SELECT count(*) FROM webhook_positions") == 1
+
+        await wait_until(is_noted)
+        assert receiver.received == []
+        await handler.update(None, hook.id, UpdateWebhook("Active"))
+        await wait_until(lambda: len(receiver.received) == 3)
+        assert contents(receiver) == ["0", "1", "2"] and other.received == []
+
+
+async def test_secrets_in_turn(
+    conn: Connection, pool: Pool, nursery: trio.Nursery, writer: Writer, receiver: Receiver, handler: Webhooks
+) -> None:
+    """After a change of the secret both sign; who has either accepts. When the signing key is exchanged, secrets are
+    sealed anew, and go on when the old key is gone."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    keys = SigningKeys("a" * 32)
+    webhooks = Webhooks(pool, keys, Rules(HOSTS))
+    hook = await make_endpoint(webhooks, receiver)
+    changed = await webhooks.rotate_secret(None, hook.id)
+    keys.replace("b" * 32, "a" * 32)
+    await nursery.start(WebhookDelivery(pool, sealing_keys(keys), Terms(HOSTS)).run)
+    sealed = await fetch_value(conn, "SELECT secret FROM webhooks")
+
+    async def is_sealed_anew() -> bool:
+        return await fetch_value(conn, "SELECT secret FROM webhooks") != sealed
+
+    for secret in (hook.secret, changed.secret):
+        receiver.secrets = [secret]
+        seen = len(receiver.received)
+        await writer.send(group, alice).message()
+        await publish(conn)
+        await wait_until(lambda: len(receiver.received) > seen)  # noqa: B023
+    await wait_until(is_sealed_anew)
+    keys.replace("b" * 32)
+    await writer.send(group, alice).message()
+    await publish(conn)
+    await wait_until(lambda: len(receiver.received) == 3)
+
+
+async def test_a_secret_that_cannot_be_read(
+    conn: Connection, pool: Pool, nursery: trio.Nursery, writer: Writer, receiver: Receiver, handler: Webhooks
+) -> None:
+    """Nothing is sent unsigned: what happens waits until a key fits; other endpoints go on."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    await make_endpoint(handler, receiver)
+    others = SigningKeys("o" * 32)
+    async with receiving() as other:
+        await make_endpoint(Webhooks(pool, others, Rules(HOSTS)), other)
+        keys = SigningKeys("o" * 32)
+        await nursery.start(WebhookDelivery(pool, sealing_keys(keys), Terms(HOSTS)).run)
+        await writer.send(group, alice).message()
+        await publish(conn)
+        await wait_until(lambda: other.received)
+        assert receiver.received == []
+        keys.replace("o" * 32, "k" * 32)
+        await wait_until(lambda: receiver.received)
+
+
+async def test_one_at_a_time(
+    conn: Connection, pool: Pool, nursery: trio.Nursery, writer: Writer, receiver: Receiver, handler: Webhooks
+) -> None:
+    """Of two instances one delivers; the other goes on when that one has ended, and both know the lag."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    await make_endpoint(handler, receiver)
+    one, two = make_delivery(pool), make_delivery(pool)
+    async with trio.open_nursery() as life:
+        await life.start(one.run)
+        await wait_until(lambda: one.is_at_work)
+        await nursery.start(two.run)
+        gate = trio.Event()
+
+        async def wait(received: Received) -> bytes:
+            await gate.wait()
+            return OK
+
+        receiver.behave = wait
+        await writer.send(group, alice).message()
+        await publish(conn)
+        await wait_until(lambda: one.lag > 0 and two.lag > 0)
+        assert not two.is_at_work
+        life.cancel_scope.cancel()
+    gate.set()
+    await wait_until(lambda: two.delivered == 1)
+    await wait_until(lambda: two.lag == 0)
+    assert len({found.id for found in receiver.received}) == 1 and not one.is_at_work
+
+
+async def test_faults_of_the_database(
+    conn: Connection,
+    pool: Pool,
+    nursery: trio.Nursery,
+    writer: Writer,
+    receiver: Receiver,
+    handler: Webhooks,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While it is away nothing is lost; a lost session is begun anew; a defect in one conversation costs no other."""
+    monkeypatch.setattr(delivery, "MAX_PAUSE", 0.02)
+    [alice] = await make_users(conn, 1)
+    bad, good = await make_group(conn, [alice]), await make_group(conn, [alice])
+    await make_endpoint(handler, receiver)
+    original, faults = webhook_deliveries.fetch_position, [Unavailable("away"), ZeroDivisionError("injected")]
+
+    async def fetch_position(conn: Connection, webhook_id: UUID, conversation_id: UUID) -> object:
+        if conversation_id == bad and faults:
+            raise faults.pop()
+        return await original(conn, webhook_id, conversation_id)
+
+    monkeypatch.setattr(webhook_deliveries, "fetch_position", fetch_position)
+    made = make_delivery(pool)
+    await nursery.start(made.run)
+    await wait_until(lambda: made.is_at_work)
+    for group in (bad, good):
+        await writer.send(group, alice).message()
+    await publish(conn)
+    await wait_until(lambda: made.delivered == 2)
+    await conn.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid()"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    for group in (bad, good):
+        await writer.send(group, alice).message()
+    await publish(conn)
+    await wait_until(lambda: made.delivered == 4)
+
+
+def test_backoff() -> None:
+    """It doubles, up to an hour, and is never the same."""
+    delays = [[delivery.backoff(attempts) for _ in range(50)] for attempts in range(1, 40)]
+    first = delivery.FIRST_DELAY
+    for number, found in enumerate(delays):
+        least, most = min(first * 2.0**number, 3600.0) / 2, min(first * 2.0**number, 3600.0)
+        assert all(least <= delay <= most for delay in found) and len(set(found)) > 25
