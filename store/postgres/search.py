@@ -36,6 +36,7 @@ SPARE = 8  # the newest messages of a conversation that are left out of blocks, 
 SEALED = 4096  # messages of one conversation that go into blocks at once
 CHANGES = 500  # of one conversation that are brought in at once
 CONVERSATIONS = 200  # at once
+ROWS = 600  # messages at once, as far as heads say how many there are: those past MAX_BYTES are read in vain
 MAX_BYTES = 64 * 1024  # octets of the messages that are read at once, which takes the event loop a millisecond or two
 BREAK = 200  # terms between two breaks for other tasks, of however many messages
 NIL, TOP = UUID(int=0), UUID(int=2**128 - 1)  # below and above all ids
@@ -118,9 +119,9 @@ async def bring_in(conn: Connection, noted: Mapping[UUID, int]) -> tuple[int, li
             after[conversation_id] = before if position is None else position
         if not after:
             return 0, []
-        changes = await _read(conn, after)
-        await _write(conn, changes)
         heads = {row[0]: row[1] for row in rows}
+        changes = await _read(conn, after, heads)
+        await _write(conn, changes)
         reached = changes.reached(heads)
         await _write_positions(conn, reached)
         return len(changes.rows), [one for one in after if one not in changes.complete]
@@ -155,7 +156,7 @@ async def go_on_with_rebuild(conn: Connection, limit: int = CONVERSATIONS) -> bo
         rows = await (await conn.execute(queries.list_search_conversations, parameters)).fetchall()
         heads: dict[UUID, int] = dict(rows)
         after = {one: rebuild.seq if one == rebuild.conversation_id else 0 for one in heads}
-        changes = await _read(conn, after)
+        changes = await _read(conn, after, heads)
         await _write(conn, changes)
         reached = changes.reached(heads)
         done = [one for one in heads if one in changes.complete]
@@ -206,8 +207,15 @@ class _Changes(NamedTuple):
         return found
 
 
-async def _read(conn: Connection, after: Mapping[UUID, int]) -> _Changes:
-    ids = sorted(after)
+async def _read(conn: Connection, after: Mapping[UUID, int], heads: Mapping[UUID, int]) -> _Changes:
+    """Of as many of these conversations, from the lowest id on, as are worth it."""
+    ids: list[UUID] = []
+    expected = 0
+    for one in sorted(after):
+        if expected >= ROWS:
+            break
+        ids.append(one)
+        expected += min(heads[one] - after[one], CHANGES)
     parameters = {"ids": ids, "after": [after[one] for one in ids], "limit": CHANGES, "max_bytes": MAX_BYTES}
     rows = await (await conn.execute(queries.list_search_changes, parameters)).fetchall()
     counts = Counter(row[0] for row in rows)

@@ -67,10 +67,10 @@ async def test_a_conversation_that_cannot_be_brought_in(
     bad, good = sorted([await make_group(conn, [alice]), await make_group(conn, [alice])])
     original = search._read
 
-    async def read(conn: Connection, after: Mapping[UUID, int]) -> search._Changes:
+    async def read(conn: Connection, after: Mapping[UUID, int], heads: Mapping[UUID, int]) -> search._Changes:
         if bad in after:
             raise OverflowError("injected")
-        return await original(conn, after)
+        return await original(conn, after, heads)
 
     monkeypatch.setattr(search, "_read", read)
     for group in (bad, good):

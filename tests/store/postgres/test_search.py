@@ -184,6 +184,32 @@ async def test_others_have_their_turn(conn: Connection, monkeypatch: pytest.Monk
     assert breaks >= (1000 * 3 + 2000) // search.BREAK - len(sizes)
 
 
+async def test_no_more_is_read_than_is_brought_in(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step looks into as many conversations as give it enough to do, live and in a rebuild, and none is left out."""
+    [alice] = await make_users(conn, 1)
+    groups = [await make_group(conn, [alice]) for _ in range(7)]
+    for group in groups:
+        await insert(conn, group, alice, ["word"] * 250)
+    read: list[int] = []
+    write = search._write
+
+    async def note(conn: Connection, changes: search._Changes) -> None:
+        read.append(len(changes.ids))
+        await write(conn, changes)
+
+    monkeypatch.setattr(search, "_write", note)
+    rest = dict.fromkeys(groups, 1)
+    while rest:
+        _, unfinished = await search.bring_in(conn, rest)
+        rest = dict.fromkeys(unfinished, 1)
+    assert await fetch_value(conn, ALL) == 7 * 250 and max(read) == 3
+    await conn.execute("DELETE FROM message_search")
+    await search.begin_rebuild(conn)
+    while await search.go_on_with_rebuild(conn):
+        pass
+    assert await fetch_value(conn, ALL) == 7 * 250 and max(read) == 3
+
+
 async def test_pages(conn: Connection) -> None:
     """From one bound to the next everything is found once, newest first, whichever way it is looked for."""
     [alice] = await make_users(conn, 1)
