@@ -12,7 +12,7 @@ TESTABLE := $(VENV)/.testable
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run install-units rolling-restart test test-chaos test-failover test-together test-hosts test-hostile test-clients test-web check unit coverage fix mutants lint style types imports bench docs constraints clean
+.PHONY: help run install-units rolling-restart test test-chaos test-webhooks test-failover test-together test-hosts test-hostile test-clients test-web check unit coverage fix mutants lint style types imports bench docs constraints clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -28,6 +28,9 @@ test: $(TESTABLE) ## everything: style, types, import contracts, the whole suite
 
 test-chaos: $(TESTABLE) ## ten minutes of faults on four instances (MINUTES=, SEED=)
 	@$(BIN)/pytest -q -s tests/chaos -k long --chaos-minutes $(or $(MINUTES),10) --chaos-seed $(or $(SEED),0)
+
+test-webhooks: $(TESTABLE) ## 20,000 events to a receiver that is killed, from instances that are (EVENTS=, SEED=)
+	@$(BIN)/pytest -q -s tests/chaos/test_webhooks.py -k long --webhook-events $(or $(EVENTS),20000) --webhook-seed $(or $(SEED),0)
 
 test-failover: $(TESTABLE) ## failovers of Redis, and ten minutes of those of PostgreSQL, under load, and a table of what clients saw (MINUTES=, SEED=)
 	@$(BIN)/pytest -q -s tests/failover -k long --failover-minutes $(or $(MINUTES),10) --failover-seed $(or $(SEED),0)

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
+import ada_url
 from msgspec.structs import asdict
 
 from handlers import page_cursors, permissions, standing
@@ -19,7 +20,8 @@ from handlers.model import Caller, CreateWebhook, NewWebhook, Once, ReplayDeadLe
 from handlers.ports import Connections
 from handlers.webhook_urls import check_url
 from store.ids import new_id
-from store.model import DeadLetter, UserRole, Webhook, WebhookEvent, WebhookState
+from store.model import Act, DeadLetter, UserRole, Webhook, WebhookEvent, WebhookState
+from store.postgres import audit
 from store.postgres import conversations as conversation_store
 from store.postgres import webhooks as store
 from store.postgres.connection import Connection
@@ -31,6 +33,7 @@ SECRET_BYTES = 32  # random ones
 PREFIX = "whsec_"  # of a secret as it is shown (Standard Webhooks)
 PURPOSE = b"parley webhooks v1"
 BOTH_SIGN = 24 * 3600.0  # seconds for which a secret signs that was replaced
+MAX_DETAIL = 256  # characters, in the audit log
 _END = 2**63 - 1
 
 
@@ -59,6 +62,7 @@ class Webhooks:
             events = tuple(dict.fromkeys(map(_event, request.events or ())))
             earlier = None if caller is None else await claim(conn, caller.user_id, once, webhook_id)
             if earlier is not None:
+                await _note(conn, caller, Act.WEBHOOK_CHANGED, earlier, "secret")
                 return _with_secret(_found(await store.replace_secret(conn, earlier, sealed)), shown)
             if request.conversation_id is not None:
                 heads = await conversation_store.fetch_heads(conn, [request.conversation_id])
@@ -67,6 +71,7 @@ class Webhooks:
             if await store.count_webhooks(conn) >= MAX_WEBHOOKS:
                 raise ChatError("conflict", f"There are {MAX_WEBHOOKS} webhooks; delete one of them first.")
             made = await store.insert_webhook(conn, webhook_id, url, events, request.conversation_id, sealed)
+            await _note(conn, caller, Act.WEBHOOK_CREATED, webhook_id, ada_url.URL(url).host)
         return _with_secret(made, shown)
 
     async def list(self, caller: Caller | None, limit: int, cursor: str | None) -> tuple[Sequence[Webhook], str | None]:
@@ -90,7 +95,10 @@ class Webhooks:
             if request.state is None:
                 return found
             state = _state(request.state)
-            return found if found.state is state else _found(await store.update_state(conn, webhook_id, state))
+            if found.state is state:
+                return found
+            await _note(conn, caller, Act.WEBHOOK_CHANGED, webhook_id, state.value)
+            return _found(await store.update_state(conn, webhook_id, state))
 
     async def rotate_secret(self, caller: Caller | None, webhook_id: UUID, once: Once | None = None) -> NewWebhook:
         """A new secret; the one before signs, too, for BOTH_SIGN. The same request again: another one in place of the
@@ -103,6 +111,7 @@ class Webhooks:
                 found = await store.rotate_secret(conn, webhook_id, sealed, seconds=BOTH_SIGN)
             else:
                 found = await store.replace_secret(conn, webhook_id, sealed)
+            await _note(conn, caller, Act.WEBHOOK_CHANGED, webhook_id, "secret")
             return _with_secret(_found(found), shown)
 
     async def delete(self, caller: Caller | None, webhook_id: UUID) -> None:
@@ -110,6 +119,7 @@ class Webhooks:
             await _require(conn, caller)
             if not await store.delete_webhook(conn, webhook_id):
                 raise permissions.not_found("webhook")
+            await _note(conn, caller, Act.WEBHOOK_DELETED, webhook_id)
 
     async def dead_letters(
         self, caller: Caller | None, webhook_id: UUID, limit: int, cursor: str | None
@@ -128,6 +138,7 @@ class Webhooks:
         async with self._pool.connection() as conn, conn.transaction():
             await _require(conn, caller)
             _found(await store.fetch_webhook(conn, webhook_id))
+            await _note(conn, caller, Act.WEBHOOK_CHANGED, webhook_id, "replay")
             return await store.replay_dead_letters(conn, webhook_id, request.ids)
 
     def _new_secret(self) -> tuple[str, bytes]:
@@ -143,6 +154,13 @@ def sealing_keys(signing: SigningKeys) -> DerivedKeys:
 async def _require(conn: Connection, caller: Caller | None) -> None:
     """Raises ChatError("forbidden") unless they are an administrator."""
     await standing.require_role(conn, caller, UserRole.ADMINISTRATOR)
+
+
+async def _note(conn: Connection, caller: Caller | None, act: Act, webhook_id: UUID, what: str | None = None) -> None:
+    """In the audit log. Of a URL only the host: the rest may have a key in it."""
+    actor_id = None if caller is None else caller.user_id
+    detail = None if what is None else what[:MAX_DETAIL]
+    await audit.insert_audit(conn, act, actor_id, object_id=webhook_id, detail=detail)
 
 
 def _found(webhook: Webhook | None) -> Webhook:

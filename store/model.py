@@ -88,6 +88,9 @@ class Act(enum.StrEnum):
     USER_RENAMED = "userRenamed"
     USER_ERASED = "userErased"
     SESSIONS_ENDED = "sessionsEnded"
+    WEBHOOK_CREATED = "webhookCreated"
+    WEBHOOK_CHANGED = "webhookChanged"
+    WEBHOOK_DELETED = "webhookDeleted"
 
 
 class Posting(WireEnum):

@@ -49,6 +49,7 @@ TEMPLATE = "parley_template"
 # What takes long, most of it waiting for something. No run should end with one of these alone.
 LONG = (
     "tests/chaos/test_faults.py",
+    "tests/chaos/test_webhooks.py",
     "tests/clients/test_javascript_live.py",
     "tests/failover/",
     "tests/hostile/",
@@ -105,6 +106,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--clients-minutes", type=float, default=0.0, help="Minutes of faults; 0 leaves the long run out.")
     parser.addoption("--clients-seeds", type=int, default=0, help="How many hostile networks; 0: some known ones.")
     parser.addoption("--clients-seed", type=int, default=0, help="Which faults, and when; 0 takes a new one.")
+    parser.addoption("--webhook-events", type=int, default=0, help="Events amid kills; 0 leaves the long run out.")
+    parser.addoption("--webhook-seed", type=int, default=0, help="What is killed, and when; 0 takes a new one.")
     parser.addoption("--rolling", choices=["shared", "reuse-port"], help="Restart four instances that listen so.")
 
 

@@ -181,7 +181,7 @@ class WebhookDelivery:
                 refresh_at = now + REFRESH
             if now >= note_at:
                 is_more = await store.note(conn, stuck_after=STUCK)
-                note_at = now if is_more else now + PERIOD
+                note_at = now if is_more else now + (PERIOD if self._endpoints else REFRESH)
                 for endpoint in self._endpoints.values():
                     endpoint.is_all_known = False
                 self.outage.over()

@@ -159,6 +159,28 @@ async def test_dead_letters(memory: Memory) -> None:
         assert error.code == "invalid_cursor"
 
 
+async def test_the_audit_log(memory: Memory) -> None:
+    """Each act is in it, with who did it and nothing secret; what is only looked at is not, nor what is refused."""
+    caller = administrator(memory)
+    made = await memory.webhooks.create(caller, CreateWebhook("https://app.example:8443/in?key=hidden"))
+    await memory.webhooks.get(caller, made.id)
+    await memory.webhooks.update(caller, made.id, UpdateWebhook("Paused"))
+    await memory.webhooks.update(caller, made.id, UpdateWebhook("Paused"))
+    await memory.webhooks.rotate_secret(caller, made.id)
+    await memory.webhooks.replay(caller, made.id, ReplayDeadLetters())
+    await memory.webhooks.delete(None, made.id)
+    await refused(memory, memory.webhooks.delete(caller, made.id))
+    entries = [one for one in memory.tables.audit.values() if one.object_id == made.id]
+    assert [(one.act, one.detail) for one in entries] == [
+        ("webhookCreated", "app.example:8443"),
+        ("webhookChanged", "Paused"),
+        ("webhookChanged", "secret"),
+        ("webhookChanged", "replay"),
+        ("webhookDeleted", None),
+    ]
+    assert [one.actor_id for one in entries] == [caller.user_id] * 4 + [None]
+
+
 async def test_nothing_half_made(memory: Memory) -> None:
     """The database goes away at any step: nothing is there, and the request that is repeated makes the endpoint."""
 

@@ -570,3 +570,25 @@ def test_backoff() -> None:
     for number, found in enumerate(delays):
         least, most = min(first * 2.0**number, 3600.0) / 2, min(first * 2.0**number, 3600.0)
         assert all(least <= delay <= most for delay in found) and len(set(found)) > 25
+
+
+async def test_positions_that_are_lost(
+    conn: Connection, pool: Pool, nursery: trio.Nursery, writer: Writer, receiver: Receiver, handler: Webhooks
+) -> None:
+    """PostgreSQL comes back without the last moves of a position: what was delivered comes again, with its ids, in its
+    order, before anything new."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    await make_endpoint(handler, receiver)
+    await nursery.start(make_delivery(pool).run)
+    for number in range(5):
+        await writer.send(group, alice, f"{number}").message()
+    await publish(conn)
+    await wait_until(lambda: len(receiver.received) == 5)
+    await wait_for_rest(conn)
+    await conn.execute("UPDATE webhook_positions SET seq = 3, due_at = NULL")
+    await writer.send(group, alice, "new").message()
+    await publish(conn)
+    await wait_until(lambda: len(receiver.received) == 9)
+    assert [one.event["data"]["seq"] for one in receiver.received] == [2, 3, 4, 5, 6, 4, 5, 6, 7]
+    assert_in_order(receiver, [2, 3, 4, 5, 6, 7])

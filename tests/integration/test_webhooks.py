@@ -1,0 +1,71 @@
+"""Webhooks of a whole server: what is said in a chat reaches an application, whatever other endpoints do."""
+
+import time
+
+import jwt
+import trio
+
+from tests.running import JWT_KEY
+from tests.site import Site, open_site
+from tests.waiting import wait_until
+from tests.webhook_receiver import Received, answer, receiving
+
+
+def administrator(token: str) -> str:
+    claims = jwt.decode(token, options={"verify_signature": False})
+    return jwt.encode({**claims, "exp": int(time.time()) + 600, "role": "admin"}, JWT_KEY, algorithm="HS256")
+
+
+async def make(site: Site, admin: str, url: str) -> dict[str, str]:
+    found: dict[str, str] = await site.call("POST", "/api/webhooks", {"url": url}, token=admin, status=201)
+    return found
+
+
+async def test_what_is_said_arrives(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """With endpoints that hang, redirect, are not there, or whose name leads to this machine without being named: the
+    good one has everything, signed and in order, and what is sent is accepted at once; each says why it fails."""
+
+    async def hang(received: Received) -> bytes:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async with receiving() as good, receiving() as slow, receiving() as elsewhere, receiving() as secret:
+
+        async def redirect(received: Received) -> bytes:
+            await trio.lowlevel.checkpoint()
+            return answer(307, f"Location: {secret.url}")
+
+        slow.behave, elsewhere.behave = hang, redirect
+        async with open_site(database, redis_url, nursery, webhook_hosts=("127.0.0.1",), webhook_timeout=1.0) as site:
+            _, alice = await site.user("alice")
+            admin = administrator(alice)
+            made = await make(site, admin, good.url)
+            good.secrets.append(made["secret"])
+            others = {
+                "HTTP 307; redirects are not followed": await make(site, admin, elsewhere.url),
+                "no answer within 1 s": await make(site, admin, slow.url),
+                "its name leads to this machine itself": await make(site, admin, f"https://localhost:{secret.port}/"),
+            }
+            group = await site.call(
+                "POST", "/api/conversations", {"type": "Group", "name": "one"}, token=alice, status=201
+            )
+            for number in range(20):
+                body = {"conversationId": group["id"], "content": f"{number}"}
+                sent = await site.call("POST", "/api/messages", body, token=alice, status=201)
+            await site.call("PUT", f"/api/messages/{sent['id']}", {"content": "edited"}, token=alice)
+            await wait_until(lambda: "message.changed" in good.types)
+            seqs = [one.event["data"]["seq"] for one in good.received]
+            assert seqs == sorted(seqs) and good.types[0] == "conversation.created"
+            assert [
+                one.event["data"]["message"]["content"]
+                for one in good.received
+                if "message.created" in one.event["type"]
+            ][:19] == [f"{number}" for number in range(19)]
+
+            async def says(webhook_id: str, failure: str) -> bool:
+                found = await site.call("GET", f"/api/webhooks/{webhook_id}", token=admin)
+                return bool(found["lastFailure"] == failure)
+
+            for failure, other in others.items():
+                await wait_until(lambda: says(other["id"], failure))  # noqa: B023
+            assert secret.connections == 0 and slow.received and elsewhere.received
