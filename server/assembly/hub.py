@@ -28,6 +28,7 @@ class Hub:
     poller: Poller
     wheel: TimerWheel
     keys: KeySet | None  # of an external issuer
+    subjects: Subjects
     verifier: Verifier
     tokens: ConnectionTokens
     server: HubServer
@@ -87,6 +88,7 @@ def assemble_hub(
         poller=poller,
         wheel=wheel,
         keys=keys,
+        subjects=subjects,
         verifier=verifier,
         tokens=tokens,
         server=server,

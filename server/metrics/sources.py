@@ -12,6 +12,7 @@ from typing import Protocol
 import trio
 from prometheus_client.core import InfoMetricFamily, Metric
 
+from handlers.api_keys import ApiKeys
 from handlers.errors import CODES
 from handlers.reactions import Reactions
 from handlers.threads import Threads
@@ -26,6 +27,7 @@ from server.fanout.rooms import Rooms
 from server.hub.disconnect_reasons import SLUGS
 from server.hub.dispatch import STREAM
 from server.hub.server import HubServer
+from server.identity.subjects import Subjects
 from server.metrics.census import Census, Condition
 from server.metrics.families import counter, counters, gauge, gauges, histogram, histograms
 from server.observability import logs
@@ -56,6 +58,8 @@ class Parts(Protocol):
     transactions: Transactions
     reactions: Reactions
     threads: Threads
+    api_keys: ApiKeys
+    subjects: Subjects
     membership: Membership
     publisher: Publisher
     relay: OutboxRelay
@@ -78,7 +82,20 @@ class Parts(Protocol):
 
 def families(parts: Parts, census: Census, receipts_waiting: int | None) -> Iterator[Metric]:
     """Yield all metrics. `receipts_waiting` is None if Redis did not answer; its metric is then left out."""
-    for source in (_listener, _hub, _bounds, _rooms, _lanes, _instances, _search, _webhooks, _pools, _disks, _process):
+    for source in (
+        _listener,
+        _hub,
+        _bounds,
+        _applications,
+        _rooms,
+        _lanes,
+        _instances,
+        _search,
+        _webhooks,
+        _pools,
+        _disks,
+        _process,
+    ):
         yield from source(parts)
     yield from _census(census)
     yield from _receipts(parts, receipts_waiting)
@@ -173,6 +190,20 @@ def _bounds(parts: Parts) -> Iterable[Metric]:
         "parley_logs_suppressed_total",
         "Log lines that were left out because the same line came too often; log_suppressed lines say which.",
         logs.suppressed(),
+    )
+
+
+def _applications(parts: Parts) -> Iterable[Metric]:
+    yield counters(
+        "parley_api_keys_shown_total",
+        "API keys that requests have shown, by whether they were good.",
+        "outcome",
+        {"accepted": parts.api_keys.accepted, "refused": parts.api_keys.refused},
+    )
+    yield counter(
+        "parley_users_first_seen_total",
+        "Users made of a token of their issuer that was seen for the first time (JIT_USERS).",
+        parts.subjects.made,
     )
 
 
