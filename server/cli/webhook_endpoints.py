@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
 import trio
-from rich.table import Table
+from rich.table import Column, Table
 
 from handlers.model import CreateWebhook, NewWebhook, ReplayDeadLetters, UpdateWebhook
 from handlers.webhooks import Rules, Webhooks
@@ -30,7 +30,7 @@ class Work:
         _say_secret(await self._handler.create(None, CreateWebhook(url, tuple(events), conversation_id)))
 
     async def list_all(self) -> None:
-        table = Table("id", "state", "url", "events", "conversation", "failing since")
+        table = Table(_whole("id"), "state", "url", "events", "conversation", "failing since", box=None, pad_edge=False)
         cursor: str | None = None
         while True:
             items, cursor = await self._handler.list(None, PAGE, cursor)
@@ -66,7 +66,7 @@ class Work:
         terminal.echo(f"in {failing} of them the next one was tried, and failed")
 
     async def dead_letters(self, webhook_id: UUID, limit: int) -> None:
-        table = Table("webhook-id", "type", "failed at", "attempts", "reason", "")
+        table = Table(_whole("webhook-id"), "type", "failed at", "attempts", "reason", "", box=None, pad_edge=False)
         cursor: str | None = None
         while limit:
             items, cursor = await self._handler.dead_letters(None, webhook_id, min(limit, PAGE), cursor)
@@ -95,6 +95,11 @@ async def run(settings: Settings, act: Callable[[Work], Awaitable[None]]) -> Non
         await nursery.start(pool.run)
         await act(Work(pool, handler))
         nursery.cancel_scope.cancel()
+
+
+def _whole(name: str) -> Column:
+    """A column of what is typed into another command: never shortened, however narrow the terminal."""
+    return Column(name, no_wrap=True, overflow="ignore")
 
 
 def _say(webhook: Webhook) -> None:

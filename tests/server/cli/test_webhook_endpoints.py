@@ -13,11 +13,11 @@ from tests.store.postgres.test_webhooks import make_letters
 URL, EVENTS = "https://app.example/in", "message.created, member.added"
 
 
-async def run(database: str, *arguments: str, **settings: str) -> forkserver.Ended:
+async def run(database: str, *arguments: str, columns: int = 200, **settings: str) -> forkserver.Ended:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PARLEY_")}
     ours = {"DATABASE_URL": database, "JWT_KEY": JWT_KEY, **settings}
     environ |= {f"PARLEY_{name}": value for name, value in ours.items()}
-    return await forkserver.run("webhook", *arguments, environ={**environ, "COLUMNS": "200"})
+    return await forkserver.run("webhook", *arguments, environ={**environ, "COLUMNS": str(columns)})
 
 
 async def test_an_endpoint_from_end_to_end(database: str) -> None:
@@ -29,6 +29,7 @@ async def test_an_endpoint_from_end_to_end(database: str) -> None:
     listed, shown = await run(database, "list"), await run(database, "show", webhook_id)
     for said in (listed, shown):
         assert webhook_id in said.out and EVENTS in said.out and secret not in said.out
+    assert webhook_id in (await run(database, "list", columns=80)).out  # it is what other commands are given
     assert "Paused" in (await run(database, "pause", webhook_id)).out
     assert "Active" in (await run(database, "resume", webhook_id)).out
     changed = await run(database, "rotate-secret", webhook_id)
@@ -38,6 +39,7 @@ async def test_an_endpoint_from_end_to_end(database: str) -> None:
     await conn.close()
     dead = await run(database, "deliveries", webhook_id, "--dead")
     assert all(event_id in dead.out for event_id in ids) and "HTTP 500" in dead.out
+    assert ids[0] in (await run(database, "deliveries", webhook_id, "--dead", columns=80)).out
     assert ids[0] not in (await run(database, "deliveries", webhook_id, "--dead", "--limit", "2")).out
     assert "events wait in 0 conversations" in (await run(database, "deliveries", webhook_id)).out
     assert "1 will be tried again" in (await run(database, "replay", webhook_id, ids[0])).out
