@@ -7,7 +7,6 @@ again ends its session everywhere. The caller checks what a provider says (`serv
 import re
 import secrets
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from hmac import compare_digest
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from uuid import UUID
@@ -23,15 +22,14 @@ from handlers.ports import Connections
 from handlers.refresh_tokens import RefreshTokens
 from handlers.transactions import Transactions
 from store.ids import new_id, timestamp
-from store.model import Account, Change, Session
+from store.model import Account, Act, Change, Session
 from store.postgres import accounts as store
-from store.postgres import audit, users
+from store.postgres import audit, moderation, users
 from store.postgres.connection import Connection
-from store.redis.inbox_entries import disconnection_of
+from store.redis.inbox_entries import ENDED, Personal, disconnection_of, moderated
 
 REFRESH_TTL = 30 * 86400.0  # seconds a session lives without being refreshed
 GRACE = 10.0  # seconds in which the token before the last is still taken: the answer may have been lost on its way
-ENDED_AT_ONCE = 100  # sessions that are listed to be ended
 ATTEMPTS = 8  # at finding a free username
 CLIENT_MAX, ADDRESS_MAX = 256, 64  # characters kept of what a client says of itself
 
@@ -145,24 +143,20 @@ class Accounts:
         token, expires_in = self._mint(user_id, session_id, seconds)
         return GrantedToken(token, expires_in, session_id, user_id)
 
-    async def end_all(self, user_id: UUID) -> None:
+    async def end_all(self, user_id: UUID, *, actor_id: UUID | None, by: str) -> None:
         """End the sessions that a user has now, and their connections on every instance (P9).
 
-        Raises ChatError("not_found").
+        `by` says in the audit log what did it. Raises ChatError("not_found").
         """
-        before: UUID | None = None
-        while True:
-            async with self._pool.connection() as conn:
-                exists, _, _ = await users.fetch_standing(conn, user_id, None)
-                if not exists:
-                    raise permissions.not_found("user")
-                found = await store.list_sessions(conn, user_id, limit=ENDED_AT_ONCE, before=before)
-            for session in found:
-                with suppress(ChatError):  # it ended meanwhile
-                    await self._end(user_id, session.id)
-            if len(found) < ENDED_AT_ONCE:
-                return
-            before = found[-1].id
+
+        async def write(conn: Connection) -> tuple[None, Personal | None]:
+            if await users.lock_account(conn, user_id) is None:
+                raise permissions.not_found("user")
+            await moderation.revoke_sessions_of(conn, user_id)
+            entry_id = await audit.insert_audit(conn, Act.SESSIONS_ENDED, actor_id, user_id=user_id, detail=by)
+            return None, moderated(user_id, ENDED, entry_id)
+
+        await self._transactions.run_personal(write)
 
     # -- refreshing -----------------------------------------------------------------------------
 

@@ -51,13 +51,10 @@ class Provisioning:
         return account, is_new
 
     async def put_all(self, requests: Sequence[ProvisionedUser]) -> list[Account]:
-        """The same for several users: all of them, or none. Safe to repeat."""
+        """The same for several users: all of them, or none. Safe to repeat. One that comes twice is changed twice."""
         for number, request in enumerate(requests):
             with _naming(number):
                 check(request.external_id, request)
-        if len({request.external_id for request in requests}) < len(requests):
-            sentence = "each external id once"
-            raise ChatError("invalid_request", f"The users have {sentence}.", errors={"users": sentence})
 
         async def write(conn: Connection) -> tuple[tuple[list[Account], int], Sequence[Change]]:
             made: dict[int, Account] = {}

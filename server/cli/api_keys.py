@@ -1,6 +1,6 @@
 """What `parley apikey` does: keys are made, listed, revoked and given other secrets in PostgreSQL, for all instances.
 
-Owns what is printed: never a key, but where it is made.
+Owns what is printed: never a key, but where it is made. Each act is in the audit log.
 """
 
 from collections.abc import AsyncIterator
@@ -15,8 +15,9 @@ from server.config.settings import ConfigError, Settings
 from server.protocol import terminal
 from store.errors import StoreError
 from store.ids import new_id
+from store.model import Act
 from store.postgres import api_keys as store
-from store.postgres import users
+from store.postgres import audit, users
 from store.postgres.connection import Connection
 from store.postgres.sessions import Connector
 
@@ -38,7 +39,10 @@ async def create(settings: Settings, name: str, scopes: str, *, user: str | None
     key, secret_hash = issue(key_id)
     async with _connected(settings) as conn:
         user_id = None if user is None else await _find_user(conn, user)
-        made = await store.insert_key(conn, key_id, name, wanted, secret_hash, user_id=user_id, seconds=seconds)
+        async with conn.transaction():
+            made = await store.insert_key(conn, key_id, name, wanted, secret_hash, user_id=user_id, seconds=seconds)
+            if made is not None:
+                await audit.insert_audit(conn, Act.KEY_CREATED, None, object_id=key_id, user_id=user_id, detail=name)
     if made is None:
         raise StoreError(f"there is a key named {name!r} already: revoke it, rotate it, or choose another name")
     _say(f"{name}: {', '.join(sorted(wanted))}; {_until(made)}. It is shown this once:")
@@ -70,7 +74,9 @@ async def revoke(settings: Settings, name: str) -> None:
     """Raises StoreError."""
     async with _connected(settings) as conn:
         key = await _find(conn, name)
-        await store.revoke_key(conn, key.id)
+        async with conn.transaction():
+            if await store.revoke_key(conn, key.id):
+                await audit.insert_audit(conn, Act.KEY_REVOKED, None, object_id=key.id, detail=key.name)
     _say(f"{key.name} is revoked; every instance refuses it within a second")
 
 
@@ -79,7 +85,10 @@ async def rotate(settings: Settings, name: str, *, keep: float) -> None:
     async with _connected(settings) as conn:
         key = await _find(conn, name)
         new, secret_hash = issue(key.id)
-        rotated = await store.rotate_key(conn, key.id, secret_hash, keep=keep)
+        async with conn.transaction():
+            rotated = await store.rotate_key(conn, key.id, secret_hash, keep=keep)
+            if rotated is not None:
+                await audit.insert_audit(conn, Act.KEY_ROTATED, None, object_id=key.id, detail=key.name)
     if rotated is None:
         raise StoreError(f"{name!r} was revoked meanwhile")
     until = _time(rotated.previous_until)

@@ -36,6 +36,7 @@ const LISTED = 200; // conversations in one page
  * @property {string | null} statusText
  * @property {string | null} lastSeenAt
  * @property {string} createdAt
+ * @property {string | null} [externalId] by which an application knows its user
  *
  * @typedef {User & {email: string | null}} Account
  * @typedef {{readReceipts: boolean, typing: boolean, lastSeen: boolean}} Privacy

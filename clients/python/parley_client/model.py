@@ -235,6 +235,7 @@ class User(Wire, frozen=True, kw_only=True):
     status_text: str | None = None
     last_seen_at: str | None = None
     created_at: str = ""
+    external_id: str | None = None  # by which an application knows its user
     email: str | None = None
 
 

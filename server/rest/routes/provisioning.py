@@ -11,9 +11,9 @@ from handlers.accounts import Accounts
 from handlers.model import TOKEN_SECONDS, Client, GrantedToken, MintToken, ProvisionUser, ProvisionUsers
 from handlers.provisioning import Provisioning
 from handlers.users import Users
-from server.rest.key_access import acting_as, require_application
+from server.rest.key_access import acting_as, is_application, require_application
 from server.rest.operations import UNUSED_KEY, Answer, done, operation
-from server.rest.requests import address, answer, idempotency_key, nothing, path_id
+from server.rest.requests import address, answer, caller, idempotency_key, nothing, path_id
 from store.model import Account, Wire
 
 log = structlog.get_logger("parley.provisioning")
@@ -95,7 +95,8 @@ def blueprint(provisioning: Provisioning, accounts: Accounts, users: Users) -> B
     async def end_all(user_id: str) -> Response:
         """End all sessions of a user, on every instance. Safe to repeat."""
         await require_application(users)
-        await accounts.end_all(path_id(user_id))
+        actor_id = None if is_application() else caller().user_id
+        await accounts.end_all(path_id(user_id), actor_id=actor_id, by=acting_as())
         log.info("sessions_ended", user=user_id, by=acting_as())
         return nothing()
 

@@ -43,6 +43,8 @@ async def test_a_key_from_its_making_to_its_end(database: str) -> None:
     [left] = await api_keys.list_keys(conn)
     assert (left.name, left.user_id) == ("bot", bot)
     assert await fetch_value(conn, "SELECT count(*) FROM api_keys WHERE secret_hash = previous_hash") == 0
+    noted = await fetch_value(conn, "SELECT array_agg(act || ' ' || detail ORDER BY id) FROM audit")
+    assert noted == ["keyCreated shop", "keyCreated bot", "keyRotated shop", "keyRevoked shop"]
     await conn.close()
 
 

@@ -59,6 +59,10 @@ parameters = {{ "path.userId" = "{carol}" }}
 include-path = "/auth/logout"
 headers = {{ Authorization = "Bearer {token_of_bob}" }}
 
+[[operations]]
+include-tag = "provisioning"
+headers = {{ Authorization = "Bearer {token_of_admin}" }}
+
 [dictionaries]
 conversations = {{ values = ["{conversation}", "{group}"] }}
 messages = {{ values = ["{message}"] }}
@@ -116,6 +120,7 @@ async def inhabit(server: Running, examples: int) -> dict[str, Any]:
         "accepted": ACCEPTED,
         "rejected": REJECTED,
         "token": str(mint_token(load({}, None, jwt_key=JWT_KEY), UUID(alice.id))),  # without a session to log out
+        "token_of_admin": str(mint_token(load({}, None, jwt_key=JWT_KEY), UUID(alice.id), admin=True)),
         "token_of_bob": bob.token,
         "token_of_carol": carol.token,
         "conversation": conversation,

@@ -106,7 +106,7 @@ async def test_a_token_for_a_client(site: Site) -> None:
 
 async def test_all_sessions_of_a_user_end(site: Site) -> None:
     """DELETE .../tokens: those that were minted and those of sign-ins, with their connections; of others none."""
-    key = await make_key(site, "tokens:mint")
+    key = await make_key(site, "tokens:mint", name="shop")
     alice, token = await site.user("alice")
     _, others = await site.user("bob")
     minted = await site.call("POST", f"/api/users/{alice}/tokens", {}, token=key, status=201)
@@ -120,6 +120,9 @@ async def test_all_sessions_of_a_user_end(site: Site) -> None:
         await site.call("GET", "/api/users/me", token=ended, status=401)
     await site.call("GET", "/api/users/me", token=others)
     await site.call("DELETE", f"/api/users/{uuid4()}/tokens", token=key, status=404)
+    admin = mint_token(site.process.settings, UUID(alice), admin=True)
+    noted = (await site.call("GET", "/api/audit?act=sessionsEnded", token=admin))["items"]
+    assert [(one["userId"], one["actorId"], one["detail"]) for one in noted] == [(alice, None, "shop")] * 2
 
 
 async def test_administrators_may_do_it_too(site: Site) -> None:
