@@ -97,6 +97,8 @@ class _Endpoint:
 
     def room(self, concurrency: int) -> int:
         """How many more conversations may be served now."""
+        if self.is_gone:
+            return 0
         return (1 if self.failures >= TROUBLE else concurrency) - len(self.active)
 
 
@@ -187,7 +189,7 @@ class WebhookDelivery:
                 self.outage.over()
             if now >= look_at:
                 await self._look(conn, nursery)
-                look_at = now + LOOK
+                look_at = now + (LOOK if self._endpoints else 5 * LOOK)
             self._wake = trio.Event()  # before what is due is asked for: what ends meanwhile makes room
             await self._find(conn)
             self._start(nursery)
@@ -198,14 +200,22 @@ class WebhookDelivery:
         """Take in what was made, changed or ended of the endpoints."""
         targets = {target.id: target for target in await store.list_targets(conn)}
         for webhook_id, endpoint in list(self._endpoints.items()):
-            if webhook_id not in targets or endpoint.is_gone:  # it may be active again by now
-                await self._let_go(endpoint)
+            endpoint.is_gone = endpoint.is_gone or webhook_id not in targets
+            if endpoint.is_gone and not endpoint.active:
+                del self._endpoints[webhook_id]
+                await endpoint.sender.aclose()
+        is_readable = True
         for target in targets.values():
             secrets = await self._unsealed(conn, target)
             if not secrets:
+                is_readable = False
                 continue
             endpoint = self._endpoints.get(target.id) or await self._take_in(target)
+            if endpoint.is_gone:
+                continue  # it is active again, and what was under way before is not over
             endpoint.secrets, endpoint.events = secrets, target.events
+        if is_readable:
+            self._unreadable.over()
 
     async def _take_in(self, target: Target) -> _Endpoint:
         if self._tls is None:
@@ -220,12 +230,6 @@ class WebhookDelivery:
         )
         endpoint = self._endpoints[target.id] = _Endpoint(target, sender)
         return endpoint
-
-    async def _let_go(self, endpoint: _Endpoint) -> None:
-        endpoint.is_gone = True
-        self._endpoints.pop(endpoint.id, None)
-        if not endpoint.active:
-            await endpoint.sender.aclose()
 
     async def _unsealed(self, conn: Connection, target: Target) -> list[bytes]:
         """The secrets that sign, the newest first; none if no key opens it. Those of an old key are sealed anew."""
@@ -248,11 +252,11 @@ class WebhookDelivery:
         tried = [one.id for one in self._endpoints.values() if one.failures]  # not for a time in which none was
         for webhook_id, url, reason in await store.disable_failing(conn, tried, self._terms.retry_time):
             _log_disabled(webhook_id, url, reason)
-            await self._let_go(self._endpoints[webhook_id])
+            self._endpoints[webhook_id].is_gone = True
         await store.clear_away(conn, kept=KEPT_LETTERS)
         for webhook_id in await store.list_replaying(conn):
             endpoint = self._endpoints.get(webhook_id)
-            if endpoint is not None and REPLAY not in endpoint.active:
+            if endpoint is not None and not endpoint.is_gone and REPLAY not in endpoint.active:
                 self._begin(nursery, endpoint, REPLAY)
         self._note(await store.fetch_state(conn))
 
@@ -307,9 +311,6 @@ class WebhookDelivery:
             endpoint.active.discard(conversation_id)
             self._active -= 1
             self._wake.set()
-            if endpoint.is_gone and not endpoint.active:
-                with trio.move_on_after(STANDBY, shield=True):
-                    await endpoint.sender.aclose()
 
     # -- one conversation of one endpoint -------------------------------------------------------
 

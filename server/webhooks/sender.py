@@ -21,7 +21,7 @@ from server.webhooks.signatures import sign
 from store.reasons import cut
 
 MAX_ANSWER = 16 * 1024  # octets that are read of one
-KEPT = 15.0  # seconds for which an idle connection is kept
+KEPT = 4.0  # seconds for which an idle connection is kept: less than most servers do
 MAX_WAIT = 3600.0  # seconds: of a Retry-After no more is believed
 GONE = 410
 

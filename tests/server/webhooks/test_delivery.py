@@ -390,7 +390,8 @@ async def test_disabled_and_resumed(
 
     receiver.behave = behave
     hook = await make_endpoint(handler, receiver)
-    sent = [await writer.send(group, alice, f"{number}").message() for number in range(3)]
+    for number in range(3):
+        await writer.send(group, alice, f"{number}").message()
     await publish(conn)
     made = make_delivery(pool, retry_time=0.2)
 
@@ -400,8 +401,6 @@ async def test_disabled_and_resumed(
     await nursery.start(made.run)
     await wait_until(partial(has, WebhookState.DISABLED))
     await wait_until(lambda: made.disabled == 1)
-    assert made.dead <= 1  # what was due in the moment in which it was disabled
-    before = made.dead
     await writer.send(group, alice, "meanwhile").message()
     await publish(conn)
     status = 410
@@ -411,9 +410,10 @@ async def test_disabled_and_resumed(
     receiver.received.clear()
     status = 200
     await handler.update(None, hook.id, UpdateWebhook("Active"))
-    await wait_until(lambda: len(receiver.received) == 4 - before)
-    assert [one.event["data"]["seq"] for one in receiver.received] == [2, 3, 4, 5][before:]
-    assert len(sent) == 3 and await has(WebhookState.ACTIVE)
+    # One may have been given up: what was under way in the moment in which its time was over.
+    await wait_until(lambda: len(receiver.received) == 4 - made.dead)
+    assert [one.event["data"]["seq"] for one in receiver.received] == [2, 3, 4, 5][made.dead :] and made.dead <= 1
+    assert await has(WebhookState.ACTIVE)
 
 
 async def test_paused(
@@ -455,8 +455,8 @@ async def test_secrets_in_turn(
     hook = await make_endpoint(webhooks, receiver)
     changed = await webhooks.rotate_secret(None, hook.id)
     keys.replace("b" * 32, "a" * 32)
-    await nursery.start(WebhookDelivery(pool, sealing_keys(keys), Terms(HOSTS)).run)
     sealed = await fetch_value(conn, "SELECT secret FROM webhooks")
+    await nursery.start(WebhookDelivery(pool, sealing_keys(keys), Terms(HOSTS)).run)
 
     async def is_sealed_anew() -> bool:
         return await fetch_value(conn, "SELECT secret FROM webhooks") != sealed
