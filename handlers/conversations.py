@@ -12,6 +12,7 @@ from uuid import UUID
 from msgspec import UnsetType
 
 from handlers import page_cursors, permissions, preconditions, text_rules
+from handlers.blocks import require_available
 from handlers.errors import ChatError
 from handlers.idempotency import claim
 from handlers.model import (
@@ -129,6 +130,8 @@ class Conversations:
                     )
             except store.UnknownUser as error:
                 raise _unknown_user(error) from None
+            if change is not None:
+                await require_available(conn, caller.user_id, others)
             return (conversation, change is not None), (change,) if change else ()
 
         if kind is ConversationType.DIRECT and len(others) != 1:
@@ -211,6 +214,7 @@ class Conversations:
                 return False, ()
             except store.UnknownUser as error:
                 raise _unknown_user(error) from None
+            await require_available(conn, caller.user_id, [request.user_id])
             return True, (change,)
 
         added = await self._transactions.run(write, touches=(conversation_id,))

@@ -37,6 +37,9 @@ CODES: dict[str, ErrorCode] = {
         403, "Not all may be mentioned", "Name some members, or ask an admin of the group."
     ),
     "posting_forbidden": ErrorCode(403, "Only admins send messages here", "Read along, or ask an admin of the group."),
+    "recipient_unavailable": ErrorCode(
+        403, "The other user takes nothing from you", "Try again another day, or leave it."
+    ),
     "registration_closed": ErrorCode(
         403, "Registration is not open", "Sign in with a provider, or ask for an account."
     ),

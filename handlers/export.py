@@ -6,7 +6,7 @@ messages or a piece of a file at a time, however much there is.
 
 import io
 import zipfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import IO, cast
@@ -17,6 +17,7 @@ import trio
 from typing_extensions import Buffer
 
 from handlers.accounts import Accounts
+from handlers.blocks import Blocks
 from handlers.conversations import Conversations
 from handlers.errors import ChatError
 from handlers.files import Files
@@ -43,6 +44,7 @@ README = """Your account, sessions, conversations and files, as of the time of t
 
 account.json, sessions.json       you
 privacy.json                      what you show to others
+blocks.json                       users whom you have blocked
 conversations/ID.json             a conversation; ID.jsonl beside it has its messages, one a line, oldest first
 reactions.jsonl                   your reactions to messages, one a line
 threads.jsonl                     threads that you follow, or have replied to, one a line
@@ -82,6 +84,7 @@ class Export:
         reactions: Reactions,
         threads: Threads,
         files: Files,
+        blocks: Blocks,
     ) -> None:
         self._users = users
         self._accounts = accounts
@@ -90,6 +93,7 @@ class Export:
         self._reactions = reactions
         self._threads = threads
         self._files = files
+        self._blocks = blocks
         self._running: set[UUID] = set()  # users
 
     async def begin(self, caller: Caller) -> tuple[AsyncIterator[bytes], Callable[[], None]]:
@@ -119,6 +123,7 @@ class Export:
             archive.writestr("account.json", account)
             archive.writestr("privacy.json", privacy)
             archive.writestr("sessions.json", msgspec.json.encode(await self._sessions(caller)))
+            archive.writestr("blocks.json", msgspec.json.encode(await _all(partial(self._blocks.list, caller))))
             yield sink.take()
             async for conversation in self._all_conversations(caller):
                 archive.writestr(f"conversations/{conversation.id}.json", msgspec.json.encode(conversation))
@@ -146,13 +151,7 @@ class Export:
         yield sink.take()
 
     async def _sessions(self, caller: Caller) -> list[object]:
-        found: list[object] = []
-        cursor: str | None = None
-        while True:
-            items, cursor = await self._accounts.list(caller, PAGE, cursor)
-            found += items
-            if cursor is None:
-                return found
+        return await _all(partial(self._accounts.list, caller))
 
     async def _all_conversations(self, caller: Caller) -> AsyncIterator[Conversation]:
         cursor: str | None = None
@@ -199,6 +198,17 @@ class Export:
                 return
             last = found[-1]
             await trio.lowlevel.checkpoint()
+
+
+async def _all(page: Callable[[int, str | None], Awaitable[tuple[Sequence[object], str | None]]]) -> list[object]:
+    """The items of all pages of a list of which a user has few."""
+    found: list[object] = []
+    cursor: str | None = None
+    while True:
+        items, cursor = await page(PAGE, cursor)
+        found += items
+        if cursor is None:
+            return found
 
 
 def _thread_line(one: OwnThread) -> bytes:

@@ -16,6 +16,7 @@ import structlog
 import trio
 
 from handlers import page_cursors, permissions, preconditions, text_rules
+from handlers.blocks import UNAVAILABLE, require_partner
 from handlers.errors import ChatError, from_store
 from handlers.idempotency import bind, release
 from handlers.model import FILE_TYPES, SENDABLE_TYPES, SPOKEN_TYPES, Caller, CreateMessage, Once
@@ -57,6 +58,7 @@ _REFUSED = {
     "thread_deleted": ("gone", "The message of the thread was deleted: it takes no more replies."),
     "mention_all": ("mention_all_forbidden", "In a group this large only its admins and owners mention all."),
     "muted": ("forbidden", "You are muted in this conversation."),
+    "unavailable": (UNAVAILABLE.code, UNAVAILABLE.sentence),
     "invalid_content": ("invalid_content", "The content cannot be stored."),
 }
 
@@ -229,6 +231,7 @@ class Messages:
         async def write(conn: Connection) -> tuple[Message, Sequence[Change]]:
             message, head, member = await self._locked(conn, caller, message_id, if_match)
             permissions.may_edit(caller, message)
+            await require_partner(conn, head.id, caller.user_id)
             named = message.mentions if mentions is None else tuple(distinct(mentions))
             to_all = message.mention_all if mention_all is None else mention_all
             if (named, to_all) != (message.mentions, message.mention_all):
@@ -257,6 +260,7 @@ class Messages:
             message = await self._pinnable(conn, caller, message_id)
             if message.pinned_at is not None:
                 return message, ()
+            await require_partner(conn, message.conversation_id, caller.user_id)
             if await store.count_pins(conn, message.conversation_id) >= MAX_PINS:
                 raise ChatError("conflict", f"{MAX_PINS} messages are pinned here; unpin one of them first.")
             return _changed(await store.pin_message(conn, message_id, caller.user_id))

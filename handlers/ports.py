@@ -8,7 +8,7 @@ from uuid import UUID
 from store.errors import StoreError
 from store.model import Change, Privacy
 from store.postgres.connection import Connection
-from store.redis.inbox_entries import Personal, Receipt
+from store.redis.inbox_entries import BlockNotice, Personal, Receipt
 
 
 class Connections(Protocol):
@@ -48,6 +48,9 @@ class Presence(Protocol):
 
     def status_changed(self, user_id: UUID) -> None:
         """Announce the user's new status to the users who share a conversation with them."""
+
+    def block_changed(self, notice: BlockNotice) -> None:
+        """Have every instance keep the presence of these two users from each other from now on, or not any more."""
 
     def privacy_changed(self, user_id: UUID, privacy: Privacy, version: int) -> None:
         """Have every instance observe what the user hides from now on."""

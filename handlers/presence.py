@@ -16,7 +16,7 @@ from handlers.users import without_last_seen
 from store.errors import Unavailable
 from store.ids import distinct
 from store.model import User, UserStatus
-from store.postgres import conversations, users
+from store.postgres import blocks, conversations, users
 from store.redis.inbox_entries import StatusNotice
 
 MAX_ASKED = 200  # users in one GetPresence
@@ -35,11 +35,16 @@ class Presence:
         async with self._pool.connection() as conn:
             asked = await without_last_seen(conn, await users.list_users_by_id(conn, user_ids), caller.user_id)
             found = {user.id: user for user in asked}
+            hidden = await blocks.list_hidden(conn, caller.user_id, list(found))
         try:
             online = await connected.online(found)
         except Unavailable:
             raise ChatError("unavailable", "Presence is paused: Redis is out of reach.") from None
-        return [_update(found[user_id], user_id in online) for user_id in distinct(user_ids) if user_id in found]
+        return [
+            _update(found[user_id], user_id in online and user_id not in hidden)
+            for user_id in distinct(user_ids)
+            if user_id in found
+        ]
 
     async def status_notices(
         self, user_ids: Collection[UUID], online: Collection[UUID], chosen: Mapping[UUID, bool]

@@ -13,6 +13,7 @@ from uuid import UUID
 import trio
 
 from handlers import page_cursors, permissions
+from handlers.blocks import UNAVAILABLE
 from handlers.emoji import spelled
 from handlers.errors import ChatError, from_store
 from handlers.model import Caller, Reactor
@@ -266,6 +267,8 @@ def settle(
 def _refusal(reactor: store.Reactor, own: dict[str, None], kinds: dict[str, int], emoji: str) -> ChatError | None:
     if reactor.is_muted:
         return ChatError("forbidden", "You are muted in this conversation.")
+    if reactor.is_refused:
+        return ChatError(UNAVAILABLE.code, UNAVAILABLE.sentence)
     if len(own) >= MAX_OWN:
         return ChatError("conflict", f"You have {MAX_OWN} reactions under this message; take one away first.")
     if emoji not in kinds and len(kinds) >= MAX_KINDS:

@@ -21,11 +21,13 @@ from store.model import Change, Conversation, Cursor, MemberCursor, Position, Ti
 from store.postgres import accounts, conversations, messages, moderation, threads, users
 from store.postgres import cursors as positions
 from store.postgres.batch_loader import BatchLoader
+from store.postgres.blocks import Around, list_blocks_around
 from store.postgres.conversations import Standing
 from store.postgres.privacy import Chosen, list_privacy
 
 LOWERED = 100  # conversations whose receipts are lowered in one transaction, which locks them
 COUNTED = 200  # conversations whose unread messages are counted with one query: up to 1,000 entries of an index each
+MAX_AROUND = 20_001  # blocks of one user, and against them, that are read: one more than an instance keeps
 PROVED = 500  # cursors looked up with one query
 
 Proof = tuple[UUID, int, bytes, int]  # the conversation and the cursor, as a key that hashes with a key of this process
@@ -44,6 +46,7 @@ class Sync:
         self._ended: BatchLoader[UUID, None] = BatchLoader(self._fetch_ended)
         self._present: BatchLoader[UUID, Timestamp | None] = BatchLoader(self._fetch_present)
         self._privacy: BatchLoader[UUID, Chosen] = BatchLoader(self._fetch_privacy)
+        self._blocks: BatchLoader[UUID, list[Around]] = BatchLoader(self._fetch_blocks)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
@@ -55,6 +58,7 @@ class Sync:
             await nursery.start(self._ended.run)
             await nursery.start(self._present.run)
             await nursery.start(self._privacy.run)
+            await nursery.start(self._blocks.run)
             task_status.started()
 
     async def memberships(self, user_id: UUID) -> Sequence[UUID]:
@@ -88,6 +92,10 @@ class Sync:
     async def privacy(self, user_ids: Collection[UUID]) -> dict[UUID, Chosen]:
         """What those of these users hide who have ever chosen. For the process."""
         return await self._privacy.get(user_ids)
+
+    async def blocks(self, user_ids: Collection[UUID]) -> dict[UUID, list[Around]]:
+        """Of those of these users whom any block concerns, theirs and others' against them. For the process."""
+        return await self._blocks.get(user_ids)
 
     async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
         """The last seq of each conversation that exists or existed."""
@@ -159,6 +167,10 @@ class Sync:
     async def _fetch_present(self, user_ids: Collection[UUID]) -> dict[UUID, Timestamp | None]:
         async with self._pool.connection() as conn:
             return await moderation.list_bans_of_present(conn, user_ids)
+
+    async def _fetch_blocks(self, user_ids: Collection[UUID]) -> dict[UUID, list[Around]]:
+        async with self._pool.connection() as conn:
+            return await list_blocks_around(conn, user_ids, MAX_AROUND)
 
     async def _fetch_privacy(self, user_ids: Collection[UUID]) -> dict[UUID, Chosen]:
         async with self._pool.connection() as conn:

@@ -19,7 +19,7 @@ from store import names
 from store.errors import Unavailable
 from store.ids import id_ms, new_id
 from store.model import Account, Act, Change, Privacy, User, UserRole, UserStatus
-from store.postgres import audit
+from store.postgres import audit, blocks
 from store.postgres import privacy as privacy_store
 from store.postgres import reactions as reaction_store
 from store.postgres import users as store
@@ -93,7 +93,8 @@ class Users:
             if user is None:
                 raise permissions.not_found("user")
             [user] = await without_last_seen(conn, [user], caller.user_id)
-        return (await shown([user], self._presence))[0]
+            hidden = await blocks.list_hidden(conn, caller.user_id, [user_id])
+        return (await shown([user], self._presence, hidden))[0]
 
     async def me(self, caller: Caller) -> Account:
         async with self._pool.connection() as conn:
@@ -130,7 +131,8 @@ class Users:
         async with self._pool.connection() as conn:
             users, following = await store.list_users(conn, q, limit=limit, position=position)
             users = await without_last_seen(conn, users, caller.user_id)
-        return await shown(users, self._presence), None if following is None else page_cursors.encode_text(
+            hidden = await blocks.list_hidden(conn, caller.user_id, [user.id for user in users])
+        return await shown(users, self._presence, hidden), None if following is None else page_cursors.encode_text(
             _encode_position(following)
         )
 
@@ -222,7 +224,8 @@ class Users:
 
 
 async def without_last_seen(conn: Connection, users: Sequence[User], viewer_id: UUID | None = None) -> list[User]:
-    """Users without the time at which they were last seen, of those who hide it; of all if the viewer does."""
+    """Users without the time at which they were last seen, of those who hide it, or between whom and the viewer there
+    is a block; of all if the viewer hides it."""
     timed = [user.id for user in users if user.last_seen_at is not None]
     if not timed:
         return list(users)
@@ -232,16 +235,19 @@ async def without_last_seen(conn: Connection, users: Sequence[User], viewer_id: 
     if viewer_id in hiding:
         hiding.update(timed)
         hiding.discard(viewer_id)
+    if viewer_id is not None:
+        hiding |= await blocks.list_hidden(conn, viewer_id, timed)
     return [msgspec.structs.replace(user, last_seen_at=None) if user.id in hiding else user for user in users]
 
 
-async def shown(users: Sequence[User], presence: Presence) -> list[User]:
-    """Users as others see them: offline unless connected. Who is connected is not known while Redis is away: then
-    the status that each has chosen is shown."""
+async def shown(users: Sequence[User], presence: Presence, hidden: Collection[UUID] = ()) -> list[User]:
+    """Users as others see them: offline unless connected, and those who are `hidden` always. Who is connected is not
+    known while Redis is away: then the status that each other one has chosen is shown."""
     try:
         online = await presence.online([user.id for user in users])
     except Unavailable:
-        return list(users)
+        online = {user.id for user in users}
+    online = online.difference(hidden)
     return [user if user.id in online else msgspec.structs.replace(user, status=UserStatus.OFFLINE) for user in users]
 
 

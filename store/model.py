@@ -165,6 +165,13 @@ class Privacy(Wire, frozen=True):
     last_seen: bool = True
 
 
+class Block(Wire, frozen=True):
+    """A user whom one has blocked, and since when."""
+
+    user_id: UUID
+    created_at: Timestamp
+
+
 class Session(Wire, frozen=True):
     """A sign-in that its user can end. `client` is what the client calls itself; `current`: the one that asks."""
 

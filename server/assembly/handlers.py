@@ -6,6 +6,7 @@ from uuid import UUID
 
 from handlers.accounts import Accounts
 from handlers.api_keys import ApiKeys
+from handlers.blocks import Blocks
 from handlers.conversations import Conversations
 from handlers.export import Export
 from handlers.files import Files
@@ -38,6 +39,7 @@ class Handlers:
     receipts: Receipts
     users: Users
     files: Files
+    blocks: Blocks
     accounts: Accounts
     provisioning: Provisioning
     api_keys: ApiKeys
@@ -92,6 +94,7 @@ def assemble_handlers(
         receipts=Receipts(pool, cluster.receipts),
         users=Users(pool, cluster.transactions, cluster.announcer),
         files=files(pool),
+        blocks=Blocks(pool, cluster.announcer),
         accounts=accounts(pool),
         provisioning=Provisioning(pool, cluster.transactions),
         api_keys=ApiKeys(pool),
@@ -105,5 +108,6 @@ def assemble_handlers(
             reactions(exports),
             Threads(exports, lambda: cluster.transactions),
             files(exports),
+            Blocks(exports, cluster.announcer),
         ),
     )

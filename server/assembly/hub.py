@@ -66,6 +66,7 @@ def assemble_hub(
         users=handlers.users,
         presence=cluster.presence,
         connected=cluster.announcer,
+        blocks=handlers.blocks,
         ephemeral_events=cluster.ephemeral_events,
         sync=cluster.sync,
         verifier=verifier,

@@ -68,6 +68,7 @@ def assemble_rest(
         provisioning_handler=handlers.provisioning,
         api_keys=handlers.api_keys,
         files_handler=handlers.files,
+        blocks_handler=handlers.blocks,
         export=handlers.export,
         objects_store=stores.objects,
         sign_in=SignIn(settings.oauth, stores.signing, stores.redis),

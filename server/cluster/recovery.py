@@ -15,6 +15,7 @@ from server.fanout.conversation_updates import ConversationNotifier
 from server.fanout.rooms import Rooms
 from server.fanout.thread_updates import ThreadNotifier
 from store.model import Privacy
+from store.postgres.blocks import Around
 from store.redis.inbox_entries import BANNED, disconnection_of, killing_of, moderated
 
 CHUNK = 500  # users in one query
@@ -41,6 +42,9 @@ class Truth(Protocol):
 
     async def privacy(self, user_ids: Collection[UUID]) -> dict[UUID, tuple[Privacy, int]]:
         """What those of these users hide who have ever chosen, each with its version."""
+
+    async def blocks(self, user_ids: Collection[UUID]) -> dict[UUID, list[Around]]:
+        """Of those of these users whom any block concerns, theirs and others' against them."""
 
     async def ended(self, session_ids: Collection[UUID]) -> Collection[UUID]: ...
 
@@ -102,13 +106,16 @@ class Recovery:
         await self.check_privacy()
 
     async def check_privacy(self) -> None:
-        """Read what the users hide who are connected here: a notice is lost if its instance dies behind the commit.
-        Raise StoreError."""
+        """Read what the users hide who are connected here, and the blocks that concern them: a notice is lost if its
+        instance dies behind the commit. Raise StoreError."""
         users = self._rooms.users()
         for start in range(0, len(users), CHUNK):
             found = await self._truth.privacy(users[start : start + CHUNK])
             for user_id, (privacy, version) in found.items():
                 self._rooms.set_privacy(user_id, privacy, version)
+            blocks = await self._truth.blocks(users[start : start + CHUNK])
+            for user_id in users[start : start + CHUNK]:
+                self._rooms.load_blocks(user_id, blocks.get(user_id, ()))
 
     async def _close_withdrawn(self, users: Collection[UUID]) -> None:
         for user_id in await self._truth.deleted(users):

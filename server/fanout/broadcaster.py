@@ -57,6 +57,9 @@ class Broadcaster:
             receivers = {
                 connection: None for room in rooms for connection in room.attached if connection.user_id != one.but
             }
+            if one.only is not None or (one.by is not None and self._rooms.blocks):
+                blocks = self._rooms.blocks
+                receivers = {each: None for each in receivers if one.concerns(each.user_id, blocks)}
             for connection in receivers:
                 if one.is_open_to(connection.user_id, self._rooms.privacy):
                     audience.setdefault(connection, []).append(number)

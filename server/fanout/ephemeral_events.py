@@ -18,8 +18,17 @@ from handlers.model import StatusUpdate, TypingUpdate, UserStatusUpdate
 from server.fanout.recent_events import Broadcast
 from server.fanout.rooms import Rooms
 from store.defects import divided, guard
-from store.model import Message, MessageStatus, Privacy
-from store.redis.inbox_entries import Entry, InstanceMessage, PrivacyNotice, Receipt, StatusNotice, Typing, merged
+from store.model import Message, MessageStatus, Privacy, UserStatus
+from store.redis.inbox_entries import (
+    BlockNotice,
+    Entry,
+    InstanceMessage,
+    PrivacyNotice,
+    Receipt,
+    StatusNotice,
+    Typing,
+    merged,
+)
 
 TICK = 0.1  # seconds: at most one MessageStatusUpdated per member and tick
 MAX_PER_TICK = 50  # receipts announced in one conversation and tick; the others wait, and go on coalescing
@@ -65,6 +74,8 @@ class EphemeralEvents:
         self._others = others
         self._broadcaster = broadcaster
         self._statuses: dict[UUID, StatusNotice] = {}  # to be announced, by user
+        # Who is offline to whom from now on, with the status text and the conversations in which they saw each other.
+        self._parted: dict[tuple[UUID, UUID], tuple[str | None, tuple[UUID, ...]]] = {}
         self._receipts: dict[UUID, dict[UUID, Receipt]] = {}  # to be announced, by conversation and member
         self._typists: dict[tuple[UUID, UUID], _Typist] = {}
         self._turned: dict[tuple[UUID, UUID], bool] = {}  # began or stopped since the last tick; True: received here
@@ -116,6 +127,12 @@ class EphemeralEvents:
         self._others.send((notice,))
         self._observe(notice)
 
+    def announce_block(self, notice: BlockNotice) -> None:
+        """Keep the presence of two users from each other from now on, or not any more, here and on the other
+        instances."""
+        self._others.send((notice,))
+        self._observe_block(notice)
+
     def announce_statuses(self, notices: list[StatusNotice]) -> None:
         """Announce the presence of these users, here and on the other instances."""
         self._others.send(notices)
@@ -128,6 +145,8 @@ class EphemeralEvents:
     # -- from other instances -----------------------------------------------------------------------------
 
     def receive(self, entry: Entry) -> None:
+        for block in entry.blocks:
+            self._observe_block(block)
         for one in entry.privacy:
             self._observe(one)
         self._gather(entry.receipts)
@@ -146,6 +165,15 @@ class EphemeralEvents:
         self._rooms.set_privacy(notice.user_id, shown, notice.version)
         if not self._rooms.privacy.of(notice.user_id).typing:
             self.user_left(notice.user_id)  # what they have said of typing is taken back
+
+    def _observe_block(self, notice: BlockNotice) -> None:
+        """From here on each is offline to the other: who saw the other as online is shown so, once."""
+        self._rooms.set_block(notice)
+        for user_id, text in notice.shown:
+            viewer_id = notice.other_id if user_id == notice.user_id else notice.user_id
+            if self._rooms.connections_of(viewer_id):
+                self._parted[user_id, viewer_id] = text, notice.conversation_ids
+                self._wake.set()
 
     def _gather(self, receipts: Iterable[Receipt]) -> None:
         for receipt in receipts:
@@ -180,7 +208,7 @@ class EphemeralEvents:
         """Announce what has gathered, once a tick, and expire typing, until cancelled."""
         task_status.started()
         while True:
-            if not self._receipts and not self._typists and not self._statuses and not self._turned:
+            if not (self._receipts or self._typists or self._statuses or self._turned or self._parted):
                 self._wake = trio.Event()
                 await self._wake.wait()
             try:
@@ -194,7 +222,8 @@ class EphemeralEvents:
         now = trio.current_time()
         for key in [key for key, typist in self._typists.items() if typist.expires_at <= now]:
             self._stop(key, is_here=False)  # other instances expire it themselves
-        broadcasts = [*self._take_typing(now), *self._take_receipts(), *self._take_seen()]
+        seen = [*self._take_parted(), *self._take_seen()]
+        broadcasts = [*self._take_typing(now), *self._take_receipts(), *seen]
         await divided(_guard, broadcasts, self._broadcaster.broadcast, lambda one, reference: None)
 
     def _take_typing(self, now: float) -> list[Broadcast]:
@@ -231,7 +260,9 @@ class EphemeralEvents:
             about = ("typing", *key)
             hidden_by = "" if typist is None else "typing"  # the end is for all who were shown the beginning
             broadcasts.append(
-                Broadcast((conversation_id,), event, (update,), but=user_id, about=about, hidden_by=hidden_by)
+                Broadcast(
+                    (conversation_id,), event, (update,), but=user_id, about=about, hidden_by=hidden_by, by=user_id
+                )
             )
         if notices:
             self._others.send(notices)
@@ -248,8 +279,22 @@ class EphemeralEvents:
                 about=("presence", one.user_id),
                 hidden_by="" if one.last_seen_at is None else "last_seen",
                 instead=(UserStatusUpdate(one.user_id, one.status, one.status_text, None),),
+                by=one.user_id,
             )
             for one in taken
+        ]
+
+    def _take_parted(self) -> list[Broadcast]:
+        parted, self._parted = self._parted, {}
+        return [
+            Broadcast(
+                conversation_ids,
+                STATUS,
+                (UserStatusUpdate(user_id, UserStatus.OFFLINE, text, None),),
+                about=("parted", user_id, viewer_id),
+                only=viewer_id,
+            )
+            for (user_id, viewer_id), (text, conversation_ids) in parted.items()
         ]
 
     def _take_receipts(self) -> list[Broadcast]:

@@ -26,7 +26,7 @@ from server.fanout.rooms import Rooms
 from store.defects import divided, guard
 from store.errors import StoreError
 from store.model import Privacy
-from store.redis.inbox_entries import PrivacyNotice, StatusNotice
+from store.redis.inbox_entries import BlockNotice, PrivacyNotice, StatusNotice
 from store.redis.instances import Instances
 
 ROUND = 0.1  # seconds between rounds: what happens meanwhile is announced together
@@ -80,6 +80,12 @@ class PresenceAnnouncer:
         notice = PrivacyNotice(user_id, privacy.read_receipts, privacy.typing, privacy.last_seen, version)
         self._ephemeral_events.announce_privacy(notice)
         self.status_changed(user_id)  # with the time at which they were last seen, or without
+
+    def block_changed(self, notice: BlockNotice) -> None:
+        self._ephemeral_events.announce_block(notice)
+        if not notice.is_blocked:  # each sees the other again, as they are
+            self.status_changed(notice.user_id)
+            self.status_changed(notice.other_id)
 
     async def catch_up(self, seconds: float) -> None:
         """Show connections here what other instances have announced in the last `seconds`, and announce again what was

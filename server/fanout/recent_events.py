@@ -9,6 +9,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
+from server.fanout.blocks import BlockLists
 from server.fanout.privacy import PrivacySettings
 from server.fanout.room import Subscriber
 
@@ -20,6 +21,9 @@ class Broadcast(NamedTuple):
 
     `hidden_by` is a field of `store.model.Privacy`: who hides that receives `instead` (None: nothing), unless it is
     about themselves (`of`); and so does everybody else if `is_hidden`. So there are two events at most.
+
+    It is about the presence of the user `by`: nothing of it for those between whom and that user there is a block.
+    `only`: it is for the connections of this user alone.
     """
 
     conversation_ids: Sequence[UUID]
@@ -31,6 +35,14 @@ class Broadcast(NamedTuple):
     of: UUID | None = None
     is_hidden: bool = False
     instead: tuple[object, ...] | None = None
+    by: UUID | None = None
+    only: UUID | None = None
+
+    def concerns(self, user_id: UUID, blocks: BlockLists) -> bool:
+        """Whether this user may hear anything of it."""
+        if user_id == self.but or (self.only is not None and user_id != self.only):
+            return False
+        return self.by is None or not blocks.is_hidden(user_id, self.by)
 
     def is_open_to(self, user_id: UUID, privacy: PrivacySettings) -> bool:
         """Whether this user may receive it as it is."""

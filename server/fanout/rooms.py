@@ -21,6 +21,7 @@ from uuid import UUID
 import trio
 
 from handlers.errors import ChatError
+from server.fanout.blocks import BlockLists
 from server.fanout.delivery import encode_change
 from server.fanout.gap_repair import REPAIR_DELAY, GapRepair
 from server.fanout.history_check import HistoryCheck
@@ -44,7 +45,8 @@ from server.transport.send_queue import CROWD, Flusher, Verdict
 from store.defects import guard
 from store.errors import StoreError, Unavailable
 from store.model import Change, Cursor, MessageType, Position, Privacy
-from store.redis.inbox_entries import Disconnection, SettingsChange
+from store.postgres.blocks import Around
+from store.redis.inbox_entries import BlockNotice, Disconnection, SettingsChange
 
 MAX_HELD = 1000  # changes that a room holds while it is compared with PostgreSQL; what comes on top is read from there
 MAX_NOTIFIED = 200  # users of a room who are sent their own view after a change; in larger ones, only those added
@@ -98,6 +100,7 @@ class Rooms:
         self._connections: dict[UUID, list[Subscriber]] = {}
         self.recent = RecentEvents()
         self.privacy = PrivacySettings()
+        self.blocks = BlockLists()
         # Totals since the start.
         self.delivered = 0  # changes offered to connections, each counted once per connection
         self.shed = 0  # ephemeral events dropped because a send queue was half full
@@ -123,12 +126,25 @@ class Rooms:
             if not connections:
                 del self._connections[connection.user_id]
                 self.privacy.forget(connection.user_id)
+                self.blocks.forget(connection.user_id)
                 self._wanted.drop_user(connection.user_id)
 
     def set_privacy(self, user_id: UUID, privacy: Privacy, version: int) -> None:
         """Note what a user hides, if they are connected here."""
         if user_id in self._connections:
             self.privacy.set(user_id, privacy, version)
+
+    def load_blocks(self, user_id: UUID, blocks: Sequence[Around]) -> None:
+        """Note all blocks that concern a user, if they are connected here."""
+        if user_id in self._connections:
+            self.blocks.load(user_id, blocks)
+
+    def set_block(self, notice: BlockNotice) -> None:
+        """Note a block, or its end, of those of the two who are connected here."""
+        pairs = ((notice.user_id, notice.other_id, True), (notice.other_id, notice.user_id, False))
+        for user_id, other_id, is_own in pairs:
+            if user_id in self._connections:
+                self.blocks.set(user_id, other_id, notice.version, is_own=is_own, is_blocked=notice.is_blocked)
 
     def connections_of(self, user_id: UUID) -> Sequence[Subscriber]:
         return tuple(self._connections.get(user_id, ()))

@@ -20,6 +20,7 @@ from server.fanout.recent_events import Broadcast
 from server.fanout.room import JOINED, Room, Subscriber, cursor_at, resync_at
 from server.fanout.rooms import REMOVED, RESYNC, Rooms, no_such_conversation
 from store.model import Change, Conversation, Cursor, Position, Privacy
+from store.postgres.blocks import Around
 from store.postgres.conversations import Standing
 
 MAX_BEHIND = 1000  # changes; further behind, paging with REST is cheaper for everybody (docs/hub.md)
@@ -49,6 +50,9 @@ class SyncSource(Protocol):
 
     async def privacy(self, user_ids: Collection[UUID]) -> dict[UUID, tuple[Privacy, int]]:
         """What those of these users hide who have ever chosen, each with its version."""
+
+    async def blocks(self, user_ids: Collection[UUID]) -> dict[UUID, list[Around]]:
+        """Of those of these users whom any block concerns, theirs and others' against them."""
 
     async def require_user(self, user_id: UUID) -> None:
         """Raises ChatError: "unauthenticated" when there is no such user (any more), "banned"."""
@@ -370,7 +374,7 @@ async def repeat_missed(connection: Target, rooms: Rooms) -> bool:
 
 
 def _concerns(broadcast: Broadcast, connection: Target, rooms: Rooms) -> bool:
-    return broadcast.but != connection.user_id and any(
+    return broadcast.concerns(connection.user_id, rooms.blocks) and any(
         rooms.is_attached(conversation_id, connection) for conversation_id in broadcast.conversation_ids
     )
 

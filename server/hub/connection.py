@@ -369,6 +369,8 @@ class HubConnection:
             await self.hub.sync.require_user(self.user_id)
             for user_id, (privacy, version) in (await self.hub.sync.privacy([self.user_id])).items():
                 self.hub.rooms.set_privacy(user_id, privacy, version)
+            blocks = await self.hub.sync.blocks([self.user_id])
+            self.hub.rooms.load_blocks(self.user_id, blocks.get(self.user_id, ()))
             if self.auto_attach and not self.closed:
                 await catch_up.attach_all(self, self.hub.rooms, self.hub.sync)
         except ChatError as error:

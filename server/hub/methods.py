@@ -11,6 +11,7 @@ from uuid import UUID
 import trio
 from msgspec import Meta
 
+from handlers.blocks import Blocks
 from handlers.conversations import Conversations
 from handlers.errors import ChatError
 from handlers.messages import Messages
@@ -108,6 +109,7 @@ class HubMethods:
         users: Users,
         presence: Presence,
         connected: Connected,
+        blocks: Blocks,
         ephemeral_events: EphemeralEvents,
         sync: Sync,
         verifier: Verifier,
@@ -121,6 +123,7 @@ class HubMethods:
         self._users = users
         self._presence = presence
         self._connected = connected
+        self._blocks = blocks
         self._ephemeral_events = ephemeral_events
         self._sync = sync
         self._verifier = verifier
@@ -142,6 +145,7 @@ class HubMethods:
         "mention_all_forbidden",
         "posting_forbidden",
         "slow_mode",
+        "recipient_unavailable",
         "thread_nested",
         "gone",
         "invalid_content",
@@ -159,7 +163,7 @@ class HubMethods:
         except Exception as error:  # refused before it was queued; answered like any other
             done(error)
 
-    @hub_method("not_found", "forbidden", "mention_all_forbidden", "gone", "invalid_content")
+    @hub_method("not_found", "forbidden", "mention_all_forbidden", "recipient_unavailable", "gone", "invalid_content")
     async def edit_message(
         self,
         connection: HubConnection,
@@ -179,7 +183,7 @@ class HubMethods:
         """Delete a message: it stays in its place, with empty content."""
         return sent(await self._messages.delete(connection.caller, message_id))
 
-    @hub_method("not_found", "forbidden", "gone", "conflict")
+    @hub_method("not_found", "forbidden", "recipient_unavailable", "gone", "conflict")
     async def react(self, connection: HubConnection, message_id: UUID, emoji: str) -> SentMessage:
         """React to a message with an emoji. The same again changes nothing."""
         return sent(await self._reactions.react(connection.caller, message_id, emoji))
@@ -189,7 +193,7 @@ class HubMethods:
         """Take one's own reaction back."""
         return sent(await self._reactions.unreact(connection.caller, message_id, emoji))
 
-    @hub_method("not_found", "forbidden", "gone", "conflict")
+    @hub_method("not_found", "forbidden", "recipient_unavailable", "gone", "conflict")
     async def pin(self, connection: HubConnection, message_id: UUID) -> SentMessage:
         """Pin a message of a conversation, for all its members."""
         return sent(await self._messages.pin(connection.caller, message_id))
@@ -367,6 +371,16 @@ class HubMethods:
         if changes == UpdatePrivacy():
             return await self._users.privacy(connection.caller)
         return await self._users.update_privacy(connection.caller, changes)
+
+    @hub_method("not_found", "conflict", "unauthenticated")
+    async def block_user(self, connection: HubConnection, user_id: UUID) -> None:
+        """Keep a user away: no direct messages, and no presence of either for the other."""
+        await self._blocks.block(connection.caller, user_id)
+
+    @hub_method("unauthenticated")
+    async def unblock_user(self, connection: HubConnection, user_id: UUID) -> None:
+        """Block a user no more."""
+        await self._blocks.unblock(connection.caller, user_id)
 
     @hub_method(cost=PRESENCE_COST)
     async def get_presence(self, connection: HubConnection, user_ids: list[UUID]) -> Sequence[UserStatusUpdate]:

@@ -14,6 +14,7 @@ from quart_trio import QuartTrio
 
 from handlers.accounts import Accounts
 from handlers.api_keys import ApiKeys, is_key
+from handlers.blocks import Blocks
 from handlers.conversations import Conversations
 from handlers.errors import ChatError
 from handlers.export import Export
@@ -44,6 +45,7 @@ from server.rest.requests import ESCAPED, MAX_BODY, address, bearer, check_query
 from server.rest.routes import (
     audit,
     auth,
+    blocks,
     conversations,
     docs,
     files,
@@ -88,6 +90,7 @@ def create_app(
     receipts_handler: Receipts,
     webhooks_handler: Webhooks,
     files_handler: Files,
+    blocks_handler: Blocks,
     export: Export,
     objects_store: Objects | None,
     verifier: Verifier,
@@ -111,6 +114,7 @@ def create_app(
     described = openapi.install(app, settings)
     app.register_blueprint(users.blueprint(users_handler, conversations_handler, accounts, export, verifier, settings))
     app.register_blueprint(provisioning.blueprint(provisioning_handler, accounts, users_handler))
+    app.register_blueprint(blocks.blueprint(blocks_handler))
     app.register_blueprint(moderation.blueprint(moderation_handler))
     app.register_blueprint(audit.blueprint(moderation_handler))
     app.register_blueprint(auth.blueprint(accounts, verifier, users_handler, sign_in, settings))

@@ -73,6 +73,7 @@ TAGS = {
     "files": "Files: uploads through the server or directly into the store, and links.",
     "auth": "Sign-in with a provider, and sessions.",
     "webhooks": "Applications that are sent what happens: for administrators.",
+    "blocks": "Users whom the caller keeps away.",
     "moderation": "Roles, bans, and what else moderators do to users.",
     "audit": "Who has done what as a moderator or administrator, and who has signed in.",
     "hub": "Negotiation of connections to the SignalR hub.",

@@ -20,10 +20,11 @@ NOTHING = UUID(int=0)
 
 
 class Reactor(NamedTuple):
-    """A member, and the emojis that they have put under the message."""
+    """A member, what keeps them from reacting, and the emojis that they have put under the message."""
 
     is_muted: bool
     emojis: frozenset[str]
+    is_refused: bool = False  # by the other user of a direct conversation
 
 
 class Reactors(NamedTuple):
@@ -73,7 +74,7 @@ async def list_reactors(conn: Connection, message: Message, user_ids: Collection
         "user_ids": list(user_ids),
     }
     rows = await (await conn.execute(queries.list_reactors, parameters)).fetchall()
-    members = {user_id: Reactor(is_muted, frozenset(emojis)) for user_id, is_muted, emojis, _ in rows}
+    members = {user_id: Reactor(is_muted, frozenset(emojis), no) for user_id, is_muted, emojis, _, no in rows}
     return Reactors(members, rows[0][3] if rows else None)
 
 

@@ -141,6 +141,22 @@ class PrivacyNotice(InstanceMessage, frozen=True, array_like=True):
         return (self.user_id,)
 
 
+class BlockNotice(InstanceMessage, frozen=True, array_like=True):
+    """A user has blocked another one, or does so no more. `shown`: those of the two, each with their status text, whom
+    the other saw as online in these conversations until now."""
+
+    user_id: UUID
+    other_id: UUID
+    is_blocked: bool
+    version: int
+    conversation_ids: tuple[UUID, ...] = ()
+    shown: tuple[tuple[UUID, str | None], ...] = ()
+
+    @property
+    def users(self) -> Sequence[UUID]:
+        return (self.user_id, self.other_id)
+
+
 class TraceMark(_OfConversation, frozen=True, array_like=True):
     """Change `seq` is traced: `parent` is the span it belongs to, as W3C Trace Context writes it."""
 
@@ -196,6 +212,7 @@ class Entry(Struct, frozen=True, array_like=True):
     settings: tuple[SettingsChange, ...] = ()
     privacy: tuple[PrivacyNotice, ...] = ()
     threads: tuple[ThreadChange, ...] = ()
+    blocks: tuple[BlockNotice, ...] = ()
 
     def messages(self) -> Iterator[InstanceMessage]:
         """All but the changes, kind by kind."""

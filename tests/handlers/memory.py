@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from handlers.accounts import Accounts
 from handlers.api_keys import ApiKeys
+from handlers.blocks import Blocks
 from handlers.conversations import Conversations
 from handlers.errors import ChatError
 from handlers.files import Files
@@ -49,6 +50,7 @@ from store.ids import epoch_ms, id_floor, new_id, now_timestamp, timestamp, time
 from store.model import (
     Account,
     AuditEntry,
+    Block,
     Change,
     Conversation,
     ConversationSettings,
@@ -83,6 +85,7 @@ from store.postgres import (
     accounts,
     api_keys,
     audit,
+    blocks,
     conversations,
     external_ids,
     files,
@@ -104,7 +107,7 @@ from store.postgres.connection import Connection
 from store.postgres.conversations import Head
 from store.postgres.files import Facts, File, Storage
 from store.postgres.group_commit import Append
-from store.redis.inbox_entries import Personal, Receipt
+from store.redis.inbox_entries import BlockNotice, Personal, Receipt
 from store.search_text import Query
 from store.signing import SigningKeys
 
@@ -143,6 +146,7 @@ class Tables:
         self.roles: dict[UUID, UserRole] = {}
         self.bans: dict[UUID, str] = {}  # until when; a time in the past is no ban any more
         self.audit: dict[UUID, AuditEntry] = {}
+        self.blocks: dict[tuple[UUID, UUID], int] = {}  # the version, by who has blocked whom
         self.privacy: dict[UUID, privacy.Chosen] = {}
         self.sessions: dict[UUID, SessionRow] = {}
         self.creations: dict[tuple[UUID, str], tuple[bytes, UUID]] = {}
@@ -387,6 +391,7 @@ class Connected:
         self.is_away = False
         self.changed: list[UUID] = []
         self.hidden: list[tuple[UUID, Privacy, int]] = []
+        self.blocked: list[BlockNotice] = []
 
     async def online(self, user_ids: Collection[UUID]) -> set[UUID]:
         await trio.lowlevel.checkpoint()
@@ -396,6 +401,9 @@ class Connected:
 
     def status_changed(self, user_id: UUID) -> None:
         self.changed.append(user_id)
+
+    def block_changed(self, notice: BlockNotice) -> None:
+        self.blocked.append(notice)
 
     def privacy_changed(self, user_id: UUID, privacy: Privacy, version: int) -> None:
         self.hidden.append((user_id, privacy, version))
@@ -550,6 +558,7 @@ class Memory:
             types=("text/plain", "image/png"),
         )
         self.receipts = Receipts(pool, self.durable)
+        self.blocks = Blocks(pool, self.connected)
         self.moderation = Moderation(pool, self.transactions)
         self.presence = Presence(pool)
         self.webhooks = Webhooks(pool, self.keys, Rules(("inner.example",)))
@@ -1233,7 +1242,10 @@ def _list_reactors(tables: Tables, message: Message, user_ids: Collection[UUID])
     for user_id in user_ids:
         if (message.conversation_id, user_id) in tables.members:
             emojis = frozenset(key[2] for key in tables.reactions if key[:2] == (message.id, user_id))
-            found[user_id] = reactions.Reactor((message.conversation_id, user_id) in tables.muted, emojis)
+            is_muted = (message.conversation_id, user_id) in tables.muted
+            partner = _fetch_partner(tables, message.conversation_id, user_id)
+            is_refused = partner is not None and bool(_list_unavailable(tables, user_id, [partner]))
+            found[user_id] = reactions.Reactor(is_muted, emojis, is_refused)
     return reactions.Reactors(found, None)
 
 
@@ -1536,6 +1548,80 @@ def _delete_user(tables: Tables, user_id: UUID) -> tuple[Change, ...] | None:
         if owner.user_id == user_id:
             tables.external_ids[external_id] = external_ids.Owner(user_id, True)
     return tuple(changes)
+
+
+# -- in place of store.postgres.blocks --------------------------------------------------------
+
+
+@stands_for(blocks.lock_blocker)
+def _lock_blocker(tables: Tables, user_id: UUID) -> bool:
+    return user_id in tables.users
+
+
+@stands_for(blocks.insert_block)
+def _insert_block(tables: Tables, user_id: UUID, blocked_id: UUID) -> int | None:
+    if blocked_id not in tables.users or (user_id, blocked_id) in tables.blocks:
+        return None
+    tables.settings_versions += 1
+    tables.blocks[user_id, blocked_id] = tables.settings_versions
+    return tables.settings_versions
+
+
+@stands_for(blocks.fetch_block)
+def _fetch_block(tables: Tables, user_id: UUID, blocked_id: UUID) -> int | None:
+    return tables.blocks.get((user_id, blocked_id))
+
+
+@stands_for(blocks.delete_block)
+def _delete_block(tables: Tables, user_id: UUID, blocked_id: UUID) -> int | None:
+    if tables.blocks.pop((user_id, blocked_id), None) is None:
+        return None
+    tables.settings_versions += 1
+    return tables.settings_versions
+
+
+@stands_for(blocks.count_blocks)
+def _count_blocks(tables: Tables, user_id: UUID) -> int:
+    return sum(one == user_id for one, _ in tables.blocks)
+
+
+@stands_for(blocks.list_blocks)
+def _list_blocks(tables: Tables, user_id: UUID, *, after: UUID | None = None, limit: int) -> list[Block]:
+    found = sorted(blocked for one, blocked in tables.blocks if one == user_id and (after is None or blocked > after))
+    return [Block(blocked, NOW) for blocked in found[:limit]]
+
+
+@stands_for(blocks.list_blocks_around)
+def _list_blocks_around(tables: Tables, user_ids: Collection[UUID], limit: int) -> dict[UUID, list[blocks.Around]]:
+    found: dict[UUID, list[blocks.Around]] = {}
+    for (one, other), version in tables.blocks.items():
+        for user_id, another, is_own in ((one, other, True), (other, one, False)):
+            if user_id in user_ids:
+                found.setdefault(user_id, []).append(blocks.Around(another, is_own, version))
+    return found
+
+
+@stands_for(blocks.list_hidden)
+def _list_hidden(tables: Tables, viewer_id: UUID, user_ids: Collection[UUID]) -> set[UUID]:
+    return {one for one in user_ids if {(viewer_id, one), (one, viewer_id)} & tables.blocks.keys()}
+
+
+@stands_for(blocks.list_shared)
+def _list_shared(tables: Tables, user_id: UUID, other_id: UUID, most: int) -> list[UUID]:
+    mine = [one for one, member_id in tables.members if member_id == user_id]
+    return [one for one in mine if (one, other_id) in tables.members and len(tables.members_of(one)) <= most]
+
+
+@stands_for(blocks.list_unavailable)
+def _list_unavailable(tables: Tables, user_id: UUID, others: Collection[UUID]) -> list[UUID]:
+    return [one for one in others if one != user_id and ((one, user_id) in tables.blocks or tables.ban_of(one))]
+
+
+@stands_for(blocks.fetch_partner)
+def _fetch_partner(tables: Tables, conversation_id: UUID, user_id: UUID) -> UUID | None:
+    if tables.conversations[conversation_id].type is not ConversationType.DIRECT:
+        return None
+    return next((one.user_id for one in tables.members_of(conversation_id) if one.user_id != user_id), None)
 
 
 # -- in place of store.postgres.moderation and audit ------------------------------------------

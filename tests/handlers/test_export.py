@@ -28,6 +28,7 @@ def exports(memory: Memory) -> Export:
         memory.reactions,
         memory.threads,
         memory.files,
+        memory.blocks,
     )
 
 
@@ -73,6 +74,7 @@ async def test_all_that_one_has(memory: Memory, exports: Export, monkeypatch: py
         "account.json",
         "privacy.json",
         "sessions.json",
+        "blocks.json",
         "reactions.jsonl",
         "threads.jsonl",
         f"files/{mine.id}-a.txt",

@@ -423,6 +423,40 @@ export class Chat extends Emitter {
   }
 
   /**
+   * Keep a user away: no direct messages of theirs, and neither sees when the other is there. They do not learn it.
+   * @param {string} userId
+   * @param {{signal?: AbortSignal}} [options]
+   */
+  async block(userId, { signal } = {}) {
+    await this.#rest.request("PUT", `/api/users/me/blocks/${userId}`, { signal });
+  }
+
+  /**
+   * @param {string} userId
+   * @param {{signal?: AbortSignal}} [options]
+   */
+  async unblock(userId, { signal } = {}) {
+    await this.#rest.request("DELETE", `/api/users/me/blocks/${userId}`, { signal });
+  }
+
+  /**
+   * The users whom one has blocked, all of them.
+   * @param {{signal?: AbortSignal}} [options]
+   * @returns {Promise<{userId: string, createdAt: string}[]>}
+   */
+  async blocks({ signal } = {}) {
+    /** @type {{userId: string, createdAt: string}[]} */
+    const found = [];
+    let cursor = null;
+    do {
+      const page = await this.#rest.get("/api/users/me/blocks", { query: { limit: 200, cursor }, signal });
+      found.push(...page.items);
+      cursor = page.next;
+    } while (cursor !== null);
+    return found;
+  }
+
+  /**
    * Sign out somewhere else, or here.
    * @param {string} id
    * @param {{signal?: AbortSignal}} [options]

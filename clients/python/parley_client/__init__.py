@@ -30,6 +30,7 @@ from parley_client.events import (
 )
 from parley_client.http import server_url
 from parley_client.model import (
+    Block,
     ConversationInfo,
     ConversationSettings,
     ConversationType,
@@ -68,6 +69,7 @@ from parley_client.tokens import Session, TokenSource
 
 __all__ = [
     "RETRYABLE",
+    "Block",
     "Chat",
     "Conversation",
     "ConversationChanged",

@@ -21,6 +21,7 @@ from parley_client.events import Broadcaster, Event, MessageReceived, State, Sub
 from parley_client.groups import single
 from parley_client.http import ask, open_client, server_url
 from parley_client.model import (
+    Block,
     ConversationInfo,
     ConversationSettings,
     FileInfo,
@@ -268,6 +269,25 @@ class Chat:
     async def privacy(self) -> Privacy:
         """What the user shows to others, and sees of them."""
         return await self._rest.get("/api/users/me/privacy", Privacy)
+
+    async def block(self, user: User | str) -> None:
+        """Keep a user away: no direct messages of theirs, and neither sees when the other is there. They do not learn
+        it."""
+        await self._rest.request("PUT", f"/api/users/me/blocks/{user if isinstance(user, str) else user.id}")
+
+    async def unblock(self, user: User | str) -> None:
+        await self._rest.delete(f"/api/users/me/blocks/{user if isinstance(user, str) else user.id}")
+
+    async def blocks(self) -> list[Block]:
+        """The users whom the user has blocked, all of them."""
+        found: list[Block] = []
+        cursor: str | None = None
+        while True:
+            page = await self._rest.get("/api/users/me/blocks", Page[Block], limit=200, cursor=cursor)
+            found += page.items
+            cursor = page.next
+            if cursor is None:
+                return found
 
     async def set_privacy(
         self, *, read_receipts: bool | None = None, typing: bool | None = None, last_seen: bool | None = None

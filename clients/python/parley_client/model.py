@@ -239,6 +239,13 @@ class User(Wire, frozen=True, kw_only=True):
     email: str | None = None
 
 
+class Block(Wire, frozen=True, kw_only=True):
+    """A user whom one has blocked, and since when."""
+
+    user_id: str
+    created_at: str = ""
+
+
 class Privacy(Wire, frozen=True, kw_only=True):
     """What a user shows to others, and sees of them."""
 

@@ -90,6 +90,12 @@ const user = await chat.user(bob.id);
 await chat.setPrivacy({ readReceipts: false });
 //: usersPrivacy
 const { typing } = await chat.privacy();
+//: BlockUser blocksBlock
+await chat.block(bob.id);
+//: blocksListBlocks
+for (const { userId, createdAt } of await chat.blocks()) console.log(userId, createdAt);
+//: UnblockUser blocksUnblock
+await chat.unblock(bob.id);
 //: usersUnread GetUnread
 const { unreadCount, conversationCount } = await chat.unread(); // as the server counts it; `chat.unreadCount` is the client's
 //: conversationsListMine conversationsGet

@@ -115,6 +115,10 @@ await connection.invoke("UpdateStatus", "Busy", "in a meeting");
 const [status] = await connection.invoke("GetPresence", [bob.id]);
 //: UpdatePrivacy
 const { lastSeen } = await connection.invoke("UpdatePrivacy", { typing: false });
+//: BlockUser
+await connection.invoke("BlockUser", bob.id);
+//: UnblockUser
+await connection.invoke("UnblockUser", bob.id);
 //: GetUnread
 const { unreadCount, capped } = await connection.invoke("GetUnread");
 //: Ping

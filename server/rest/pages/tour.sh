@@ -72,6 +72,12 @@ curl -sf "$URL/api/users/$bob" -H "$auth"
 curl -sf -X PUT "$URL/api/users/me/privacy" -H "$auth" -H "$json" -d '{"readReceipts": false}'
 #: usersPrivacy
 curl -sf "$URL/api/users/me/privacy" -H "$auth" | jq .typing
+#: blocksBlock
+curl -sf -X PUT "$URL/api/users/me/blocks/$bob" -H "$auth"
+#: blocksListBlocks
+curl -sf "$URL/api/users/me/blocks?limit=20" -H "$auth" | jq '.items[].userId'
+#: blocksUnblock
+curl -sf -X DELETE "$URL/api/users/me/blocks/$bob" -H "$auth"
 #: usersUnread
 curl -sf "$URL/api/users/me/unread" -H "$auth" | jq .unreadCount
 #: usersExportMine

@@ -16,6 +16,15 @@ held AS MATERIALIZED (
     SELECT * FROM files WHERE id = ANY($6) AND state = 'Ready' FOR SHARE
 )
 
+-- fragment: is_unavailable
+EXISTS (
+    -- The other user of a direct conversation, who has blocked the sender, or is banned.
+    SELECT FROM users AS o
+    WHERE o.id = CASE WHEN c.direct_low = i.sender_id THEN c.direct_high ELSE c.direct_low END
+        AND (o.banned_until > clock_timestamp()
+             OR EXISTS (SELECT FROM blocks AS b WHERE b.user_id = o.id AND b.blocked_id = i.sender_id))
+)
+
 -- fragment: looked_up
     SELECT i.*, c.last_seq, c.last_message_id, m.read_seq, s.message_id IS NOT NULL AS is_duplicate,
            CASE WHEN c.slow_mode_seconds > 0 AND m.role = 'Member' THEN c.slow_mode_seconds END AS slow_seconds,
@@ -23,6 +32,7 @@ held AS MATERIALIZED (
            f.key AS file_key, f.name, f.size, f.content_type, f.width, f.height,
            CASE WHEN c.id IS NULL THEN 2
                 WHEN m.user_id IS NULL THEN 3
+                WHEN c.kind = 'Direct' AND {is_unavailable} THEN 11
                 WHEN m.muted_until > clock_timestamp() THEN 4
                 WHEN c.admins_post AND m.role = 'Member' THEN 9
                 WHEN c.slow_mode_seconds > 0 AND m.role = 'Member'
@@ -114,7 +124,7 @@ ORDER BY c.position
 
 -- name: lane_write
 -- conversations_pkey, members_pkey, sends_pkey, files_pkey, messages_pkey; a look-up of each per message at most. And
--- privacy_pkey where a sender catches up with what others wrote.
+-- privacy_pkey where a sender catches up with what others wrote, users_pkey and blocks_pkey in direct conversations.
 -- Outcomes: 0 accepted, 1 duplicate, then the reasons in the order of group_commit.REFUSALS.
 WITH input AS MATERIALIZED (
     SELECT * FROM {given}

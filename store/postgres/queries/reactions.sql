@@ -1,12 +1,20 @@
 -- Queries on reactions. What a message shows of them is written with the message: update_reactions in messages.sql.
 
 -- name: list_reactors
--- members_pkey, reactions_pkey, messages_pkey. Those of these users who are members, and what each has put under the message;
+-- members_pkey, reactions_pkey, messages_pkey, conversations_pkey; users_pkey and blocks_pkey in direct ones. Those of these users who are members, and what each has put under the message;
 -- how many seconds ago the message was changed last, NULL if never.
 SELECT m.user_id, coalesce(m.muted_until > clock_timestamp(), false),
        ARRAY(SELECT r.emoji FROM reactions AS r WHERE r.user_id = m.user_id AND r.message_id = %(message_id)s),
        (SELECT extract(epoch FROM clock_timestamp() - greatest(t.changed_at, t.edited_at))::float8
-        FROM messages AS t WHERE t.id = %(message_id)s)
+        FROM messages AS t WHERE t.id = %(message_id)s),
+       EXISTS (
+           SELECT FROM conversations AS c
+           JOIN users AS o ON o.id = CASE WHEN c.direct_low = m.user_id THEN c.direct_high ELSE c.direct_low END
+           WHERE c.id = m.conversation_id AND c.kind = 'Direct' AND (
+               o.banned_until > clock_timestamp()
+               OR EXISTS (SELECT FROM blocks AS b WHERE b.user_id = o.id AND b.blocked_id = m.user_id)
+           )
+       )
 FROM members AS m WHERE m.conversation_id = %(conversation_id)s AND m.user_id = ANY(%(user_ids)s::uuid[])
 
 -- name: list_reactions_of_user

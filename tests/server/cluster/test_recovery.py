@@ -15,6 +15,7 @@ from server.fanout.thread_updates import ThreadNotifier
 from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Privacy
+from store.postgres.blocks import Around
 from tests.server.fanout.test_rooms import CONVERSATION, Connection, World
 
 
@@ -30,6 +31,7 @@ class Truth:
         self.set_late: list[tuple[UUID, UUID]] = []
         self.threads_late: list[tuple[UUID, UUID]] = []
         self.out: set[UUID] = set()
+        self.around: dict[UUID, list[Around]] = {}
 
     async def all_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]:
         return {user_id: self.members[user_id] for user_id in user_ids if user_id in self.members}
@@ -39,6 +41,9 @@ class Truth:
 
     async def banned(self, user_ids: Collection[UUID]) -> list[UUID]:
         return [user_id for user_id in user_ids if user_id in self.out]
+
+    async def blocks(self, user_ids: Collection[UUID]) -> dict[UUID, list[Around]]:
+        return {user_id: self.around[user_id] for user_id in user_ids if user_id in self.around}
 
     async def privacy(self, user_ids: Collection[UUID]) -> dict[UUID, tuple[Privacy, int]]:
         return {user_id: self.hiding[user_id] for user_id in user_ids if user_id in self.hiding}
@@ -129,6 +134,19 @@ async def test_what_was_hidden_meanwhile() -> None:
     await cluster.recovery.check_all(5)
     settings = cluster.world.rooms.privacy
     assert (settings.of(connection.user_id), len(settings)) == (hidden, 1)
+
+
+async def test_blocks_that_were_made_meanwhile() -> None:
+    """Of the users who are connected here, both sides; what is gone by the next time is forgotten."""
+    cluster, other = Cluster(), new_id()
+    connection = await cluster.attached(new_id())
+    blocks = cluster.world.rooms.blocks
+    cluster.truth.around = {connection.user_id: [Around(other, False, 2)], new_id(): [Around(other, True, 3)]}
+    await cluster.recovery.check_privacy()
+    assert blocks.is_hidden(connection.user_id, other) and len(blocks) == 1
+    cluster.truth.around = {}
+    await cluster.recovery.check_privacy()
+    assert len(blocks) == 0
 
 
 async def test_users_who_were_deleted_meanwhile() -> None:

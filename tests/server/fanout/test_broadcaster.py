@@ -7,6 +7,7 @@ from uuid import UUID
 import trio
 
 from handlers.model import Caller
+from server.fanout.blocks import BlockLists
 from server.fanout.broadcaster import STEP, Broadcaster
 from server.fanout.privacy import PrivacySettings
 from server.fanout.recent_events import Broadcast, RecentEvents
@@ -73,6 +74,7 @@ class World:
         self.one, self.two = Room(new_id()), Room(new_id())
         self.shed = 0
         self.recent = RecentEvents()
+        self.blocks = BlockLists()
         self.privacy = PrivacySettings()
         self.flusher = Flusher()
         self.broadcaster = Broadcaster(cast(Rooms, self), self.flusher)
@@ -123,6 +125,30 @@ async def test_hidden() -> None:
         world.flusher.flush()
     assert [received(data) for data in hiding.ear.flushes] == [[0, 3, 4, 6]]
     assert [received(data) for data in other.ear.flushes] == [[0, 1, 2, 4, 7]]
+
+
+async def test_kept_from_each_other() -> None:
+    """Of the presence of a user those receive nothing between whom and that user there is a block, whichever has made
+    it; an event for one user reaches that user's connections only."""
+    world = World()
+    one, blocking, other = (Person(world.one) for _ in range(3))
+    world.blocks.set(blocking.user_id, one.user_id, 1, is_own=True, is_blocked=True)
+    world.blocks.set(one.user_id, blocking.user_id, 1, is_own=False, is_blocked=True)
+    ids = (world.one.conversation_id,)
+    await world.broadcaster.broadcast(
+        [
+            Broadcast(ids, "Counted", (0,), but=one.user_id, by=one.user_id),
+            Broadcast(ids, "Counted", (1,), but=blocking.user_id, by=blocking.user_id),
+            Broadcast(ids, "Counted", (2,), but=other.user_id, by=other.user_id),
+            Broadcast(ids, "Counted", (3,), only=one.user_id),
+            Broadcast(ids, "Counted", (4,)),
+        ]
+    )
+    while world.flusher.dirty:
+        world.flusher.flush()
+    assert [received(data) for data in one.ear.flushes] == [[2, 3, 4]]
+    assert [received(data) for data in blocking.ear.flushes] == [[2, 4]]
+    assert [received(data) for data in other.ear.flushes] == [[0, 1, 4]]
 
 
 async def test_shed() -> None:

@@ -29,7 +29,7 @@ from tests.site import Site, open_site
 
 OK = "ok"
 # In a group, or not; and of the whole service, who are not in it.
-PEOPLE = ("stranger", "removed", "member", "admin", "owner", "moderator", "administrator")
+PEOPLE = ("stranger", "removed", "member", "blocked", "admin", "owner", "moderator", "administrator")
 OUTSIDE = ("stranger", "removed", "moderator", "administrator")
 # Kinds of invalid tokens: each is answered 401 on every route.
 INVALID_TOKENS = (
@@ -55,8 +55,14 @@ class Rule(NamedTuple):
 
 
 def who(member: str = OK, admin: str = OK, owner: str = OK, outside: str = "not_found") -> dict[str, str]:
-    """For users who are not members, the thing does not exist."""
-    return {**dict.fromkeys(OUTSIDE, outside), "member": member, "admin": admin, "owner": owner}
+    """For users who are not members, the thing does not exist. A member whom another one has blocked is as any."""
+    inside = {"member": member, "blocked": member, "admin": admin, "owner": owner}
+    return {**dict.fromkeys(OUTSIDE, outside), **inside}
+
+
+def unless_blocked(answer: str = OK) -> dict[str, str]:
+    """What everybody may, but for the one whom `peer` has blocked."""
+    return {**dict.fromkeys(PEOPLE, answer), "blocked": "recipient_unavailable"}
 
 
 def service(moderator: str = OK, administrator: str = OK) -> dict[str, str]:
@@ -153,6 +159,12 @@ RULES: dict[str, list[Rule]] = {
     "GET /api/users/me/unread": [Rule(EVERYONE, at("/api/users/me/unread"))],
     "GET /api/users/me/export": [Rule(EVERYONE, at("/api/users/me/export"))],
     "PUT /api/users/me": [Rule(EVERYONE, at("/api/users/me", {"displayName": "x"}))],
+    "GET /api/users/me/blocks": [Rule(EVERYONE, at("/api/users/me/blocks"))],
+    "PUT /api/users/me/blocks/{userId}": [
+        Rule(EVERYONE, at("/api/users/me/blocks/{outsider}")),
+        Rule(dict.fromkeys(PEOPLE, "conflict"), at("/api/users/me/blocks/{me}")),
+    ],
+    "DELETE /api/users/me/blocks/{userId}": [Rule(EVERYONE, at("/api/users/me/blocks/{outsider}"))],
     "GET /api/users/me/privacy": [Rule(EVERYONE, at("/api/users/me/privacy"))],
     "PUT /api/users/me/privacy": [Rule(EVERYONE, at("/api/users/me/privacy", {"typing": True}))],
     "PUT /api/users/status": [Rule(EVERYONE, at("/api/users/status", {"status": "Online"}))],
@@ -176,7 +188,11 @@ RULES: dict[str, list[Rule]] = {
     "PUT /api/users/{userId}/name": [Rule(service(), at(f"{VICTIM}/name", {"displayName": "x"}))],
     "GET /api/audit": [Rule(service("forbidden"), at("/api/audit"))],
     "GET /api/conversations": [Rule(EVERYONE, at("/api/conversations"))],
-    "POST /api/conversations": [Rule(EVERYONE, at("/api/conversations", {"type": "Group", "name": "mine"}))],
+    "POST /api/conversations": [
+        Rule(EVERYONE, at("/api/conversations", {"type": "Group", "name": "mine"})),
+        Rule(EVERYONE, at("/api/conversations", {"type": "Direct", "memberIds": ["{peer}"]})),  # it is there
+        Rule(unless_blocked(), at("/api/conversations", {"type": "Group", "memberIds": ["{outsider}", "{peer}"]})),
+    ],
     "GET /api/conversations/{conversationId}": [Rule(who(), at(GROUP))],
     "PUT /api/conversations/{conversationId}": [
         Rule(who("forbidden"), at(GROUP, {"name": "x"}), accept),
@@ -232,6 +248,7 @@ RULES: dict[str, list[Rule]] = {
         Rule(who(), at("/api/search/messages?q=some&conversationId={conversation}")),
     ],
     "POST /api/messages": [
+        Rule(unless_blocked(), at("/api/messages", {"conversationId": "{direct}", **TEXT})),
         Rule(who(), at("/api/messages", {"conversationId": "{conversation}", **TEXT}), accept),
         Rule(NO_ONE, at("/api/messages", {"conversationId": "{conversation}", **TEXT, "replyToId": "{elsewhere}"})),
         Rule(NO_ONE, at("/api/messages", {"conversationId": "{conversation}", **TEXT, "threadId": "{elsewhere}"})),
@@ -243,6 +260,7 @@ RULES: dict[str, list[Rule]] = {
     ],
     "GET /api/messages/{messageId}": [Rule(who(), at(MESSAGE)), Rule(who(), at("/api/messages/{mine}"))],
     "PUT /api/messages/{messageId}": [
+        Rule(unless_blocked(), at("/api/messages/{said_to_peer}", TEXT)),
         Rule(who(*["forbidden"] * 3), at(MESSAGE, TEXT), accept),
         Rule(who(), at("/api/messages/{mine}", TEXT), accept),  # removed, one's own message is as far as any other
     ],
@@ -263,10 +281,12 @@ RULES: dict[str, list[Rule]] = {
         Rule(who(), at("/api/messages/{mine}/reactions")),
     ],
     "PUT /api/messages/{messageId}/reactions/{emoji}": [
+        Rule(unless_blocked(), at("/api/messages/{said_to_peer}/reactions/:x:")),
         Rule(who(), at(MESSAGE + "/reactions/:x:"), accept),
         Rule(who(), at("/api/messages/{mine}/reactions/:x:"), accept),
     ],
     "PUT /api/messages/{messageId}/pin": [
+        Rule(unless_blocked(), at("/api/messages/{said_to_peer}/pin")),
         Rule(who("forbidden"), at(MESSAGE + "/pin"), accept),
         Rule(who("forbidden"), at("/api/messages/{mine}/pin"), accept),
     ],
@@ -303,11 +323,13 @@ def call(*arguments: Any) -> Callable[[Mapping[str, str]], Any]:
 METHODS: dict[str, list[Rule]] = {
     "Ping": [Rule(EVERYONE, call())],
     "SendMessage": [
+        Rule(unless_blocked(), call({"conversationId": "{direct}", **TEXT})),
         Rule(who(), call({"conversationId": "{conversation}", **TEXT}), accept),
         Rule(NO_ONE, call({"conversationId": "{conversation}", **TEXT, "replyToId": "{elsewhere}"})),
         Rule(NO_ONE, call({"conversationId": "{conversation}", **TEXT, "threadId": "{elsewhere}"})),
     ],
     "EditMessage": [
+        Rule(unless_blocked(), call("{said_to_peer}", "x")),
         Rule(who(*["forbidden"] * 3), call("{theirs}", "x"), accept),
         Rule(who(), call("{mine}", "x"), accept),
     ],
@@ -315,8 +337,14 @@ METHODS: dict[str, list[Rule]] = {
         Rule(who("forbidden"), call("{theirs}"), say_again),
         Rule(who(), call("{mine}"), say_again),
     ],
-    "React": [Rule(who(), call("{theirs}", ":y:"), accept), Rule(who(), call("{mine}", ":y:"), accept)],
-    "Pin": [Rule(who("forbidden"), call("{theirs}"), accept)],
+    "BlockUser": [Rule(EVERYONE, call("{outsider}")), Rule(dict.fromkeys(PEOPLE, "conflict"), call("{me}"))],
+    "UnblockUser": [Rule(EVERYONE, call("{outsider}"))],
+    "React": [
+        Rule(unless_blocked(), call("{said_to_peer}", ":y:")),
+        Rule(who(), call("{theirs}", ":y:"), accept),
+        Rule(who(), call("{mine}", ":y:"), accept),
+    ],
+    "Pin": [Rule(unless_blocked(), call("{said_to_peer}")), Rule(who("forbidden"), call("{theirs}"), accept)],
     "Unpin": [Rule(who("forbidden"), call("{theirs}"), accept)],
     "Unreact": [Rule(who(), call("{theirs}", ":y:"), accept), Rule(who(), call("{mine}", ":y:"), accept)],
     "JoinConversation": [Rule(who(), call("{conversation}")), Rule(who(), call("{conversation}", 0))],
@@ -369,6 +397,13 @@ class World:
         self.admin = mint_token(self.site.process.settings, UUID(self.ids["outsider"]), admin=True)
         self.things["external"] = "42"
         await self.site.call("PUT", "/api/users/by-external-id/42", {}, token=self.admin, status=201)
+        self.direct: dict[str, tuple[str, str]] = {}  # with peer, and a message there, by name
+        for name in PEOPLE:
+            to_peer = {"type": "Direct", "memberIds": [self.ids["peer"]]}
+            made = await self.site.call("POST", "/api/conversations", to_peer, token=self.tokens[name], status=201)
+            self.direct[name] = made["id"], await self._say(made["id"], name)
+        path = f"/api/users/me/blocks/{self.ids['blocked']}"
+        await self.site.call("PUT", path, token=self.tokens["peer"], status=204)
         self.things["elsewhere"] = await self._say(await self._group("outsider", "outsider"), "outsider")
         await self.build()
 
@@ -381,12 +416,12 @@ class World:
 
     async def build(self) -> None:
         """Build the world again after a permitted request has changed it."""
-        members = [self.ids[name] for name in ("removed", "member", "admin", "peer", "peer_admin", "banned")]
+        members = [self.ids[name] for name in ("removed", "member", "blocked", "admin", "peer", "peer_admin")]
         group = self.things["conversation"] = await self._group("the group", "owner", *members)
         for name in ("admin", "peer_admin"):
             path = f"/api/conversations/{group}/members/{self.ids[name]}/role"
             await self.site.call("PUT", path, {"role": "Admin"}, token=self.tokens["owner"])
-        await self.say("removed", "member", "admin", "owner", "peer")
+        await self.say("removed", "member", "blocked", "admin", "owner", "peer")
         stored = await self.site.http.post(
             "/api/files/upload", files={"file": ("a.txt", b"some text")}, headers=_bearer(self.tokens["owner"])
         )
@@ -407,7 +442,14 @@ class World:
 
     def of(self, name: str) -> dict[str, str]:
         """The values of the names in a rule, for this user."""
-        mine = {"me": self.ids[name], "token": self.tokens[name], "token_of_peer": self.tokens["peer"]}
+        direct, said = self.direct[name]
+        mine = {
+            "direct": direct,
+            "said_to_peer": said,
+            "me": self.ids[name],
+            "token": self.tokens[name],
+            "token_of_peer": self.tokens["peer"],
+        }
         return {**self.ids, **self.things, **mine, "mine": self.said[name], "theirs": self.said["peer"]}
 
     async def look(self) -> Any:
@@ -669,8 +711,10 @@ async def test_methods(world: World) -> None:
                     if found != rule.answers[name]:
                         wrong.append((target, number, name, found, rule.answers[name]))
                     if target == "Sync" and name in OUTSIDE:
-                        [listed] = answer.pop("conversations")
-                        assert answer == {"heads": {}, "resync": [world.things["conversation"]], "next": None}
+                        [listed, direct] = answer["conversations"]
+                        assert direct["conversationId"] == world.direct[name][0] and answer["next"] is None
+                        assert list(answer["heads"]) == [world.direct[name][0]]
+                        assert answer["resync"] == [world.things["conversation"]]
                         assert listed == {
                             "conversationId": world.things["conversation"],
                             "lastSeq": 0,

@@ -7,6 +7,7 @@ import msgspec
 
 from store.model import UserStatus
 from store.redis.inbox_entries import (
+    BlockNotice,
     Draft,
     Entry,
     Head,
@@ -24,7 +25,7 @@ from store.redis.inbox_entries import (
     unpack,
 )
 
-ROOM, USER = UUID(int=1), UUID(int=2)
+ROOM, USER, OTHER = UUID(int=1), UUID(int=2), UUID(int=3)
 MESSAGES: list[InstanceMessage] = [
     Head(ROOM, 7),
     Receipt(ROOM, USER, 3, 2, "t"),
@@ -35,6 +36,7 @@ MESSAGES: list[InstanceMessage] = [
     SettingsChange(USER, ROOM, 9),
     PrivacyNotice(USER, False, True, False, 3),
     ThreadChange(USER, ROOM, 4),
+    BlockNotice(USER, OTHER, True, 5, (ROOM,), ((OTHER, "x"),)),
 ]
 # The same messages as version 0.1 wrote them: arrays, each kind in a place of its own, behind the changes.
 WRITTEN: list[list[list[Any]]] = [
@@ -48,6 +50,7 @@ WRITTEN: list[list[list[Any]]] = [
     [[str(USER), str(ROOM), 9]],
     [[str(USER), False, True, False, 3]],
     [[str(USER), str(ROOM), 4]],
+    [[str(USER), str(OTHER), True, 5, [str(ROOM)], [[str(OTHER), "x"]]]],
 ]
 
 
@@ -83,5 +86,8 @@ def test_shorter_and_longer_entries() -> None:
 def test_whom_it_concerns() -> None:
     """Each goes to the instances of a conversation, or of a user; one that goes nowhere would never arrive."""
     for message in MESSAGES:
+        if isinstance(message, BlockNotice):
+            assert (message.conversations, message.users) == ((), (USER, OTHER))
+            continue
         expected = ((), (USER,)) if isinstance(message, Personal | PrivacyNotice) else ((ROOM,), ())
         assert (message.conversations, message.users) == expected

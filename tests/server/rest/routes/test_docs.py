@@ -24,6 +24,8 @@ ROUTES = {
     "/api/users/me/export": "get",
     "/api/users/me/privacy": "get put",
     "/api/users/me/unread": "get",
+    "/api/users/me/blocks": "get",
+    "/api/users/me/blocks/{userId}": "delete put",
     "/api/users/status": "put",
     "/api/users/{userId}": "delete get",
     "/api/users/{userId}/standing": "get",

@@ -1,0 +1,70 @@
+"""Whose presence is kept from the users who are connected to this instance, as one of the two has blocked the other.
+
+Owns what is known of it: read when a connection opens, and now and then; set when an instance says that it has changed.
+Touches nothing.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+import trio
+
+from store.postgres.blocks import Around
+
+MOST = 20_000  # blocks against one user; who has more is shown no presence at all
+REMEMBERED = 60.0  # seconds for which what was heard counts more than what is read, which may be older
+
+
+class _Known(NamedTuple):
+    version: int
+    is_blocked: bool
+    heard_at: float
+
+
+class BlockLists:
+    def __init__(self) -> None:
+        # By user, by the other one and whose block it is: of those alone whom any block concerns.
+        self._around: dict[UUID, dict[tuple[UUID, bool], _Known]] = {}
+        self._blind: set[UUID] = set()  # those against whom there are too many
+
+    def __len__(self) -> int:
+        return len(self._around)
+
+    def is_hidden(self, viewer_id: UUID, other_id: UUID) -> bool:
+        """Whether the presence of the other user is kept from this one, who is connected here."""
+        known = self._around.get(viewer_id)
+        if known is None:
+            return False
+        if viewer_id in self._blind:
+            return True
+        own, theirs = known.get((other_id, True)), known.get((other_id, False))
+        return (own is not None and own.is_blocked) or (theirs is not None and theirs.is_blocked)
+
+    def load(self, user_id: UUID, blocks: Sequence[Around]) -> None:
+        """What was read just now is all there is, but for what was heard a moment ago."""
+        now = trio.current_time()
+        heard = {key: one for key, one in self._around.get(user_id, {}).items() if now - one.heard_at < REMEMBERED}
+        found = {(one.other_id, one.is_own): _Known(one.version, True, float("-inf")) for one in blocks}
+        for key, one in heard.items():
+            if key not in found or one.version > found[key].version:
+                found[key] = one
+        self._blind.discard(user_id)
+        if sum(not one.is_own for one in blocks) > MOST:
+            self._blind.add(user_id)
+        if found:
+            self._around[user_id] = found
+        else:
+            self._around.pop(user_id, None)
+
+    def set(self, user_id: UUID, other_id: UUID, version: int, *, is_own: bool, is_blocked: bool) -> None:
+        """Of two changes the later one counts, in whichever order they are heard of."""
+        known = self._around.setdefault(user_id, {})
+        before = known.get((other_id, is_own))
+        if before is None or version > before.version:
+            known[other_id, is_own] = _Known(version, is_blocked, trio.current_time())
+
+    def forget(self, user_id: UUID) -> None:
+        """The user's last connection here has ended."""
+        self._around.pop(user_id, None)
+        self._blind.discard(user_id)

@@ -1,0 +1,97 @@
+"""Who has blocked whom, and what follows from it: to whom a user may come, and whom they see.
+
+Owns the rows of `blocks`. Writes take part in the caller's transaction. The lanes look at the rows themselves, in the
+same statement that writes a message.
+"""
+
+from collections.abc import Collection
+from typing import NamedTuple
+from uuid import UUID
+
+from store.ids import timestamp
+from store.model import Block
+from store.postgres import queries
+from store.postgres.connection import Connection
+
+LOWEST_ID = UUID(int=0)
+SHARED = 100  # conversations of two users
+
+
+class Around(NamedTuple):
+    """A block that concerns a user: theirs, if `is_own`, or another's against them."""
+
+    other_id: UUID
+    is_own: bool
+    version: int
+
+
+async def lock_blocker(conn: Connection, user_id: UUID) -> bool:
+    """Hold off other changes of this user's blocks. False when there is no such user (any more)."""
+    return await (await conn.execute(queries.lock_blocker, {"user_id": user_id})).fetchone() is not None
+
+
+async def insert_block(conn: Connection, user_id: UUID, blocked_id: UUID) -> int | None:
+    """Its version; None if it is there already, or the other user does not exist (any more)."""
+    parameters = {"user_id": user_id, "blocked_id": blocked_id}
+    row = await (await conn.execute(queries.insert_block, parameters)).fetchone()
+    return None if row is None else int(row[0])
+
+
+async def fetch_block(conn: Connection, user_id: UUID, blocked_id: UUID) -> int | None:
+    """The version of a block that is there; None: there is none."""
+    parameters = {"user_id": user_id, "blocked_id": blocked_id}
+    row = await (await conn.execute(queries.fetch_block, parameters)).fetchone()
+    return None if row is None else int(row[0])
+
+
+async def delete_block(conn: Connection, user_id: UUID, blocked_id: UUID) -> int | None:
+    """The version of the change; None if there was none."""
+    parameters = {"user_id": user_id, "blocked_id": blocked_id}
+    row = await (await conn.execute(queries.delete_block, parameters)).fetchone()
+    return None if row is None else int(row[0])
+
+
+async def count_blocks(conn: Connection, user_id: UUID) -> int:
+    row = await (await conn.execute(queries.count_blocks, {"user_id": user_id})).fetchone()
+    return int(row[0]) if row else 0
+
+
+async def list_blocks(conn: Connection, user_id: UUID, *, after: UUID | None = None, limit: int) -> list[Block]:
+    """Whom a user has blocked, by id."""
+    parameters = {"user_id": user_id, "after": after or LOWEST_ID, "limit": limit}
+    rows = await (await conn.execute(queries.list_blocks, parameters)).fetchall()
+    return [Block(blocked_id, timestamp(created)) for blocked_id, created in rows]
+
+
+async def list_blocks_around(conn: Connection, user_ids: Collection[UUID], limit: int) -> dict[UUID, list[Around]]:
+    """Of those of these users whom any block concerns: at most `limit` of theirs, and as many against them."""
+    found: dict[UUID, list[Around]] = {}
+    parameters = {"user_ids": list(user_ids), "limit": limit}
+    for user_id, *around in await (await conn.execute(queries.list_blocks_around, parameters)).fetchall():
+        found.setdefault(user_id, []).append(Around(*around))
+    return found
+
+
+async def list_hidden(conn: Connection, viewer_id: UUID, user_ids: Collection[UUID]) -> set[UUID]:
+    """Those of these users whose presence this one does not see, as either has blocked the other."""
+    parameters = {"viewer_id": viewer_id, "user_ids": list(user_ids)}
+    return {user_id for (user_id,) in await (await conn.execute(queries.list_hidden, parameters)).fetchall()}
+
+
+async def list_shared(conn: Connection, user_id: UUID, other_id: UUID, most: int) -> list[UUID]:
+    """Conversations of at most `most` members in which both are: some of them, if there are very many."""
+    parameters = {"user_id": user_id, "other_id": other_id, "most": most, "limit": SHARED}
+    return [one for (one,) in await (await conn.execute(queries.list_shared, parameters)).fetchall()]
+
+
+async def list_unavailable(conn: Connection, user_id: UUID, others: Collection[UUID]) -> list[UUID]:
+    """Those of these users to whom this one may not come: they have blocked them, or are banned."""
+    parameters = {"user_id": user_id, "user_ids": list(others)}
+    return [other for (other,) in await (await conn.execute(queries.list_unavailable, parameters)).fetchall()]
+
+
+async def fetch_partner(conn: Connection, conversation_id: UUID, user_id: UUID) -> UUID | None:
+    """The other user of a direct conversation, in which this one is; None of a group."""
+    parameters = {"conversation_id": conversation_id, "user_id": user_id}
+    row = await (await conn.execute(queries.fetch_partner, parameters)).fetchone()
+    return None if row is None else row[0]

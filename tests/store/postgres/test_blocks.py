@@ -1,0 +1,107 @@
+"""store.postgres.blocks: who has blocked whom, and the messages that do not come because of it."""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+
+from store.ids import new_id
+from store.postgres import blocks, conversations, moderation, reactions, users
+from store.postgres.blocks import Around
+from store.postgres.connection import Connection
+from tests.store.world import Writer, fetch_value, make_group, make_users
+
+LATER = datetime(2999, 1, 1, tzinfo=UTC)
+
+
+async def make_direct(conn: Connection, one: UUID, other: UUID) -> UUID:
+    conversation, _ = await conversations.insert_direct(conn, one, other)
+    return conversation.id
+
+
+async def test_rows(conn: Connection) -> None:
+    """A block is there once, with a version that rises; lists and look-ups say who it concerns."""
+    alice, bob, carol = await make_users(conn, 3)
+    first = await blocks.insert_block(conn, alice, bob)
+    assert first is not None and await blocks.fetch_block(conn, alice, bob) == first
+    assert await blocks.insert_block(conn, alice, bob) is None
+    assert await blocks.insert_block(conn, alice, new_id()) is None
+    second = await blocks.insert_block(conn, carol, alice)
+    assert second is not None and second > first
+    assert await blocks.count_blocks(conn, alice) == 1
+    assert [one.user_id for one in await blocks.list_blocks(conn, alice, limit=9)] == [bob]
+    assert await blocks.list_blocks(conn, alice, after=bob, limit=9) == []
+    around = await blocks.list_blocks_around(conn, [alice, bob, new_id()], 9)
+    assert {user: set(found) for user, found in around.items()} == {
+        alice: {Around(bob, True, first), Around(carol, False, second)},
+        bob: {Around(alice, False, first)},
+    }
+    assert len((await blocks.list_blocks_around(conn, [alice], 1))[alice]) == 2  # one of each
+    assert await blocks.list_hidden(conn, alice, [bob, carol, new_id()]) == {bob, carol}
+    assert await blocks.list_unavailable(conn, alice, [alice, bob, carol]) == [carol]
+    third = await blocks.delete_block(conn, alice, bob)
+    assert third is not None and third > second
+    assert await blocks.delete_block(conn, alice, bob) is None
+    assert await blocks.list_hidden(conn, alice, [bob]) == set()
+
+
+async def test_banned_users_take_nothing_either(conn: Connection) -> None:
+    """They are in the same answer; when the ban is over they are not."""
+    alice, bob = await make_users(conn, 2)
+    await moderation.update_ban(conn, bob, LATER)
+    assert await blocks.list_unavailable(conn, alice, [bob]) == [bob]
+    await moderation.update_ban(conn, bob, None)
+    assert await blocks.list_unavailable(conn, alice, [bob]) == []
+
+
+async def test_where_both_are(conn: Connection) -> None:
+    """Conversations of the two, unless they are too large; the partner is who else a direct one is with."""
+    alice, bob, carol = await make_users(conn, 3)
+    direct = await make_direct(conn, alice, bob)
+    group = await make_group(conn, [alice, bob, carol])
+    await make_group(conn, [alice, carol])
+    assert set(await blocks.list_shared(conn, alice, bob, 3)) == {direct, group}
+    assert await blocks.list_shared(conn, alice, bob, 2) == [direct]
+    assert await blocks.fetch_partner(conn, direct, alice) == bob
+    assert await blocks.fetch_partner(conn, direct, bob) == alice
+    assert await blocks.fetch_partner(conn, group, alice) is None
+
+
+@pytest.mark.parametrize("why", ["blocked", "banned"])
+async def test_messages(conn: Connection, writer: Writer, why: str) -> None:
+    """In the direct conversation those of the blocked are refused, also as replies and with mentions, those of the
+    other are not; in a group all are taken. Afterwards they are, too."""
+    alice, bob = await make_users(conn, 2)
+    direct, group = await make_direct(conn, alice, bob), await make_group(conn, [alice, bob])
+    root = await writer.send(direct, alice).message()
+    if why == "blocked":
+        await blocks.insert_block(conn, bob, alice)
+    else:
+        await moderation.update_ban(conn, bob, LATER)
+    for refused in (
+        writer.send(direct, alice),
+        writer.send(direct, alice, mentions=(bob,)),
+        writer.send(direct, alice, thread_id=root.id),
+    ):
+        assert await refused.refusal() == "unavailable"
+    assert (await writer.send(direct, bob).message()).sender_id == bob
+    assert (await writer.send(group, alice).message()).sender_id == alice
+    reactors = await reactions.list_reactors(conn, root, [alice, bob])
+    assert [reactors.members[one].is_refused for one in (alice, bob)] == [True, False]
+    in_group = await writer.send(group, bob).message()
+    assert not (await reactions.list_reactors(conn, in_group, [alice])).members[alice].is_refused
+    await blocks.delete_block(conn, bob, alice)
+    await moderation.update_ban(conn, bob, None)
+    assert (await writer.send(direct, alice).message()).sender_id == alice
+
+
+async def test_erased(conn: Connection) -> None:
+    """With a user go their blocks, and those against them."""
+    alice, bob, carol = await make_users(conn, 3)
+    await blocks.insert_block(conn, alice, bob)
+    await blocks.insert_block(conn, carol, alice)
+    await blocks.insert_block(conn, carol, bob)
+    await users.delete_user(conn, alice)
+    assert await fetch_value(conn, "SELECT count(*) FROM blocks") == 1
+    assert not await blocks.lock_blocker(conn, alice) and await blocks.lock_blocker(conn, bob)
+    assert await blocks.insert_block(conn, bob, alice) is None
