@@ -24,6 +24,7 @@ from handlers.files import Files
 from handlers.messages import Messages
 from handlers.model import Caller
 from handlers.reactions import Reactions
+from handlers.reports import Reports
 from handlers.threads import Threads
 from handlers.users import Users
 from store.ids import id_ms, timestamp
@@ -44,6 +45,7 @@ README = """Your account, sessions, conversations and files, as of the time of t
 
 account.json, sessions.json       you
 privacy.json                      what you show to others
+reports.json                      what you have reported
 blocks.json                       users whom you have blocked
 conversations/ID.json             a conversation; ID.jsonl beside it has its messages, one a line, oldest first
 reactions.jsonl                   your reactions to messages, one a line
@@ -85,6 +87,7 @@ class Export:
         threads: Threads,
         files: Files,
         blocks: Blocks,
+        reports: Reports,
     ) -> None:
         self._users = users
         self._accounts = accounts
@@ -94,6 +97,7 @@ class Export:
         self._threads = threads
         self._files = files
         self._blocks = blocks
+        self._reports = reports
         self._running: set[UUID] = set()  # users
 
     async def begin(self, caller: Caller) -> tuple[AsyncIterator[bytes], Callable[[], None]]:
@@ -124,6 +128,7 @@ class Export:
             archive.writestr("privacy.json", privacy)
             archive.writestr("sessions.json", msgspec.json.encode(await self._sessions(caller)))
             archive.writestr("blocks.json", msgspec.json.encode(await _all(partial(self._blocks.list, caller))))
+            archive.writestr("reports.json", msgspec.json.encode(await _all(partial(self._reports.list_own, caller))))
             yield sink.take()
             async for conversation in self._all_conversations(caller):
                 archive.writestr(f"conversations/{conversation.id}.json", msgspec.json.encode(conversation))

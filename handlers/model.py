@@ -21,6 +21,7 @@ from store.model import (
     MessageStatus,
     MessageType,
     Posting,
+    ReportCategory,
     Role,
     Seq,
     Timestamp,
@@ -54,6 +55,7 @@ FILE_TYPES = (MessageType.IMAGE, MessageType.FILE)  # need a file
 SENDABLE_TYPES = tuple(member for member in MessageType if member in SPOKEN_TYPES + FILE_TYPES)
 MAX_MENTIONS = 50  # users who are mentioned by name in one message
 MAX_DESCRIPTION = 1024  # characters of the description of a group
+MAX_COMMENT = 1000  # characters of what is said with a report, or with the decision on it
 MAX_REASON = 512  # characters of why a moderator does something
 MAX_SLOW_MODE = 21_600  # seconds between two messages of one member
 MAX_PROVISIONED = 100  # users in one request of an application
@@ -63,6 +65,7 @@ _MARKABLE = (MessageStatus.DELIVERED, MessageStatus.READ)
 UserStatusChoice = Annotated[str, _name_of(UserStatus)] | Annotated[int, _index_of(UserStatus)]
 ConversationTypeChoice = Annotated[str, _name_of(ConversationType)] | Annotated[int, _index_of(ConversationType)]
 PostingChoice = Annotated[str, _name_of(Posting)] | Annotated[int, _index_of(Posting)]
+ReportCategoryChoice = Annotated[str, _name_of(ReportCategory)] | Annotated[int, _index_of(ReportCategory)]
 UserRoleChoice = Annotated[str, _name_of(UserRole)] | Annotated[int, _index_of(UserRole)]
 RoleChoice = Annotated[str, _name_of(Role)] | Annotated[int, _index_of(Role)]
 MessageTypeChoice = (
@@ -78,6 +81,7 @@ Mentions = Annotated[tuple[UUID, ...], Meta(max_length=MAX_MENTIONS)]
 Picture = Annotated[str, Meta(max_length=2048), _pattern(text_rules.PICTURE)]
 Description = Annotated[str, Meta(min_length=1, max_length=MAX_DESCRIPTION), _pattern(text_rules.DESCRIPTION)]
 Reason = Annotated[str, Meta(min_length=1, max_length=MAX_REASON), _pattern(text_rules.DESCRIPTION)]
+Comment = Annotated[str, Meta(min_length=1, max_length=MAX_COMMENT), _pattern(text_rules.DESCRIPTION)]
 Title = Annotated[str, Meta(min_length=1, max_length=256), _pattern(text_rules.NAME)]
 
 
@@ -206,6 +210,21 @@ class RenameUser(Wire, frozen=True):
     username: Annotated[str, Meta(min_length=1, max_length=64), _pattern(text_rules.USERNAME_ECMA)] | None = None
     display_name: Annotated[str, Meta(min_length=1, max_length=128), _pattern(text_rules.NAME)] | None = None
     reason: Reason | None = None
+
+
+class CreateReport(Wire, frozen=True):
+    """About a message or about a user, one of the two. `comment` says more, to the moderators."""
+
+    category: ReportCategoryChoice
+    message_id: UUID | None = None
+    user_id: UUID | None = None
+    comment: Comment | None = None
+
+
+class ResolveReport(Wire, frozen=True):
+    """`note`: for other moderators."""
+
+    note: Comment | None = None
 
 
 class UpdatePrivacy(Wire, frozen=True):

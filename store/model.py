@@ -94,6 +94,7 @@ class Act(enum.StrEnum):
     WEBHOOK_CREATED = "webhookCreated"
     WEBHOOK_CHANGED = "webhookChanged"
     WEBHOOK_DELETED = "webhookDeleted"
+    REPORT_RESOLVED = "reportResolved"
 
 
 class Posting(WireEnum):
@@ -141,7 +142,8 @@ class UserStanding(Wire, frozen=True):
 
 
 class AuditEntry(Wire, frozen=True):
-    """Who has done what to whom, when and why. `actor_id`: None is an operator. `object_id`: a message or a session.
+    """Who has done what to whom, when and why. `actor_id`: None is an operator. `object_id`: a message, a session, or a
+    report.
     `address`: the network of a sign-in. `act` is one of `Act`, and may be one that a newer version has."""
 
     id: UUID
@@ -170,6 +172,45 @@ class Block(Wire, frozen=True):
 
     user_id: UUID
     created_at: Timestamp
+
+
+class ReportCategory(WireEnum):
+    SPAM = "Spam"
+    HARASSMENT = "Harassment"
+    HATE = "Hate"
+    VIOLENCE = "Violence"
+    SEXUAL = "Sexual"
+    SELF_HARM = "SelfHarm"
+    OTHER = "Other"
+
+
+class ReportState(WireEnum):
+    OPEN = "Open"
+    RESOLVED = "Resolved"
+
+
+class OwnReport(Wire, frozen=True):
+    """A report of a user, or of a message of theirs, as its reporter sees it."""
+
+    id: UUID
+    created_at: Timestamp
+    user_id: UUID
+    message_id: UUID | None
+    conversation_id: UUID | None
+    category: ReportCategory
+    comment: str | None
+    state: ReportState
+
+
+class FullReport(OwnReport, frozen=True):
+    """The same as moderators see it. `reporter_id`: None of a user who was erased. `content` is what the message said
+    then, while the report is open. `resolved_by`: None of an operator."""
+
+    reporter_id: UUID | None
+    content: str | None
+    note: str | None
+    resolved_by: UUID | None
+    resolved_at: Timestamp | None
 
 
 class Session(Wire, frozen=True):

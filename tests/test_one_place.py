@@ -185,7 +185,7 @@ from server.hub.dispatch import Dispatcher
 
 dispatcher = Dispatcher()
 names = "messages conversations reactions threads search receipts users presence connected ephemeral_events sync"
-parts = dict.fromkeys([*names.split(), "verifier", "blocks"])
+parts = dict.fromkeys([*names.split(), "verifier", "blocks", "reports"])
 methods.HubMethods(**parts).register(dispatcher)
 [served] = [method for method in dispatcher.methods if method.name == "CountDown"]
 [declared] = [method for method in methods.METHODS if method.name == "CountDown"]

@@ -17,6 +17,7 @@ from handlers.provisioning import Provisioning
 from handlers.reactions import Reactions
 from handlers.receipts import Receipts
 from handlers.refresh_tokens import RefreshTokens
+from handlers.reports import Reports
 from handlers.search import Search
 from handlers.threads import Threads
 from handlers.users import Users
@@ -40,6 +41,7 @@ class Handlers:
     users: Users
     files: Files
     blocks: Blocks
+    reports: Reports
     accounts: Accounts
     provisioning: Provisioning
     api_keys: ApiKeys
@@ -95,6 +97,7 @@ def assemble_handlers(
         users=Users(pool, cluster.transactions, cluster.announcer),
         files=files(pool),
         blocks=Blocks(pool, cluster.announcer),
+        reports=Reports(pool, cluster.transactions, limits.reports),
         accounts=accounts(pool),
         provisioning=Provisioning(pool, cluster.transactions),
         api_keys=ApiKeys(pool),
@@ -109,5 +112,6 @@ def assemble_handlers(
             Threads(exports, lambda: cluster.transactions),
             files(exports),
             Blocks(exports, cluster.announcer),
+            Reports(exports, cluster.transactions, limits.reports),
         ),
     )

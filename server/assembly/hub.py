@@ -67,6 +67,7 @@ def assemble_hub(
         presence=cluster.presence,
         connected=cluster.announcer,
         blocks=handlers.blocks,
+        reports=handlers.reports,
         ephemeral_events=cluster.ephemeral_events,
         sync=cluster.sync,
         verifier=verifier,

@@ -69,6 +69,7 @@ def assemble_rest(
         api_keys=handlers.api_keys,
         files_handler=handlers.files,
         blocks_handler=handlers.blocks,
+        reports_handler=handlers.reports,
         export=handlers.export,
         objects_store=stores.objects,
         sign_in=SignIn(settings.oauth, stores.signing, stores.redis),

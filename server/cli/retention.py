@@ -30,6 +30,7 @@ from store.postgres import (
     messages,
     partitions,
     reactions,
+    reports,
     search,
     threads,
     users,
@@ -162,6 +163,7 @@ def _steps(settings: Settings, now: datetime, oldest: datetime) -> list[tuple[st
         ("followers of old threads", lambda conn, limit: threads.delete_old_members(conn, oldest, limit)),
         ("old entries of the audit log", lambda conn, limit: audit.delete_old_audit(conn, audited, limit)),
         ("dead letters of webhooks", lambda conn, limit: webhooks.delete_old_letters(conn, now - LETTERS, limit)),
+        ("old reports", lambda conn, limit: reports.delete_old_reports(conn, audited, limit)),
         ("pins of old messages", lambda conn, limit: messages.delete_old_pins(conn, oldest, limit)),
     ]
 

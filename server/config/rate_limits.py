@@ -27,6 +27,7 @@ class RateLimits:
         )
         self.sends: Limiter[UUID] = self._limiter("sends", "messages", lambda to: to.rate_sends)
         self.searches: Limiter[UUID] = self._limiter("searches", "searches", lambda to: to.rate_searches)
+        self.reports: Limiter[UUID] = self._limiter("reports", "reports", lambda to: to.rate_reports)
         self.requests: Limiter[str] = self._limiter("requests", "requests", lambda to: to.rate_requests)
         self.key_requests: Limiter[UUID] = self._limiter("key_requests", "requests", lambda to: to.rate_key_requests)
         self.new_users: Limiter[str] = self._limiter("new_users", "new users", lambda to: to.rate_new_users)

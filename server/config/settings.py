@@ -447,6 +447,12 @@ class Settings:
         "Searches of one user for messages, on each instance, over the hub and REST alike.",
         reloadable=True,
     )
+    rate_reports: Rate = RATES.setting(
+        RATE,
+        Rate(20, 60 * MINUTES),
+        "Reports of one user, on each instance, over the hub and REST alike.",
+        reloadable=True,
+    )
     rate_requests: Rate = RATES.setting(
         RATE,
         Rate(600, 10 * SECONDS),
@@ -558,7 +564,7 @@ class Settings:
     audit_retention_days: int = OPERATION.setting(
         COUNT,
         365,
-        "`parley purge` removes entries of the audit log that are older.",
+        "`parley purge` removes entries of the audit log, and reports, that are older.",
         minimum=1,
     )
 

@@ -17,6 +17,7 @@ from handlers.errors import ChatError
 from handlers.messages import Messages
 from handlers.model import (
     CreateMessage,
+    CreateReport,
     CursorProof,
     Joined,
     Mentions,
@@ -37,6 +38,7 @@ from handlers.ports import Presence as Connected
 from handlers.presence import Presence
 from handlers.reactions import Reactions
 from handlers.receipts import Receipts
+from handlers.reports import Reports
 from handlers.search import Search
 from handlers.sync import Sync, read_cursor
 from handlers.threads import Threads
@@ -53,6 +55,7 @@ from store.model import (
     ConversationSettings,
     Message,
     MessageStatus,
+    OwnReport,
     Privacy,
     Seq,
     ThreadState,
@@ -110,6 +113,7 @@ class HubMethods:
         presence: Presence,
         connected: Connected,
         blocks: Blocks,
+        reports: Reports,
         ephemeral_events: EphemeralEvents,
         sync: Sync,
         verifier: Verifier,
@@ -124,6 +128,7 @@ class HubMethods:
         self._presence = presence
         self._connected = connected
         self._blocks = blocks
+        self._reports = reports
         self._ephemeral_events = ephemeral_events
         self._sync = sync
         self._verifier = verifier
@@ -381,6 +386,12 @@ class HubMethods:
     async def unblock_user(self, connection: HubConnection, user_id: UUID) -> None:
         """Block a user no more."""
         await self._blocks.unblock(connection.caller, user_id)
+
+    @hub_method("not_found", "forbidden", "conflict", "gone")
+    async def report(self, connection: HubConnection, report: CreateReport) -> OwnReport:
+        """Report a message or a user to the moderators. The same again is the same report, while it is open."""
+        made, _ = await self._reports.create(connection.caller, report)
+        return made
 
     @hub_method(cost=PRESENCE_COST)
     async def get_presence(self, connection: HubConnection, user_ids: list[UUID]) -> Sequence[UserStatusUpdate]:

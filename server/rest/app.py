@@ -26,6 +26,7 @@ from handlers.moderation import Moderation
 from handlers.provisioning import Provisioning
 from handlers.reactions import Reactions
 from handlers.receipts import Receipts
+from handlers.reports import Reports
 from handlers.search import Search
 from handlers.threads import Threads
 from handlers.users import Users
@@ -58,6 +59,7 @@ from server.rest.routes import (
     pins,
     provisioning,
     reactions,
+    reports,
     search,
     signed_urls,
     threads,
@@ -91,6 +93,7 @@ def create_app(
     webhooks_handler: Webhooks,
     files_handler: Files,
     blocks_handler: Blocks,
+    reports_handler: Reports,
     export: Export,
     objects_store: Objects | None,
     verifier: Verifier,
@@ -115,6 +118,7 @@ def create_app(
     app.register_blueprint(users.blueprint(users_handler, conversations_handler, accounts, export, verifier, settings))
     app.register_blueprint(provisioning.blueprint(provisioning_handler, accounts, users_handler))
     app.register_blueprint(blocks.blueprint(blocks_handler))
+    app.register_blueprint(reports.blueprint(reports_handler))
     app.register_blueprint(moderation.blueprint(moderation_handler))
     app.register_blueprint(audit.blueprint(moderation_handler))
     app.register_blueprint(auth.blueprint(accounts, verifier, users_handler, sign_in, settings))

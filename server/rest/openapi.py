@@ -74,6 +74,7 @@ TAGS = {
     "auth": "Sign-in with a provider, and sessions.",
     "webhooks": "Applications that are sent what happens: for administrators.",
     "blocks": "Users whom the caller keeps away.",
+    "reports": "Reports of messages and users, and what moderators decide on them.",
     "moderation": "Roles, bans, and what else moderators do to users.",
     "audit": "Who has done what as a moderator or administrator, and who has signed in.",
     "hub": "Negotiation of connections to the SignalR hub.",

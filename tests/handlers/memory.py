@@ -37,6 +37,7 @@ from handlers.rate_limits import Limiter, Rate
 from handlers.reactions import Reactions
 from handlers.receipts import Receipts
 from handlers.refresh_tokens import RefreshTokens
+from handlers.reports import Reports
 from handlers.search import Search
 from handlers.sync import Sync
 from handlers.threads import Threads
@@ -57,6 +58,7 @@ from store.model import (
     ConversationType,
     DeadLetter,
     FileInfo,
+    FullReport,
     GroupDetails,
     JoinLink,
     Member,
@@ -65,9 +67,12 @@ from store.model import (
     MessageStatus,
     MessageType,
     Notifications,
+    OwnReport,
     Privacy,
     PublicGroup,
     Reaction,
+    ReportCategory,
+    ReportState,
     Role,
     Session,
     ThreadState,
@@ -98,6 +103,7 @@ from store.postgres import (
     privacy,
     public_groups,
     reactions,
+    reports,
     search,
     threads,
     users,
@@ -146,6 +152,7 @@ class Tables:
         self.roles: dict[UUID, UserRole] = {}
         self.bans: dict[UUID, str] = {}  # until when; a time in the past is no ban any more
         self.audit: dict[UUID, AuditEntry] = {}
+        self.reports: dict[UUID, FullReport] = {}
         self.blocks: dict[tuple[UUID, UUID], int] = {}  # the version, by who has blocked whom
         self.privacy: dict[UUID, privacy.Chosen] = {}
         self.sessions: dict[UUID, SessionRow] = {}
@@ -559,6 +566,8 @@ class Memory:
         )
         self.receipts = Receipts(pool, self.durable)
         self.blocks = Blocks(pool, self.connected)
+        self.reporting: Limiter[UUID] = Limiter(None, "reports")
+        self.reports = Reports(pool, self.transactions, self.reporting)
         self.moderation = Moderation(pool, self.transactions)
         self.presence = Presence(pool)
         self.webhooks = Webhooks(pool, self.keys, Rules(("inner.example",)))
@@ -1715,6 +1724,89 @@ def _list_audit(tables: Tables, only: audit.Filter, *, before: UUID | None = Non
         and (only.act is None or only.act.value == one.act)
     ]
     return sorted(found, key=lambda one: one.id, reverse=True)[:limit]
+
+
+# -- in place of store.postgres.reports -------------------------------------------------------
+
+
+@stands_for(reports.insert_report)
+def _insert_report(
+    tables: Tables,
+    report_id: UUID,
+    reporter_id: UUID,
+    user_id: UUID,
+    *,
+    message_id: UUID | None,
+    conversation_id: UUID | None,
+    category: ReportCategory,
+    comment: str | None,
+    content: str | None,
+) -> FullReport | None:
+    if _fetch_open_report(tables, reporter_id, user_id, message_id=message_id) is not None:
+        return None
+    its = (user_id, message_id, conversation_id, category, comment, ReportState.OPEN)
+    tables.reports[report_id] = FullReport(report_id, NOW, *its, reporter_id, content, None, None, None)
+    return tables.reports[report_id]
+
+
+@stands_for(reports.fetch_open_report)
+def _fetch_open_report(
+    tables: Tables, reporter_id: UUID, user_id: UUID, *, message_id: UUID | None
+) -> FullReport | None:
+    for one in tables.reports.values():
+        same = (one.reporter_id, one.user_id, one.message_id) == (reporter_id, user_id, message_id)
+        if same and one.state is ReportState.OPEN:
+            return one
+    return None
+
+
+@stands_for(reports.count_open_reports)
+def _count_open_reports(tables: Tables, reporter_id: UUID) -> int:
+    return sum(one.reporter_id == reporter_id and one.state is ReportState.OPEN for one in tables.reports.values())
+
+
+@stands_for(reports.list_reports)
+def _list_reports(
+    tables: Tables,
+    viewer_id: UUID | None,
+    *,
+    state: ReportState | None = None,
+    user_id: UUID | None = None,
+    after: UUID | None = None,
+    limit: int,
+) -> list[FullReport]:
+    found = [
+        one
+        for one in tables.reports.values()
+        if one.user_id != viewer_id
+        and state in (None, one.state)
+        and user_id in (None, one.user_id)
+        and (after is None or one.id > after)
+    ]
+    return sorted(found, key=lambda one: one.id)[:limit]
+
+
+@stands_for(reports.list_own_reports)
+def _list_own_reports(tables: Tables, reporter_id: UUID, *, after: UUID | None, limit: int) -> list[OwnReport]:
+    found = [
+        reports.own(one)
+        for one in tables.reports.values()
+        if one.reporter_id == reporter_id and (after is None or one.id > after)
+    ]
+    return sorted(found, key=lambda one: one.id)[:limit]
+
+
+@stands_for(reports.lock_report)
+def _lock_report(tables: Tables, report_id: UUID) -> FullReport | None:
+    return tables.reports.get(report_id)
+
+
+@stands_for(reports.resolve_report)
+def _resolve_report(tables: Tables, report_id: UUID, *, by: UUID | None, note: str | None) -> FullReport:
+    before = tables.reports[report_id]
+    made = replace(before, state=ReportState.RESOLVED, content=None, note=note, resolved_by=by, resolved_at=NOW)
+    tables.reports[report_id] = made
+    return made
 
 
 # -- in place of store.postgres.accounts ------------------------------------------------------

@@ -29,6 +29,7 @@ def exports(memory: Memory) -> Export:
         memory.threads,
         memory.files,
         memory.blocks,
+        memory.reports,
     )
 
 
@@ -75,6 +76,7 @@ async def test_all_that_one_has(memory: Memory, exports: Export, monkeypatch: py
         "privacy.json",
         "sessions.json",
         "blocks.json",
+        "reports.json",
         "reactions.jsonl",
         "threads.jsonl",
         f"files/{mine.id}-a.txt",

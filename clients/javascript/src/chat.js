@@ -457,6 +457,20 @@ export class Chat extends Emitter {
   }
 
   /**
+   * Report a message or a user to the moderators: as Spam, Harassment, Hate, Violence, Sexual, SelfHarm or Other.
+   * @param {{category: string, messageId?: string, userId?: string, comment?: string}} what
+   * @param {{signal?: AbortSignal}} [options]
+   * @returns {Promise<{id: string, state: string}>}
+   */
+  report({ category, messageId, userId, comment }, { signal } = {}) {
+    return this.#rest.request("POST", "/api/reports", {
+      body: { category, messageId, userId, comment },
+      key: crypto.randomUUID(),
+      signal,
+    });
+  }
+
+  /**
    * Sign out somewhere else, or here.
    * @param {string} id
    * @param {{signal?: AbortSignal}} [options]

@@ -37,6 +37,7 @@ from parley_client.model import (
     PublicGroup,
     Reactor,
     Registration,
+    Report,
     Role,
     SearchHit,
     SessionInfo,
@@ -277,6 +278,24 @@ class Chat:
 
     async def unblock(self, user: User | str) -> None:
         await self._rest.delete(f"/api/users/me/blocks/{user if isinstance(user, str) else user.id}")
+
+    async def report(
+        self,
+        category: str,
+        *,
+        message: Message | str | None = None,
+        user: User | str | None = None,
+        comment: str | None = None,
+    ) -> Report:
+        """Report a message or a user to the moderators: as Spam, Harassment, Hate, Violence, Sexual, SelfHarm or
+        Other."""
+        body = {
+            "category": category,
+            "messageId": message if message is None or isinstance(message, str) else message.id,
+            "userId": user if user is None or isinstance(user, str) else user.id,
+            "comment": comment,
+        }
+        return await self._rest.post("/api/reports", body, Report)
 
     async def blocks(self) -> list[Block]:
         """The users whom the user has blocked, all of them."""

@@ -246,6 +246,19 @@ class Block(Wire, frozen=True, kw_only=True):
     created_at: str = ""
 
 
+class Report(Wire, frozen=True, kw_only=True):
+    """What one has reported. `state` is Open until a moderator has decided on it."""
+
+    id: str
+    user_id: str
+    message_id: str | None = None
+    conversation_id: str | None = None
+    category: str = ""
+    comment: str | None = None
+    state: str = ""
+    created_at: str = ""
+
+
 class Privacy(Wire, frozen=True, kw_only=True):
     """What a user shows to others, and sees of them."""
 

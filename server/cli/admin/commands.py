@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
 
 import click
 
@@ -151,6 +152,24 @@ def audit(
     """Print the audit log, the newest entry first."""
     after = None if last is None else datetime.now(UTC) - timedelta(seconds=_seconds(last, "--last"))
     _run(where, lambda office: office.print_audit(act, by, user, after, limit, as_json=as_json))
+
+
+@admin.command()
+@_office
+@click.option("--all", "is_all", is_flag=True, help="Also those that are resolved.")
+@click.option("--json", "as_json", is_flag=True, help="Print each report as a line of JSON.")
+def reports(where: Any, is_all: bool, as_json: bool) -> None:
+    """Print the reports that wait for a decision, the oldest first."""
+    _run(where, lambda office: office.print_reports(is_all=is_all, as_json=as_json))
+
+
+@admin.command()
+@_office
+@click.argument("report", type=click.UUID)
+@click.option("--note", metavar="TEXT", help="For moderators.")
+def resolve(where: Any, report: UUID, note: str | None) -> None:
+    """Resolve a report, by its id."""
+    _run(where, lambda office: office.resolve(report, note))
 
 
 def _until(lasting: str | None) -> str | None:

@@ -6,6 +6,7 @@ relay of one that does, within a second (`handlers.transactions`).
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from itertools import count
 from uuid import UUID
 
 import msgspec
@@ -13,13 +14,15 @@ import trio
 from rich.table import Table
 
 from handlers.errors import ChatError
-from handlers.model import BanUser, Caller, ChangeUserRole, RenameUser
+from handlers.model import BanUser, Caller, ChangeUserRole, RenameUser, ResolveReport
 from handlers.moderation import Moderation
+from handlers.rate_limits import Limiter
+from handlers.reports import Reports
 from handlers.text_rules import is_text
 from handlers.transactions import Transactions
 from server.config.settings import ConfigError, Settings
 from server.protocol import terminal
-from store.model import Act, AuditEntry, Change, UserRole, UserStanding
+from store.model import Act, AuditEntry, Change, ReportState, UserRole, UserStanding
 from store.postgres.audit import Filter
 from store.postgres.pool import Pool
 from store.postgres.users import fetch_user_by_name
@@ -43,7 +46,9 @@ class Office:
 
     def __init__(self, pool: Pool, acting: UUID | None) -> None:
         self._pool = pool
-        self._moderation = Moderation(pool, Transactions(pool, _Relayed(), leaves_to_relay=True))
+        transactions = Transactions(pool, _Relayed(), leaves_to_relay=True)
+        self._moderation = Moderation(pool, transactions)
+        self._reports = Reports(pool, transactions, Limiter(None, "reports"))
         self._caller = None if acting is None else Caller(acting, 0.0)
 
     async def find(self, user: str) -> UUID:
@@ -101,8 +106,8 @@ class Office:
         cursor: str | None = None
         table = Table("when", "act", "who", "whom", "until", "what", "why")
         while left is None or left > 0:
-            count = PAGE if left is None else min(left, PAGE)
-            entries, cursor = await self._moderation.list_audit(self._caller, only, count, cursor)
+            most = PAGE if left is None else min(left, PAGE)
+            entries, cursor = await self._moderation.list_audit(self._caller, only, most, cursor)
             for entry in entries:
                 if as_json:
                     terminal.echo(msgspec.json.encode(entry).decode())
@@ -112,8 +117,28 @@ class Office:
                 break
             left = None if left is None else left - len(entries)
         if not as_json:
-            found = terminal.console(highlight=False)
-            (found if found.is_terminal else terminal.console(highlight=False, width=WIDE)).print(table)
+            _show(table)
+
+    async def print_reports(self, *, is_all: bool, as_json: bool) -> None:
+        state = None if is_all else ReportState.OPEN
+        table = Table("id", "when", "whom", "category", "state", "comment", "what was said", "note")
+        cursor: str | None = None
+        for number in count():
+            if number and cursor is None:
+                break
+            found, cursor = await self._reports.list(self._caller, PAGE, cursor, state=state)
+            for one in found:
+                if as_json:
+                    terminal.echo(msgspec.json.encode(one).decode())
+                else:
+                    said = (one.comment or "", one.content or "", one.note or "")
+                    table.add_row(str(one.id), one.created_at, str(one.user_id), one.category, one.state, *said)
+        if not as_json:
+            _show(table)
+
+    async def resolve(self, report_id: UUID, note: str | None) -> None:
+        resolved = await self._reports.resolve(self._caller, report_id, ResolveReport(note))
+        terminal.echo(f"{resolved.id}: {resolved.state.value}")
 
 
 async def run(settings: Settings, acting: str | None, work: Callable[[Office], Awaitable[None]]) -> None:
@@ -140,6 +165,11 @@ async def find_user(pool: Pool, id_or_name: str) -> UUID:
     if user is None:
         raise ChatError("not_found", f"There is no user {id_or_name!r}.")
     return user.id
+
+
+def _show(table: Table) -> None:
+    found = terminal.console(highlight=False)
+    (found if found.is_terminal else terminal.console(highlight=False, width=WIDE)).print(table)
 
 
 def _print(standing: UserStanding) -> None:

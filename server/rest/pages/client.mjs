@@ -90,6 +90,8 @@ const user = await chat.user(bob.id);
 await chat.setPrivacy({ readReceipts: false });
 //: usersPrivacy
 const { typing } = await chat.privacy();
+//: Report reportsCreate
+await chat.report({ category: "Spam", userId: bob.id, comment: "the same offer every day" });
 //: BlockUser blocksBlock
 await chat.block(bob.id);
 //: blocksListBlocks

@@ -115,6 +115,8 @@ await connection.invoke("UpdateStatus", "Busy", "in a meeting");
 const [status] = await connection.invoke("GetPresence", [bob.id]);
 //: UpdatePrivacy
 const { lastSeen } = await connection.invoke("UpdatePrivacy", { typing: false });
+//: Report
+const { state } = await connection.invoke("Report", { category: "Spam", userId: bob.id });
 //: BlockUser
 await connection.invoke("BlockUser", bob.id);
 //: UnblockUser

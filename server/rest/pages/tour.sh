@@ -72,6 +72,10 @@ curl -sf "$URL/api/users/$bob" -H "$auth"
 curl -sf -X PUT "$URL/api/users/me/privacy" -H "$auth" -H "$json" -d '{"readReceipts": false}'
 #: usersPrivacy
 curl -sf "$URL/api/users/me/privacy" -H "$auth" | jq .typing
+#: reportsCreate
+curl -sf "$URL/api/reports" -H "$auth" -H "$json" -d "{\"category\": \"Spam\", \"userId\": \"$bob\"}" | jq .state
+#: reportsListOwn
+curl -sf "$URL/api/users/me/reports?limit=20" -H "$auth" | jq '.items[] | {category, state}'
 #: blocksBlock
 curl -sf -X PUT "$URL/api/users/me/blocks/$bob" -H "$auth"
 #: blocksListBlocks
@@ -138,6 +142,10 @@ curl -sf -X DELETE "$URL/api/conversations/$group" -H "$auth"
 admin="Authorization: Bearer $(cat admin-token)"
 curl -sf -X PUT "$URL/api/users/$bob/role" -H "$admin" -H "$json" -d '{"role": "Moderator"}' | jq .role
 curl -sf -X PUT "$URL/api/users/$bob/role" -H "$admin" -H "$json" -d '{"role": "User"}' | jq .role
+#: reportsListReports
+report=$(curl -sf "$URL/api/reports?state=open" -H "$admin" | jq -r '.items[0].id')
+#: reportsResolve
+curl -sf -X PUT "$URL/api/reports/$report/resolution" -H "$admin" -H "$json" -d '{"note": "warned"}' | jq .state
 #: moderationBan
 curl -sf -X PUT "$URL/api/users/$bob/ban" -H "$admin" -H "$json" -d '{"until": "2999-01-01T00:00:00Z", "reason": "spam"}'
 #: moderationGetStanding

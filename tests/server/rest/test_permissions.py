@@ -110,6 +110,7 @@ def at(path: str, body: Any = None, **options: Any) -> Callable[[Mapping[str, st
 
 
 # Routes that need no token, with the reason. All others are tested with INVALID_TOKENS, too.
+REVEALING = ("POST /api/join", "GET /api/audit", "GET /api/reports")  # to who joins, or has the role
 OPEN = {
     "POST /api/users": "registration, by the setting",
     "GET /auth/login/{provider}": "the way in",
@@ -186,6 +187,14 @@ RULES: dict[str, list[Rule]] = {
     "DELETE /api/users/{userId}/ban": [Rule(service(), at(f"{VICTIM}/ban?reason=x"))],
     "DELETE /api/users/{userId}/sessions": [Rule(service(), at(f"{VICTIM}/sessions"))],
     "PUT /api/users/{userId}/name": [Rule(service(), at(f"{VICTIM}/name", {"displayName": "x"}))],
+    "POST /api/reports": [
+        Rule(who(), at("/api/reports", {"category": "Spam", "messageId": "{theirs}"})),
+        Rule(EVERYONE, at("/api/reports", {"category": "Spam", "userId": "{outsider}"})),
+        Rule(dict.fromkeys(PEOPLE, "conflict"), at("/api/reports", {"category": "Spam", "userId": "{me}"})),
+    ],
+    "GET /api/users/me/reports": [Rule(EVERYONE, at("/api/users/me/reports"))],
+    "GET /api/reports": [Rule(service(), at("/api/reports?state=open"))],
+    "PUT /api/reports/{reportId}/resolution": [Rule(service(), at("/api/reports/{report}/resolution", {}))],
     "GET /api/audit": [Rule(service("forbidden"), at("/api/audit"))],
     "GET /api/conversations": [Rule(EVERYONE, at("/api/conversations"))],
     "POST /api/conversations": [
@@ -337,6 +346,10 @@ METHODS: dict[str, list[Rule]] = {
         Rule(who("forbidden"), call("{theirs}"), say_again),
         Rule(who(), call("{mine}"), say_again),
     ],
+    "Report": [
+        Rule(who(), call({"category": "Spam", "messageId": "{theirs}"})),
+        Rule(EVERYONE, call({"category": "Spam", "userId": "{outsider}"})),
+    ],
     "BlockUser": [Rule(EVERYONE, call("{outsider}")), Rule(dict.fromkeys(PEOPLE, "conflict"), call("{me}"))],
     "UnblockUser": [Rule(EVERYONE, call("{outsider}"))],
     "React": [
@@ -404,6 +417,9 @@ class World:
             self.direct[name] = made["id"], await self._say(made["id"], name)
         path = f"/api/users/me/blocks/{self.ids['blocked']}"
         await self.site.call("PUT", path, token=self.tokens["peer"], status=204)
+        about = {"category": "Spam", "userId": self.ids["victim"]}
+        made = await self.site.call("POST", "/api/reports", about, token=self.tokens["peer"], status=201)
+        self.things["report"] = made["id"]
         self.things["elsewhere"] = await self._say(await self._group("outsider", "outsider"), "outsider")
         await self.build()
 
@@ -524,7 +540,7 @@ async def test_routes(world: World) -> None:
                 answer = await ask(world.site, route, world.tokens[name], rule.ask(world.of(name)))
                 if outcome(answer) != rule.answers[name]:
                     wrong.append((route, number, name, outcome(answer), rule.answers[name], answer.text[:200]))
-                if name in OUTSIDE and rule.answers[name] == OK and route not in ("POST /api/join", "GET /api/audit"):
+                if name in OUTSIDE and rule.answers[name] == OK and route not in REVEALING:
                     assert world.things["conversation"] not in answer.text, (route, name)
                 if rule.changes and outcome(answer) == OK:
                     await rule.changes(world, name)

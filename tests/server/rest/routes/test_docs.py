@@ -24,6 +24,9 @@ ROUTES = {
     "/api/users/me/export": "get",
     "/api/users/me/privacy": "get put",
     "/api/users/me/unread": "get",
+    "/api/reports": "get post",
+    "/api/reports/{reportId}/resolution": "put",
+    "/api/users/me/reports": "get",
     "/api/users/me/blocks": "get",
     "/api/users/me/blocks/{userId}": "delete put",
     "/api/users/status": "put",
@@ -234,8 +237,7 @@ async def test_keys_that_are_of_no_use(site: Site, described: dict[str, Any]) ->
     }
     assert without == {
         "authExchange", "authLogout", "groupsJoin", "groupsJoinByLink", "hubNegotiate", "provisioningMint",
-        "webhooksReplay",
-        "provisioningPutAll",
+        "webhooksReplay", "provisioningPutAll", "reportsCreate",
     }  # fmt: skip
     _, token = await site.user("alice")
     key = {"Authorization": f"Bearer {token}", "Idempotency-Key": "one"}

@@ -1,0 +1,152 @@
+"""Reports: what users say of messages and of each other, for moderators to decide on.
+
+Owns who may report what, and who sees it. Users report what they may see; moderators see all reports but those about
+themselves, with the reporter. Who is reported learns nothing of it.
+"""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from handlers import page_cursors, permissions, text_rules
+from handlers.errors import ChatError
+from handlers.model import MAX_COMMENT, Caller, CreateReport, ResolveReport
+from handlers.ports import Connections
+from handlers.rate_limits import Limiter
+from handlers.standing import require_role
+from handlers.transactions import Transactions
+from store.ids import new_id
+from store.model import Act, Change, FullReport, Message, MessageType, OwnReport, ReportCategory, ReportState, UserRole
+from store.postgres import audit, conversations, messages, users
+from store.postgres import reports as store
+from store.postgres.connection import Connection
+
+MAX_OPEN = 100  # reports of one user that are not resolved
+
+
+class Reports:
+    def __init__(self, pool: Connections, transactions: Transactions, limiter: Limiter[UUID]) -> None:
+        self._pool = pool
+        self._transactions = transactions
+        self._limiter = limiter
+
+    # -- by users -------------------------------------------------------------------------------
+
+    async def create(self, caller: Caller, request: CreateReport) -> tuple[OwnReport, bool]:
+        """(the report, whether it is new): while one of the caller's about the same is open, it is that one. Raises
+        ChatError."""
+        try:
+            category = ReportCategory.parse(request.category)
+        except ValueError:
+            names = ", ".join(member.value for member in ReportCategory)
+            raise ChatError("invalid_request", f"The category is one of {names}.", errors={"category": names}) from None
+        if (request.message_id is None) is (request.user_id is None):
+            sentence = "one of messageId and userId"
+            raise ChatError("invalid_request", f"A report is about {sentence}.", errors={"messageId": sentence})
+        _check_text("comment", request.comment)
+        self._limiter.require(caller.user_id)
+
+        async def write(conn: Connection) -> tuple[tuple[FullReport, bool], Sequence[Change]]:
+            message = None if request.message_id is None else await _seen(conn, caller, request.message_id)
+            user_id = request.user_id if message is None else message.sender_id
+            assert user_id is not None
+            if user_id == caller.user_id:
+                raise ChatError("conflict", "You cannot report yourself.")
+            if message is None and await users.fetch_account(conn, user_id) is None:
+                raise permissions.not_found("user")
+            made = await store.insert_report(
+                conn,
+                new_id(),
+                caller.user_id,
+                user_id,
+                message_id=request.message_id,
+                conversation_id=None if message is None else message.conversation_id,
+                category=category,
+                comment=request.comment,
+                content=None if message is None else message.content,
+            )
+            if made is None:
+                there = await store.fetch_open_report(conn, caller.user_id, user_id, message_id=request.message_id)
+                if there is None:  # it was resolved at this moment
+                    raise ChatError("unavailable", "The report was resolved meanwhile; report it again.")
+                return (there, False), ()
+            if await store.count_open_reports(conn, caller.user_id) > MAX_OPEN:
+                raise ChatError("conflict", f"{MAX_OPEN} reports of yours wait for a decision; be patient.")
+            return (made, True), ()  # who else is to hear of a new report is noted here
+
+        report, is_new = await self._transactions.run(write)
+        return store.own(report), is_new
+
+    async def list_own(self, caller: Caller, limit: int, cursor: str | None) -> tuple[Sequence[OwnReport], str | None]:
+        """What the caller has reported, the oldest first."""
+        after = page_cursors.decode_id(cursor)
+        async with self._pool.connection() as conn:
+            found = await store.list_own_reports(conn, caller.user_id, after=after, limit=limit + 1)
+        items = found[:limit]
+        return items, page_cursors.encode_id(items[-1].id) if len(found) > limit else None
+
+    # -- by moderators --------------------------------------------------------------------------
+
+    async def list(
+        self,
+        caller: Caller | None,
+        limit: int,
+        cursor: str | None,
+        *,
+        state: ReportState | None = None,
+        user_id: UUID | None = None,
+    ) -> tuple[Sequence[FullReport], str | None]:
+        """The oldest first; those about the caller are left out. None is an operator."""
+        after = page_cursors.decode_id(cursor)
+        viewer_id = None if caller is None else caller.user_id
+        async with self._pool.connection() as conn:
+            await require_role(conn, caller, UserRole.MODERATOR)
+            found = await store.list_reports(
+                conn, viewer_id, state=state, user_id=user_id, after=after, limit=limit + 1
+            )
+        items = found[:limit]
+        return items, page_cursors.encode_id(items[-1].id) if len(found) > limit else None
+
+    async def resolve(self, caller: Caller | None, report_id: UUID, request: ResolveReport) -> FullReport:
+        """Decide on it. One that is resolved stays as it is. Raises ChatError."""
+        _check_text("note", request.note)
+
+        async def write(conn: Connection) -> tuple[FullReport, Sequence[Change]]:
+            await require_role(conn, caller, UserRole.MODERATOR)
+            found = await store.lock_report(conn, report_id)
+            if found is None or (caller is not None and found.user_id == caller.user_id):
+                raise permissions.not_found("report")
+            if found.state is ReportState.RESOLVED:
+                return found, ()
+            by = None if caller is None else caller.user_id
+            resolved = await store.resolve_report(conn, report_id, by=by, note=request.note)
+            await audit.insert_audit(
+                conn,
+                Act.REPORT_RESOLVED,
+                by,
+                user_id=found.user_id,
+                conversation_id=found.conversation_id,
+                object_id=report_id,
+            )
+            return resolved, ()
+
+        return await self._transactions.run(write)
+
+
+async def _seen(conn: Connection, caller: Caller, message_id: UUID) -> Message:
+    """A message that the caller may see, and that somebody has written. Raises ChatError."""
+    message = await messages.fetch_message(conn, message_id)
+    if message is None:
+        raise permissions.not_found("message")
+    member = await conversations.fetch_member(conn, message.conversation_id, caller.user_id)
+    permissions.require_member(member, "message")
+    if message.type is MessageType.SYSTEM:
+        raise ChatError("forbidden", "System messages cannot be reported.")
+    if message.deleted_at is not None:
+        raise ChatError("gone", "The message was deleted.")
+    return message
+
+
+def _check_text(field: str, text: str | None) -> None:
+    if text is not None and not (len(text) <= MAX_COMMENT and text_rules.fits(text_rules.DESCRIPTION, text)):
+        sentence = f"printable text of at most {MAX_COMMENT} characters, in any number of lines"
+        raise ChatError("invalid_request", f"The {field} is {sentence}.", errors={field: sentence})
