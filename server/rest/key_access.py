@@ -106,9 +106,18 @@ ROUTES: Mapping[str, Needed] = {
     "GET /api/groups": _READ_CHATS,
     "POST /api/join": _WRITE_CHATS,
 }
+WEBHOOKS = "webhooks are set up by administrators themselves"
 # What no key may do, with the reason.
 REFUSED: Mapping[str, str] = {
     "GET /api/users/me/export": "all data of a user at once is for the user",
+    "GET /api/webhooks": WEBHOOKS,
+    "POST /api/webhooks": WEBHOOKS,
+    "GET /api/webhooks/{webhook_id}": WEBHOOKS,
+    "PUT /api/webhooks/{webhook_id}": WEBHOOKS,
+    "DELETE /api/webhooks/{webhook_id}": WEBHOOKS,
+    "POST /api/webhooks/{webhook_id}/secret": WEBHOOKS,
+    "GET /api/webhooks/{webhook_id}/dead-letters": WEBHOOKS,
+    "POST /api/webhooks/{webhook_id}/replay": WEBHOOKS,
     "PUT /api/users/{user_id}/role": "roles are given by administrators themselves",
     "GET /api/audit": "the audit log is for administrators themselves",
     "POST /auth/logout": "a key has no session",
