@@ -15,6 +15,7 @@ from handlers import page_cursors, permissions, preconditions, text_rules
 from handlers.blocks import require_available
 from handlers.errors import ChatError
 from handlers.idempotency import claim
+from handlers.member_moderation import keep_muted_out, require_welcome
 from handlers.model import (
     AddMember,
     Caller,
@@ -215,6 +216,7 @@ class Conversations:
             except store.UnknownUser as error:
                 raise _unknown_user(error) from None
             await require_available(conn, caller.user_id, [request.user_id])
+            await require_welcome(conn, conversation_id, request.user_id)
             return True, (change,)
 
         added = await self._transactions.run(write, touches=(conversation_id,))
@@ -230,6 +232,8 @@ class Conversations:
             if target is None:
                 raise permissions.not_found("member")
             permissions.may_remove(member, target, await store.count_owners(conn, conversation_id))
+            if user_id == caller.user_id:
+                await keep_muted_out(conn, conversation_id, user_id)
             return None, (await store.delete_member(conn, conversation_id, user_id, by=caller.user_id),)
 
         await self._transactions.run(write, touches=(conversation_id,))

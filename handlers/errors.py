@@ -40,6 +40,8 @@ CODES: dict[str, ErrorCode] = {
     "recipient_unavailable": ErrorCode(
         403, "The other user takes nothing from you", "Try again another day, or leave it."
     ),
+    "muted": ErrorCode(403, "The member is muted", "Read along until `until`."),
+    "kept_out": ErrorCode(403, "The user may not come into this group", "Ask an admin of the group."),
     "registration_closed": ErrorCode(
         403, "Registration is not open", "Sign in with a provider, or ask for an account."
     ),

@@ -15,6 +15,7 @@ from handlers import page_cursors, permissions
 from handlers.conversations import Conversations, locked
 from handlers.errors import ChatError
 from handlers.idempotency import claim
+from handlers.member_moderation import require_welcome
 from handlers.model import Caller, CreateJoinLink, NewJoinLink, Once
 from handlers.ports import Connections
 from handlers.transactions import Transactions
@@ -120,6 +121,7 @@ class Groups:
                 raise _nowhere()
             if await conversation_store.fetch_member(conn, conversation_id, caller.user_id) is not None:
                 return (conversation_id, False), ()
+            await require_welcome(conn, conversation_id, caller.user_id)
             if not await join_links.use_link(conn, digest):
                 raise _nowhere()
             return (conversation_id, True), (await _join(conn, conversation_id, caller),)
@@ -138,6 +140,7 @@ class Groups:
                 return False, ()
             if not head.details.is_public:
                 raise permissions.not_found()
+            await require_welcome(conn, conversation_id, caller.user_id)
             return True, (await _join(conn, conversation_id, caller),)
 
         joined = await self._transactions.run(write, touches=(conversation_id,))

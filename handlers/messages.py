@@ -19,14 +19,17 @@ from handlers import page_cursors, permissions, preconditions, text_rules
 from handlers.blocks import UNAVAILABLE, require_partner
 from handlers.errors import ChatError, from_store
 from handlers.idempotency import bind, release
+from handlers.member_moderation import muted_until_ms, require_voice
 from handlers.model import FILE_TYPES, SENDABLE_TYPES, SPOKEN_TYPES, Caller, CreateMessage, Once
 from handlers.ports import Connections
 from handlers.rate_limits import Limiter
+from handlers.standing import has_role
 from handlers.transactions import Transactions
 from store.errors import Overloaded, StoreError, Unavailable
 from store.ids import distinct, new_id
-from store.model import Change, Member, Message, MessageType
+from store.model import Act, Change, Member, Message, MessageType, UserRole
 from store.outage import Outage
+from store.postgres import audit
 from store.postgres import conversations as conversation_store
 from store.postgres import mentions as mention_store
 from store.postgres import messages as store
@@ -57,7 +60,6 @@ _REFUSED = {
     "thread_of_system": ("forbidden", "System messages have no replies."),
     "thread_deleted": ("gone", "The message of the thread was deleted: it takes no more replies."),
     "mention_all": ("mention_all_forbidden", "In a group this large only its admins and owners mention all."),
-    "muted": ("forbidden", "You are muted in this conversation."),
     "unavailable": (UNAVAILABLE.code, UNAVAILABLE.sentence),
     "invalid_content": ("invalid_content", "The content cannot be stored."),
 }
@@ -232,6 +234,7 @@ class Messages:
             message, head, member = await self._locked(conn, caller, message_id, if_match)
             permissions.may_edit(caller, message)
             await require_partner(conn, head.id, caller.user_id)
+            await require_voice(conn, head.id, caller.user_id)
             named = message.mentions if mentions is None else tuple(distinct(mentions))
             to_all = message.mention_all if mention_all is None else mention_all
             if (named, to_all) != (message.mentions, message.mention_all):
@@ -245,12 +248,36 @@ class Messages:
         self._sends.require(caller.user_id, f"delete {message_id}")
 
         async def write(conn: Connection) -> tuple[Message, Sequence[Change]]:
-            message, head, member = await self._locked(conn, caller, message_id, if_match)
-            permissions.may_delete(caller, message, member, head.type)
+            if await has_role(conn, caller, UserRole.MODERATOR):
+                message = await self._locked_by_moderator(conn, caller, message_id, if_match)
+            else:
+                message, head, member = await self._locked(conn, caller, message_id, if_match)
+                permissions.may_delete(caller, message, member, head.type)
             change = await store.delete_message(conn, message_id)
             return _changed(change)
 
         return await self._transactions.run(write)
+
+    @staticmethod
+    async def _locked_by_moderator(
+        conn: Connection, caller: Caller, message_id: UUID, if_match: Collection[str] | None
+    ) -> Message:
+        """A message that a moderator of the service deletes, wherever it is. Raises ChatError."""
+        message = await store.lock_message(conn, message_id)
+        if message is None or await conversation_store.lock_conversation(conn, message.conversation_id) is None:
+            raise permissions.not_found("message")
+        preconditions.require(if_match, preconditions.of_message(message), "message", str(message.changed_seq))
+        permissions.require_user_message(message)
+        if message.sender_id != caller.user_id:
+            await audit.insert_audit(
+                conn,
+                Act.MESSAGE_DELETED,
+                caller.user_id,
+                user_id=message.sender_id,
+                conversation_id=message.conversation_id,
+                object_id=message_id,
+            )
+        return message
 
     async def pin(self, caller: Caller, message_id: UUID) -> Message:
         """Pin it; it may be pinned already, and stays then as it is. Raises ChatError."""
@@ -448,6 +475,8 @@ def _changed(change: Change | None) -> tuple[Message, Sequence[Change]]:
 def _to_client_error(outcome: object) -> ChatError:
     """Return the error for a client whose message a lane could not write."""
     if isinstance(outcome, AppendError):
+        if outcome.code == "muted":
+            return muted_until_ms(outcome.wait_ms)
         if outcome.code == "slow_mode":
             wait = max(1, outcome.wait_ms or 0) / 1000
             return ChatError("slow_mode", f"This group is in slow mode; wait {wait:g} s.", retry_after=wait)

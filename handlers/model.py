@@ -212,6 +212,13 @@ class RenameUser(Wire, frozen=True):
     reason: Reason | None = None
 
 
+class Restrict(Wire, frozen=True):
+    """Of a member who is muted, or a user who is kept out. `until`: for ever when it is left out."""
+
+    until: Annotated[str, _pattern(text_rules.TIME)] | None = None
+    reason: Reason | None = None
+
+
 class CreateReport(Wire, frozen=True):
     """About a message or about a user, one of the two. `comment` says more, to the moderators."""
 

@@ -45,7 +45,7 @@ class Moderation:
         except ValueError:
             names = ", ".join(member.value for member in UserRole)
             raise ChatError("invalid_request", f"The role is one of {names}.", errors={"role": names}) from None
-        _check_reason(request.reason)
+        check_reason(request.reason)
 
         async def write(conn: Connection) -> tuple[UserStanding, Sequence[Change]]:
             await require_role(conn, caller, UserRole.ADMINISTRATOR)
@@ -63,8 +63,8 @@ class Moderation:
     async def ban(self, caller: Caller | None, user_id: UUID, request: BanUser) -> UserStanding:
         """Until a time, or for ever: their connections end on every instance, and nothing that they sign in with is
         good. A ban that is there is replaced."""
-        until = _until(request.until)
-        _check_reason(request.reason)
+        until = end_of(request.until)
+        check_reason(request.reason)
 
         async def act(conn: Connection, before: UserStanding) -> Acted:
             after = await store.update_ban(conn, user_id, until)
@@ -78,7 +78,7 @@ class Moderation:
         return await self._act(caller, user_id, act)
 
     async def unban(self, caller: Caller | None, user_id: UUID, reason: str | None = None) -> UserStanding:
-        _check_reason(reason)
+        check_reason(reason)
 
         async def act(conn: Connection, before: UserStanding) -> Acted:
             if before.banned_until is None:
@@ -91,7 +91,7 @@ class Moderation:
 
     async def end_sessions(self, caller: Caller | None, user_id: UUID, reason: str | None = None) -> UserStanding:
         """End all sign-in sessions and connections of a user, who may sign in again."""
-        _check_reason(reason)
+        check_reason(reason)
 
         async def act(conn: Connection, before: UserStanding) -> Acted:
             await store.revoke_sessions_of(conn, user_id)
@@ -106,7 +106,7 @@ class Moderation:
             check_username(request.username)
         if request.display_name is not None:
             check_display_name(request.display_name)
-        _check_reason(request.reason)
+        check_reason(request.reason)
 
         async def act(conn: Connection, before: UserStanding) -> Acted:
             if request.username is not None:
@@ -168,7 +168,7 @@ def _found(standing: UserStanding | None) -> UserStanding:
     return standing
 
 
-def _until(text: str | None) -> datetime:
+def end_of(text: str | None) -> datetime:
     """None is for ever."""
     until = text_rules.LAST_TIME if text is None else text_rules.time_of(text)
     if until is None:
@@ -177,7 +177,7 @@ def _until(text: str | None) -> datetime:
     return until
 
 
-def _check_reason(reason: str | None) -> None:
+def check_reason(reason: str | None) -> None:
     if reason is not None and not (len(reason) <= MAX_REASON and text_rules.fits(text_rules.DESCRIPTION, reason)):
         sentence = f"printable text of at most {MAX_REASON} characters, in any number of lines"
         raise ChatError("invalid_request", f"The reason is {sentence}.", errors={"reason": sentence})

@@ -64,6 +64,13 @@ def may_delete(caller: Caller, message: Message, member: Member, kind: Conversat
     _not_deleted(message)
 
 
+def require_user_message(message: Message) -> None:
+    """It is one that a user has written, and is there."""
+    if message.type is MessageType.SYSTEM:
+        raise ChatError("forbidden", "System messages cannot be deleted.")
+    _not_deleted(message)
+
+
 def may_pin(message: Message, member: Member, kind: ConversationType) -> None:
     """Pins are everybody's: both users of a direct conversation, admins and owners of a group."""
     if kind is ConversationType.GROUP:

@@ -16,6 +16,7 @@ from handlers import page_cursors, permissions
 from handlers.blocks import UNAVAILABLE
 from handlers.emoji import spelled
 from handlers.errors import ChatError, from_store
+from handlers.member_moderation import muted_until_ms
 from handlers.model import Caller, Reactor
 from handlers.ports import Connections
 from handlers.rate_limits import Limiter
@@ -266,7 +267,7 @@ def settle(
 
 def _refusal(reactor: store.Reactor, own: dict[str, None], kinds: dict[str, int], emoji: str) -> ChatError | None:
     if reactor.is_muted:
-        return ChatError("forbidden", "You are muted in this conversation.")
+        return muted_until_ms(None)
     if reactor.is_refused:
         return ChatError(UNAVAILABLE.code, UNAVAILABLE.sentence)
     if len(own) >= MAX_OWN:

@@ -94,6 +94,11 @@ class Act(enum.StrEnum):
     WEBHOOK_CREATED = "webhookCreated"
     WEBHOOK_CHANGED = "webhookChanged"
     WEBHOOK_DELETED = "webhookDeleted"
+    MEMBER_MUTED = "memberMuted"
+    MEMBER_UNMUTED = "memberUnmuted"
+    MEMBER_BANNED = "memberBanned"
+    MEMBER_UNBANNED = "memberUnbanned"
+    MESSAGE_DELETED = "messageDeleted"
     REPORT_RESOLVED = "reportResolved"
 
 
@@ -165,6 +170,15 @@ class Privacy(Wire, frozen=True):
     read_receipts: bool = True
     typing: bool = True
     last_seen: bool = True
+
+
+class MemberBan(Wire, frozen=True):
+    """A user who is kept out of a group, until when, by whom and since when."""
+
+    user_id: UUID
+    until: Timestamp
+    created_by: UUID
+    created_at: Timestamp
 
 
 class Block(Wire, frozen=True):

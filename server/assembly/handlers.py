@@ -11,6 +11,7 @@ from handlers.conversations import Conversations
 from handlers.export import Export
 from handlers.files import Files
 from handlers.groups import Groups
+from handlers.member_moderation import MemberModeration
 from handlers.messages import Messages, Queue
 from handlers.moderation import Moderation
 from handlers.provisioning import Provisioning
@@ -42,6 +43,7 @@ class Handlers:
     files: Files
     blocks: Blocks
     reports: Reports
+    member_moderation: MemberModeration
     accounts: Accounts
     provisioning: Provisioning
     api_keys: ApiKeys
@@ -98,6 +100,7 @@ def assemble_handlers(
         files=files(pool),
         blocks=Blocks(pool, cluster.announcer),
         reports=Reports(pool, cluster.transactions, limits.reports),
+        member_moderation=MemberModeration(pool, cluster.transactions),
         accounts=accounts(pool),
         provisioning=Provisioning(pool, cluster.transactions),
         api_keys=ApiKeys(pool),

@@ -70,6 +70,7 @@ def assemble_rest(
         files_handler=handlers.files,
         blocks_handler=handlers.blocks,
         reports_handler=handlers.reports,
+        member_moderation_handler=handlers.member_moderation,
         export=handlers.export,
         objects_store=stores.objects,
         sign_in=SignIn(settings.oauth, stores.signing, stores.redis),

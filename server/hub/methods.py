@@ -150,6 +150,7 @@ class HubMethods:
         "mention_all_forbidden",
         "posting_forbidden",
         "slow_mode",
+        "muted",
         "recipient_unavailable",
         "thread_nested",
         "gone",
@@ -168,7 +169,9 @@ class HubMethods:
         except Exception as error:  # refused before it was queued; answered like any other
             done(error)
 
-    @hub_method("not_found", "forbidden", "mention_all_forbidden", "recipient_unavailable", "gone", "invalid_content")
+    @hub_method(
+        "not_found", "forbidden", "mention_all_forbidden", "muted", "recipient_unavailable", "gone", "invalid_content"
+    )
     async def edit_message(
         self,
         connection: HubConnection,
@@ -188,7 +191,7 @@ class HubMethods:
         """Delete a message: it stays in its place, with empty content."""
         return sent(await self._messages.delete(connection.caller, message_id))
 
-    @hub_method("not_found", "forbidden", "recipient_unavailable", "gone", "conflict")
+    @hub_method("not_found", "forbidden", "muted", "recipient_unavailable", "gone", "conflict")
     async def react(self, connection: HubConnection, message_id: UUID, emoji: str) -> SentMessage:
         """React to a message with an emoji. The same again changes nothing."""
         return sent(await self._reactions.react(connection.caller, message_id, emoji))

@@ -20,6 +20,7 @@ from handlers.errors import ChatError
 from handlers.export import Export
 from handlers.files import Files
 from handlers.groups import Groups
+from handlers.member_moderation import MemberModeration
 from handlers.messages import Messages
 from handlers.model import Caller
 from handlers.moderation import Moderation
@@ -52,6 +53,7 @@ from server.rest.routes import (
     files,
     groups,
     health,
+    member_moderation,
     mentions,
     messages,
     moderation,
@@ -94,6 +96,7 @@ def create_app(
     files_handler: Files,
     blocks_handler: Blocks,
     reports_handler: Reports,
+    member_moderation_handler: MemberModeration,
     export: Export,
     objects_store: Objects | None,
     verifier: Verifier,
@@ -119,6 +122,7 @@ def create_app(
     app.register_blueprint(provisioning.blueprint(provisioning_handler, accounts, users_handler))
     app.register_blueprint(blocks.blueprint(blocks_handler))
     app.register_blueprint(reports.blueprint(reports_handler))
+    app.register_blueprint(member_moderation.blueprint(member_moderation_handler))
     app.register_blueprint(moderation.blueprint(moderation_handler))
     app.register_blueprint(audit.blueprint(moderation_handler))
     app.register_blueprint(auth.blueprint(accounts, verifier, users_handler, sign_in, settings))

@@ -75,6 +75,7 @@ TAGS = {
     "webhooks": "Applications that are sent what happens: for administrators.",
     "blocks": "Users whom the caller keeps away.",
     "reports": "Reports of messages and users, and what moderators decide on them.",
+    "members": "Muting members, and keeping users out of groups.",
     "moderation": "Roles, bans, and what else moderators do to users.",
     "audit": "Who has done what as a moderator or administrator, and who has signed in.",
     "hub": "Negotiation of connections to the SignalR hub.",

@@ -20,7 +20,7 @@ import msgspec
 import trio
 
 from store.errors import StoreError, Unavailable
-from store.ids import new_id, timestamp
+from store.ids import epoch_ms, new_id, timestamp
 from store.model import (
     Change,
     Conversation,
@@ -33,6 +33,7 @@ from store.model import (
     Notifications,
     Posting,
     Role,
+    Timestamp,
     UnreadTotals,
 )
 from store.postgres import public_groups, queries
@@ -423,14 +424,40 @@ async def insert_member(conn: Connection, conversation_id: UUID, user_id: UUID, 
     return change
 
 
-async def delete_member(conn: Connection, conversation_id: UUID, user_id: UUID, *, by: UUID) -> Change:
-    """Remove one member; `by` is the same user when they leave. Raises NoConversation, NotAMember."""
+async def fetch_mute(conn: Connection, conversation_id: UUID, user_id: UUID) -> Timestamp | None:
+    """Until when a member is muted; None: they are not, or are no member."""
+    parameters = {"conversation_id": conversation_id, "user_id": user_id}
+    row = await (await conn.execute(queries.fetch_mute, parameters)).fetchone()
+    return None if row is None else timestamp(row[0])
+
+
+async def update_mute(
+    conn: Connection, conversation_id: UUID, user_id: UUID, until: datetime | None, *, by: UUID
+) -> Change:
+    """Mute a member until then; None: not any more. Raises NoConversation, NotAMember."""
+    async with conn.atomic():
+        await _lock(conn, conversation_id)
+        parameters = {"conversation_id": conversation_id, "user_id": user_id, "until": until}
+        if await (await conn.execute(queries.update_muted_until, parameters)).fetchone() is None:
+            raise NotAMember
+        event = Event.MEMBER_UNMUTED if until is None else Event.MEMBER_MUTED
+        ends = None if until is None else timestamp(epoch_ms(until))
+        return await _announce(conn, conversation_id, Announcement(event, by, user_id=user_id, until=ends))
+
+
+async def delete_member(
+    conn: Connection, conversation_id: UUID, user_id: UUID, *, by: UUID, until: datetime | None = None
+) -> Change:
+    """Remove one member; `by` is the same user when they leave. `until`: they are kept out so long, which is said.
+    Raises NoConversation, NotAMember."""
     async with conn.atomic():
         await _lock(conn, conversation_id)
         parameters = {"conversation_id": conversation_id, "user_id": user_id}
         if await (await conn.execute(queries.delete_member, parameters)).fetchone() is None:
             raise NotAMember
-        return await _announce(conn, conversation_id, Announcement(Event.MEMBER_REMOVED, by, user_id=user_id))
+        ends = None if until is None else timestamp(epoch_ms(until))
+        said = Announcement(Event.MEMBER_REMOVED, by, user_id=user_id, until=ends)
+        return await _announce(conn, conversation_id, said)
 
 
 async def update_role(conn: Connection, conversation_id: UUID, user_id: UUID, role: Role, *, by: UUID) -> Change:

@@ -80,10 +80,10 @@ class AppendError(Exception):
     """A message that was refused.
 
     `code` is one of REFUSALS (no_such_mention: somebody who is mentioned is no member; mention_all: the sender may not
-    mention all; posting: only admins send here; slow_mode: the sender has to wait, for `wait_ms`; unavailable: the
-    other user of a direct conversation has blocked the sender, or is banned; thread_...: what is replied to is a reply
-    itself, a System message, or deleted), or invalid_content (PostgreSQL cannot store it: a NUL character or a lone
-    surrogate).
+    mention all; posting: only admins send here; slow_mode: the sender has to wait, for `wait_ms`; muted: until then,
+    since the epoch; unavailable: the other user of a direct conversation has blocked the sender, or is banned;
+    thread_...: what is replied to is a reply itself, a System message, or deleted), or invalid_content (PostgreSQL
+    cannot store it: a NUL character or a lone surrogate).
     """
 
     def __init__(self, code: str, wait_ms: int | None = None) -> None:

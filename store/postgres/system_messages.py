@@ -6,6 +6,9 @@ learn about a change of membership or title, live or replayed:
     {"event": "conversationCreated", "by": ID}                      all who are members then were added
     {"event": "memberAdded",   "by": ID, "userId": ID, "role": R}   by == userId: joined by themselves
     {"event": "memberRemoved", "by": ID, "userId": ID}              by == userId: left (or the user was deleted)
+                                                                    with "until": TIME they are kept out until then
+    {"event": "memberMuted",   "by": ID, "userId": ID, "until": TIME}
+    {"event": "memberUnmuted", "by": ID, "userId": ID}
     {"event": "roleChanged",   "by": ID, "userId": ID, "role": R}
     {"event": "titleChanged",  "by": ID, "name": TEXT}
     {"event": "detailsChanged", "by": ID, "changed": [FIELD], FIELD: VALUE}   a field without a value: it was taken away
@@ -19,7 +22,7 @@ from uuid import UUID
 import msgspec
 
 from store.ids import id_ms, new_id, timestamp
-from store.model import Change, GroupDetails, Message, MessageStatus, MessageType, Posting, Role
+from store.model import Change, GroupDetails, Message, MessageStatus, MessageType, Posting, Role, Timestamp
 from store.postgres import queries
 from store.postgres.connection import Connection
 
@@ -34,6 +37,8 @@ class Event(StrEnum):
     TITLE_CHANGED = "titleChanged"
     DETAILS_CHANGED = "detailsChanged"
     DELETED = "conversationDeleted"
+    MEMBER_MUTED = "memberMuted"
+    MEMBER_UNMUTED = "memberUnmuted"
 
 
 class Announcement(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -50,6 +55,7 @@ class Announcement(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
     posting: Posting | None = None
     slow_mode_seconds: int | None = None
     is_public: bool | None = None
+    until: Timestamp | None = None
 
 
 _decoder = msgspec.json.Decoder(Announcement)

@@ -327,6 +327,7 @@ async def delete_user(conn: Connection, user_id: UUID) -> tuple[Change, ...] | N
             queries.forget_audit_of,
             queries.delete_blocks_of,
             queries.forget_reports_of,
+            queries.delete_member_bans_of,
             queries.give_up_files_of,
             queries.anonymise_user,
         ):

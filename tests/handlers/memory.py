@@ -27,6 +27,7 @@ from handlers.conversations import Conversations
 from handlers.errors import ChatError
 from handlers.files import Files
 from handlers.groups import Groups
+from handlers.member_moderation import MemberModeration
 from handlers.messages import Messages
 from handlers.model import Caller, CreateMessage
 from handlers.moderation import Moderation
@@ -62,6 +63,7 @@ from store.model import (
     GroupDetails,
     JoinLink,
     Member,
+    MemberBan,
     MemberCursor,
     Message,
     MessageStatus,
@@ -96,6 +98,7 @@ from store.postgres import (
     files,
     idempotency,
     join_links,
+    member_bans,
     mentions,
     messages,
     moderation,
@@ -161,7 +164,8 @@ class Tables:
         self.dissolved: dict[UUID, None] = {}
         self.floors: dict[UUID, int] = {}
         self.members: dict[tuple[UUID, UUID], Member] = {}
-        self.muted: dict[tuple[UUID, UUID], None] = {}
+        self.muted: dict[tuple[UUID, UUID], str | None] = {}  # until when; None: for ever
+        self.kept_out: dict[tuple[UUID, UUID], MemberBan] = {}
         self.messages: dict[UUID, Message] = {}
         self.reactions: dict[tuple[UUID, UUID, str], UUID] = {}  # by message, user and emoji
         self.unshown: dict[UUID, None] = {}  # roots that do not show all of their replies
@@ -568,6 +572,7 @@ class Memory:
         self.blocks = Blocks(pool, self.connected)
         self.reporting: Limiter[UUID] = Limiter(None, "reports")
         self.reports = Reports(pool, self.transactions, self.reporting)
+        self.member_moderation = MemberModeration(pool, self.transactions)
         self.moderation = Moderation(pool, self.transactions)
         self.presence = Presence(pool)
         self.webhooks = Webhooks(pool, self.keys, Rules(("inner.example",)))
@@ -864,8 +869,48 @@ def _insert_member(tables: Tables, conversation_id: UUID, user_id: UUID, role: R
     return tables.announce(conversation_id, by, added=[user_id])
 
 
+@stands_for(conversations.fetch_mute)
+def _fetch_mute(tables: Tables, conversation_id: UUID, user_id: UUID) -> str | None:
+    if (conversation_id, user_id) not in tables.muted:
+        return None
+    return tables.muted[conversation_id, user_id] or model.FOR_EVER
+
+
+@stands_for(conversations.update_mute)
+def _update_mute(tables: Tables, conversation_id: UUID, user_id: UUID, until: datetime | None, *, by: UUID) -> Change:
+    tables.muted.pop((conversation_id, user_id), None)
+    if until is not None:
+        tables.muted[conversation_id, user_id] = timestamp(epoch_ms(until))
+    return tables.announce(conversation_id, by)
+
+
+@stands_for(member_bans.put_ban)
+def _put_ban(tables: Tables, conversation_id: UUID, user_id: UUID, until: datetime, *, by: UUID) -> None:
+    tables.kept_out[conversation_id, user_id] = MemberBan(user_id, timestamp(epoch_ms(until)), by, NOW)
+
+
+@stands_for(member_bans.delete_ban)
+def _delete_ban(tables: Tables, conversation_id: UUID, user_id: UUID) -> bool:
+    return tables.kept_out.pop((conversation_id, user_id), None) is not None
+
+
+@stands_for(member_bans.fetch_ban)
+def _fetch_ban(tables: Tables, conversation_id: UUID, user_id: UUID) -> str | None:
+    found = tables.kept_out.get((conversation_id, user_id))
+    return None if found is None or found.until <= now_timestamp() else found.until
+
+
+@stands_for(member_bans.list_bans)
+def _list_bans(tables: Tables, conversation_id: UUID, *, after: UUID | None = None, limit: int) -> list[MemberBan]:
+    found = [one for (its, _), one in tables.kept_out.items() if its == conversation_id]
+    return sorted((one for one in found if after is None or one.user_id > after), key=lambda one: one.user_id)[:limit]
+
+
 @stands_for(conversations.delete_member)
-def _delete_member(tables: Tables, conversation_id: UUID, user_id: UUID, *, by: UUID) -> Change:
+def _delete_member(
+    tables: Tables, conversation_id: UUID, user_id: UUID, *, by: UUID, until: datetime | None = None
+) -> Change:
+    tables.muted.pop((conversation_id, user_id), None)
     del tables.members[conversation_id, user_id]
     tables.settings.pop((conversation_id, user_id), None)
     return tables.announce(conversation_id, by, removed=[user_id])

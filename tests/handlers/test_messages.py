@@ -184,7 +184,7 @@ async def test_client_message_ids(memory: Memory, name: str, is_good: bool) -> N
         (AppendError("no_conversation"), "not_found"),
         (AppendError("no_reply_target"), "not_found"),
         (AppendError("no_file"), "not_found"),
-        (AppendError("muted"), "forbidden"),
+        (AppendError("muted"), "muted"),
         (AppendError("posting"), "posting_forbidden"),
         (AppendError("slow_mode", 1500), "slow_mode"),
         (AppendError("invalid_content"), "invalid_content"),
@@ -272,7 +272,7 @@ async def test_a_key_is_not_freed_by_the_second(memory: Memory) -> None:
     group = memory.group((caller, Role.MEMBER))
     await memory.messages.send_once(caller, CreateMessage(group, "x"), ONE)
     memory.lanes.refusals = [AppendError("muted")]
-    with pytest.raises(ChatError, match="forbidden"):
+    with pytest.raises(ChatError, match="muted"):
         await memory.messages.send_once(caller, CreateMessage(group, "x"), ONE)
     assert memory.tables.creations
 

@@ -71,7 +71,7 @@ async def test_who_may_not(world: Memory, autojump_clock: MockClock) -> None:
         (stranger, said.id, "not_found"),
         (removed, said.id, "not_found"),
         (owner, new_id(), "not_found"),
-        (muted, said.id, "forbidden"),
+        (muted, said.id, "muted"),
         (owner, system.id, "forbidden"),
         (owner, deleted.id, "gone"),
     ):

@@ -156,6 +156,48 @@ def audit(
 
 @admin.command()
 @_office
+@click.argument("conversation", type=click.UUID)
+@click.argument("user")
+@click.option("--for", "lasting", metavar="DURATION", help="How long: 1h, 7d. Without it: for good.")
+@_reason
+def mute(where: Any, conversation: UUID, user: str, lasting: str | None, reason: str | None) -> None:
+    """Mute USER in a conversation, by its id. Its members see who did it: give --as."""
+    until = _until(lasting)
+    _run(where, lambda office: office.mute(conversation, user, until, reason))
+
+
+@admin.command()
+@_office
+@click.argument("conversation", type=click.UUID)
+@click.argument("user")
+def unmute(where: Any, conversation: UUID, user: str) -> None:
+    """Mute USER in a conversation no more."""
+    _run(where, lambda office: office.unmute(conversation, user))
+
+
+@admin.command("keep-out")
+@_office
+@click.argument("conversation", type=click.UUID)
+@click.argument("user")
+@click.option("--for", "lasting", metavar="DURATION", help="How long: 1h, 7d. Without it: for good.")
+@_reason
+def keep_out(where: Any, conversation: UUID, user: str, lasting: str | None, reason: str | None) -> None:
+    """Remove USER from a group, by its id, and keep them out. Its members see who did it: give --as."""
+    until = _until(lasting)
+    _run(where, lambda office: office.keep_out(conversation, user, until, reason))
+
+
+@admin.command("let-in")
+@_office
+@click.argument("conversation", type=click.UUID)
+@click.argument("user")
+def let_in(where: Any, conversation: UUID, user: str) -> None:
+    """Let USER come into a group again."""
+    _run(where, lambda office: office.let_in(conversation, user))
+
+
+@admin.command()
+@_office
 @click.option("--all", "is_all", is_flag=True, help="Also those that are resolved.")
 @click.option("--json", "as_json", is_flag=True, help="Print each report as a line of JSON.")
 def reports(where: Any, is_all: bool, as_json: bool) -> None:

@@ -14,7 +14,8 @@ import trio
 from rich.table import Table
 
 from handlers.errors import ChatError
-from handlers.model import BanUser, Caller, ChangeUserRole, RenameUser, ResolveReport
+from handlers.member_moderation import MemberModeration
+from handlers.model import BanUser, Caller, ChangeUserRole, RenameUser, ResolveReport, Restrict
 from handlers.moderation import Moderation
 from handlers.rate_limits import Limiter
 from handlers.reports import Reports
@@ -48,6 +49,7 @@ class Office:
         self._pool = pool
         transactions = Transactions(pool, _Relayed(), leaves_to_relay=True)
         self._moderation = Moderation(pool, transactions)
+        self._members = MemberModeration(pool, transactions)
         self._reports = Reports(pool, transactions, Limiter(None, "reports"))
         self._caller = None if acting is None else Caller(acting, 0.0)
 
@@ -80,6 +82,26 @@ class Office:
         request = RenameUser(username, display_name, reason)
         renamed = await self._moderation.rename(self._caller, await self.find(user), request)
         terminal.echo(f"{renamed.id}: {renamed.username}, {renamed.display_name}")
+
+    async def mute(self, conversation_id: UUID, user: str, until: str | None, reason: str | None) -> None:
+        request = Restrict(until, reason)
+        await self._members.mute(self._acting(), conversation_id, await self.find(user), request)
+
+    async def unmute(self, conversation_id: UUID, user: str) -> None:
+        await self._members.unmute(self._acting(), conversation_id, await self.find(user))
+
+    async def keep_out(self, conversation_id: UUID, user: str, until: str | None, reason: str | None) -> None:
+        request = Restrict(until, reason)
+        await self._members.ban(self._acting(), conversation_id, await self.find(user), request)
+
+    async def let_in(self, conversation_id: UUID, user: str) -> None:
+        await self._members.lift(self._acting(), conversation_id, await self.find(user))
+
+    def _acting(self) -> Caller:
+        """Who does what the members of a conversation see."""
+        if self._caller is None:
+            raise ChatError("invalid_request", "The members see who does this: say it with --as USER.")
+        return self._caller
 
     async def print_audit(
         self,

@@ -146,6 +146,18 @@ curl -sf -X PUT "$URL/api/users/$bob/role" -H "$admin" -H "$json" -d '{"role": "
 report=$(curl -sf "$URL/api/reports?state=open" -H "$admin" | jq -r '.items[0].id')
 #: reportsResolve
 curl -sf -X PUT "$URL/api/reports/$report/resolution" -H "$admin" -H "$json" -d '{"note": "warned"}' | jq .state
+#: membersMute
+where=$(curl -sf "$URL/api/conversations" -H "$admin" -H "$json" \
+  -d "{\"type\": \"Group\", \"memberIds\": [\"$bob\"]}" | jq -r .id)
+curl -sf -X PUT "$URL/api/conversations/$where/members/$bob/mute" -H "$admin" -H "$json" -d '{"until": "2999-01-01T00:00:00Z"}'
+#: membersUnmute
+curl -sf -X DELETE "$URL/api/conversations/$where/members/$bob/mute" -H "$admin"
+#: membersBan
+curl -sf -X PUT "$URL/api/conversations/$where/bans/$bob" -H "$admin" -H "$json" -d '{"reason": "spam"}'
+#: membersListBans
+curl -sf "$URL/api/conversations/$where/bans" -H "$admin" | jq '.items[] | {userId, until}'
+#: membersLift
+curl -sf -X DELETE "$URL/api/conversations/$where/bans/$bob" -H "$admin"
 #: moderationBan
 curl -sf -X PUT "$URL/api/users/$bob/ban" -H "$admin" -H "$json" -d '{"until": "2999-01-01T00:00:00Z", "reason": "spam"}'
 #: moderationGetStanding

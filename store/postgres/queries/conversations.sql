@@ -74,6 +74,11 @@ RETURNING user_id
 UPDATE members SET muted_until = %(until)s WHERE conversation_id = %(conversation_id)s AND user_id = %(user_id)s
 RETURNING user_id
 
+-- name: fetch_mute
+-- members_pkey.
+SELECT (extract(epoch FROM muted_until) * 1000)::bigint FROM members
+WHERE conversation_id = %(conversation_id)s AND user_id = %(user_id)s AND muted_until > clock_timestamp()
+
 -- name: update_title
 -- conversations_pkey.
 UPDATE conversations SET title = %(title)s WHERE id = %(id)s

@@ -28,7 +28,7 @@ EXISTS (
 -- fragment: looked_up
     SELECT i.*, c.last_seq, c.last_message_id, m.read_seq, s.message_id IS NOT NULL AS is_duplicate,
            CASE WHEN c.slow_mode_seconds > 0 AND m.role = 'Member' THEN c.slow_mode_seconds END AS slow_seconds,
-           m.last_sent_at,
+           m.last_sent_at, m.muted_until,
            f.key AS file_key, f.name, f.size, f.content_type, f.width, f.height,
            CASE WHEN c.id IS NULL THEN 2
                 WHEN m.user_id IS NULL THEN 3
@@ -117,7 +117,8 @@ SELECT CASE WHEN a.seq IS NOT NULL THEN 0
        CASE WHEN c.read_seq < a.seq - 1 THEN coalesce((
            SELECT NOT p.read_receipts FROM privacy AS p WHERE p.user_id = c.sender_id
        ), false) ELSE false END,
-       CASE WHEN a.seq IS NULL AND c.slow_seconds IS NOT NULL THEN 1000 * c.slow_seconds - CASE WHEN c.problem = 10 THEN
+       CASE WHEN c.problem = 4 THEN (1000 * extract(epoch FROM c.muted_until))
+            WHEN a.seq IS NULL AND c.slow_seconds IS NOT NULL THEN 1000 * c.slow_seconds - CASE WHEN c.problem = 10 THEN
            floor(1000 * extract(epoch FROM statement_timestamp() - c.last_sent_at)) ELSE 0 END END::bigint
 FROM checked AS c LEFT JOIN accepted AS a ON a.position = c.position
 ORDER BY c.position

@@ -60,6 +60,11 @@ def who(member: str = OK, admin: str = OK, owner: str = OK, outside: str = "not_
     return {**dict.fromkeys(OUTSIDE, outside), **inside}
 
 
+def moderates(member: str = OK, admin: str = OK, owner: str = OK) -> dict[str, str]:
+    """What moderators of the service may in any conversation, and in a group its own people by their roles there."""
+    return {**who(member, admin, owner), "moderator": OK, "administrator": OK}
+
+
 def unless_blocked(answer: str = OK) -> dict[str, str]:
     """What everybody may, but for the one whom `peer` has blocked."""
     return {**dict.fromkeys(PEOPLE, answer), "blocked": "recipient_unavailable"}
@@ -76,8 +81,8 @@ async def accept(world: "World", name: str) -> None:
 
 
 async def say_again(world: "World", name: str) -> None:
-    """Create two messages again, one of which may be gone."""
-    await world.say(name, "peer")
+    """Create two messages again, one of which may be gone. Moderators of the service are not in the group."""
+    await world.say(*(one for one in (name, "peer") if one not in OUTSIDE))
     world.head = await world.look()
 
 
@@ -110,7 +115,12 @@ def at(path: str, body: Any = None, **options: Any) -> Callable[[Mapping[str, st
 
 
 # Routes that need no token, with the reason. All others are tested with INVALID_TOKENS, too.
-REVEALING = ("POST /api/join", "GET /api/audit", "GET /api/reports")  # to who joins, or has the role
+REVEALING = (
+    "POST /api/join",
+    "GET /api/audit",
+    "GET /api/reports",
+    "DELETE /api/messages/{messageId}",
+)  # to who joins, or has the role
 OPEN = {
     "POST /api/users": "registration, by the setting",
     "GET /auth/login/{provider}": "the way in",
@@ -235,6 +245,21 @@ RULES: dict[str, list[Rule]] = {
     "DELETE /api/conversations/{conversationId}/links/{linkId}": [
         Rule(who("forbidden"), at(f"{GROUP}/links/{{link}}"), build_again)
     ],
+    "PUT /api/conversations/{conversationId}/members/{userId}/mute": [
+        Rule(moderates("forbidden"), at(MEMBERS + "/{peer}/mute", {"reason": "x"}), build_again),
+        Rule(moderates("forbidden", "forbidden"), at(MEMBERS + "/{peer_admin}/mute", {}), build_again),
+    ],
+    "DELETE /api/conversations/{conversationId}/members/{userId}/mute": [
+        Rule(moderates("forbidden"), at(MEMBERS + "/{peer}/mute"), accept)
+    ],
+    "GET /api/conversations/{conversationId}/bans": [Rule(moderates("forbidden"), at(f"{GROUP}/bans"))],
+    "PUT /api/conversations/{conversationId}/bans/{userId}": [
+        Rule(moderates("forbidden"), at(f"{GROUP}/bans/{{peer}}", {}), build_again),
+        Rule(moderates("forbidden", "forbidden"), at(f"{GROUP}/bans/{{peer_admin}}", {}), build_again),
+    ],
+    "DELETE /api/conversations/{conversationId}/bans/{userId}": [
+        Rule(moderates("forbidden"), at(f"{GROUP}/bans/{{outsider}}"), accept)
+    ],
     "GET /api/groups": [Rule(EVERYONE, at("/api/groups"))],
     "POST /api/conversations/{conversationId}/join": [Rule(who(), at(f"{GROUP}/join"), accept)],  # it is not public
     "POST /api/join": [
@@ -274,8 +299,8 @@ RULES: dict[str, list[Rule]] = {
         Rule(who(), at("/api/messages/{mine}", TEXT), accept),  # removed, one's own message is as far as any other
     ],
     "DELETE /api/messages/{messageId}": [
-        Rule(who("forbidden"), at(MESSAGE), say_again),
-        Rule(who(), at("/api/messages/{mine}"), say_again),
+        Rule(moderates("forbidden"), at(MESSAGE), say_again),
+        Rule(moderates(), at("/api/messages/{mine}"), say_again),
     ],
     "PUT /api/messages/{messageId}/status": [
         Rule(who(), at(MESSAGE + "/status", {"status": "Read"})),
@@ -343,8 +368,8 @@ METHODS: dict[str, list[Rule]] = {
         Rule(who(), call("{mine}", "x"), accept),
     ],
     "DeleteMessage": [
-        Rule(who("forbidden"), call("{theirs}"), say_again),
-        Rule(who(), call("{mine}"), say_again),
+        Rule(moderates("forbidden"), call("{theirs}"), say_again),
+        Rule(moderates(), call("{mine}"), say_again),
     ],
     "Report": [
         Rule(who(), call({"category": "Spam", "messageId": "{theirs}"})),

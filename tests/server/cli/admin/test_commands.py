@@ -10,7 +10,7 @@ from store.postgres.connection import Connection
 from tests import forkserver
 from tests.running import running
 from tests.server.rest.routes.test_moderation import end_of
-from tests.store.world import fetch_value, make_users
+from tests.store.world import fetch_value, make_group, make_users
 
 
 async def run(database: str, *arguments: str) -> forkserver.Ended:
@@ -87,3 +87,25 @@ async def test_a_ban_ends_connections(database: str, redis_url: str) -> None:
             await client.invoke("Ping")
             assert (await run(database, "ban", "user")).code == 0
             assert (await end_of(client)).startswith("banned:")
+
+
+async def test_members(database: str) -> None:
+    """What the members of a conversation see is done by a moderator; it is a change for the relay."""
+    conn = await Connection.open(database)
+    alice, bob = await make_users(conn, 2)
+    group = str(await make_group(conn, [alice, bob]))
+    nameless = await run(database, "mute", group, str(bob))
+    assert nameless.code == 1 and "--as" in nameless.out + nameless.err
+    assert (await run(database, "grant", "moderator", str(alice))).code == 0
+    for arguments in (
+        ("mute", group, str(bob), "--for", "1h"),
+        ("unmute", group, str(bob)),
+        ("keep-out", group, str(bob), "--reason", "spam"),
+        ("let-in", group, str(bob)),
+    ):
+        done = await run(database, *arguments, "--as", str(alice))
+        assert done.code == 0, done
+    acts = await fetch_value(conn, "SELECT string_agg(act, ' ' ORDER BY id) FROM audit")
+    assert acts == "roleChanged memberMuted memberUnmuted memberBanned memberUnbanned"
+    assert await fetch_value(conn, "SELECT count(*) FROM outbox WHERE seq > 1") == 3
+    await conn.close()

@@ -1,0 +1,175 @@
+"""What is done to the members of a conversation: muted until a time, or removed and kept out.
+
+Owns who may: admins and owners of a group, to members of a lower role; moderators of the service in any conversation,
+to users of a lower role in the service. Each act is a change of the conversation, and an entry of the audit log.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from handlers import page_cursors, permissions
+from handlers.errors import ChatError
+from handlers.model import Caller, Restrict
+from handlers.moderation import check_reason, end_of
+from handlers.ports import Connections
+from handlers.standing import RANK, role_of
+from handlers.transactions import Transactions
+from store.ids import timestamp
+from store.model import Act, Change, ConversationType, Member, MemberBan, Role, UserRole
+from store.postgres import audit, conversations, member_bans, moderation
+from store.postgres.connection import Connection
+
+
+class MemberModeration:
+    def __init__(self, pool: Connections, transactions: Transactions) -> None:
+        self._pool = pool
+        self._transactions = transactions
+
+    async def mute(self, caller: Caller, conversation_id: UUID, user_id: UUID, request: Restrict) -> None:
+        """The member sends, edits and reacts no more until then."""
+        until = end_of(request.until)
+        check_reason(request.reason)
+
+        async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
+            await self._lock(conn, caller, conversation_id, user_id)
+            change = await conversations.update_mute(conn, conversation_id, user_id, until, by=caller.user_id)
+            await _note(conn, Act.MEMBER_MUTED, caller, conversation_id, user_id, until, request.reason)
+            return None, (change,)
+
+        await self._transactions.run(write, touches=(conversation_id,))
+
+    async def unmute(self, caller: Caller, conversation_id: UUID, user_id: UUID) -> None:
+        """The member may not be muted."""
+
+        async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
+            await self._lock(conn, caller, conversation_id, user_id)
+            if await conversations.fetch_mute(conn, conversation_id, user_id) is None:
+                return None, ()
+            change = await conversations.update_mute(conn, conversation_id, user_id, None, by=caller.user_id)
+            await _note(conn, Act.MEMBER_UNMUTED, caller, conversation_id, user_id)
+            return None, (change,)
+
+        await self._transactions.run(write, touches=(conversation_id,))
+
+    async def ban(self, caller: Caller, conversation_id: UUID, user_id: UUID, request: Restrict) -> None:
+        """The user is removed from the group, if they are a member, and does not come back until then."""
+        until = end_of(request.until)
+        check_reason(request.reason)
+
+        async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
+            target = await self._lock(conn, caller, conversation_id, user_id, is_member=False)
+            changes: list[Change] = []
+            if target is not None:
+                if target.role is Role.OWNER and await conversations.count_owners(conn, conversation_id) == 1:
+                    raise ChatError(
+                        "last_owner", "The last owner cannot be removed; make somebody else an owner first."
+                    )
+                changes.append(
+                    await conversations.delete_member(conn, conversation_id, user_id, by=caller.user_id, until=until)
+                )
+            await member_bans.put_ban(conn, conversation_id, user_id, until, by=caller.user_id)
+            await _note(conn, Act.MEMBER_BANNED, caller, conversation_id, user_id, until, request.reason)
+            return None, changes
+
+        await self._transactions.run(write, touches=(conversation_id,))
+
+    async def lift(self, caller: Caller, conversation_id: UUID, user_id: UUID) -> None:
+        """The user may come again. They may not be kept out."""
+
+        async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
+            await self._lock(conn, caller, conversation_id, user_id, is_member=False)
+            if await member_bans.delete_ban(conn, conversation_id, user_id):
+                await _note(conn, Act.MEMBER_UNBANNED, caller, conversation_id, user_id)
+            return None, ()
+
+        await self._transactions.run(write)
+
+    async def list_bans(
+        self, caller: Caller, conversation_id: UUID, limit: int, cursor: str | None
+    ) -> tuple[Sequence[MemberBan], str | None]:
+        """Who is kept out, by id: for those who may do it."""
+        after = page_cursors.decode_id(cursor)
+        async with self._pool.connection() as conn:
+            if await role_of(conn, caller) is UserRole.USER:
+                member = await conversations.fetch_member(conn, conversation_id, caller.user_id)
+                permissions.require_role(permissions.require_member(member), Role.ADMIN)
+            found = await member_bans.list_bans(conn, conversation_id, after=after, limit=limit + 1)
+        items = found[:limit]
+        return items, page_cursors.encode_id(items[-1].user_id) if len(found) > limit else None
+
+    @staticmethod
+    async def _lock(
+        conn: Connection, caller: Caller, conversation_id: UUID, user_id: UUID, *, is_member: bool = True
+    ) -> Member | None:
+        """Lock the conversation; return whom it is about, if they are a member. Raises ChatError."""
+        head = await conversations.lock_conversation(conn, conversation_id)
+        if head is None:
+            raise permissions.not_found()
+        member = await conversations.fetch_member(conn, conversation_id, caller.user_id)
+        target = await conversations.fetch_member(conn, conversation_id, user_id)
+        role = await role_of(conn, caller)
+        if role is UserRole.USER:
+            member = permissions.require_member(member)
+            permissions.require_group(head.type)
+            is_low = target is None or target.role is Role.MEMBER
+            permissions.require_role(member, Role.ADMIN if is_low else Role.OWNER)
+        elif RANK[await moderation.fetch_role(conn, user_id) or UserRole.USER] >= RANK[role]:
+            raise ChatError("forbidden", "The user has a role in the service that is not lower than yours.")
+        if not is_member and head.type is ConversationType.DIRECT:
+            permissions.require_group(head.type)
+        if user_id == caller.user_id:
+            raise ChatError("conflict", "You cannot do that to yourself.")
+        if is_member and target is None:
+            raise permissions.not_found("member")
+        if target is None and await moderation.fetch_user_standing(conn, user_id) is None:
+            raise permissions.not_found("user")
+        return target
+
+
+async def _note(
+    conn: Connection,
+    act: Act,
+    caller: Caller,
+    conversation_id: UUID,
+    user_id: UUID,
+    until: datetime | None = None,
+    reason: str | None = None,
+) -> None:
+    await audit.insert_audit(
+        conn, act, caller.user_id, user_id=user_id, conversation_id=conversation_id, until=until, reason=reason
+    )
+
+
+async def require_welcome(conn: Connection, conversation_id: UUID, user_id: UUID) -> None:
+    """The user is not kept out of the conversation, which is locked. Raises ChatError("kept_out")."""
+    until = await member_bans.fetch_ban(conn, conversation_id, user_id)
+    if until is not None:
+        raise ChatError(
+            "kept_out", f"The user was removed from this group, and may come back after {until}.", until=until
+        )
+
+
+async def keep_muted_out(conn: Connection, conversation_id: UUID, user_id: UUID) -> None:
+    """A member who leaves while they are muted comes back when that is over: leaving ends no mute."""
+    until = await conversations.fetch_mute(conn, conversation_id, user_id)
+    if until is not None:
+        await member_bans.put_ban(conn, conversation_id, user_id, end_of(until), by=user_id)
+
+
+async def require_voice(conn: Connection, conversation_id: UUID, user_id: UUID) -> None:
+    """The member is not muted. Raises ChatError("muted")."""
+    until = await conversations.fetch_mute(conn, conversation_id, user_id)
+    if until is not None:
+        raise muted(until)
+
+
+def muted(until: str) -> ChatError:
+    return ChatError("muted", f"You are muted in this conversation until {until}.", until=until)
+
+
+def muted_until_ms(milliseconds: int | None) -> ChatError:
+    """The same of what a lane says."""
+    if milliseconds is None:
+        return ChatError("muted", "You are muted in this conversation.")
+    return muted(timestamp(milliseconds))

@@ -1,0 +1,27 @@
+-- Queries on who may not come into a conversation again.
+
+-- name: put_member_ban
+-- member_bans_pkey.
+INSERT INTO member_bans (conversation_id, user_id, until, created_by)
+VALUES (%(conversation_id)s, %(user_id)s, %(until)s, %(created_by)s)
+ON CONFLICT (conversation_id, user_id) DO UPDATE
+SET until = excluded.until, created_by = excluded.created_by, created_at = clock_timestamp()
+
+-- name: delete_member_ban
+-- member_bans_pkey.
+DELETE FROM member_bans WHERE conversation_id = %(conversation_id)s AND user_id = %(user_id)s RETURNING user_id
+
+-- name: fetch_member_ban
+-- member_bans_pkey.
+SELECT (extract(epoch FROM until) * 1000)::bigint FROM member_bans
+WHERE conversation_id = %(conversation_id)s AND user_id = %(user_id)s AND until > clock_timestamp()
+
+-- name: list_member_bans
+-- member_bans_pkey, as a range.
+SELECT user_id, (extract(epoch FROM until) * 1000)::bigint, created_by, (extract(epoch FROM created_at) * 1000)::bigint
+FROM member_bans WHERE conversation_id = %(conversation_id)s AND user_id > %(after)s AND until > clock_timestamp()
+ORDER BY user_id LIMIT %(limit)s
+
+-- name: delete_member_bans_of
+-- member_bans_user.
+DELETE FROM member_bans WHERE user_id = %(user_id)s
