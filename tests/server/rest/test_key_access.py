@@ -5,28 +5,11 @@ from uuid import UUID, uuid4
 
 import trio
 
-from handlers.api_keys import PREFIX, SCOPES
-from server.rest import key_access
-from server.rest.request_log import template
+from handlers.api_keys import PREFIX
 from store.postgres import api_keys
 from tests.server.rest.routes.test_provisioning import make_key
 from tests.site import Site, open_site
 from tests.waiting import wait_until
-
-
-async def test_every_route_is_decided_on(site: Site) -> None:
-    """Each route that needs a token says which scope a key needs for it, or why no key may call it; and each scope is
-    needed somewhere. For a new route, write a line into one of the tables of server/rest/key_access.py."""
-    app = site.process.rest.app
-    routes = {
-        f"{method} {template(rule.rule)}"
-        for rule in app.url_map.iter_rules()
-        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
-        if not getattr(app.view_functions[rule.endpoint], "open_route", False)
-    }
-    assert routes == key_access.ROUTES.keys() | key_access.REFUSED.keys()
-    assert not key_access.ROUTES.keys() & key_access.REFUSED.keys() and all(key_access.REFUSED.values())
-    assert {needed.scope for needed in key_access.ROUTES.values()} | {key_access.ACT} == SCOPES.keys()
 
 
 async def test_for_whom_a_key_acts(site: Site) -> None:

@@ -22,6 +22,7 @@ from loadtest.client import ClientError, HubClient, HubError
 from server.hub.dispatch import STREAM
 from server.identity.access_tokens import mint_token
 from server.rest import key_access
+from server.rest.request_log import template
 from tests import transports
 from tests.running import JWT_KEY
 from tests.server.rest.routes.test_provisioning import make_key
@@ -661,6 +662,21 @@ async def test_the_hub_without_a_good_token(site: Site) -> None:
         except* (ClientError, HubError):
             pass
         assert answer is None, (transport, query, name)
+
+
+async def test_every_route_is_decided_on_for_keys(site: Site) -> None:
+    """Each route that needs a token says which scope a key needs for it, or why no key may call it; and each scope is
+    needed somewhere. For a new route, write a line into one of the tables of server/rest/key_access.py."""
+    app = site.process.rest.app
+    routes = {
+        f"{method} {template(rule.rule)}"
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        if not getattr(app.view_functions[rule.endpoint], "open_route", False)
+    }
+    assert routes == key_access.ROUTES.keys() | key_access.REFUSED.keys()
+    assert not key_access.ROUTES.keys() & key_access.REFUSED.keys() and all(key_access.REFUSED.values())
+    assert {needed.scope for needed in key_access.ROUTES.values()} | {key_access.ACT} == SCOPES.keys()
 
 
 async def test_routes_with_keys(world: World) -> None:
