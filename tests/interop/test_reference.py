@@ -1,6 +1,7 @@
 """The descriptions of the API, by the tools that applications use; and every example on /docs, run as printed."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from server.hub.methods import METHODS
 from server.identity.access_tokens import mint_token
 from server.instance import Instance
 from server.rest.routes.docs import CURL, JAVASCRIPT, PYTHON, STOCK, TOURS, pieces, source, start
+from tests import forkserver
 from tests.interop.conftest import HERE, with_packages
 from tests.running import JWT_KEY, running
 from tests.server.identity.provider import CLIENT, SECRET, open_provider
@@ -40,7 +42,7 @@ const checks: [
   Same<Optional<S["AddMember"]>, "role">,
   Same<S["AddMember"]["role"], "Owner" | "Admin" | "Member" | 0 | 1 | 2 | null | undefined>,
   Same<Optional<S["CreateUser"]>, "displayName" | "email">,
-  Same<Optional<S["Problem"]>, "instance" | "retryAfterMs" | "fields" | "errors">,
+  Same<Optional<S["Problem"]>, "instance" | "retryAfterMs" | "until" | "fields" | "errors">,
   Same<operations["usersSearch"]["responses"][200]["content"]["application/json"]["items"][number]["id"], string>,
 ] = [true, true, true, true, true, true, true, true, true];
 const text: S["CreateMessage"] = { conversationId: "", content: "x" };
@@ -59,6 +61,15 @@ const { document, diagnostics } = await new Parser().parse(readFileSync(process.
 console.log(JSON.stringify(diagnostics.filter(({ severity }) => severity < 2)));
 process.exit(document ? 0 : 1);
 """
+
+
+async def make_key(database: str) -> str:
+    """As the comment in the tour says."""
+    command = re.search(r"`parley (apikey create .*?)`", source(CURL))
+    assert command is not None
+    made = await forkserver.run(*command[1].split(), environ={**os.environ, "PARLEY_DATABASE_URL": database})
+    assert made.code == 0, made
+    return made.out.strip()
 
 
 @pytest.fixture
@@ -154,6 +165,7 @@ async def test_every_example_works(
         admin = await server.register("admin")
         settings = load({}, None, jwt_key=JWT_KEY)
         (tmp_path / "admin-token").write_text(mint_token(settings, UUID(admin.id), admin=True))
+        (tmp_path / "api-key").write_text(await make_key(database))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run, ["bash", "-euo", "pipefail", CURL], tmp_path)
             nursery.start_soon(run, [node, STOCK], tmp_path)

@@ -187,6 +187,21 @@ curl -sf "$URL/api/webhooks/$hook/dead-letters" -H "$admin" | jq '.items[] | {id
 curl -sf "$URL/api/webhooks/$hook/replay" -H "$admin" -H "$json" -d '{"ids": []}' | jq .count
 #: webhooksDelete
 curl -sf -X DELETE "$URL/api/webhooks/$hook" -H "$admin"
+#: provisioningPut
+# What `parley apikey create --name shop --scopes users:read,users:write,tokens:mint` prints.
+shop="Authorization: Bearer $(cat api-key)"
+grace=$(curl -sf -X PUT "$URL/api/users/by-external-id/customer-17" -H "$shop" -H "$json" -d '{"displayName": "Grace"}' | jq -r .id)
+#: provisioningGet
+curl -sf "$URL/api/users/by-external-id/customer-17" -H "$shop" | jq '{id, username, externalId}'
+#: provisioningPutAll
+curl -sf "$URL/api/users/batch" -H "$shop" -H "$json" \
+  -d '{"users": [{"externalId": "customer-17", "email": "grace@example.org"}, {"externalId": "customer-18", "displayName": "Heidi"}]}' |
+  jq '.items[] | {id, externalId}'
+#: provisioningMint
+minted=$(curl -sf "$URL/api/users/$grace/tokens" -H "$shop" -H "$json" -d '{"expiresInSeconds": 900}' | jq -r .accessToken)
+curl -sf "$URL/api/users/me" -H "Authorization: Bearer $minted" | jq .displayName
+#: provisioningEndAll
+curl -sf -X DELETE "$URL/api/users/$grace/tokens" -H "$shop"
 #: authListSessions
 session=$(curl -sf "$URL/auth/sessions" -H "$auth" | jq -r '.items[0].id')
 #: authRefresh

@@ -1,5 +1,6 @@
 """Errors that the description lists do occur: what follows from a route's form, and what no other test causes."""
 
+import re
 from typing import Any
 from uuid import uuid4
 
@@ -26,9 +27,7 @@ def listed(said: dict[str, Any], status: int, code: str) -> bool:
 
 
 def somewhere(path: str) -> str:
-    for name in ("userId", "conversationId", "messageId", "threadId", "fileId"):
-        path = path.replace(f"{{{name}}}", str(new_id()))
-    return path
+    return re.sub(r"\{\w+Id\}", lambda _: str(new_id()), path)
 
 
 def code_of(answer: httpx.Response) -> tuple[int, str]:
