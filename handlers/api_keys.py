@@ -8,7 +8,8 @@ When it was used last is noted by a task, behind the requests.
 import hashlib
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from uuid import UUID
 
 import trio
@@ -16,6 +17,7 @@ from msgspec import Struct
 
 from handlers.errors import ChatError
 from handlers.ports import Connections
+from store.defects import divided, guard
 from store.errors import StoreError
 from store.postgres import api_keys as store
 
@@ -37,6 +39,8 @@ KNOWN_MAX = 1000  # keys that are remembered
 NOTE_EVERY = 2.0  # seconds between writes of when keys were used last
 
 _KEY = re.compile(PREFIX + "([0-9a-f]{32})_([A-Za-z0-9_-]{43})")
+
+_guard = guard("api_keys")
 
 
 class Grant(Struct, frozen=True):
@@ -124,11 +128,12 @@ class ApiKeys:
             await trio.sleep(NOTE_EVERY)
             if self._used:
                 used, self._used = self._used, set()
-                try:
-                    async with self._pool.connection() as conn:
-                        await store.note_keys(conn, used)
-                except StoreError:
-                    continue  # a later use is noted
+                with suppress(StoreError):  # a later use is noted
+                    await divided(_guard, sorted(used), self._note, lambda key_id, reference: None)
+
+    async def _note(self, key_ids: Sequence[UUID]) -> None:
+        async with self._pool.connection() as conn:
+            await store.note_keys(conn, key_ids)
 
 
 def require_scope(grant: Grant, scope: str) -> None:

@@ -130,7 +130,7 @@ async def _serve_several(services: Services, port: int, count: int, ready: Calla
     with instances.reserved(port) as shared:
         values = {**_values(services, shared), "reuse_port": "on"}
         given = {name: value for name, value in os.environ.items() if name.startswith("PARLEY_")}
-        environment = {f"PARLEY_{name.upper()}": str(value) for name, value in values.items()} | given
+        environment = {f"PARLEY_{name.upper()}": _as_text(value) for name, value in values.items()} | given
         # Not configurable here: their log is parsed, and `ready` is one of its info lines.
         environment |= {"PARLEY_LOG_FORMAT": "json", "PARLEY_LOG_LEVEL": "info"}
         async with trio.open_nursery() as nursery:
@@ -158,6 +158,11 @@ def _values(services: Services, port: int) -> dict[str, Any]:
         "objects": f"file://{services.data_dir / 'files'}",
     }
     return {name: value for name, value in values.items() if f"PARLEY_{name.upper()}" not in os.environ}
+
+
+def _as_text(value: object) -> str:
+    """A setting as its environment variable has it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def signing_key(data: Path) -> str:

@@ -17,6 +17,7 @@ import server.admin.listener
 import server.fanout.receipts
 import server.fanout.rooms
 import server.instance
+import store.postgres.api_keys
 import store.postgres.clock
 import store.postgres.conversations
 import store.postgres.outbox
@@ -254,6 +255,10 @@ async def put_status(stage: Stage) -> None:
         assert (await http.put("/api/users/status", json={"status": "Busy"})).status_code == 500
 
 
+async def use_a_key(stage: Stage) -> None:
+    stage.process.api_keys._used.add(uuid4())
+
+
 async def until_noted(part: str, run: Callable[..., Awaitable[Any]]) -> None:
     before = guard(part).count
     async with trio.open_nursery() as nursery:
@@ -366,6 +371,7 @@ FAULTS = [
     Fault("search_indexer", store.postgres.search, "list_noted", nothing),
     Fault("search_indexer", store.postgres.search, "bring_in", chat),
     Fault("webhooks", store.postgres.webhook_deliveries, "note", nothing),
+    Fault("api_keys", store.postgres.api_keys, "note_keys", use_a_key),
     Fault("reaper", Instances, "claim_reaping", nothing),
     Fault("http_endpoint", LongPolling, "_expect_a_poll", poll),
     Fault("listener", Listener, "_admit", knock),
