@@ -7,6 +7,7 @@ import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -53,6 +54,9 @@ class Receiver:
         self._process.kill()
         await self._process.wait()
         self.kills += 1
+
+    def count(self) -> int:
+        return self.place.read_bytes().count(b"\n") if self.place.exists() else 0
 
     def kept(self) -> list[tuple[str, str, UUID, int]]:
         """(id, type, conversation, seq), in the order in which they came."""
@@ -111,9 +115,13 @@ async def fill(conn: Connection, writer: Writer, groups: list[UUID], alice: UUID
                     await outbox.insert_outbox(conn, [change])
 
 
-async def disturb(receiver: Receiver, instances: Instances, chance: random.Random, pause: float) -> None:
-    """Kill one of them after the other."""
+async def disturb(
+    receiver: Receiver, instances: Instances, chance: random.Random, *, pause: float, events: int
+) -> None:
+    """Kill one of them after the other. Between two of them something arrives, however slow the machine is."""
     while True:
+        before = receiver.count()
+        await wait_until(lambda: receiver.count() > before or receiver.count() >= events)  # noqa: B023
         await trio.sleep(pause * chance.uniform(0.5, 1.5))  # at its own pace
         if chance.random() < 0.5:
             instances.kill(chance)
@@ -160,10 +168,10 @@ async def run(database: str, redis_url: str, place: Path, *, events: int, groups
                 life.start_soon(instances.keep, number)
             await wait_until(lambda: len(instances.alive) == INSTANCES)
             async with trio.open_nursery() as chaos:
-                chaos.start_soon(disturb, receiver, instances, chance, pause)
+                chaos.start_soon(partial(disturb, receiver, instances, chance, pause=pause, events=events))
                 await fill(conn, writer, made, alice, events)
                 await wait_until(lambda: instances.kills >= 2 and receiver.kills >= 2)
-                await wait_until(lambda: len(receiver.kept()) >= events * 0.9)
+                await wait_until(lambda: receiver.count() >= events * 0.9)
                 chaos.cancel_scope.cancel()
             began = trio.current_time()
             await wait_until(lambda: is_all_delivered(conn))
