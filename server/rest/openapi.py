@@ -16,7 +16,7 @@ from werkzeug.routing import Rule
 from handlers import text_rules as texts
 from handlers.emoji import EMOJI
 from handlers.errors import CODES
-from handlers.model import FILE_TYPES, SPOKEN_TYPES, CreateConversation, CreateMessage, PresignFile
+from handlers.model import FILE_TYPES, SPOKEN_TYPES, CreateConversation, CreateMessage, CreateReport, PresignFile
 from server.config.settings import Settings
 from server.rest import key_access
 from server.rest.operations import (
@@ -118,6 +118,14 @@ _FILE: Schema = {
 }
 # Alternatives where the valid values of a field depend on another field: what is different in each, and what it needs.
 _ALTERNATIVES: Mapping[type, list[Schema]] = {
+    CreateReport: [
+        {
+            "title": title,
+            "properties": {name: UUID_SCHEMA, other: {"type": "null"}},
+            "required": [name],
+        }
+        for title, name, other in (("OfMessage", "messageId", "userId"), ("OfUser", "userId", "messageId"))
+    ],
     CreateConversation: [
         {
             "title": "Direct",

@@ -27,6 +27,8 @@ _SAID = {
     Event.MEMBER_ADDED: WebhookEvent.MEMBER_ADDED,
     Event.MEMBER_REMOVED: WebhookEvent.MEMBER_REMOVED,
     Event.ROLE_CHANGED: WebhookEvent.MEMBER_ROLE_CHANGED,
+    Event.MEMBER_MUTED: WebhookEvent.MEMBER_MUTED,
+    Event.MEMBER_UNMUTED: WebhookEvent.MEMBER_UNMUTED,
 }
 
 
@@ -67,6 +69,10 @@ class MemberData(ByData, frozen=True):
 
 class RoleData(MemberData, frozen=True):
     role: Role | None
+
+
+class UntilData(MemberData, frozen=True):
+    until: Timestamp | None
 
 
 class Payload(Wire, frozen=True):
@@ -116,8 +122,10 @@ def _data(kind: WebhookEvent, happened: Happened, founding: Founding | None) -> 
     if kind is WebhookEvent.CONVERSATION_DELETED:
         return ByData(message.conversation_id, seq, said.by)
     user_id = said.by if said.user_id is None else said.user_id
-    if kind is WebhookEvent.MEMBER_REMOVED:
+    if kind in (WebhookEvent.MEMBER_REMOVED, WebhookEvent.MEMBER_UNMUTED):
         return MemberData(message.conversation_id, seq, said.by, user_id)
+    if kind is WebhookEvent.MEMBER_MUTED:
+        return UntilData(message.conversation_id, seq, said.by, user_id, said.until)
     return RoleData(message.conversation_id, seq, said.by, user_id, said.role)
 
 

@@ -76,7 +76,7 @@ RETURNING user_id
 
 -- name: fetch_mute
 -- members_pkey.
-SELECT (extract(epoch FROM muted_until) * 1000)::bigint FROM members
+SELECT (extract(epoch FROM least(muted_until, '9999-12-31T23:59:59.999Z')) * 1000)::bigint FROM members
 WHERE conversation_id = %(conversation_id)s AND user_id = %(user_id)s AND muted_until > clock_timestamp()
 
 -- name: update_title

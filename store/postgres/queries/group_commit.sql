@@ -117,7 +117,7 @@ SELECT CASE WHEN a.seq IS NOT NULL THEN 0
        CASE WHEN c.read_seq < a.seq - 1 THEN coalesce((
            SELECT NOT p.read_receipts FROM privacy AS p WHERE p.user_id = c.sender_id
        ), false) ELSE false END,
-       CASE WHEN c.problem = 4 THEN (1000 * extract(epoch FROM c.muted_until))
+       CASE WHEN c.problem = 4 THEN (1000 * extract(epoch FROM least(c.muted_until, '9999-12-31T23:59:59.999Z')))
             WHEN a.seq IS NULL AND c.slow_seconds IS NOT NULL THEN 1000 * c.slow_seconds - CASE WHEN c.problem = 10 THEN
            floor(1000 * extract(epoch FROM statement_timestamp() - c.last_sent_at)) ELSE 0 END END::bigint
 FROM checked AS c LEFT JOIN accepted AS a ON a.position = c.position

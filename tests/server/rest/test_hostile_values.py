@@ -190,7 +190,10 @@ async def test_every_parameter_of_every_route(world: World) -> None:
 # -- the hub ---------------------------------------------------------------------------------------------------------
 
 GOOD = {"invalid_request", "invalid_content", "invalid_cursor", "unauthenticated", "forbidden", "not_found"}
-TAKEN_BY_HUB = {("SendMessage", "message.content", "digits"): "a text like any other, where a text can have digits"}
+TAKEN_BY_HUB = {
+    ("SendMessage", "message.content", "digits"): "a text like any other, where a text can have digits",
+    ("EditMessage", "content", "digits"): "the same",
+}
 
 
 def branches(kind: Any) -> Iterator[Any]:

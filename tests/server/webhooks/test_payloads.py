@@ -85,6 +85,12 @@ EXPECTED: list[tuple[Announcement, str, dict[str, Any]]] = [
         "member.role_changed",
         {"userId": str(BOB), "role": "Owner"},
     ),
+    (
+        Announcement(Event.MEMBER_MUTED, ALICE, BOB, until=WHEN),
+        "member.muted",
+        {"userId": str(BOB), "until": WHEN},
+    ),
+    (Announcement(Event.MEMBER_UNMUTED, ALICE, BOB), "member.unmuted", {"userId": str(BOB)}),
 ]
 
 

@@ -87,7 +87,8 @@ async def test_old_reports_go(conn: Connection) -> None:
     for reporter in (alice, carol):
         made = await report(conn, reporter, bob)
         assert made is not None
-        old = id_floor(int((datetime.now(UTC) - timedelta(days=9)).timestamp() * 1000) + (reporter == alice))
+        days = 9 if reporter == alice else 8
+        old = id_floor(int((datetime.now(UTC) - timedelta(days=days)).timestamp() * 1000))
         await conn.execute("UPDATE reports SET id = %s WHERE id = %s", (old, made.id))
     await report(conn, alice, bob, new_id())
     before = datetime.now(UTC) - timedelta(days=1)
