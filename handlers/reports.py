@@ -71,7 +71,7 @@ class Reports:
                 return (there, False), ()
             if await store.count_open_reports(conn, caller.user_id) > MAX_OPEN:
                 raise ChatError("conflict", f"{MAX_OPEN} reports of yours wait for a decision; be patient.")
-            return (made, True), ()  # who else is to hear of a new report is noted here
+            return (made, True), ()  # a trigger has noted it for the endpoints of webhooks
 
         report, is_new = await self._transactions.run(write)
         return store.own(report), is_new

@@ -486,6 +486,7 @@ class WebhookEvent(WireEnum):
     MEMBER_ROLE_CHANGED = "member.role_changed"
     MEMBER_MUTED = "member.muted"
     MEMBER_UNMUTED = "member.unmuted"
+    REPORT_CREATED = "report.created"
 
 
 class WebhookState(WireEnum):
@@ -515,13 +516,16 @@ class Webhook(Wire, frozen=True):
 
 
 class DeadLetter(Wire, frozen=True):
-    """An event that an endpoint did not accept in time. `id` is its `webhook-id`; `replaying`: it is tried again."""
+    """An event that an endpoint did not accept in time. `id` is its `webhook-id`; `replaying`: it is tried again.
+
+    It is about a message, which a change of its conversation made or changed; or about `object_id`: a report."""
 
     id: str
     type: str
-    conversation_id: UUID
-    seq: int
-    message_id: UUID
+    conversation_id: UUID | None
+    seq: int | None
+    message_id: UUID | None
+    object_id: UUID | None
     attempts: int
     failed_at: Timestamp
     reason: str

@@ -25,6 +25,7 @@ FORMS: dict[str, type[payloads.Data]] = {
     "conversation.created": payloads.FoundedData,
     "conversation.updated": payloads.UpdatedData,
     "member.added": payloads.RoleData,
+    "report.created": payloads.ReportData,
 }
 
 

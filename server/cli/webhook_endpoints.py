@@ -61,9 +61,13 @@ class Work:
     async def behind(self, webhook_id: UUID) -> None:
         await self._handler.get(None, webhook_id)
         async with self._pool.connection() as conn:
-            waiting, failing, seconds = await store.fetch_backlog(conn, webhook_id)
-        terminal.echo(f"events wait in {waiting} conversations, the oldest for {seconds:.1f} s")
-        terminal.echo(f"in {failing} of them the next one was tried, and failed")
+            found = await store.fetch_backlog(conn, webhook_id)
+        terminal.echo(f"events wait in {found.conversations} conversations, the oldest for {found.seconds:.1f} s")
+        terminal.echo(f"in {found.failing_conversations} of them the next one was tried, and failed")
+        if found.events:
+            terminal.echo(
+                f"{found.events} that are in no conversation's order wait, too; {found.failing_events} have failed"
+            )
 
     async def dead_letters(self, webhook_id: UUID, limit: int) -> None:
         table = Table(_whole("webhook-id"), "type", "failed at", "attempts", "reason", "", box=None, pad_edge=False)

@@ -9,11 +9,14 @@ sent again, with the same id, by whichever instance is next. An event that fails
 is behind it in its conversation at that endpoint, and nothing else. After `retry_time` it is a dead letter, in the
 transaction in which the position moves past it; an endpoint that has accepted nothing for as long is disabled instead,
 and everything waits at its position.
+
+Events that are no change of a conversation (`store.postgres.webhook_events`) are served beside the conversations, each
+by itself, under its number.
 """
 
 import random
 import ssl
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -31,7 +34,9 @@ from store.defects import guard
 from store.errors import StoreError
 from store.model import DeadLetter, WebhookEvent
 from store.outage import Outage
+from store.postgres import reports
 from store.postgres import webhook_deliveries as store
+from store.postgres import webhook_events as events
 from store.postgres.connection import Connection
 from store.postgres.pool import Pool
 from store.postgres.sessions import NOT_OURS, TRANSIENT
@@ -54,6 +59,7 @@ MAX_PAUSE = 10.0  # seconds, while there is a defect, or damage
 SAY = 5.0  # seconds between writes of why an endpoint fails
 KEPT_LETTERS = 10_000  # dead letters of one endpoint; of more the oldest go
 REPLAY = UUID(int=0)  # stands for the replay of dead letters among the conversations that are served
+NUMBERS = 2**63  # below are ids that stand for events with these numbers
 
 _guard = guard("webhooks")
 
@@ -270,12 +276,14 @@ class WebhookDelivery:
             if not one.ready and not one.is_all_known and one.room(self._terms.concurrency) > 0
         }
         due: dict[UUID, list[UUID]] = {webhook_id: [] for webhook_id in hungry}
-        for webhook_id, conversation_id in await store.list_due(conn, hungry):
-            due[webhook_id].append(conversation_id)
-        for webhook_id, conversations in due.items():
-            endpoint = self._endpoints[webhook_id]
-            endpoint.is_all_known = len(conversations) < hungry[webhook_id]
-            endpoint.ready.extend(one for one in conversations if one not in endpoint.active)
+        own = Counter[UUID]()
+        for webhook_id, conversation_id, number in await store.list_due(conn, hungry, payloads.OWN):
+            own[webhook_id] += conversation_id is None
+            due[webhook_id].append(UUID(int=number) if conversation_id is None else conversation_id)
+        for webhook_id, found in due.items():
+            endpoint, limit = self._endpoints[webhook_id], hungry[webhook_id]
+            endpoint.is_all_known = max(own[webhook_id], len(found) - own[webhook_id]) < limit
+            endpoint.ready.extend(one for one in found if one not in endpoint.active)
 
     def _start(self, nursery: trio.Nursery) -> None:
         """Begin with what is due, of each endpoint in turn: one of each, whatever the others do."""
@@ -299,6 +307,8 @@ class WebhookDelivery:
         try:
             if conversation_id == REPLAY:
                 await self._replay(endpoint)
+            elif conversation_id.int < NUMBERS:
+                await self._deliver_own(endpoint, conversation_id.int)
             elif await self._deliver(endpoint, conversation_id):
                 endpoint.is_all_known = False
         except StoreError as error:  # it is still due
@@ -404,8 +414,42 @@ class WebhookDelivery:
                 await store.insert_letter(
                     conn, endpoint.id, event_id, kind.value, happened, attempts=attempts, reason=outcome.failure
                 )
+        self._note_dead(endpoint, event_id, outcome)
+
+    def _note_dead(self, endpoint: _Endpoint, event_id: str, outcome: Outcome) -> None:
         self.dead += 1
         log.warning("webhook_dead_letter", webhook=str(endpoint.id), event_id=event_id, reason=outcome.failure)
+
+    # -- events that are no change of a conversation --------------------------------------------
+
+    async def _deliver_own(self, endpoint: _Endpoint, number: int) -> None:
+        async with self._pool.connection() as conn:
+            waiting = await events.fetch_waiting(conn, endpoint.id, number)
+            if waiting is None or not waiting.is_due:
+                return
+            body = await _own_body(conn, WebhookEvent(waiting.type), waiting.object_id)
+            if body is None:
+                await events.forget(conn, endpoint.id, number)
+                return
+        if endpoint.is_gone:
+            return
+        event_id = payloads.own_id_of(endpoint.id, waiting.type, waiting.object_id)
+        outcome = await self._post(endpoint, event_id, body)
+        delay = max(backoff(waiting.attempts + 1), outcome.wait)
+        async with self._pool.connection() as conn:
+            if not outcome.failure:
+                await events.forget(conn, endpoint.id, number)
+                return
+            found = await events.postpone(conn, endpoint.id, number, delay)
+            if found is None or endpoint.is_gone:
+                return
+            attempts, seconds = found
+            if seconds < self._terms.retry_time:
+                return
+            await events.give_up(conn, endpoint.id, event_id, waiting, attempts=attempts, reason=outcome.failure)
+        self._note_dead(endpoint, event_id, outcome)
+
+    # -- dead letters ---------------------------------------------------------------------------
 
     async def _replay(self, endpoint: _Endpoint) -> None:
         """Try dead letters that are to be replayed, once each."""
@@ -427,12 +471,25 @@ class WebhookDelivery:
     async def _send_letter(self, endpoint: _Endpoint, letter: DeadLetter) -> Outcome:
         """Of what is gone by now, nothing is sent."""
         kind = WebhookEvent(letter.type)
+        body, happened = None, None
         async with self._pool.connection() as conn:
-            happened = await store.fetch_happened(conn, letter, is_made=kind is not WebhookEvent.MESSAGE_CHANGED)
-        if happened is None:
+            if letter.object_id is not None:
+                body = await _own_body(conn, kind, letter.object_id)
+            else:
+                happened = await store.fetch_happened(conn, letter, is_made=kind is not WebhookEvent.MESSAGE_CHANGED)
+        if happened is not None:
+            body = await self._body(kind, happened)
+        if body is None:
             log.info("webhook_replay_passed_over", webhook=str(endpoint.id), event_id=letter.id)
             return Outcome()
-        return await self._post(endpoint, letter.id, await self._body(kind, happened))
+        return await self._post(endpoint, letter.id, body)
+
+
+async def _own_body(conn: Connection, kind: WebhookEvent, object_id: UUID) -> bytes | None:
+    """None where there is nothing to say any more."""
+    assert kind is WebhookEvent.REPORT_CREATED
+    report = await reports.fetch_report(conn, object_id)
+    return None if report is None else payloads.encode_report(report)
 
 
 def _log_disabled(webhook_id: UUID, url: str, reason: str) -> None:

@@ -4,8 +4,8 @@ Owns the table of which change of a conversation is which event, and the form of
 Sans-I/O.
 
 An event that is no change of a conversation has no seq in one, and so no position
-(`store.postgres.webhook_deliveries`): it needs a source with an order of its own, which `server.webhooks.delivery`
-reads beside the positions; its type goes into `store.model.WebhookEvent`, its form here.
+(`store.postgres.webhook_deliveries`): it is a row of its own (`store.postgres.webhook_events`), of which
+`server.webhooks.delivery` has what it says read; its type goes into `store.model.WebhookEvent` and OWN, its form here.
 """
 
 import hashlib
@@ -15,7 +15,18 @@ from uuid import UUID
 import msgspec
 
 from store.ids import timestamp
-from store.model import ConversationType, Message, MessageType, Posting, Role, Timestamp, WebhookEvent, Wire
+from store.model import (
+    ConversationType,
+    FullReport,
+    Message,
+    MessageType,
+    Posting,
+    ReportCategory,
+    Role,
+    Timestamp,
+    WebhookEvent,
+    Wire,
+)
 from store.postgres.system_messages import Announcement, Event, read
 from store.postgres.webhook_deliveries import Founding, Happened
 
@@ -32,16 +43,35 @@ _SAID = {
 }
 
 
+OWN = (WebhookEvent.REPORT_CREATED,)  # those that are no changes of a conversation
+
+
 class Data(Wire, frozen=True):
+    """What an event says. Of most types it is a change of a conversation."""
+
+
+class ChangeData(Data, frozen=True):
     conversation_id: UUID
     seq: int
 
 
-class MessageData(Data, frozen=True):
+class ReportData(Data, frozen=True):
+    """A report as moderators see it, but for what was said: that is for those who ask for the message or the report."""
+
+    conversation_id: UUID | None
+    report_id: UUID
+    reporter_id: UUID | None
+    user_id: UUID
+    message_id: UUID | None
+    category: ReportCategory
+    comment: str | None
+
+
+class MessageData(ChangeData, frozen=True):
     message: Message
 
 
-class ByData(Data, frozen=True):
+class ByData(ChangeData, frozen=True):
     by: UUID
 
 
@@ -96,14 +126,35 @@ def id_of(webhook_id: UUID, happened: Happened) -> str:
     other events had the same seqs, nothing else has it."""
     message = happened.message
     changed_at = "" if happened.is_made else message.last_changed_at
-    parts = (webhook_id, message.conversation_id, happened.is_made, happened.seq, message.id, changed_at)
-    return "evt_" + hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()[:32]
+    return _hashed(webhook_id, message.conversation_id, happened.is_made, happened.seq, message.id, changed_at)
+
+
+def own_id_of(webhook_id: UUID, kind: str, object_id: UUID) -> str:
+    """The same of an event that is no change of a conversation."""
+    return _hashed(webhook_id, kind, object_id)
+
+
+def encode_report(report: FullReport) -> bytes:
+    data = ReportData(
+        report.conversation_id,
+        report.id,
+        report.reporter_id,
+        report.user_id,
+        report.message_id,
+        report.category,
+        report.comment,
+    )
+    return msgspec.json.encode(Payload(WebhookEvent.REPORT_CREATED.value, report.created_at, data))
 
 
 def encode(kind: WebhookEvent, happened: Happened, founding: Founding | None = None) -> bytes:
     """`founding`: of the conversation, for the event that it was created."""
     payload = Payload(kind.value, timestamp(happened.at_ms), _data(kind, happened, founding))
     return msgspec.json.encode(payload)
+
+
+def _hashed(*parts: object) -> str:
+    return "evt_" + hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()[:32]
 
 
 def _data(kind: WebhookEvent, happened: Happened, founding: Founding | None) -> Data:

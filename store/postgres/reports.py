@@ -82,6 +82,11 @@ async def list_own_reports(conn: Connection, reporter_id: UUID, *, after: UUID |
     return [own(_report_of(row)) for row in rows]
 
 
+async def fetch_report(conn: Connection, report_id: UUID) -> FullReport | None:
+    row = await (await conn.execute(queries.fetch_report, {"id": report_id})).fetchone()
+    return None if row is None else _report_of(row)
+
+
 async def lock_report(conn: Connection, report_id: UUID) -> FullReport | None:
     row = await (await conn.execute(queries.lock_report, {"id": report_id})).fetchone()
     return None if row is None else _report_of(row)

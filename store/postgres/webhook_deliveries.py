@@ -1,9 +1,10 @@
 """How far each endpoint of a webhook has got: which events of which conversations it is still to be sent.
 
-Owns `webhook_positions`, `webhook_queue`, and what delivering does to dead letters. No event is written when it
-happens. A batch's row in the outbox, deleted when the batch is published, goes to the queue by a trigger; one that
-stays is read where it is. Noting it (`note`) makes the conversation due at each endpoint; what is to be sent is then
-read from the messages, from the position of that endpoint in that conversation on. So an event is a change with a seq:
+Owns `webhook_positions`, `webhook_queue`, and what delivering does to dead letters. No such event is written when it
+happens (`store.postgres.webhook_events` has those that are). A batch's row in the outbox, deleted when the batch is
+published, goes to the queue by a trigger; one that stays is read where it is. Noting it (`note`) makes the conversation
+due at each endpoint; what is to be sent is then read from the messages, from the position of that endpoint in that
+conversation on. So an event is a change with a seq:
 
 - a message, or a System message, was made: the event has its seq, and is there once, however often the message was
   changed since;
@@ -14,7 +15,7 @@ One session does it at a time (an advisory lock). Should two do it for a moment,
 does not know yet, a position still moves once only (`advance` compares), and nothing behind it is sent before.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -107,15 +108,16 @@ async def note(conn: Connection, *, stuck_after: float) -> bool:
     return row is not None and row[1] == BATCHES
 
 
-async def list_due(conn: Connection, limits: Mapping[UUID, int]) -> list[tuple[UUID, UUID]]:
-    """(endpoint, conversation) where something is due: of each endpoint so many."""
+async def list_due(
+    conn: Connection, limits: Mapping[UUID, int], types: Collection[str] = ()
+) -> list[tuple[UUID, UUID | None, int]]:
+    """(endpoint, conversation, 0) where something is due in a conversation, and (endpoint, None, number) of events of
+    these types that are in none's order (`store.postgres.webhook_events`): of each endpoint so many of both."""
     if not limits:
         return []
-    parameters = {"ids": list(limits), "limits": list(limits.values())}
-    return [
-        (webhook_id, conversation_id)
-        for webhook_id, conversation_id in await (await conn.execute(queries.list_webhooks_due, parameters)).fetchall()
-    ]
+    parameters = {"ids": list(limits), "limits": list(limits.values()), "types": list(types)}
+    rows = await (await conn.execute(queries.list_webhooks_due, parameters)).fetchall()
+    return [(webhook_id, conversation_id, number or 0) for webhook_id, conversation_id, number in rows]
 
 
 async def fetch_position(conn: Connection, webhook_id: UUID, conversation_id: UUID) -> Position | None:
@@ -198,6 +200,7 @@ async def insert_letter(
         "conversation_id": happened.message.conversation_id,
         "seq": happened.seq,
         "message_id": happened.message.id,
+        "object_id": None,
         "attempts": attempts,
         "reason": reason,
     }
@@ -214,6 +217,7 @@ async def note_success(conn: Connection, webhook_id: UUID, *, hasten_within: flo
     if hasten_within is not None:
         parameters = {"id": webhook_id, "seconds": hasten_within, "forgiven": False, "limit": BATCHES}
         await conn.execute(queries.hasten_webhook_positions, parameters)
+        await conn.execute(queries.hasten_webhook_events, parameters)
 
 
 async def disable(conn: Connection, webhook_id: UUID, reason: str) -> bool:
@@ -260,7 +264,8 @@ async def list_replays(conn: Connection, webhook_id: UUID, limit: int = PAGE) ->
 
 
 async def fetch_happened(conn: Connection, letter: DeadLetter, *, is_made: bool) -> Happened | None:
-    """What a dead letter is about, as it is now. None if it is gone."""
+    """What a dead letter about a message says now. None if that is gone."""
+    assert letter.message_id is not None and letter.seq is not None
     found = await list_messages_by_id(conn, [letter.message_id])
     return Happened(letter.seq, is_made, found[0]) if found else None
 

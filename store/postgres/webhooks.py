@@ -6,7 +6,7 @@ far each endpoint has got. Writes take part in the caller's transaction. Secrets
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from store.ids import id_ms, timestamp
@@ -15,6 +15,17 @@ from store.postgres import queries
 from store.postgres.connection import Connection
 
 AT_ONCE = 10_000  # positions that one statement forgives
+
+
+class Backlog(NamedTuple):
+    """What waits at an endpoint: in so many conversations, and so many events in none's order; of each, how many were
+    tried and have failed. `seconds`: the age of the oldest."""
+
+    conversations: int
+    failing_conversations: int
+    events: int
+    failing_events: int
+    seconds: float
 
 
 async def insert_webhook(
@@ -59,6 +70,7 @@ async def update_state(conn: Connection, webhook_id: UUID, state: WebhookState) 
     if state is WebhookState.ACTIVE:
         parameters = {"id": webhook_id, "seconds": 0, "forgiven": True, "limit": AT_ONCE}
         await conn.execute(queries.hasten_webhook_positions, parameters)
+        await conn.execute(queries.hasten_webhook_events, parameters)
     return _webhook_of(row)
 
 
@@ -95,11 +107,10 @@ async def replay_dead_letters(conn: Connection, webhook_id: UUID, ids: Sequence[
     return (await conn.execute(queries.replay_webhook_letters, parameters)).rowcount
 
 
-async def fetch_backlog(conn: Connection, webhook_id: UUID) -> tuple[int, int, float]:
-    """In how many conversations something waits, in how many of these it has failed, and the age of the oldest."""
+async def fetch_backlog(conn: Connection, webhook_id: UUID) -> Backlog:
     row = await (await conn.execute(queries.fetch_webhook_backlog, {"webhook_id": webhook_id})).fetchone()
     assert row is not None
-    return int(row[0]), int(row[1]), float(row[2])
+    return Backlog(*row)
 
 
 async def delete_old_letters(conn: Connection, before: datetime, limit: int) -> int:
@@ -107,14 +118,20 @@ async def delete_old_letters(conn: Connection, before: datetime, limit: int) -> 
     return (await conn.execute(queries.delete_old_webhook_letters, {"before": before, "limit": limit})).rowcount
 
 
+async def delete_old_events(conn: Connection, before: datetime, limit: int) -> int:
+    """Of what has waited in no conversation's order, as at an endpoint that is paused. How many went."""
+    return (await conn.execute(queries.delete_old_webhook_events, {"before": before, "limit": limit})).rowcount
+
+
 def letter_of(row: Sequence[Any]) -> DeadLetter:
-    _, event_id, kind, conversation_id, seq, message_id, attempts, failed, reason, replaying = row
+    _, event_id, kind, conversation_id, seq, message_id, object_id, attempts, failed, reason, replaying = row
     return DeadLetter(
         id=event_id,
         type=kind,
         conversation_id=conversation_id,
         seq=seq,
         message_id=message_id,
+        object_id=object_id,
         attempts=attempts,
         failed_at=timestamp(failed),
         reason=reason,

@@ -147,7 +147,7 @@ async def test_dead_letters(memory: Memory) -> None:
     """They come by pages, the last one first; those named are replayed, or all; a wrong cursor is refused."""
     made = await make(memory, None)
     kind = WebhookEvent.MESSAGE_CREATED.value
-    letters = [DeadLetter(f"evt_{n}", kind, new_id(), n, new_id(), 1, NOW, "HTTP 500", False) for n in range(3)]
+    letters = [DeadLetter(f"evt_{n}", kind, new_id(), n, new_id(), None, 1, NOW, "HTTP 500", False) for n in range(3)]
     memory.tables.letters[made.id] = tuple(letters)
     first, cursor = await memory.webhooks.dead_letters(None, made.id, 2, None)
     rest, end = await memory.webhooks.dead_letters(None, made.id, 2, cursor)

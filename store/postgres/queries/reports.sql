@@ -44,6 +44,10 @@ SELECT {report} FROM reports AS r WHERE r.reporter_id = %(reporter_id)s AND r.id
 -- reports_pkey.
 SELECT {report} FROM reports AS r WHERE r.id = %(id)s FOR UPDATE
 
+-- name: fetch_report
+-- reports_pkey.
+SELECT {report} FROM reports AS r WHERE r.id = %(id)s
+
 -- name: resolve_report
 -- reports_pkey. What was said is not kept any longer.
 UPDATE reports AS r SET resolved_at = clock_timestamp(), resolved_by = %(by)s, note = %(note)s, content = NULL

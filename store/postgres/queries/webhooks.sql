@@ -42,6 +42,17 @@ WHERE ctid = ANY(ARRAY(
     LIMIT %(limit)s
 ))
 
+-- name: hasten_webhook_events
+-- webhook_events_due. The same of events that are no changes of a conversation.
+UPDATE webhook_events SET due_at = clock_timestamp() + random() * make_interval(secs => %(seconds)s),
+    attempts = CASE WHEN %(forgiven)s THEN 0 ELSE attempts END,
+    failing_since = CASE WHEN NOT %(forgiven)s THEN failing_since END
+WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM webhook_events WHERE webhook_id = %(id)s AND attempts > 0
+        AND due_at > clock_timestamp() + make_interval(secs => %(seconds)s)
+    LIMIT %(limit)s
+))
+
 -- name: rotate_webhook_secret
 -- webhooks_pkey. The one before signs, too, for a time; of three the oldest no more.
 UPDATE webhooks SET secret = %(secret)s, old_secret = secret,
@@ -64,12 +75,17 @@ WHERE id = %(id)s AND secret = %(was)s AND old_secret IS NOT DISTINCT FROM %(old
 UPDATE webhooks SET state = 'Deleted' WHERE id = %(id)s AND state <> 'Deleted' RETURNING id
 
 -- name: clear_deleted_webhook
--- webhook_positions_pkey, webhook_dead_letters_pkey: so much of one that is deleted; when nothing is left, itself.
+-- webhook_positions_pkey, webhook_events_pkey, webhook_dead_letters_pkey: so much of one that is deleted; when nothing is
+-- left, itself.
 WITH gone AS MATERIALIZED (
     SELECT id FROM webhooks WHERE state = 'Deleted' ORDER BY id LIMIT 1
 ), positions AS (
     DELETE FROM webhook_positions WHERE ctid = ANY(ARRAY(
         SELECT p.ctid FROM webhook_positions AS p JOIN gone ON gone.id = p.webhook_id LIMIT %(limit)s
+    )) RETURNING 1
+), events AS (
+    DELETE FROM webhook_events WHERE ctid = ANY(ARRAY(
+        SELECT e.ctid FROM webhook_events AS e JOIN gone ON gone.id = e.webhook_id LIMIT %(limit)s
     )) RETURNING 1
 ), letters AS (
     DELETE FROM webhook_dead_letters WHERE ctid = ANY(ARRAY(
@@ -77,7 +93,9 @@ WITH gone AS MATERIALIZED (
     )) RETURNING 1
 ), itself AS (
     DELETE FROM webhooks AS w USING gone
-    WHERE w.id = gone.id AND NOT EXISTS (SELECT FROM positions) AND NOT EXISTS (SELECT FROM letters) RETURNING 1
+    WHERE w.id = gone.id AND NOT EXISTS (SELECT FROM positions) AND NOT EXISTS (SELECT FROM events)
+        AND NOT EXISTS (SELECT FROM letters)
+    RETURNING 1
 )
 SELECT count(*) FROM gone
 
@@ -124,12 +142,20 @@ WITH taken AS MATERIALIZED (
 SELECT (SELECT count(*) FROM written), (SELECT count(*) FROM forgotten)
 
 -- name: list_webhooks_due
--- webhook_positions_due: of each of these endpoints so many, the longest due first.
-SELECT p.webhook_id, p.conversation_id FROM unnest(%(ids)s::uuid[], %(limits)s::integer[]) AS w (id, number)
+-- webhook_positions_due, webhook_events_due: of each of these endpoints so many conversations, and so many of the events that
+-- are in none's order, of types that this version knows; the longest due first.
+SELECT w.id, p.conversation_id, NULL::bigint FROM unnest(%(ids)s::uuid[], %(limits)s::integer[]) AS w (id, number)
 CROSS JOIN LATERAL (
-    SELECT p.webhook_id, p.conversation_id FROM webhook_positions AS p
+    SELECT p.conversation_id FROM webhook_positions AS p
     WHERE p.webhook_id = w.id AND p.due_at <= clock_timestamp() ORDER BY p.due_at LIMIT w.number
 ) AS p
+UNION ALL
+SELECT w.id, NULL, e.number FROM unnest(%(ids)s::uuid[], %(limits)s::integer[]) AS w (id, number)
+CROSS JOIN LATERAL (
+    SELECT e.number FROM webhook_events AS e
+    WHERE e.webhook_id = w.id AND e.due_at <= clock_timestamp() AND e.type = ANY(%(types)s::text[])
+    ORDER BY e.due_at LIMIT w.number
+) AS e
 
 -- name: fetch_webhook_position
 -- webhook_positions_pkey, conversations_pkey.
@@ -179,9 +205,34 @@ UPDATE webhook_positions SET attempts = attempts + 1, failing_since = coalesce(f
 WHERE webhook_id = %(webhook_id)s AND conversation_id = %(conversation_id)s AND seq = %(seq)s
 RETURNING attempts, extract(epoch FROM clock_timestamp() - failing_since)::float8
 
+-- name: fetch_webhook_event
+-- webhook_events_pkey.
+SELECT number, type, object_id, conversation_id, seq, attempts, due_at <= clock_timestamp() FROM webhook_events
+WHERE webhook_id = %(webhook_id)s AND number = %(number)s
+
+-- name: delete_webhook_event
+-- webhook_events_pkey. It was accepted, or is about what is gone; or it is given up.
+DELETE FROM webhook_events WHERE webhook_id = %(webhook_id)s AND number = %(number)s AND {without_waiting}
+
+-- name: postpone_webhook_event
+-- webhook_events_pkey. Return for how long it has been failing, in seconds.
+UPDATE webhook_events SET attempts = attempts + 1, failing_since = coalesce(failing_since, clock_timestamp()),
+    due_at = clock_timestamp() + make_interval(secs => %(seconds)s)
+WHERE webhook_id = %(webhook_id)s AND number = %(number)s
+RETURNING attempts, extract(epoch FROM clock_timestamp() - failing_since)::float8
+
+-- name: delete_old_webhook_events
+-- webhook_events_age.
+DELETE FROM webhook_events WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM webhook_events WHERE created_at < %(before)s ORDER BY created_at LIMIT %(limit)s
+))
+
 -- name: insert_webhook_letter
-INSERT INTO webhook_dead_letters (webhook_id, event_id, type, conversation_id, seq, message_id, attempts, reason)
-VALUES (%(webhook_id)s, %(event_id)s, %(type)s, %(conversation_id)s, %(seq)s, %(message_id)s, %(attempts)s, %(reason)s)
+INSERT INTO webhook_dead_letters (webhook_id, event_id, type, conversation_id, seq, message_id, object_id, attempts, reason)
+VALUES (
+    %(webhook_id)s, %(event_id)s, %(type)s, %(conversation_id)s, %(seq)s, %(message_id)s, %(object_id)s, %(attempts)s,
+    %(reason)s
+)
 ON CONFLICT (webhook_id, event_id) DO NOTHING
 
 -- name: note_webhook_failure
@@ -204,23 +255,32 @@ WHERE id = ANY(%(ids)s::uuid[]) AND state = 'Active'
 RETURNING id, url, last_failure
 
 -- name: fetch_webhook_state
--- A hundred rows at most; webhook_positions_due, of what waits; webhook_queue_pkey.
+-- A hundred rows at most; webhook_positions_due and webhook_events_due, of what waits; webhook_queue_pkey.
 SELECT (SELECT count(*) FROM webhooks WHERE state = 'Disabled'), greatest(coalesce((
     SELECT extract(epoch FROM clock_timestamp() - min(p.waiting_since)) FROM webhooks AS w
     JOIN webhook_positions AS p ON p.webhook_id = w.id AND p.due_at IS NOT NULL WHERE w.state = 'Active'
+), 0), coalesce((
+    SELECT extract(epoch FROM clock_timestamp() - min(e.created_at)) FROM webhooks AS w
+    JOIN webhook_events AS e ON e.webhook_id = w.id WHERE w.state = 'Active'
 ), 0), coalesce((
     SELECT extract(epoch FROM clock_timestamp() - created_at) FROM webhook_queue ORDER BY position LIMIT 1
 ), 0), 0)::float8
 
 -- name: fetch_webhook_backlog
--- webhook_positions_due.
-SELECT count(*), count(*) FILTER (WHERE attempts > 0),
-    coalesce(extract(epoch FROM clock_timestamp() - min(waiting_since)), 0)::float8
-FROM webhook_positions WHERE webhook_id = %(webhook_id)s AND due_at IS NOT NULL
+-- webhook_positions_due, webhook_events_due.
+SELECT p.waiting, p.failing, e.waiting, e.failing,
+    coalesce(extract(epoch FROM clock_timestamp() - least(p.since, e.since)), 0)::float8
+FROM (
+    SELECT count(*) AS waiting, count(*) FILTER (WHERE attempts > 0) AS failing, min(waiting_since) AS since
+    FROM webhook_positions WHERE webhook_id = %(webhook_id)s AND due_at IS NOT NULL
+) AS p CROSS JOIN (
+    SELECT count(*) AS waiting, count(*) FILTER (WHERE attempts > 0) AS failing, min(created_at) AS since
+    FROM webhook_events WHERE webhook_id = %(webhook_id)s
+) AS e
 
 -- fragment: letter
-number, event_id, type, conversation_id, seq, message_id, attempts, (extract(epoch FROM failed_at) * 1000)::bigint, reason,
-    replay_at IS NOT NULL
+number, event_id, type, conversation_id, seq, message_id, object_id, attempts, (extract(epoch FROM failed_at) * 1000)::bigint,
+    reason, replay_at IS NOT NULL
 
 -- name: list_webhook_letters
 -- webhook_dead_letters_pkey, backwards.

@@ -13,9 +13,9 @@ from handlers.webhooks import Rules, Webhooks, sealing_keys
 from server.webhooks import delivery
 from server.webhooks.delivery import Terms, WebhookDelivery
 from store.errors import Unavailable
-from store.ids import id_ms
-from store.model import Role, WebhookState
-from store.postgres import conversations, messages, outbox, webhook_deliveries
+from store.ids import id_ms, new_id
+from store.model import ReportCategory, Role, WebhookState
+from store.postgres import conversations, messages, outbox, reports, webhook_deliveries, webhook_events
 from store.postgres.connection import Connection
 from store.postgres.pool import Pool
 from store.signing import SigningKeys
@@ -138,7 +138,9 @@ async def wait_for_rest(conn: Connection) -> None:
     """Until nothing is due any more."""
 
     async def is_quiet() -> bool:
-        return await fetch_value(conn, "SELECT count(*) FROM webhook_positions WHERE due_at IS NOT NULL") == 0
+        waiting = "SELECT count(*) FROM webhook_positions WHERE due_at IS NOT NULL"
+        own = "SELECT count(*) FROM webhook_events"
+        return await fetch_value(conn, waiting) == 0 and await fetch_value(conn, own) == 0
 
     await wait_until(is_quiet)
 
@@ -561,6 +563,136 @@ async def test_faults_of_the_database(
         await writer.send(group, alice).message()
     await publish(conn)
     await wait_until(lambda: made.delivered == 4)
+
+
+async def make_report(conn: Connection, by: UUID, about: UUID, *, conversation_id: UUID | None = None) -> UUID:
+    found = await reports.insert_report(
+        conn,
+        new_id(),
+        by,
+        about,
+        message_id=None if conversation_id is None else new_id(),
+        conversation_id=conversation_id,
+        category=ReportCategory.SPAM,
+        comment="look",
+        content="what was said",
+    )
+    assert found is not None
+    return found.id
+
+
+def reported(receiver: Receiver) -> list[str]:
+    return [one.event["data"]["reportId"] for one in receiver.received if one.event["type"] == "report.created"]
+
+
+async def test_reports(
+    conn: Connection, pool: Pool, nursery: trio.Nursery, writer: Writer, receiver: Receiver, handler: Webhooks
+) -> None:
+    """A report comes where it is asked for, beside what happens in conversations; one that is refused comes again, with
+    the same id, and holds back no other one; what was rolled back does not come, nor one that is gone by then."""
+    alice, bob, carol = await make_users(conn, 3)
+    group = await make_group(conn, [alice])
+    refused: set[str] = set()
+
+    async def behave(found: Received) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return answer(500) if found.event["data"].get("reportId") in refused else OK
+
+    receiver.behave = behave
+    async with receiving() as other, receiving() as narrow:
+        await make_endpoint(handler, receiver)
+        await make_endpoint(handler, other, "message.created")
+        await make_endpoint(handler, narrow, "report.created", conversation_id=group)
+        with pytest.raises(ZeroDivisionError):
+            async with conn.transaction():
+                await make_report(conn, alice, carol)
+                raise ZeroDivisionError
+        first = await make_report(conn, alice, bob)
+        gone = await make_report(conn, carol, bob)
+        await conn.execute("DELETE FROM reports WHERE id = %s", [gone])
+        second = await make_report(conn, bob, alice, conversation_id=group)
+        refused.add(str(first))
+        await writer.send(group, alice).message()
+        await publish(conn)
+        made = make_delivery(pool)
+        await nursery.start(made.run)
+        await wait_until(lambda: made.failed >= 3 and narrow.received and other.received)
+        await wait_until(lambda: str(second) in reported(receiver) and "message.created" in receiver.types)
+        assert other.types == ["message.created"] and reported(narrow) == [str(second)]
+        refused.clear()
+        await wait_for_rest(conn)
+        assert set(reported(receiver)) == {str(first), str(second)}
+        ids = {one.event["data"]["reportId"]: one.id for one in receiver.received if "reportId" in one.event["data"]}
+        assert all(
+            one.id == ids[one.event["data"]["reportId"]] for one in receiver.received if "reportId" in one.event["data"]
+        )
+        data = narrow.received[0].event["data"]
+        assert (data["reporterId"], data["userId"], data["comment"]) == (str(bob), str(alice), "look")
+        assert b"what was said" not in narrow.received[0].body
+    assert made.dead == 0
+
+
+async def test_a_report_is_given_up_and_replayed(
+    conn: Connection, pool: Pool, nursery: trio.Nursery, receiver: Receiver, handler: Webhooks
+) -> None:
+    """After its time it is a dead letter that names it; replayed, it comes with its id, as long as it is there."""
+    alice, bob = await make_users(conn, 2)
+    is_refused = True
+
+    async def behave(found: Received) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return answer(500) if is_refused and found.event["data"]["userId"] == str(bob) else OK
+
+    receiver.behave = behave
+    hook = await make_endpoint(handler, receiver, "report.created")
+    report = await make_report(conn, alice, bob)
+    made = make_delivery(pool, retry_time=0.3)
+    await nursery.start(made.run)
+
+    async def keep_it_well() -> None:
+        """Something is accepted all the time, so that the endpoint is not disabled."""
+        while True:
+            await conn.execute("DELETE FROM reports WHERE user_id = %s", [alice])
+            await make_report(conn, bob, alice)
+            await trio.sleep(0.05)  # at its own pace
+
+    async with trio.open_nursery() as meanwhile:
+        meanwhile.start_soon(keep_it_well)
+        await wait_until(lambda: made.dead == 1)
+        meanwhile.cancel_scope.cancel()
+    [letter], _ = await handler.dead_letters(None, hook.id, 10, None)
+    assert (letter.type, letter.object_id, letter.message_id, letter.seq) == ("report.created", report, None, None)
+    count = _count(receiver, letter.id)
+    assert count >= 1
+    is_refused = False
+    await handler.replay(None, hook.id, ReplayDeadLetters((letter.id,)))
+    await wait_until(lambda: _count(receiver, letter.id) > count)
+
+
+async def test_a_report_after_a_crash(conn: Connection, pool: Pool, receiver: Receiver, handler: Webhooks) -> None:
+    """Killed before it has noted that the report was accepted, or what it is about was read: it comes again with its
+    id, and then no more."""
+    alice, bob = await make_users(conn, 2)
+    await make_endpoint(handler, receiver, "report.created")
+    await make_report(conn, alice, bob)
+    for name in ("fetch_waiting", "forget"):
+        died = trio.Event()
+        async with trio.open_nursery() as life:
+
+            async def die(*args: object) -> None:
+                died.set()  # noqa: B023
+                life.cancel_scope.cancel()
+                await trio.lowlevel.checkpoint()
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(webhook_events, name, die)
+                await life.start(make_delivery(pool).run)
+                await wait_until(died.is_set)
+    async with trio.open_nursery() as life:
+        await life.start(make_delivery(pool).run)
+        await wait_for_rest(conn)
+        life.cancel_scope.cancel()
+    assert len(receiver.received) == 2 and len({one.id for one in receiver.received}) == 1
 
 
 def test_backoff() -> None:

@@ -9,7 +9,18 @@ from msgspec.structs import replace
 
 from server.webhooks import payloads
 from store.ids import new_id
-from store.model import ConversationType, GroupDetails, Message, MessageStatus, MessageType, Role, WebhookEvent
+from store.model import (
+    ConversationType,
+    FullReport,
+    GroupDetails,
+    Message,
+    MessageStatus,
+    MessageType,
+    ReportCategory,
+    ReportState,
+    Role,
+    WebhookEvent,
+)
 from store.postgres.system_messages import Announcement, Event, changed_details
 from store.postgres.webhook_deliveries import Founding, Happened
 
@@ -119,7 +130,48 @@ def test_every_type_is_there() -> None:
     """Each thing that a System message says is an event, and each type of event is made by something."""
     kinds = {payloads.type_of(said(Announcement(event, ALICE))) for event in Event}
     kinds |= {payloads.type_of(Happened(7, is_made, message("x"))) for is_made in (True, False)}
-    assert kinds == set(WebhookEvent)
+    assert None not in kinds and kinds.isdisjoint(payloads.OWN)
+    assert kinds | set(payloads.OWN) == set(WebhookEvent)
+
+
+def test_a_report() -> None:
+    """It names what moderators see, and has nothing of what was said; what is about a user has no message."""
+    about = FullReport(
+        id=new_id(),
+        created_at=WHEN,
+        user_id=BOB,
+        message_id=new_id(),
+        conversation_id=GROUP,
+        category=ReportCategory.SPAM,
+        comment="look",
+        state=ReportState.OPEN,
+        reporter_id=ALICE,
+        content="what was said",
+        note=None,
+        resolved_by=None,
+        resolved_at=None,
+    )
+    assert json.loads(payloads.encode_report(about)) == {
+        "type": "report.created",
+        "timestamp": WHEN,
+        "data": {
+            "conversationId": str(GROUP),
+            "reportId": str(about.id),
+            "reporterId": str(ALICE),
+            "userId": str(BOB),
+            "messageId": str(about.message_id),
+            "category": "Spam",
+            "comment": "look",
+        },
+    }
+    bare = replace(about, message_id=None, conversation_id=None, reporter_id=None, comment=None)
+    found = json.loads(payloads.encode_report(bare))["data"]
+    assert [name for name, value in found.items() if value is None] == [
+        "conversationId",
+        "reporterId",
+        "messageId",
+        "comment",
+    ]
 
 
 def test_what_a_newer_version_says() -> None:
@@ -137,6 +189,9 @@ def test_ids() -> None:
     later = Happened(7, True, changed.message)  # the same event, though the message was changed since
     assert payloads.id_of(HOOK, made) == payloads.id_of(HOOK, later)
     others = [made, changed, again, Happened(8, True, one), Happened(7, True, message("other"))]
-    ids = {payloads.id_of(hook, happened) for hook in (HOOK, new_id()) for happened in others}
-    assert len(ids) == 2 * len(others)
+    hooks = (HOOK, new_id())
+    ids = {payloads.id_of(hook, happened) for hook in hooks for happened in others}
+    ids |= {payloads.own_id_of(hook, "report.created", object_id) for hook in hooks for object_id in (ALICE, BOB)}
+    assert payloads.own_id_of(HOOK, "report.created", BOB) == payloads.own_id_of(HOOK, "report.created", BOB)
+    assert len(ids) == 2 * len(others) + 4
     assert all(len(one) == 36 and one.startswith("evt_") and "." not in one for one in ids)

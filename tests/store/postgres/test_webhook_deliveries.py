@@ -36,7 +36,8 @@ async def position(conn: Connection, webhook_id: UUID, group: UUID) -> Position:
 
 
 async def due(conn: Connection, *webhook_ids: UUID, limit: int = 99) -> list[tuple[UUID, UUID]]:
-    return sorted(await webhook_deliveries.list_due(conn, dict.fromkeys(webhook_ids, limit)))
+    found = await webhook_deliveries.list_due(conn, dict.fromkeys(webhook_ids, limit))
+    return sorted((webhook_id, conversation_id) for webhook_id, conversation_id, _ in found if conversation_id)
 
 
 async def read_all(conn: Connection, webhook_id: UUID, group: UUID) -> list[Happened]:

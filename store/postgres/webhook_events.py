@@ -1,0 +1,62 @@
+"""Events for webhooks that are no changes of a conversation, such as a report: each waits at an endpoint by itself.
+
+Owns `webhook_events`, but for its rows of deleted endpoints. A row is written in the transaction of what it is about,
+by a trigger, at each endpoint that takes it, and goes when it was accepted or given up: so it is as durable as that. It
+names what it is about, which is read when it is sent. None waits for another one.
+"""
+
+from typing import NamedTuple
+from uuid import UUID
+
+from store.postgres import queries
+from store.postgres.connection import Connection
+
+
+class Waiting(NamedTuple):
+    """`number`: at its endpoint. `object_id`: of what it is about."""
+
+    number: int
+    type: str
+    object_id: UUID
+    conversation_id: UUID | None
+    seq: int | None
+    attempts: int  # that failed
+    is_due: bool
+
+
+async def fetch_waiting(conn: Connection, webhook_id: UUID, number: int) -> Waiting | None:
+    parameters = {"webhook_id": webhook_id, "number": number}
+    row = await (await conn.execute(queries.fetch_webhook_event, parameters)).fetchone()
+    return Waiting(*row) if row else None
+
+
+async def forget(conn: Connection, webhook_id: UUID, number: int) -> None:
+    """It was accepted, or there is nothing to say any more."""
+    await conn.execute(queries.delete_webhook_event, {"webhook_id": webhook_id, "number": number})
+
+
+async def postpone(conn: Connection, webhook_id: UUID, number: int, seconds: float) -> tuple[int, float] | None:
+    """It failed, and is due again after so long. Return how often, and for how many seconds by now; None when gone."""
+    parameters = {"webhook_id": webhook_id, "number": number, "seconds": seconds}
+    row = await (await conn.execute(queries.postpone_webhook_event, parameters)).fetchone()
+    return (int(row[0]), float(row[1])) if row else None
+
+
+async def give_up(
+    conn: Connection, webhook_id: UUID, event_id: str, waiting: Waiting, *, attempts: int, reason: str
+) -> None:
+    """It is a dead letter from now on."""
+    parameters = {
+        "webhook_id": webhook_id,
+        "event_id": event_id,
+        "type": waiting.type,
+        "conversation_id": waiting.conversation_id,
+        "seq": waiting.seq,
+        "message_id": None,
+        "object_id": waiting.object_id,
+        "attempts": attempts,
+        "reason": reason,
+    }
+    async with conn.transaction():
+        await forget(conn, webhook_id, waiting.number)
+        await conn.execute(queries.insert_webhook_letter, parameters)
