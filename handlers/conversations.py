@@ -26,6 +26,7 @@ from handlers.model import (
     UpdateSettings,
 )
 from handlers.ports import Connections
+from handlers.standing import require_not_banned
 from handlers.transactions import Transactions
 from handlers.users import check_picture
 from store.ids import distinct, new_id
@@ -111,6 +112,7 @@ class Conversations:
         conversation_id = new_id()
 
         async def write(conn: Connection) -> tuple[tuple[Conversation, bool], Sequence[Change]]:
+            await require_not_banned(conn, caller)
             earlier = await claim(conn, caller.user_id, once, conversation_id)
             if earlier is not None:
                 found = await store.fetch_conversation(conn, earlier, caller.user_id)
@@ -304,7 +306,9 @@ async def locked(conn: Connection, caller: Caller, conversation_id: UUID) -> tup
     head = await store.lock_conversation(conn, conversation_id)
     if head is None:
         raise permissions.not_found()
-    return head, permissions.require_member(await store.fetch_member(conn, conversation_id, caller.user_id))
+    member = permissions.require_member(await store.fetch_member(conn, conversation_id, caller.user_id))
+    await require_not_banned(conn, caller)
+    return head, member
 
 
 def _parse(kind: type[Choice], value: str | int, field: str) -> Choice:

@@ -13,7 +13,7 @@ from handlers.errors import ChatError
 from handlers.model import Caller, Restrict
 from handlers.moderation import check_reason, end_of
 from handlers.ports import Connections
-from handlers.standing import RANK, role_of
+from handlers.standing import RANK, require_not_banned, role_of
 from handlers.transactions import Transactions
 from store.ids import timestamp
 from store.model import Act, Change, ConversationType, Member, MemberBan, Role, UserRole
@@ -111,6 +111,7 @@ class MemberModeration:
         role = await role_of(conn, caller)
         if role is UserRole.USER:
             member = permissions.require_member(member)
+            await require_not_banned(conn, caller)
             permissions.require_group(head.type)
             is_low = target is None or target.role is Role.MEMBER
             permissions.require_role(member, Role.ADMIN if is_low else Role.OWNER)

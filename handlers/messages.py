@@ -23,7 +23,7 @@ from handlers.member_moderation import muted_until_ms, require_voice
 from handlers.model import FILE_TYPES, SENDABLE_TYPES, SPOKEN_TYPES, Caller, CreateMessage, Once
 from handlers.ports import Connections
 from handlers.rate_limits import Limiter
-from handlers.standing import has_role
+from handlers.standing import banned_until_ms, has_role, require_not_banned
 from handlers.transactions import Transactions
 from store.errors import Overloaded, StoreError, Unavailable
 from store.ids import distinct, new_id
@@ -342,6 +342,7 @@ class Messages:
         if head is None:
             raise permissions.not_found("message")
         preconditions.require(if_match, preconditions.of_message(message), "message", str(message.changed_seq))
+        await require_not_banned(conn, caller)
         return message, head, member
 
     # -- reading --------------------------------------------------------------------------------
@@ -477,6 +478,8 @@ def _to_client_error(outcome: object) -> ChatError:
     if isinstance(outcome, AppendError):
         if outcome.code == "muted":
             return muted_until_ms(outcome.wait_ms)
+        if outcome.code == "banned":
+            return banned_until_ms(outcome.wait_ms)
         if outcome.code == "slow_mode":
             wait = max(1, outcome.wait_ms or 0) / 1000
             return ChatError("slow_mode", f"This group is in slow mode; wait {wait:g} s.", retry_after=wait)

@@ -20,6 +20,7 @@ from handlers.member_moderation import muted_until_ms
 from handlers.model import Caller, Reactor
 from handlers.ports import Connections
 from handlers.rate_limits import Limiter
+from handlers.standing import banned_until_ms
 from handlers.transactions import Transactions
 from store.defects import divided, guard
 from store.errors import Overloaded, StoreError, Unavailable
@@ -266,6 +267,8 @@ def settle(
 
 
 def _refusal(reactor: store.Reactor, own: dict[str, None], kinds: dict[str, int], emoji: str) -> ChatError | None:
+    if reactor.is_banned:
+        return banned_until_ms(None)
     if reactor.is_muted:
         return muted_until_ms(None)
     if reactor.is_refused:

@@ -22,6 +22,21 @@ def banned(until: Timestamp) -> ChatError:
     return ChatError("banned", f"This account is banned {how_long}.", until=until)
 
 
+def banned_until_ms(milliseconds: int | None) -> ChatError:
+    """The same of what a lane says. None: the ban has ended meanwhile."""
+    if milliseconds is None:
+        return ChatError("banned", "This account was banned.")
+    return banned(timestamp(milliseconds))
+
+
+async def require_not_banned(conn: Connection, caller: Caller) -> None:
+    """Of a caller on a connection that was opened before: it ends when its instance hears of the ban, and this holds
+    from the commit of the ban on. Raises ChatError("banned")."""
+    until = await moderation.fetch_ban(conn, caller.user_id)
+    if until is not None:
+        raise banned(until)
+
+
 async def require_good(conn: Connection, user_id: UUID, session_id: UUID | None) -> None:
     """The user exists, is not banned, and this session of theirs, if one is given, has not ended. Raises ChatError."""
     exists, is_signed_in, banned_until = await users.fetch_standing(conn, user_id, session_id)

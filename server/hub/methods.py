@@ -76,7 +76,8 @@ SYNC_COST = 20  # up to 1,000 cursors
 
 
 ALWAYS = ("invalid_request", "rate_limited", "too_large", "internal")
-WAITING = ("unavailable", "overloaded")  # besides, of methods that wait for something: PostgreSQL, Redis, a commit
+# Besides, of methods that wait for something: PostgreSQL, Redis, a commit. `banned`: the connection is about to end.
+WAITING = ("unavailable", "overloaded", "banned")
 METHODS: list[Declaration] = []  # every hub method, in the order of this file
 
 F = TypeVar("F", bound=Callable[..., Any])

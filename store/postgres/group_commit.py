@@ -63,6 +63,7 @@ REFUSALS = {
     9: "posting",
     10: "slow_mode",
     11: "unavailable",
+    12: "banned",
     20: "no_thread",
     21: "thread_nested",
     22: "thread_of_system",
@@ -80,8 +81,8 @@ class AppendError(Exception):
     """A message that was refused.
 
     `code` is one of REFUSALS (no_such_mention: somebody who is mentioned is no member; mention_all: the sender may not
-    mention all; posting: only admins send here; slow_mode: the sender has to wait, for `wait_ms`; muted: until then,
-    since the epoch; unavailable: the other user of a direct conversation has blocked the sender, or is banned;
+    mention all; posting: only admins send here; slow_mode: the sender has to wait, for `wait_ms`; muted, banned: until
+    then, since the epoch; unavailable: the other user of a direct conversation has blocked the sender, or is banned;
     thread_...: what is replied to is a reply itself, a System message, or deleted), or invalid_content (PostgreSQL
     cannot store it: a NUL character or a lone surrogate).
     """

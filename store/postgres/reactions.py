@@ -25,6 +25,7 @@ class Reactor(NamedTuple):
     is_muted: bool
     emojis: frozenset[str]
     is_refused: bool = False  # by the other user of a direct conversation
+    is_banned: bool = False
 
 
 class Reactors(NamedTuple):
@@ -74,7 +75,10 @@ async def list_reactors(conn: Connection, message: Message, user_ids: Collection
         "user_ids": list(user_ids),
     }
     rows = await (await conn.execute(queries.list_reactors, parameters)).fetchall()
-    members = {user_id: Reactor(is_muted, frozenset(emojis), no) for user_id, is_muted, emojis, _, no in rows}
+    members = {
+        user_id: Reactor(is_muted, frozenset(emojis), no, is_banned)
+        for user_id, is_muted, emojis, _, no, is_banned in rows
+    }
     return Reactors(members, rows[0][3] if rows else None)
 
 

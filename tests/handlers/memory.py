@@ -1299,7 +1299,8 @@ def _list_reactors(tables: Tables, message: Message, user_ids: Collection[UUID])
             is_muted = (message.conversation_id, user_id) in tables.muted
             partner = _fetch_partner(tables, message.conversation_id, user_id)
             is_refused = partner is not None and bool(_list_unavailable(tables, user_id, [partner]))
-            found[user_id] = reactions.Reactor(is_muted, emojis, is_refused)
+            is_banned = tables.ban_of(user_id) is not None
+            found[user_id] = reactions.Reactor(is_muted, emojis, is_refused, is_banned)
     return reactions.Reactors(found, None)
 
 
@@ -1685,6 +1686,11 @@ def _fetch_partner(tables: Tables, conversation_id: UUID, user_id: UUID) -> UUID
 def _fetch_role(tables: Tables, user_id: UUID) -> UserRole | None:
     found = tables.standing_of(user_id)
     return None if found is None or found.banned_until is not None else found.role
+
+
+@stands_for(moderation.fetch_ban)
+def _fetch_user_ban(tables: Tables, user_id: UUID) -> str | None:
+    return tables.ban_of(user_id)
 
 
 @stands_for(moderation.fetch_user_standing)

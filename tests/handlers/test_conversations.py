@@ -533,7 +533,7 @@ async def test_doubt_is_of_the_conversation(memory: Memory) -> None:
     """When the outcome of a commit is unknown, the heads of the conversation concerned are to be compared."""
     owner = memory.user()
     group = memory.group((owner, OWNER))
-    memory.database.fails_at = len(["connection", "lock", "member", "title", "outbox", "commit"])
+    memory.database.fails_at = len(["connection", "lock", "member", "ban", "title", "outbox", "commit"])
     with pytest.raises(Exception, match="away"):
         await memory.conversations.update(owner, group, UpdateConversation("new"))
     assert memory.database.steps[-1] == "commit" and memory.publisher.doubts == [group]

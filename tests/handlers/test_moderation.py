@@ -5,12 +5,25 @@ from typing import Any, cast
 from uuid import UUID
 
 import pytest
+import trio
 
 from handlers.errors import ChatError
-from handlers.model import MAX_REASON, BanUser, Caller, ChangeUserRole, Client, Identity, RenameUser
+from handlers.model import (
+    MAX_REASON,
+    BanUser,
+    Caller,
+    ChangeUserRole,
+    Client,
+    CreateConversation,
+    Identity,
+    RenameUser,
+    Restrict,
+    UpdateConversation,
+)
+from handlers.standing import banned_until_ms
 from store import model
-from store.ids import new_id
-from store.model import FOR_EVER, UserRole
+from store.ids import new_id, timestamp_ms
+from store.model import FOR_EVER, Role, UserRole
 from store.postgres.audit import Filter
 from store.redis.inbox_entries import Disconnection
 from tests.handlers.memory import Memory, nothing_half_done, refused
@@ -88,6 +101,42 @@ async def test_banned(memory: Memory) -> None:
     await memory.moderation.unban(one, other.user_id)
     await memory.users.require(other)
     await memory.accounts.refresh(tokens.refresh_token, Client())
+
+
+BY_OWNERS: dict[str, Callable[[Memory, Caller, UUID, UUID, UUID], Awaitable[object]]] = {
+    "edit": lambda memory, who, group, said, other: memory.messages.edit(who, said, "another"),
+    "delete": lambda memory, who, group, said, other: memory.messages.delete(who, said),
+    "pin": lambda memory, who, group, said, other: memory.messages.pin(who, said),
+    "react": lambda memory, who, group, said, other: memory.reactions.react(who, said, ":name:"),
+    "create": lambda memory, who, group, said, other: memory.conversations.create(
+        who, CreateConversation("Group", (other,), "another")
+    ),
+    "change": lambda memory, who, group, said, other: memory.conversations.update(
+        who, group, UpdateConversation(name="another")
+    ),
+    "remove": lambda memory, who, group, said, other: memory.conversations.remove_member(who, group, other),
+    "mute": lambda memory, who, group, said, other: memory.member_moderation.mute(who, group, other, Restrict()),
+}
+
+
+@pytest.mark.parametrize("name", list(BY_OWNERS))
+async def test_a_connection_that_is_still_open(memory: Memory, nursery: trio.Nursery, name: str) -> None:
+    """From the commit of a ban on nothing is written for its user, though their connection has not ended yet."""
+    owner, other = memory.user(), memory.user()
+    group = memory.group((owner, Role.OWNER), (other, Role.MEMBER))
+    said = memory.say(group, owner)
+    await nursery.start(memory.reactions.run)
+    memory.tables.bans[owner.user_id] = SOON
+    assert (await refused(memory, BY_OWNERS[name](memory, owner, group, said.id, other.user_id))).code == "banned"
+    del memory.tables.bans[owner.user_id]
+    await BY_OWNERS[name](memory, owner, group, said.id, other.user_id)
+    nursery.cancel_scope.cancel()
+
+
+def test_a_banned_sender() -> None:
+    """What a lane says of one is answered with the time, as everything else is."""
+    error = banned_until_ms(timestamp_ms(SOON))
+    assert (error.code, error.until) == ("banned", SOON) and banned_until_ms(None).code == "banned"
 
 
 async def test_two_bans_are_announced(memory: Memory) -> None:

@@ -25,6 +25,12 @@ EXISTS (
              OR EXISTS (SELECT FROM blocks AS b WHERE b.user_id = o.id AND b.blocked_id = i.sender_id))
 )
 
+-- fragment: is_banned
+EXISTS (
+    -- The sender: their connections end, but an instance may not have heard of it yet.
+    SELECT FROM users AS u WHERE u.id = i.sender_id AND u.banned_until > clock_timestamp()
+)
+
 -- fragment: looked_up
     SELECT i.*, c.last_seq, c.last_message_id, m.read_seq, s.message_id IS NOT NULL AS is_duplicate,
            CASE WHEN c.slow_mode_seconds > 0 AND m.role = 'Member' THEN c.slow_mode_seconds END AS slow_seconds,
@@ -32,6 +38,7 @@ EXISTS (
            f.key AS file_key, f.name, f.size, f.content_type, f.width, f.height,
            CASE WHEN c.id IS NULL THEN 2
                 WHEN m.user_id IS NULL THEN 3
+                WHEN {is_banned} THEN 12
                 WHEN c.kind = 'Direct' AND {is_unavailable} THEN 11
                 WHEN m.muted_until > clock_timestamp() THEN 4
                 WHEN c.admins_post AND m.role = 'Member' THEN 9
@@ -118,6 +125,7 @@ SELECT CASE WHEN a.seq IS NOT NULL THEN 0
            SELECT NOT p.read_receipts FROM privacy AS p WHERE p.user_id = c.sender_id
        ), false) ELSE false END,
        CASE WHEN c.problem = 4 THEN (1000 * extract(epoch FROM least(c.muted_until, '9999-12-31T23:59:59.999Z')))
+            WHEN c.problem = 12 THEN (SELECT 1000 * extract(epoch FROM u.banned_until) FROM users AS u WHERE u.id = c.sender_id)
             WHEN a.seq IS NULL AND c.slow_seconds IS NOT NULL THEN 1000 * c.slow_seconds - CASE WHEN c.problem = 10 THEN
            floor(1000 * extract(epoch FROM statement_timestamp() - c.last_sent_at)) ELSE 0 END END::bigint
 FROM checked AS c LEFT JOIN accepted AS a ON a.position = c.position
@@ -125,7 +133,8 @@ ORDER BY c.position
 
 -- name: lane_write
 -- conversations_pkey, members_pkey, sends_pkey, files_pkey, messages_pkey; a look-up of each per message at most. And
--- privacy_pkey where a sender catches up with what others wrote, users_pkey and blocks_pkey in direct conversations.
+-- privacy_pkey where a sender catches up with what others wrote, users_pkey of the sender, and in direct conversations of
+-- the other user, with blocks_pkey.
 -- Outcomes: 0 accepted, 1 duplicate, then the reasons in the order of group_commit.REFUSALS.
 WITH input AS MATERIALIZED (
     SELECT * FROM {given}

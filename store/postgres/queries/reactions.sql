@@ -1,7 +1,7 @@
 -- Queries on reactions. What a message shows of them is written with the message: update_reactions in messages.sql.
 
 -- name: list_reactors
--- members_pkey, reactions_pkey, messages_pkey, conversations_pkey; users_pkey and blocks_pkey in direct ones. Those of these users who are members, and what each has put under the message;
+-- members_pkey, reactions_pkey, messages_pkey, conversations_pkey; users_pkey; blocks_pkey in direct ones. Those of these users who are members, and what each has put under the message;
 -- how many seconds ago the message was changed last, NULL if never.
 SELECT m.user_id, coalesce(m.muted_until > clock_timestamp(), false),
        ARRAY(SELECT r.emoji FROM reactions AS r WHERE r.user_id = m.user_id AND r.message_id = %(message_id)s),
@@ -14,7 +14,8 @@ SELECT m.user_id, coalesce(m.muted_until > clock_timestamp(), false),
                o.banned_until > clock_timestamp()
                OR EXISTS (SELECT FROM blocks AS b WHERE b.user_id = o.id AND b.blocked_id = m.user_id)
            )
-       )
+       ),
+       EXISTS (SELECT FROM users AS u WHERE u.id = m.user_id AND u.banned_until > clock_timestamp())
 FROM members AS m WHERE m.conversation_id = %(conversation_id)s AND m.user_id = ANY(%(user_ids)s::uuid[])
 
 -- name: list_reactions_of_user

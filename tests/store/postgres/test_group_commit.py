@@ -110,6 +110,9 @@ async def test_refusals(writer: Writer, conn: Connection) -> None:
     assert await writer.send(gone, alice, key="k").refusal() == "no_conversation"
     assert await writer.send(group, eve, key="k").refusal() == "not_a_member"
     assert await writer.send(group, bob, key="k").refusal() == "muted"
+    await conn.execute("UPDATE users SET banned_until = %s WHERE id = %s", [future, bob])
+    assert await writer.send(group, bob, key="k").refusal() == "banned"
+    assert await writer.send(elsewhere, bob, key="k").refusal() == "not_a_member"
     assert await writer.send(group, alice, key="k", reply_to_id=new_id()).refusal() == "no_reply_target"
     assert await writer.send(group, alice, key="k", reply_to_id=theirs.id).refusal() == "no_reply_target"
     assert await writer.send(group, alice, key="k", file_id=new_id()).refusal() == "no_file"

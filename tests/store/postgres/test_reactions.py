@@ -85,6 +85,9 @@ async def test_who_may_react(conn: Connection, writer: Writer) -> None:
     assert found.members[alice] == Reactor(is_muted=False, emojis=frozenset({THUMB, HEART}))
     assert found.members[bob] == Reactor(is_muted=True, emojis=frozenset({HEART}))
     assert found.since_change is not None and found.since_change > 0
+    await conn.execute("UPDATE users SET banned_until = now() + interval '1 h' WHERE id = %s", (alice,))
+    found = await reactions.list_reactors(conn, message, [alice, bob])
+    assert [found.members[user].is_banned for user in (alice, bob)] == [True, False]
     assert (await reactions.list_reactors(conn, message, [stranger])).members == {}
 
 
