@@ -2,10 +2,11 @@
 
 Owns the syntax of ADMIN_LISTEN and the runtime directory. A Unix socket serves the whole admin interface, protected by
 the permissions of its file. An address with a port serves `/metrics` only, since every user of this machine may
-connect.
+connect. Such a port may be a sum, so that a unit for any number of instances can add theirs: 127.0.0.1:9100+12.
 """
 
 import os
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,9 @@ MAX_PATH = 107  # bytes of a Unix socket's path (sun_path)
 
 class UnixAddress(NamedTuple):
     path: Path
+
+
+_PORT = re.compile(r"(\d{1,5})(?:\+(\d{1,5}))?")  # 9100+12 is 9112: of an instance whose number is put there
 
 
 class TcpAddress(NamedTuple):
@@ -38,10 +42,14 @@ def parse(text: str) -> Address | None:
         if len(path.encode()) > MAX_PATH:
             raise ValueError(f"a socket's path has at most {MAX_PATH} bytes")
         return UnixAddress(Path(path))
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise ValueError("expected `auto`, an absolute path, or host:port")
-    return TcpAddress(host.strip("[]"), int(port))
+    host, _, written = text.rpartition(":")
+    found = _PORT.fullmatch(written)
+    port = int(found[1]) + int(found[2] or 0) if found else 0
+    if not host or found is None or port > 65535:
+        raise ValueError(
+            "expected `auto`, an absolute path, or host:port, with a port up to 65535, or 9100+12 for 9112"
+        )
+    return TcpAddress(host.strip("[]"), port)
 
 
 def runtime_directory(environ: Mapping[str, str]) -> Path:

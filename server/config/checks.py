@@ -5,6 +5,9 @@ Owns these rules; the rules of a single setting are declared with it, in `server
 
 from urllib.parse import urlsplit
 
+from server.config.admin_address import TcpAddress
+from server.config.admin_address import parse as parse_admin_listen
+from server.config.listen_address import parse_listen, parse_peer_listen
 from server.config.origins import origin
 from server.config.settings import ConfigError, Settings
 
@@ -21,8 +24,35 @@ def faults_of(settings: Settings) -> list[str]:
         )
     if bool(settings.tls_cert) != bool(settings.tls_key):
         faults.append("TLS_CERT and TLS_KEY: both or neither")
+    if settings.reuse_port == "on" and isinstance(parse_listen(settings.listen), str):
+        faults.append("REUSE_PORT: is for host:port; sockets that are handed over (LISTEN = fd://) are shared already")
+    if settings.max_upload_bytes > settings.max_user_storage_bytes:
+        faults.append("MAX_UPLOAD_BYTES: expected at most MAX_USER_STORAGE_BYTES, or no such file is ever taken")
+    if settings.max_user_answer_bytes > settings.max_answer_bytes:
+        faults.append("MAX_USER_ANSWER_BYTES: expected at most MAX_ANSWER_BYTES, which all users share")
+    if settings.s3_endpoint_url and settings.objects and not settings.objects.startswith("s3:"):
+        faults.append("S3_ENDPOINT_URL: OBJECTS is no s3://bucket")
+    faults.extend(_twice(settings))
     if settings.web == "on" and settings.allowed_origins and _site(settings.public_url) not in settings.allowed_origins:
         faults.append("WEB: the page may not connect, as the origin of PUBLIC_URL is not among the ALLOWED_ORIGINS")
+    return faults
+
+
+def _twice(settings: Settings) -> list[str]:
+    """Return a sentence about each address that two listeners of one instance would have."""
+    listen = parse_listen(settings.listen)
+    taken = {} if isinstance(listen, str) else {listen: "LISTEN"}
+    faults = []
+    others = [("PEER_LISTEN", parse_peer_listen(settings.peer_listen))]
+    for text in settings.admin_listen:
+        address = parse_admin_listen(text)
+        others.append(("ADMIN_LISTEN", (address.host, address.port) if isinstance(address, TcpAddress) else None))
+    for name, where in others:
+        if where is None or not where[1]:
+            continue  # a socket's path, or a free port
+        if where in taken:
+            faults.append(f"{name}: the address is that of {taken[where]}; expected one of its own")
+        taken[where] = name
     return faults
 
 

@@ -88,6 +88,7 @@ class Declaration:
     shown_default: str = ""  # in place of a default that says nothing by itself, such as an empty text
     minimum: float | None = None
     above: float | None = None
+    maximum: float | None = None
     because: str = ""  # of the minimum
     choices: tuple[str, ...] = ()
     then: Callable[[Any], Any] | None = None  # turns what was parsed into the value; ValueError: what is expected
@@ -96,14 +97,29 @@ class Declaration:
     def parse(self, given: object) -> Any:
         """Return the value of what was given. Raises ValueError with what is expected."""
         value = self.kind.parse(given)
-        reason = f": {self.because}" if self.because else ""
-        if self.minimum is not None and value < self.minimum:
-            raise ValueError(f"expected at least {self.kind.show(self.minimum)}{reason}")
-        if self.above is not None and value <= self.above:
-            raise ValueError(f"expected more than {self.kind.show(self.above)}{reason}")
+        if not self._is_within(value):
+            raise ValueError(f"expected {self.range}")
         if self.choices and value not in self.choices and value != self.default:
             raise ValueError(f"expected one of {', '.join(self.choices)}")
         return value if self.then is None else self.then(value)
+
+    def _is_within(self, value: Any) -> bool:
+        if (self.minimum is not None and value < self.minimum) or (self.above is not None and value <= self.above):
+            return False
+        return self.maximum is None or value <= self.maximum
+
+    @property
+    def range(self) -> str:
+        """The values that are accepted, in words; empty if all are."""
+        most = None if self.maximum is None else self.kind.show(self.maximum)
+        if self.minimum is not None:
+            least = self.kind.show(self.minimum)
+            found = f"at least {least}" if most is None else f"{least} to {most}"
+        elif self.above is not None:
+            found = f"more than {self.kind.show(self.above)}{'' if most is None else f', at most {most}'}"
+        else:
+            found = "" if most is None else f"at most {most}"
+        return f"{found}: {self.because}" if self.because else found
 
     def redact(self, value: Any) -> Any:
         """Return `value` without secrets: keys hidden, URLs without their password."""

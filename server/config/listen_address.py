@@ -16,7 +16,7 @@ def parse_listen(text: str) -> tuple[str, int] | str:
         return text[5:]
     host, _, port = text.rpartition(":")
     if not port.isdecimal() or int(port) > 65535:
-        raise ValueError("expected host:port or fd://")
+        raise ValueError("expected host:port, with a port from 0 (a free one) to 65535, or fd://")
     return host.strip("[]") or "0.0.0.0", int(port)
 
 

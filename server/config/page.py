@@ -57,9 +57,7 @@ def _sections(declared: Iterable[tuple[str, Declaration]], prefix: str) -> Itera
 
 
 def _bounds(each: Declaration) -> str:
-    if each.minimum is not None and each.minimum > 1:
-        return f"At least {each.kind.show(each.minimum)}{f': {each.because}' if each.because else ''}."
-    return ""
+    return f"{each.range[0].upper()}{each.range[1:]}." if each.range else ""
 
 
 def _cell(text: str) -> str:

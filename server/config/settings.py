@@ -32,7 +32,7 @@ from server.config.declaration import (
 from server.config.listen_address import parse_listen, parse_peer_listen
 from server.config.origins import LOOPBACK, origin
 from server.config.trusted_proxies import ANY, Proxies, browser_origin
-from server.config.units import DAYS, GIB, KIB, MIB, MINUTES, SECONDS
+from server.config.units import DAYS, GIB, HOURS, KIB, MIB, MINUTES, SECONDS
 from store.objects import EXAMPLES as OBJECT_STORES
 from store.objects import scheme_of
 
@@ -249,6 +249,7 @@ class Settings:
         8,
         "Connections to PostgreSQL beside those of the lanes and two of exports; as many again to `READ_URL`.",
         minimum=1,
+        maximum=1000,
     )
     lanes: int = SERVICES.setting(
         COUNT,
@@ -256,9 +257,14 @@ class Settings:
         "Group-commit queues, with one connection to PostgreSQL each.",
         more="More only help when commits wait for a slow disk.",
         minimum=1,
+        maximum=64,
     )
     statement_timeout: float = SERVICES.setting(
-        DURATION, 10 * SECONDS, "The longest that one SQL statement may take.", above=0
+        DURATION,
+        10 * SECONDS,
+        "The longest that one SQL statement may take.",
+        above=0,
+        maximum=1 * HOURS,
     )
 
     jwt_key: str = SIGN_IN.setting(
@@ -350,7 +356,13 @@ class Settings:
     upload_types: tuple[str, ...] = FILES.setting(
         TEXTS, UPLOAD_TYPES, "Content types that may be uploaded; the content decides."
     )
-    max_upload_bytes: int = FILES.setting(SIZE, 100 * MIB, "The largest file.", minimum=1)
+    max_upload_bytes: int = FILES.setting(
+        SIZE,
+        100 * MIB,
+        "The largest file.",
+        minimum=1,
+        maximum=5 * GIB,
+    )
     max_user_storage_bytes: int = FILES.setting(
         SIZE, 10 * GIB, "All files of one user, uploads that were announced included.", minimum=1
     )
@@ -361,6 +373,7 @@ class Settings:
         "Sockets of this instance; past it 503 with Retry-After.",
         more="The default stays below the usual limit of 20,000 descriptors.",
         minimum=1,
+        maximum=1_000_000,
     )
     max_address_strangers: int = BOUNDS.setting(
         COUNT,
@@ -369,11 +382,22 @@ class Settings:
         more="They have sent no request yet, or are HTTP connections kept alive. Behind a proxy in "
         "`FORWARDED_ALLOW_IPS` it is requests under way of one client; what the proxy keeps open is not counted.",
         minimum=1,
+        maximum=1_000_000,
     )
     max_user_connections: int = BOUNDS.setting(
-        COUNT, 50, "Hub connections of one user to this instance; one more is refused with 429.", minimum=1
+        COUNT,
+        50,
+        "Hub connections of one user to this instance; one more is refused with 429.",
+        minimum=1,
+        maximum=1_000_000,
     )
-    send_queue_bytes: int = BOUNDS.setting(SIZE, 256 * KIB, "What one connection may have unsent.", minimum=1)
+    send_queue_bytes: int = BOUNDS.setting(
+        SIZE,
+        256 * KIB,
+        "What one connection may have unsent.",
+        minimum=16 * KIB,
+        maximum=64 * MIB,
+    )
     max_user_answer_bytes: int = BOUNDS.setting(
         SIZE, 8 * MIB, "REST answers of one user (or address without one) that wait to be read; then 429.", minimum=1
     )
@@ -389,7 +413,8 @@ class Settings:
         32 * KIB,
         "The content of one message, in UTF-8, over the hub and REST alike.",
         more="A hub message may have four times that, less 2 KiB, and at most half of `SEND_QUEUE_BYTES`.",
-        minimum=1,
+        minimum=256,
+        maximum=1 * MIB,
     )
 
     mention_all_members: int = BOUNDS.setting(
@@ -397,6 +422,7 @@ class Settings:
         100,
         "Members of a conversation up to which each of them may mention all; in a larger one its admins and owners.",
         minimum=0,
+        maximum=1_000_000,
     )
 
     rate_limits: str = RATES.setting(
@@ -490,24 +516,35 @@ class Settings:
         15 * SECONDS,
         "For the request head, the TLS and the hub handshake; SignalR has this default.",
         above=0,
+        maximum=10 * MINUTES,
     )
     keepalive: float = TIMEOUTS.setting(
-        DURATION, 15 * SECONDS, "A ping is sent after so long without anything else; SignalR has this default.", above=0
+        DURATION,
+        15 * SECONDS,
+        "A ping is sent after so long without anything else; SignalR has this default.",
+        above=0,
+        maximum=10 * MINUTES,
     )
     client_timeout: float = TIMEOUTS.setting(
         DURATION,
         30 * SECONDS,
         "A client is gone after so long without a sign of it, if it pings; SignalR has this default.",
         above=0,
+        maximum=1 * HOURS,
     )
     stall_timeout: float = TIMEOUTS.setting(
-        DURATION, 20 * SECONDS, "A client is gone after so long without taking a byte that waits for it.", above=0
+        DURATION,
+        20 * SECONDS,
+        "A client is gone after so long without taking a byte that waits for it.",
+        above=0,
+        maximum=1 * HOURS,
     )
     presence_grace: float = TIMEOUTS.setting(
         DURATION,
         5 * SECONDS,
         "A user counts as online so long after their last connection, so that a reload does not show.",
         minimum=0,
+        maximum=1 * HOURS,
     )
 
     webhook_hosts: tuple[str, ...] = WEBHOOKS.setting(
@@ -520,10 +557,18 @@ class Settings:
         then=_hosts,
     )
     webhook_concurrency: int = WEBHOOKS.setting(
-        COUNT, 8, "Deliveries to one endpoint at once, each of another conversation.", minimum=1
+        COUNT,
+        8,
+        "Deliveries to one endpoint at once, each of another conversation.",
+        minimum=1,
+        maximum=1000,
     )
     webhook_timeout: float = WEBHOOKS.setting(
-        DURATION, 15 * SECONDS, "The longest that one delivery may take, with its answer.", above=0
+        DURATION,
+        15 * SECONDS,
+        "The longest that one delivery may take, with its answer.",
+        above=0,
+        maximum=10 * MINUTES,
     )
     webhook_retry_time: float = WEBHOOKS.setting(
         DURATION,
@@ -531,6 +576,7 @@ class Settings:
         "For so long a delivery that fails is repeated; then it is a dead letter.",
         more="An endpoint that has accepted nothing for as long is disabled.",
         above=0,
+        maximum=30 * DAYS,
     )
 
     drain_seconds: float = OPERATION.setting(
@@ -539,9 +585,15 @@ class Settings:
         "The time over which a stopping instance sends its clients away.",
         minimum=0,
         reloadable=True,
+        maximum=1 * HOURS,
     )
     shutdown_timeout: float = OPERATION.setting(
-        DURATION, 5 * SECONDS, "For what is under way after the drain.", minimum=0, reloadable=True
+        DURATION,
+        5 * SECONDS,
+        "For what is under way after the drain.",
+        minimum=0,
+        reloadable=True,
+        maximum=1 * HOURS,
     )
     log_format: str = OPERATION.setting(
         TEXT, "json", "`json` or `console`.", more="See [the log](monitoring.md#the-log).", choices=("json", "console")
@@ -560,12 +612,14 @@ class Settings:
         more="Never this month and the last.",
         minimum=7,
         because="so long a clientMessageId stands for its message",
+        maximum=36_500,
     )
     audit_retention_days: int = OPERATION.setting(
         COUNT,
         365,
         "`parley purge` removes entries of the audit log, and reports, that are older.",
         minimum=1,
+        maximum=36_500,
     )
 
     def __repr__(self) -> str:

@@ -11,13 +11,14 @@ from handlers.rate_limits import Rate
 
 SECONDS = 1.0
 MINUTES = 60.0
+HOURS = 3600.0
 DAYS = 86400.0
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)?")
-_DURATION_UNITS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": MINUTES, "min": MINUTES, "h": 3600.0, "d": DAYS}
+_DURATION_UNITS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": MINUTES, "min": MINUTES, "h": HOURS, "d": DAYS}
 _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB)?", re.IGNORECASE)
 _SIZE_UNITS = {"b": 1, "kib": KIB, "mib": MIB, "gib": GIB}
 
@@ -35,8 +36,8 @@ def duration(given: object) -> float:
 
 
 def show_duration(seconds: float) -> str:
-    """Return the shortest text that `duration` reads as `seconds`."""
-    for unit, factor in (("m", MINUTES), ("s", 1.0)):
+    """Return a text that `duration` reads as `seconds`, in the largest unit of which they are a whole number."""
+    for unit, factor in (("d", DAYS), ("h", HOURS), ("m", MINUTES), ("s", 1.0)):
         if seconds >= factor and seconds % factor == 0:
             return f"{int(seconds // factor)}{unit}"
     return f"{seconds * 1000:.3f}".rstrip("0").rstrip(".") + "ms" if seconds else "0"

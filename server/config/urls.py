@@ -19,15 +19,20 @@ HIDDEN = "***"
 
 POSTGRES = (
     "expected postgresql://user:password@host:5432/database, or a key=value string, as libpq reads them; in a URL "
-    "write @, /, :, # and % of a password as %40, %2F, %3A, %23 and %25"
+    "write @, /, :, # and % of a password as %40, %2F, %3A, %23 and %25; ports are 1 to 65535"
 )
 REDIS = (
     "expected redis://, unix://, redis+sentinel:// or redis+cluster://, or with TLS rediss://, rediss+sentinel:// or "
     "rediss+cluster://, such as redis://:password@cache:6379/0; write @, /, :, # and % of a password as %40, %2F, %3A, "
-    "%23 and %25"
+    "%23 and %25; ports are 1 to 65535"
 )
-HTTP = "expected a URL such as https://issuer.example/path, without a user, a password or a fragment"
-BASE = "expected a URL such as https://chat.example, without a user, a password, a query or a fragment"
+HTTP = (
+    "expected a URL such as https://issuer.example/path, without a user, a password or a fragment; ports are 1 to 65535"
+)
+BASE = (
+    "expected a URL such as https://chat.example, without a user, a password, a query or a fragment; ports are 1 to "
+    "65535"
+)
 
 _URL = re.compile(r"([a-z][a-z+]*://)([^/]*)(.*)", re.DOTALL)
 _PORT = re.compile(r"[1-9]\d{0,4}")
@@ -36,6 +41,12 @@ _HOSTS = re.compile(rf"{_HOST}(?::\d*)?(?:,{_HOST}(?::\d*)?)*(?:[?#][^@]*)?")
 _SECRET_NAME = r"\w*(?:password|secret|scram)\w*"
 _SECRET_FIELD = re.compile(rf"([?&]{_SECRET_NAME}=)[^&#]*", re.IGNORECASE)
 _SEVERAL = ("redis+sentinel", "redis+cluster", "rediss+sentinel", "rediss+cluster")
+_WORDS = {  # what libpq takes for these
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "target_session_attrs": ("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
+    "channel_binding": ("disable", "prefer", "require"),
+    "gssencmode": ("disable", "prefer", "require"),
+}
 _CERT_REQS = ("none", "optional", "required")
 
 
@@ -57,6 +68,8 @@ def _is_postgres(text: str) -> bool:
         return False  # a slash in the password: the rest of it would be the database's name, and shown
     ports = [port for port in str(found.get("port", "")).split(",") if port]
     seconds = str(found.get("connect_timeout", "0"))
+    if any(str(found.get(name, words[0])) not in words for name, words in _WORDS.items()):
+        return False  # libpq would say so of each attempt to connect, as if the server were away
     return bool(found) and all(_is_port(port) for port in ports) and re.fullmatch(r"-?\d+", seconds) is not None
 
 

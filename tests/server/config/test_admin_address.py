@@ -43,7 +43,18 @@ def test_addresses() -> None:
     """Paths, with or without `unix:`, host and port, and `auto` are accepted; all else is refused with the reason."""
     assert parse("/run/x.sock") == parse("unix:/run/x.sock") == UnixAddress(Path("/run/x.sock"))
     assert parse("[::1]:9100") == TcpAddress("::1", 9100) and parse("auto") is None
-    for wrong in ("x.sock", "9100", "host:", ":9100", "host:70000", "/" + "x" * 120):
+    assert parse("127.0.0.1:9100+12") == TcpAddress("127.0.0.1", 9112)
+    for wrong in (
+        "x.sock",
+        "host:9100+",
+        "host:9100+blue",
+        "host:65535+1",
+        "9100",
+        "host:",
+        ":9100",
+        "host:70000",
+        "/" + "x" * 120,
+    ):
         with pytest.raises(ValueError, match=r"expected|at most"):
             parse(wrong)
     assert runtime_directory({"RUNTIME_DIRECTORY": "/run/parley/1:/run/other"}) == Path("/run/parley/1")

@@ -33,7 +33,16 @@ def test_connection_tokens_need_a_key() -> None:
 @pytest.mark.parametrize(
     ("given", "fault"),
     [
-        ({"send_queue_bytes": 1024}, "SEND_QUEUE_BYTES: expected at least four times MAX_MESSAGE_BYTES"),
+        ({"send_queue_bytes": 65536}, "SEND_QUEUE_BYTES: expected at least four times MAX_MESSAGE_BYTES"),
+        ({"listen": "fd://http", "reuse_port": "on"}, "REUSE_PORT: is for host:port"),
+        (
+            {"max_upload_bytes": 1 << 30, "max_user_storage_bytes": 1 << 20},
+            "MAX_UPLOAD_BYTES: expected at most MAX_USER",
+        ),
+        ({"max_user_answer_bytes": 1 << 30}, "MAX_USER_ANSWER_BYTES: expected at most MAX_ANSWER_BYTES"),
+        ({"s3_endpoint_url": "https://minio", "objects": "file:///x"}, "S3_ENDPOINT_URL: OBJECTS is no s3://bucket"),
+        ({"peer_listen": "127.0.0.1:5000"}, "PEER_LISTEN: the address is that of LISTEN"),
+        ({"admin_listen": ("auto", "127.0.0.1:5000")}, "ADMIN_LISTEN: the address is that of LISTEN"),
         ({"registration": "oauth"}, "REGISTRATION: oauth needs a provider"),
         ({"tls_cert": "cert.pem"}, "TLS_CERT and TLS_KEY: both or neither"),
         ({"web": "on", "allowed_origins": ("https://app.example",)}, "WEB: the page may not connect"),

@@ -10,6 +10,7 @@ from server.config.declaration import (
     DURATION,
     KEY,
     SERVICE_URL,
+    SIZE,
     TEXT,
     TEXTS,
     Declaration,
@@ -30,7 +31,8 @@ def no_spaces(text: str) -> str:
 @dataclass(frozen=True, kw_only=True)
 class Some:
     few: int = SECTION.setting(COUNT, 3, "A count.", minimum=2, because="one is none", reloadable=True)
-    soon: float = SECTION.setting(DURATION, 15.0, "A time.", above=0)
+    soon: float = SECTION.setting(DURATION, 15.0, "A time.", above=0, maximum=90 * 60.0)
+    room: int = SECTION.setting(SIZE, 2048, "A size.", minimum=1024, maximum=1 << 30)
     color: str = SECTION.setting(TEXT, "", "A choice.", choices=("red", "blue"), shown_default="required")
     words: tuple[str, ...] = SECTION.setting(TEXTS, (), "A list.", then=accepted_by(no_spaces))
     other: int = 0  # put together elsewhere
@@ -39,10 +41,10 @@ class Some:
 def test_what_a_field_says() -> None:
     """Everything that was declared, by name and in order; a field without a declaration is none."""
     found = settings_of(Some)
-    assert list(found) == ["few", "soon", "color", "words"]
+    assert list(found) == ["few", "soon", "room", "color", "words"]
     assert found["few"].reloadable and not found["soon"].reloadable
-    assert [each.default_text for each in found.values()] == ["3", "15s", "required", ""]
-    assert Some() == Some(few=3, soon=15.0, color="", words=())
+    assert [each.default_text for each in found.values()] == ["3", "15s", "2KiB", "required", ""]
+    assert Some() == Some(few=3, soon=15.0, room=2048, color="", words=())
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,10 @@ def test_what_is_accepted(name: str, given: object, value: object) -> None:
     ("name", "given", "sentence"),
     [
         ("few", 1, "expected at least 2: one is none"),
-        ("soon", "0", "expected more than 0"),
+        ("soon", "0", "expected more than 0, at most 90m"),
+        ("soon", "2h", "expected more than 0, at most 90m"),
+        ("room", "1023", "expected 1KiB to 1GiB"),
+        ("room", "2GiB", "expected 1KiB to 1GiB"),
         ("color", "green", "expected one of red, blue"),
         ("words", "a, b c", "expected no spaces"),
         ("words", {"a": 1}, "expected a list of texts"),

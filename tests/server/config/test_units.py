@@ -49,6 +49,12 @@ def test_durations_are_read_as_they_are_shown(count: int, unit: float) -> None:
     assert math.isclose(duration(show_duration(count * unit)), count * unit, rel_tol=1e-5)
 
 
+@pytest.mark.parametrize("text", ["0", "250ms", "15s", "90s", "5m", "90m", "1h", "36h", "1d", "30d"])
+def test_durations_are_shown_as_they_are_written(text: str) -> None:
+    """In the unit of which they are a whole number: a day is no number of minutes."""
+    assert show_duration(duration(text)) == text
+
+
 @given(st.integers(0, 2**40))
 def test_sizes_are_read_as_they_are_shown(count: int) -> None:
     """What `show_size` writes, `size` reads, exactly."""
@@ -57,6 +63,6 @@ def test_sizes_are_read_as_they_are_shown(count: int) -> None:
 
 def test_rates_are_read_as_they_are_shown() -> None:
     """In the words of the documents."""
-    for text in ("60/1m", "200/10s", "1/250ms"):
+    for text in ("60/1m", "200/10s", "1/250ms", "20/1h"):
         assert show_rate(rate(text)) == text
     assert rate("60/1m") == rate(Rate(60, 60.0)) == Rate(60, 60.0)

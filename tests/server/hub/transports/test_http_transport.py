@@ -27,7 +27,7 @@ from tests.server.hub.test_user_shares import ON
 STEP = 0.05  # seconds that a POST takes here
 POSTS = 8  # of each connection
 PROMISED = 5.0  # seconds for a client to take the last words
-FOREVER = 1e6
+FOREVER = 3600.0
 
 
 class Endpoint:
