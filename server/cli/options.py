@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from server.config.loading import Places
     from server.config.settings import Settings
 
 DEFAULT_DATA = Path(".parley")
@@ -25,3 +26,10 @@ def load_settings(config: Path | None, **overrides: Any) -> "Settings":
     from server.config.loading import load  # noqa: PLC0415
 
     return load(os.environ, config, **overrides)
+
+
+def locate_settings(config: Path | None) -> "Places":
+    """Where the settings come from."""
+    from server.config.loading import locate  # noqa: PLC0415
+
+    return locate(os.environ, config)

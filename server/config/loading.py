@@ -3,6 +3,8 @@
 Owns their order (environment over credentials over file) and the names in each: `PARLEY_NAME`, `name` or `parley_name`,
 `name`. Touches the environment it is given and these files. An error names the setting and what is expected, never what
 was given.
+
+`locate` says where each setting comes from, and what does not count because it is said elsewhere, too.
 """
 
 import difflib
@@ -10,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from server.config.checks import faults_of
@@ -28,15 +30,40 @@ def load(environ: Mapping[str, str], file: Path | None = None, **overrides: Any)
 
     Raises ConfigError with every fault found, not only the first.
     """
-    given = _Given()
-    given.take_file(file)
-    given.take_credentials(environ.get("CREDENTIALS_DIRECTORY"))
-    given.take_environment(environ)
+    given = _Given.of(environ, file)
     given.values.update(overrides)
     settings, faults = _parse(given.values, given.faults)
     if settings is None:
-        raise ConfigError("\n".join(faults))
+        raise ConfigError("\n".join(_with_place(fault, given.places) for fault in faults))
     return settings
+
+
+class Hidden(NamedTuple):
+    """A setting that is said in two places with two values: `wins` counts, `loses` does not."""
+
+    name: str
+    wins: str
+    loses: str
+
+
+class Places(NamedTuple):
+    """Where settings come from, by name: PARLEY_NAME for the environment, a file of credentials, or FILE:LINE."""
+
+    found: Mapping[str, str]
+    hidden: tuple[Hidden, ...]
+
+
+def locate(environ: Mapping[str, str], file: Path | None = None) -> Places:
+    """Return where each setting that is not the default comes from. Raises nothing: `load` says what is wrong."""
+    given = _Given.of(environ, file)
+    return Places(given.places, tuple(given.hidden.values()))
+
+
+def _with_place(fault: str, places: Mapping[str, str]) -> str:
+    """Add to a fault that begins with the name of a setting where that is set."""
+    name = re.match(r"[A-Z0-9_]+", fault)
+    place = places.get(name[0].lower()) if name else None
+    return f"{fault} ({place})" if place else fault
 
 
 class _Given:
@@ -45,13 +72,26 @@ class _Given:
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
         self.faults: list[str] = []
+        self.places: dict[str, str] = {}
+        self.hidden: dict[str, Hidden] = {}
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str], file: Path | None) -> "_Given":
+        """What these say, the later ones winning."""
+        given = cls()
+        given.take_file(file)
+        given.take_credentials(environ.get("CREDENTIALS_DIRECTORY"))
+        given.take_environment(environ)
+        return given
 
     def take_file(self, file: Path | None) -> None:
         if file is None:
             return
         try:
-            for name, value in tomllib.loads(file.read_text()).items():
-                self._take(name, value, str(file), name)
+            text = file.read_text()
+            for name, value in tomllib.loads(text).items():
+                place = _line(file, text, name)
+                self._take(name, value, place, name, place=place)
         except OSError as error:
             self.faults.append(f"{file}: {error.strerror}")
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -69,9 +109,9 @@ class _Given:
             for path in sorted(Path(directory).iterdir()):
                 name = path.name.lower().removeprefix(CREDENTIAL_PREFIX)
                 if name in declared and declared[name].kind.is_file:
-                    self.values[name] = str(path)
+                    self._put(name, str(path), str(path))
                 elif name in declared or _OAUTH.fullmatch(name) or path.name.lower().startswith(CREDENTIAL_PREFIX):
-                    self._take(name, path.read_text().strip(), directory, path.name)
+                    self._take(name, path.read_text().strip(), directory, path.name, place=str(path))
         except OSError as error:
             self.faults.append(f"{error.filename}: {error.strerror}")
         except UnicodeDecodeError:
@@ -80,19 +120,43 @@ class _Given:
     def take_environment(self, environ: Mapping[str, str]) -> None:
         for variable, value in environ.items():
             if variable.startswith(ENVIRONMENT_PREFIX):
-                self._take(variable.removeprefix(ENVIRONMENT_PREFIX).lower(), value, "the environment", variable)
+                name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+                self._take(name, value, "the environment", variable, place=variable)
 
-    def _take(self, name: str, value: Any, source: str, shown: str) -> None:
+    def _put(self, name: str, value: Any, place: str) -> None:
+        if name in self.values and not _is_same(name, self.values[name], value):
+            self.hidden[name] = Hidden(name.upper(), wins=place, loses=self.places[name])
+        self.values[name] = value
+        self.places[name] = place
+
+    def _take(self, name: str, value: Any, source: str, shown: str, *, place: str) -> None:
         provider = _OAUTH.fullmatch(name)
         declared = settings_of(Settings)
         if provider is not None and provider[2] in settings_of(OAuthProvider):
             self.values.setdefault("oauth", {}).setdefault(provider[1], {})[provider[2]] = value
+            self.places[name] = place
         elif name in declared:
-            self.values[name] = value
+            self._put(name, value, place)
         else:
             near = difflib.get_close_matches(name, declared, n=1)
             hint = f"; did you mean {near[0].upper() if shown.isupper() else near[0]}?" if near else ""
             self.faults.append(f"{shown}: there is no such setting (in {source}){hint}")
+
+
+def _line(file: Path, text: str, name: str) -> str:
+    """FILE:LINE of a setting; Python's reader of TOML does not say where it found what."""
+    key = re.compile(rf"""\s*["']?{re.escape(name)}["']?\s*=""")
+    numbers = (number for number, line in enumerate(text.splitlines(), 1) if key.match(line))
+    return f"{file}:{next(numbers, 1)}"
+
+
+def _is_same(name: str, one: object, other: object) -> bool:
+    """Whether two ways to write a setting mean the same."""
+    declared = settings_of(Settings)[name]
+    try:
+        return bool(declared.parse(one) == declared.parse(other))
+    except ValueError:
+        return one == other
 
 
 def _parse(given: Mapping[str, Any], name_faults: list[str]) -> tuple[Settings | None, list[str]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from server.config.loading import load
+from server.config.loading import Hidden, load, locate
 from server.config.settings import ConfigError
 
 KEY = "k" * 32
@@ -26,11 +26,19 @@ def test_environment_wins_over_file_and_both_over_defaults(tmp_path: Path) -> No
         ({"PARLEY_DATABSE_URL": "x"}, "PARLEY_DATABSE_URL: there is no such setting.*did you mean DATABASE_URL"),
         ({"PARLEY_OAUTH": "x"}, "PARLEY_OAUTH: there is no such setting"),
         ({"PARLEY_LANES": "two"}, "LANES: expected a whole number"),
-        ({"PARLEY_LANES": "0"}, "LANES: expected at least 1"),
+        ({"PARLEY_LANES": "0"}, "LANES: expected 1 to 64"),
+        ({"PARLEY_MAX_MESSAGE_BYTES": "3"}, "MAX_MESSAGE_BYTES: expected 256 to 1MiB"),
+        ({"PARLEY_MAX_MESSAGE_BYTES": "2MiB"}, "MAX_MESSAGE_BYTES: expected 256 to 1MiB"),
+        ({"PARLEY_WEBHOOK_RETRY_TIME": "1y"}, "WEBHOOK_RETRY_TIME: expected a duration"),
+        ({"PARLEY_WEBHOOK_RETRY_TIME": "31d"}, "WEBHOOK_RETRY_TIME: expected more than 0, at most 30d"),
+        ({"PARLEY_LISTEN": "127.0.0.1:65536"}, "LISTEN: expected host:port, with a port from 0 .* to 65535"),
+        ({"PARLEY_ADMIN_LISTEN": "127.0.0.1:65530+12"}, "ADMIN_LISTEN: expected .* with a port up to 65535"),
+        ({"PARLEY_REDIS_URL": "redis://cache:70000"}, "REDIS_URL: expected .*; ports are 1 to 65535"),
+        ({"PARLEY_DATABASE_URL": "postgresql://db:0/x"}, "DATABASE_URL: expected .*; ports are 1 to 65535"),
         ({"PARLEY_KEEPALIVE": "soon"}, "KEEPALIVE: expected a duration"),
-        ({"PARLEY_KEEPALIVE": "0"}, "KEEPALIVE: expected more than 0"),
+        ({"PARLEY_KEEPALIVE": "0"}, "KEEPALIVE: expected more than 0, at most 10m"),
         ({"PARLEY_SEND_QUEUE_BYTES": "4 parsecs"}, "SEND_QUEUE_BYTES: expected a size"),
-        ({"PARLEY_SEND_QUEUE_BYTES": "1KiB"}, "SEND_QUEUE_BYTES: expected at least four times"),
+        ({"PARLEY_SEND_QUEUE_BYTES": "64KiB"}, "SEND_QUEUE_BYTES: expected at least four times"),
         ({"PARLEY_JWT_KEY": "short"}, "JWT_KEY: expected at least 32 bytes"),
         ({"PARLEY_JWT_OLD_KEYS": f"{KEY}\nshort"}, "JWT_OLD_KEYS: expected at least 32 bytes"),
         ({"PARLEY_LISTEN": "nowhere"}, "LISTEN: expected host:port"),
@@ -41,7 +49,7 @@ def test_environment_wins_over_file_and_both_over_defaults(tmp_path: Path) -> No
         ({"PARLEY_OBJECTS": "s3://"}, "OBJECTS: expected s3://bucket"),
         ({"PARLEY_RETURN_ORIGINS": "loopback,app"}, "RETURN_ORIGINS: expected origins"),
         ({"PARLEY_FORWARDED_ALLOW_IPS": "balancer"}, "FORWARDED_ALLOW_IPS: "),
-        ({"PARLEY_RETENTION_DAYS": "6"}, "RETENTION_DAYS: expected at least 7: so long a clientMessageId"),
+        ({"PARLEY_RETENTION_DAYS": "6"}, "RETENTION_DAYS: expected 7 to 36500: so long a clientMessageId"),
         ({"PARLEY_LOG_FORMAT": "xml"}, "LOG_FORMAT: expected one of json, console"),
         ({"PARLEY_RATE_LIMITS": "maybe"}, "RATE_LIMITS: expected one of"),
         ({"PARLEY_OAUTH_IAM_ISSUER": "https://iam"}, "^OAUTH_IAM_CLIENT_ID: required"),
@@ -68,8 +76,8 @@ def test_faults_are_named(environ: dict[str, str], sentence: str) -> None:
     [
         ("lanes = 2.7", "LANES: expected a whole number"),
         ("lanes = true", "LANES: expected a whole number"),
-        ("max_upload_bytes = -1", "MAX_UPLOAD_BYTES: expected at least 1"),
-        ("drain_seconds = -1", "DRAIN_SECONDS: expected at least 0"),
+        ("max_upload_bytes = -1", "MAX_UPLOAD_BYTES: expected 1 to 5GiB"),
+        ("drain_seconds = -1", "DRAIN_SECONDS: expected 0 to 1h"),
         ("keepalive = inf", "KEEPALIVE: expected a duration"),
         ("keepalive = nan", "KEEPALIVE: expected a duration"),
         ("allowed_origins = 5", "ALLOWED_ORIGINS: expected a list"),
@@ -141,3 +149,35 @@ def test_credentials(tmp_path: Path) -> None:
         load(environ, file)
     with pytest.raises(ConfigError, match="nowhere"):
         load({"CREDENTIALS_DIRECTORY": str(tmp_path / "nowhere")})
+
+
+def test_where_settings_come_from(tmp_path: Path) -> None:
+    """The variable, the credential, or the line of the file that counts; what it wins over, if that says something
+    else; and the place of each fault."""
+    credentials, file = tmp_path / "credentials", tmp_path / "parley.toml"
+    credentials.mkdir()
+    (credentials / "redis_url").write_text("redis://cache")
+    file.write_text(
+        '# lanes = 1\n\nlanes = 3\n"keepalive" = "60s"\nredis_url = "redis://old"\npool_size = "x"\nlane = 1\n'
+    )
+    environ = {"PARLEY_LANES": "4", "PARLEY_KEEPALIVE": "1m", "CREDENTIALS_DIRECTORY": str(credentials)}
+    found, hidden = locate(environ, file)
+    redis = str(credentials / "redis_url")
+    assert found == {
+        "lanes": "PARLEY_LANES",
+        "keepalive": "PARLEY_KEEPALIVE",
+        "redis_url": redis,
+        "pool_size": f"{file}:6",
+    }
+    assert hidden == (
+        Hidden("REDIS_URL", wins=redis, loses=f"{file}:5"),
+        Hidden("LANES", wins="PARLEY_LANES", loses=f"{file}:3"),
+    )
+    with pytest.raises(ConfigError) as caught:
+        load(environ, file)
+    assert str(caught.value).splitlines() == [
+        f"lane: there is no such setting (in {file}:7); did you mean lanes?",
+        f"POOL_SIZE: expected a whole number ({file}:6)",
+    ]
+    with pytest.raises(ConfigError, match=r"SEND_QUEUE_BYTES: expected at least four .* \(PARLEY_SEND_QUEUE_BYTES\)$"):
+        load({"PARLEY_SEND_QUEUE_BYTES": "64KiB"})
