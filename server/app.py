@@ -7,12 +7,14 @@ builds the parts of the instance, `server.instance` runs and drains it.
 import gc
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import structlog
 import trio
 
+from server.assembly.startup import Startup, require_postgres
 from server.config.listen_address import parse_listen
+from server.config.loading import Hidden
 from server.config.settings import Settings
 from server.config.trusted_proxies import ANY, UNIX
 from server.config.units import SECONDS
@@ -24,25 +26,33 @@ from server.process.supervisor import PartLost
 from server.tracing import open_tracing
 from server.transport.sockets import address_of, listen
 from store.errors import StoreError, Unfit
-from store.postgres import clock, sessions
 
 FIT_WITHIN = 5 * SECONDS  # for the check of PostgreSQL at the start
 
 log = structlog.get_logger("parley.app")
 
 
-async def _refuse_unfit(settings: Settings) -> None:
-    """Raise Unfit if PostgreSQL has to be configured differently, or a clock to be set.
+async def _refuse_unfit(settings: Settings) -> bool:
+    """Raise Unfit if PostgreSQL has to be configured differently, its schema migrated, or a clock set.
 
-    If PostgreSQL is out of reach, start anyway.
+    Return False if it is out of reach: the instance starts, and waits for it before it is ready.
     """
     with trio.move_on_after(FIT_WITHIN):
         try:
-            clock.require(await sessions.check(settings.database_url))
+            await require_postgres(settings)
+            return True
         except Unfit:
             raise
         except StoreError:
             pass  # the pool logs it, and health reports it
+    return False
+
+
+def report_overridden(hidden: Iterable[Hidden]) -> None:
+    """Write a line for each setting that is said in two places: an operator who changes the one that does not count
+    would look for the effect in vain."""
+    for setting, wins, loses in hidden:
+        log.warning("setting_overridden", setting=setting, wins=wins, loses=loses)
 
 
 async def serve(
@@ -59,10 +69,11 @@ async def serve(
 
     Order: PostgreSQL is checked before anything is opened, so that a wrong setup ends the process before a service
     manager regards it as started. The sockets are open before the parts are built, so that a port that is in use
-    fails early. `ready` runs once every part has started and every socket accepts: only then is the service manager
-    notified, and the objects so far are exempted from garbage collection. The service manager's watchdog is fed
-    throughout the drain; its stop timeout is extended when the drain begins. Raises PartLost after the drain if a
-    part could not be kept running, so that the exit code shows it.
+    fails early. `ready` runs once every part has started, every socket accepts, and both services can be used
+    (`server.assembly.startup`): only then is the service manager notified, and the objects so far are exempted from
+    garbage collection. The service manager's watchdog is fed throughout the drain; its stop timeout is extended when
+    the drain begins. The last line says what became of the connections. Raises PartLost after the drain if a part could
+    not be kept running, so that the exit code shows it.
     """
     started = time.monotonic()
     build = version()  # the first call runs git and blocks, so it is made before there are clients
@@ -72,12 +83,12 @@ async def serve(
             reason="anyone who can reach this instance can register users and sign in",
             advice="for development only: set PARLEY_REGISTRATION=oauth and a provider, or closed",
         )
-    await _refuse_unfit(settings)
+    is_postgres_fit = await _refuse_unfit(settings)
     socks = listen(parse_listen(settings.listen), reuse_port=settings.reuse_port == "on")
     tracing = open_tracing(os.environ, settings.instance or settings.listen)
     instance = Instance(settings, tracing)
     service_manager = ServiceManager.from_environment(
-        os.environ, status=lambda: life.status(len(instance.hub.connections))
+        os.environ, status=lambda: life.status(len(instance.hub.connections), instance.lanes.trouble())
     )
 
     def reload() -> str:
@@ -87,8 +98,18 @@ async def serve(
 
     life = Lifecycle(service_manager, reload if reread is not None else None)
 
+    host, port = address_of(socks[0])
+    startup = Startup(
+        settings,
+        instance.redis,
+        instance.checks,
+        is_postgres_fit=is_postgres_fit,
+        waits_for=life.waits_for,
+        host=host,
+        port=port,
+    )
+
     def ready() -> None:
-        host, port = address_of(socks[0])
         scheme = "https" if instance.certificate is not None else "http"
         url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}" if port else f"unix:{host}"
         if not port and not {UNIX, ANY} & set(settings.forwarded_allow_ips):
@@ -114,10 +135,11 @@ async def serve(
             await nursery.start(life.watch_signals)
             nursery.start_soon(service_manager.run, instance.liveness.verdict)
             nursery.start_soon(notify_stopping)
-            await instance.run(socks, stop=life.stop, force=life.force, ready=ready)
+            await instance.run(socks, stop=life.stop, force=life.force, ready=ready, startup=startup)
             if tracing is not None:
                 await tracing.aclose()
             nursery.cancel_scope.cancel()
+        log.info("stopped", **instance.end._asdict())
         if instance.supervisor.lost is not None:
             raise PartLost(f"the part {instance.supervisor.lost} could not be kept running; see `part_lost` in the log")
     finally:

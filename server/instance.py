@@ -8,11 +8,11 @@ Owns the order of start and end; `server.assembly` builds the parts. Inner nurse
 """
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 import trio
@@ -23,6 +23,7 @@ from server.assembly.handlers import assemble_handlers
 from server.assembly.health import assemble_checks, assemble_liveness
 from server.assembly.hub import assemble_hub
 from server.assembly.rest import assemble_rest
+from server.assembly.startup import Startup
 from server.assembly.stores import assemble_stores
 from server.config.checks import require
 from server.config.listen_address import parse_listen, parse_peer_listen
@@ -53,6 +54,14 @@ STOP_SLACK = 30 * SECONDS  # beyond DRAIN_SECONDS, for the rest of a drain in wh
 log = structlog.get_logger("parley.app")
 
 
+class End(NamedTuple):
+    """What became of the connections when this instance drained, and in how many seconds."""
+
+    seconds: float
+    moved: int
+    lost: int
+
+
 class Instance:
     """The parts of one instance. Its attributes are what metrics and the admin socket read."""
 
@@ -68,6 +77,7 @@ class Instance:
         self.cluster = cluster = assemble_cluster(settings, stores, tracing)
         self.limits = RateLimits(settings, SharedRateLimits(stores.redis))
         self.handlers = assemble_handlers(settings, stores, cluster, self.limits, current=lambda: self.settings)
+        self.end = End(0.0, 0, 0)
         self.peer_address = ""  # where other instances reach this one, once it listens there
         self.hub_parts = hub = assemble_hub(
             settings, stores, cluster, self.handlers, self.limits, peer_address=lambda: self.peer_address
@@ -178,12 +188,21 @@ class Instance:
         return found
 
     async def run(
-        self, socks: Sequence[socket.socket], *, stop: trio.Event, force: trio.Event, ready: Callable[[], None]
+        self,
+        socks: Sequence[socket.socket],
+        *,
+        stop: trio.Event,
+        force: trio.Event,
+        ready: Callable[[], None],
+        startup: Startup | None = None,
     ) -> None:
         """Serve `socks` until `stop`, then drain (at once when `force` is set), then end. Closes the sockets.
 
         Starting: each part is awaited before the next one starts, and the listeners come last, so a client is accepted
-        only when everything that it needs is running. `ready` is called after that.
+        only when everything that it needs is running. `ready` is called after that, and when `startup`, if it is given,
+        has found that both services can be used; raises Unfit if one has to be set up otherwise. While one is out of
+        reach, a socket of our own is served, so that health can be asked; one that siblings share is left to them until
+        messages can be accepted.
 
         Ending: `draining` is set first, so that readiness fails and balancers send clients elsewhere; then no more
         connections are accepted; then `_drain` gives clients and accepted work their time. Connections that are left
@@ -204,11 +223,19 @@ class Instance:
                     peers = partial(self._listen_to_peers, connections)
                     await connections.start(self.supervisor.keep, "peer_listener", peers)
                 async with trio.open_nursery() as listeners:
+                    if startup is not None:
+                        await _unless(stop, startup.refuse_unfit)
+                        if shared:
+                            await _unless(stop, startup.until_messages_are_accepted)
                     for sock in socks:
                         accept = partial(self.listener.run, sock, connections, shared=shared)
                         await listeners.start(self.supervisor.keep, "listener", accept)
-                    ready()
+                    if startup is not None:
+                        await _unless(stop, startup.until_ready)
+                    if not stop.is_set():
+                        ready()
                     await stop.wait()
+                    stopped_at = trio.current_time()
                     self.hub.begin_drain()
                     listeners.cancel_scope.cancel()
                 for sock in socks:
@@ -218,7 +245,10 @@ class Instance:
                     await self._drain(force)
                     drain.cancel_scope.cancel()
                 self.http.hang_up()
+                cut = self.listener.open  # requests that took longer than they were given
                 connections.cancel_scope.cancel()
+            seconds = round(trio.current_time() - stopped_at, 2)
+            self.end = End(seconds, moved=self.hub.moved, lost=self.hub.lost + cut)
             services.cancel_scope.cancel()
 
     async def _listen_to_peers(
@@ -290,6 +320,20 @@ class Instance:
                 await trio.sleep(PARTITION_RETRY)
             else:
                 await trio.sleep(PARTITION_PERIOD)
+
+
+async def _unless(stop: trio.Event, wait: Callable[[], Awaitable[None]]) -> None:
+    """Wait, unless `stop` is set first. Raises what `wait` does."""
+    failure: StoreError | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_cancel_when, stop, nursery.cancel_scope)
+        try:
+            await wait()
+        except StoreError as error:
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 async def _pass_on(event: trio.Event, other: trio.Event) -> None:

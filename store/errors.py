@@ -41,3 +41,11 @@ class Overloaded(StoreError):
 
 class Unfit(Unavailable):
     """A service that answers, but cannot be used as it is set up: an operator has to change it; see the text."""
+
+
+class WrongSchema(Unfit):
+    """The schema is not there, older than this code needs, or newer than it knows: somebody has to migrate it."""
+
+
+class RedisUnfit(RedisUnavailable, Unfit):
+    """Redis answers, and refuses what we need of it."""

@@ -157,11 +157,13 @@ async def running(
     environment: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
     forked: bool = True,
+    until: str = "ready",
     **settings: object,
 ) -> AsyncIterator[Running]:
     """Run `parley serve` until the block ends. `settings` are PARLEY_* in lower case. No traceback may be logged,
     unless the test `may_fail`. `module` is run in place of the server's own, with `environment` besides. Without
-    `forked` the process is started anew, for tests in which the time of a start counts."""
+    `forked` the process is started anew, for tests in which the time of a start counts. `until` is the line with which
+    the block begins: `not_ready` of one that waits for a service, and serves its port."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PARLEY_")}
     environ |= {
         **(environment or {}),
@@ -180,7 +182,7 @@ async def running(
     try:
         async with trio.open_nursery() as nursery:
             with trio.fail_after(START_TIMEOUT):
-                ready = await nursery.start(_collect, process, lines)
+                ready = await nursery.start(_collect, process, lines, until)
             yield Running(process, ready, lines)
             await _stop(process)
             nursery.cancel_scope.deadline = trio.current_time() + 5
@@ -220,6 +222,7 @@ async def _stop(process: Child | trio.Process) -> None:
 async def _collect(
     process: Child | trio.Process,
     lines: list[dict[str, Any]],
+    until: str,
     *,
     task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -230,7 +233,7 @@ async def _collect(
             *whole, rest = (rest + chunk).split(b"\n")
             for line in whole:
                 lines.append(_parse(line))
-                if not ready and lines[-1].get("event") == "ready":
+                if not ready and lines[-1].get("event") == until:
                     ready = True
                     task_status.started(lines[-1]["port"])
     if not ready:

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from server.cli.errors import report_errors
-from server.cli.options import config_option, load_settings
+from server.cli.options import config_option, load_settings, locate_settings
 
 
 class ListsSettings(click.Command):
@@ -39,4 +39,5 @@ def serve(config: Path | None) -> None:
         settings = load_settings(config)
         require(settings)
         logs.configure(settings.log_format, settings.log_level)
+        app.report_overridden(locate_settings(config).hidden)
         trio.run(partial(app.serve, settings, reread=partial(load_settings, config)))

@@ -45,6 +45,9 @@ ON_THE_WAY = 0.3  # seconds for those who have connected when a drain begins, an
 FAREWELL = 5.0  # seconds for the invocations of a connection that are under way when it is to end
 FAREWELL_REASON = "draining: The server is shutting down."
 
+MOVED = slug_of(FAREWELL_REASON)
+LOST = frozenset({"unanswered", "stopped", "stalled", "internal"})  # ended by us, and the client did not take our Close
+
 ESCAPED = 4  # times MAX_MESSAGE_BYTES: what a hub message may have, see `most_of_a_message`
 ANSWER_ROOM = 2048  # bytes by which the answer to a send may be longer than the send, and some more
 LEAST_MESSAGE = 4096  # bytes of a hub message, however short contents have to be
@@ -100,6 +103,7 @@ class HubServer:
         self.connections: set[HubConnection] = set()
         self.disconnects: Counter[str] = Counter()  # of connections, by slug
         self.draining = False
+        self.moved = self.lost = 0  # of the connections that a drain found: those that took its Close, and the rest
         self._closed = False  # the end of a drain: no connection is taken any more
         self._deserted: trio.Event | None = None
         self._resumable: dict[str, HubConnection] = {}  # by connection id
@@ -254,7 +258,11 @@ class HubServer:
         if connection.share is not None:
             connection.share = None
             self.shares.give_back(connection.user_id)
-        self.disconnects[slug_of(reason)] += 1
+        slug = slug_of(reason)
+        self.disconnects[slug] += 1
+        if self.draining:
+            self.moved += slug == MOVED
+            self.lost += slug in LOST
         self._resumable.pop(connection.connection_id, None)
         self.rooms.unregister(connection)
         if not self.rooms.connections_of(connection.user_id):

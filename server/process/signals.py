@@ -29,6 +29,7 @@ class Lifecycle:
         self._service_manager = service_manager
         self._reload = reload
         self._is_ready = False
+        self._missing = ""  # what it waits for before it is ready
         self._reloaded = ""
         self._shown_until = 0.0
 
@@ -36,11 +37,19 @@ class Lifecycle:
         self._is_ready = True
         self._service_manager.ready()
 
-    def status(self, connections: int) -> str:
-        """Return one line for `systemctl status`."""
+    def waits_for(self, missing: str) -> None:
+        """Show what the start waits for; nothing: it goes on."""
+        self._missing = missing
+        self._service_manager.say(self.status(0))
+
+    def status(self, connections: int, trouble: str | None = None) -> str:
+        """Return one line for `systemctl status`. `trouble`: why no message is accepted now."""
+        if not self._is_ready and not self.stop.is_set():
+            return f"starting: waits for {self._missing}" if self._missing else "starting"
         doing = "draining" if self.stop.is_set() else "serving"
         after = f"; reloaded, {self._reloaded}" if trio.current_time() < self._shown_until else ""
-        return f"{doing}: {connections} connections{after}"
+        however = f"; not ready: {trouble}" if trouble else ""
+        return f"{doing}: {connections} connections{however}{after}"
 
     async def watch_signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if self._reload else [])]

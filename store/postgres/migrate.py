@@ -11,13 +11,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from types import ModuleType
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
 import sqlalchemy
 import trio
-from alembic.runtime.migration import MigrationContext, RevisionStep
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext, MigrationStep, RevisionStep
+from alembic.script import Script
+from alembic.script.revision import RevisionMap
 from psycopg import sql as sql_names
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -26,6 +30,7 @@ from store.postgres import migrations, queries, sessions
 from store.postgres.connection import CONNECT_TIMEOUT, KEEPALIVES
 from store.postgres.migrations import Migration
 from store.postgres.partitions import MONTHS_AHEAD
+from store.postgres.schema import WORKS_FROM, parse_works_from
 from store.postgres.users import folded, words_of
 from store.reasons import reason
 
@@ -48,7 +53,6 @@ HOLDER = """SELECT a.pid, coalesce(nullif(a.application_name, ''), 'a client'),
 
 INDEX_THREADS = """CREATE INDEX CONCURRENTLY {} ON {} (thread_id, seq)
     WHERE thread_id IS NOT NULL AND deleted_at IS NULL"""  # as messages_thread of 0023
-WORKS_FROM = "works with code from "  # the comment on Alembic's table goes on with the number of a revision
 
 Progress = Callable[[str], object]
 
@@ -207,7 +211,30 @@ def _upgrade(connection: sqlalchemy.Connection, *, known: list[Migration]) -> No
 def _steps(
     known: list[Migration], works_from: str | None, heads: tuple[str, ...], context: MigrationContext
 ) -> list[RevisionStep]:
-    return migrations.steps(known, context, heads[0] if heads else None, works_from)
+    return _missing_steps(known, context, heads[0] if heads else None, works_from)
+
+
+def _missing_steps(
+    known: list[Migration], context: MigrationContext, current: str | None, works_from: str | None
+) -> list[RevisionStep]:
+    """Return what Alembic has to run on a database that is at `current`. Raises StoreError as `migrations.after`."""
+    scripts = [_script(one, before, context) for before, one in zip([None, *known], known, strict=False)]
+    revisions = RevisionMap(lambda: scripts)
+    assert revisions.heads == (known[-1].revision,)  # which also resolves who follows whom
+    missing = {one.revision for one in migrations.after(known, current, works_from)}
+    return [MigrationStep.upgrade_from_script(revisions, one) for one in scripts if one.revision in missing]
+
+
+def _script(migration: Migration, before: Migration | None, context: MigrationContext) -> Script:
+    """As Alembic knows it: the module of a revision."""
+    statements = migration.sql.replace(":", r"\:")  # to SQLAlchemy a bare one may begin a parameter
+
+    def upgrade() -> None:
+        Operations(context).execute(statements)
+
+    module = ModuleType(migration.name, migration.doc)
+    module.__dict__.update(down_revision=before.revision if before else None, upgrade=upgrade)
+    return Script(module, migration.revision, migration.name)
 
 
 def _say_works_from(known: list[Migration]) -> str:
@@ -217,7 +244,7 @@ def _say_works_from(known: list[Migration]) -> str:
 def _works_from(connection: sqlalchemy.Connection) -> str | None:
     """What the database says: the oldest revision whose code works with it."""
     said = connection.exec_driver_sql("SELECT obj_description(to_regclass('alembic_version'), 'pg_class')").scalar()
-    return str(said).removeprefix(WORKS_FROM) if said and str(said).startswith(WORKS_FROM) else None
+    return parse_works_from(said)
 
 
 def _make_partitions(connection: sqlalchemy.Connection) -> None:

@@ -7,6 +7,7 @@ commands all get theirs here, so what one of them finds holds for all.
 Settings are set by a statement and not by startup options: a pooler refuses those, or drops them without a word.
 """
 
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -35,6 +36,18 @@ PINNED_ON_TCP: Mapping[str, str] = {
     "tcp_keepalives_count": str(tcp.COUNT),
     "tcp_user_timeout": str(1000 * tcp.USER_TIMEOUT),
 }
+# What a server says that will not let us in however often we ask. The driver has no SQLSTATE of a login that fails;
+# where the words are in another language, it counts as out of reach.
+_REFUSALS = (
+    "password authentication failed",
+    "authentication failed for user",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    "pg_hba.conf rejects",
+    "is not permitted to log in",
+    "permission denied for database",
+)
+_NOT_THERE = re.compile(r'(?:role|database) ".*" does not exist')
 # Ours to choose: the code relies on each of them.
 PINNED: Mapping[str, str] = {
     "client_encoding": "UTF8",
@@ -129,6 +142,8 @@ class Connector:
         except TRANSIENT as error:
             if "unsupported startup parameter" in str(error):
                 raise Unfit(f"a pooler refuses the connection: {reason(error)}") from error
+            if _is_refusal(str(error)):
+                raise Unfit(f"PostgreSQL refuses the login: {reason(error)}") from error
             raise Unavailable(f"PostgreSQL: {reason(error)}") from error
         except psycopg.ProgrammingError:  # psycopg's own words quote it, password and all
             raise Unfit("the URL or key=value string of the database cannot be read") from None
@@ -174,6 +189,10 @@ class Connector:
             self._shares_sessions = await _shares_sessions(connection, self.conninfo)
         if self._shares_sessions:
             raise Unfit(POOLED)
+
+
+def _is_refusal(text: str) -> bool:
+    return any(words in text for words in _REFUSALS) or _NOT_THERE.search(text) is not None
 
 
 async def check(conninfo: str) -> Skew:

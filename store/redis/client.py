@@ -40,7 +40,7 @@ from coredis.retry import NoRetryPolicy
 
 from store import tcp
 from store.defects import guard
-from store.errors import RedisUnavailable, Unavailable
+from store.errors import RedisUnavailable, RedisUnfit, Unavailable
 from store.outage import Outage
 from store.reasons import reason
 from store.redis import cluster, sentinel
@@ -97,6 +97,7 @@ class Redis:
         self._renew = trio.Event()
         self._attempted = False
         self._why = "not connected yet"  # while there is no client
+        self._is_refused = False  # there is none because the login was refused
         self.outage = Outage("parley.redis", "redis_unreachable", advice="it is looked up anew by itself")
         self.renewals = 0
 
@@ -110,6 +111,7 @@ class Redis:
                 await self._serve(task_status)
             except* (*FAILURES, Unavailable) as group:
                 self._why = reason(group)
+                self._is_refused = group.subgroup(AuthenticationError) is not None
             except* Exception as group:
                 advice = "a defect: report it; Redis is looked up anew by itself"
                 _guard.caught(group, "redis_client_failed", advice=advice)
@@ -171,6 +173,8 @@ class Redis:
         """
         client = self._client
         if client is None:
+            if self._is_refused:
+                raise RedisUnfit(f"Redis refuses the login: {self._why}")
             raise RedisUnavailable(f"Redis is out of reach: {self._why}")
         scope = trio.CancelScope(deadline=trio.current_time() + self._timeout)
         self._under_way.add(scope)

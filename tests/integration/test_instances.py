@@ -380,10 +380,11 @@ async def test_a_new_group_reaches_everybody(pair: Pair) -> None:
 
 
 async def test_without_redis(database: str) -> None:
-    """Without Redis from the start users chat on their instance, and get others' changes a little later; Degraded."""
+    """Without Redis from the start users chat on their instance, and get others' changes a little later; Degraded, and
+    not ready for the first time, so that a restart one by one waits."""
     async with (
-        running(database, "unix:///tmp/nothing-here") as one,
-        running(database, "unix:///tmp/nothing-here") as two,
+        running(database, "unix:///tmp/nothing-here", until="not_ready") as one,
+        running(database, "unix:///tmp/nothing-here", until="not_ready") as two,
     ):
         alice, bob = await people(one, "alice", "bob")
         conversation = await one.direct(alice, bob)

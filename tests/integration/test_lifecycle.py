@@ -147,6 +147,8 @@ async def test_a_drain_is_spread(database: str, redis_url: str) -> None:
             times = await closing_times(clients)
         assert await server.wait() == 0
         assert all(client.close_message is not None and client.close_message.allow_reconnect for client in clients)
+        last = server.lines[-1]
+        assert (last["event"], last["moved"], last["lost"]) == ("stopped", 20, 0) and last["seconds"] > 1.0, last
         # Shares of a slice each: neither all at once nor all at the end.
         assert times[9] - times[0] > 0.3 and times[-1] - times[0] > 1.0, times
     async with running(database, redis_url) as server:
@@ -166,6 +168,37 @@ async def test_a_second_signal_forces_the_end(database: str, redis_url: str) -> 
             assert times[-1] < 30  # half of the drain
             assert all(client.close_message is not None and client.close_message.allow_reconnect for client in clients)
         assert await server.wait() == 0
+
+
+async def test_what_could_not_be_moved(database: str, redis_url: str) -> None:
+    """The last line says how many connections did not take their Close, and how many requests were cut."""
+    async with running(database, redis_url, drain_seconds=0, shutdown_timeout=0) as server:
+        alice = await server.register("alice")
+        head = b"POST /api/conversations HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nAuthorization: Bearer "
+        request = await begin(server.port, head + alice.token.encode() + b"\r\n\r\n{")
+        async with server.http(alice) as http:  # a full round trip: the other one has been read by then
+            checked(await http.get("/health"))
+        async with connected(server, alice, 3):
+            server.terminate()
+            assert await server.wait() == 0
+        await request.aclose()
+        await logged(server, "stopped")
+        last = server.lines[-1]
+        assert (last["event"], last["moved"], last["lost"]) == ("stopped", 3, 1), last
+
+
+async def test_two_values_of_a_setting(database: str, redis_url: str, tmp_path: Path) -> None:
+    """Where the environment wins over a file that says something else, a line names both places; where they agree, or
+    only one says it, there is none."""
+    (tmp_path / "presence_grace").write_text("3s")
+    (tmp_path / "rate_limits").write_text("off")
+    (tmp_path / "lanes").write_text("1")
+    async with running(
+        database, redis_url, environment={"CREDENTIALS_DIRECTORY": str(tmp_path)}, presence_grace="7s"
+    ) as server:
+        [line] = server.events("setting_overridden")
+    place = str(tmp_path / "presence_grace")
+    assert (line["setting"], line["wins"], line["loses"]) == ("PRESENCE_GRACE", "PARLEY_PRESENCE_GRACE", place)
 
 
 async def begin(port: int, request: bytes) -> trio.SocketStream:

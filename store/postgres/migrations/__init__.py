@@ -10,21 +10,18 @@ what the old code can ignore, and a later one removes what no running code uses.
 at its top: NNNN is the oldest revision whose code works with it. The database keeps the highest of these as a comment
 on Alembic's table, so that older code sees whether a newer schema is one that it works with. A revision that was
 released is not changed any more, and its number stays: databases are at it.
+
+Alembic itself is imported by `store.postgres.migrate` alone: an instance looks at the schema, too, when it starts.
 """
 
 import re
 from collections import Counter
 from importlib import resources
 from importlib.resources.abc import Traversable
-from types import ModuleType
 
-from alembic.operations import Operations
-from alembic.runtime.migration import MigrationContext, MigrationStep, RevisionStep
-from alembic.script import Script
-from alembic.script.revision import RevisionMap
 from msgspec import Struct
 
-from store.errors import StoreError
+from store.errors import StoreError, WrongSchema
 
 CONTRACT = re.compile(r"^-- Contract: (\d{4})$", re.MULTILINE)
 _CONTRACTS = re.compile(r"\bDROP\s+(?:TABLE|COLUMN|FUNCTION)\b|\bRENAME\b", re.IGNORECASE)  # what old code may use
@@ -84,21 +81,10 @@ def is_newer(migrations: list[Migration], current: str | None) -> bool:
     return current is not None and re.fullmatch(r"\d{4}", current) is not None and current > migrations[-1].revision
 
 
-def steps(
-    migrations: list[Migration], context: MigrationContext, current: str | None, works_from: str | None
-) -> list[RevisionStep]:
-    """Return what Alembic has to run on a database that is at `current`. Raises StoreError as `after`."""
-    scripts = [_script(one, before, context) for before, one in zip([None, *migrations], migrations, strict=False)]
-    revisions = RevisionMap(lambda: scripts)
-    assert revisions.heads == (migrations[-1].revision,)  # which also resolves who follows whom
-    missing = {one.revision for one in after(migrations, current, works_from)}
-    return [MigrationStep.upgrade_from_script(revisions, one) for one in scripts if one.revision in missing]
-
-
 def after(migrations: list[Migration], current: str | None, works_from: str | None) -> list[Migration]:
     """Return those that a database at `current` lacks: none if newer code has migrated it and this code works with it.
 
-    `works_from` is what the database says of itself: the oldest revision whose code does. Raises StoreError if the
+    `works_from` is what the database says of itself: the oldest revision whose code does. Raises WrongSchema if the
     database is at a revision that this code does not know, and does not say that this code works with it.
     """
     if current is None:
@@ -107,17 +93,5 @@ def after(migrations: list[Migration], current: str | None, works_from: str | No
     if is_newer(migrations, current) and works_from is not None and works_from <= known[-1]:
         return []
     if current not in known:
-        raise StoreError(f"the schema is at {current}, which this version does not have: a newer one has migrated it")
+        raise WrongSchema(f"the schema is at {current}, which this version does not have: a newer one has migrated it")
     return migrations[known.index(current) + 1 :]
-
-
-def _script(migration: Migration, before: Migration | None, context: MigrationContext) -> Script:
-    """As Alembic knows it: the module of a revision."""
-    statements = migration.sql.replace(":", r"\:")  # to SQLAlchemy a bare one may begin a parameter
-
-    def upgrade() -> None:
-        Operations(context).execute(statements)
-
-    module = ModuleType(migration.name, migration.doc)
-    module.__dict__.update(down_revision=before.revision if before else None, upgrade=upgrade)
-    return Script(module, migration.revision, migration.name)

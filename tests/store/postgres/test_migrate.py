@@ -13,7 +13,7 @@ import sqlalchemy
 from psycopg.conninfo import conninfo_to_dict
 
 from store.errors import StoreError, Unavailable
-from store.postgres import migrate, migrations
+from store.postgres import migrate, migrations, schema
 
 COLUMNS = """SELECT table_name, column_name, data_type, is_nullable, column_default
              FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2"""
@@ -107,7 +107,7 @@ def test_a_newer_schema(empty_database: str) -> None:
     migrate.upgrade(empty_database)
     with psycopg.connect(empty_database) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
-        connection.execute(f"COMMENT ON TABLE alembic_version IS '{migrate.WORKS_FROM}9999'")
+        connection.execute(f"COMMENT ON TABLE alembic_version IS '{schema.WORKS_FROM}9999'")
     for look in (migrate.pending, migrate.upgrade):
         with pytest.raises(StoreError, match="at 9999, which this version does not have"):
             look(empty_database)
