@@ -103,7 +103,7 @@ class Reaper:
             await self._reap(former.instance)
 
     async def _report(self, instance: str, dead: Iterable[str]) -> None:
-        """Write a line, one for all dead epochs of a process."""
+        """Write a line, one for all dead epochs of a process: of one that has said that it leaves, no warning."""
         process, now = process_of(instance), time.monotonic()
         if now < self._said_at.get(process, -SAID_EVERY) + SAID_EVERY:
             return
@@ -112,7 +112,10 @@ class Reaper:
         self._said_at[process] = now
         users, rooms = await self._instances.count_left(instance)
         epochs = Counter(map(process_of, dead))[process]
-        log.warning("instance_dead", instance=instance, epochs=epochs, users=users, rooms=rooms)
+        if await self._instances.has_left(instance):
+            log.info("instance_left", instance=instance, epochs=epochs, users=users, rooms=rooms)
+        else:
+            log.warning("instance_dead", instance=instance, epochs=epochs, users=users, rooms=rooms)
 
     async def _reap(self, dead: str) -> None:
         """Remove the users, the rooms, and then the name of a dead instance. Raise Unavailable.

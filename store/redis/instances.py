@@ -31,6 +31,7 @@ REAPING = 10.0  # seconds for which one instance has the task of reaping another
 INBOX_LIFE = 60.0  # seconds without a renewal: much longer than a lease
 LIFE = 86_400.0  # seconds without a refresh, of registrations
 KILLED_LIFE = 86_400.0  # seconds for which it is remembered that a user's connections were ended
+LEFT_LIFE = 3600.0  # seconds for which it is remembered that a process has left: its lease ends much sooner
 MOVED_KEPT, MOVED_LIFE = 20_000, 3600.0  # users whose presence moved last, and seconds without one
 LISTS_LIFE = LIFE + 3600  # seconds; the lists say where registrations are, so they stay longer
 _FIELD = b"e"
@@ -103,7 +104,18 @@ class Instances:
 
     async def leave(self, instance: str, ttl: float) -> None:
         """The lease ends in `ttl` seconds; until then the instance's users count as online."""
-        await self._redis.together(lambda pipe: [pipe.pexpire(keys.lease(instance), max(1, int(ttl * 1000)))])
+        left = keys.left(process_of(instance))
+        await self._redis.together(
+            lambda pipe: [
+                pipe.set(left, b"1", px=int(LEFT_LIFE * 1000)),
+                pipe.pexpire(keys.lease(instance), max(1, int(ttl * 1000))),
+            ]
+        )
+
+    async def has_left(self, instance: str) -> bool:
+        """Whether the process of this instance has said that it leaves."""
+        async with self._redis.bounded() as client:
+            return bool(await client.exists([keys.left(process_of(instance))]))
 
     async def list_alive_and_dead(self) -> tuple[list[str], list[str]]:
         """Return the instances that have a lease, and those whose lease has run out and that are not reaped yet."""

@@ -41,6 +41,11 @@ def lease(instance: str) -> str:
     return f"parley:lease:{instance}"
 
 
+def left(process: str) -> str:
+    """String with a time to live: this process has said that it leaves, so it is no death."""
+    return f"parley:left:{process}"
+
+
 def killed(user_id: UUID) -> str:
     """String with a time to live: an operator has ended this user's connections."""
     return f"parley:killed:{user_id}"

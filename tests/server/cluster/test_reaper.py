@@ -174,6 +174,22 @@ async def test_many_dead_epochs(instances: Instances, nursery: trio.Nursery) -> 
     nursery.cancel_scope.cancel()
 
 
+async def test_a_planned_stop_is_no_death(instances: Instances, nursery: trio.Nursery) -> None:
+    """A process that has said that it leaves is reaped with no warning: `instance_left`, for all of its epochs; one
+    that has not, beside it, with `instance_dead`."""
+    left, former, dead = make_id("left~00000000", 2), make_id("left~00000000", 1), make_id("dead~00000000", 1)
+    for name in (former, left, dead):
+        await instances.enlist(name, 60 if name == left else 0.001)
+    await instances.leave(left, 0.001)
+    with capture_logs() as lines:
+        nursery.start_soon(Reaper(instances, Watcher()).run)
+        for name in (former, left, dead):
+            await until_reaped(instances, name)
+    said = {line["event"]: line["log_level"] for line in lines}
+    assert said == {"instance_left": "info", "instance_dead": "warning"} and len(lines) == 2
+    nursery.cancel_scope.cancel()
+
+
 class _Several:
     """Instances, as a reaper sees them. Records which it claims."""
 
