@@ -210,9 +210,7 @@ def instances(target: DevTarget) -> list[int]:
     """The processes that serve, without their supervisors."""
     assert target.pid is not None
     return sorted(
-        pid
-        for pid in family(target.pid)
-        if command_line(pid)[-3:] == ["-m", "server", "serve"] and "--" not in command_line(pid)
+        pid for pid in family(target.pid) if command_line(pid)[-1:] == ["serve"] and "--" not in command_line(pid)
     )
 
 

@@ -115,6 +115,7 @@ def test_everything_ends_with_the_run(tmp_path: Path) -> None:
     [
         (signal.SIGINT, False, ()),
         (signal.SIGHUP, False, ()),  # a closed terminal
+        (signal.SIGHUP, False, ("-p", "xdist", "-n", "2", "--dist", "worksteal")),  # of `make test`
         (signal.SIGTERM, False, ("-p", "xdist", "-n", "1")),
         (signal.SIGTERM, True, ()),  # nohup, and what a shell has put into the background
         (signal.SIGKILL, False, ("-p", "xdist", "-n", "1")),

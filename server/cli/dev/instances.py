@@ -1,16 +1,16 @@
 """Runs several server processes on one port, for `parley dev --instances N`; the kernel distributes connections.
 
-Owns the processes and the display of their logs. Each process has a supervisor, so that it ends when this process
-ends in whatever way. A process that dies is restarted.
+Owns the processes. Each has a supervisor, so that it ends when this process ends in whatever way; its log goes where
+that of this process goes, in the same form. A process that dies is restarted.
 """
 
-import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 
 import trio
 
@@ -18,8 +18,7 @@ from server.cli.dev import supervisor
 from server.protocol import terminal
 
 RESTART_AFTER = 1.0  # seconds
-QUIET = ("debug", "info")  # levels that are not shown
-SAID = "registration_open"  # `parley dev` says so itself, once
+NOTIFICATION = 4096  # bytes of one at most
 STOP_WITHIN = supervisor.GRACE + 2.0  # seconds: the supervisor has killed it before that
 
 
@@ -53,46 +52,50 @@ async def _keep(number: int, environment: Mapping[str, str], *, task_status: tri
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PARLEY_")}
     environ |= {**environment, "PARLEY_INSTANCE": f"dev{number}"}
     script = [sys.executable, "-I", "-S", supervisor.__file__, "--signal", "TERM", "--"]
-    script += [sys.executable, "-m", "server", "serve"]
+    script += [sys.executable, "-m", "server.cli.dev.worker", "serve"]  # by the last word load tests know it
     is_ready = False
-
-    def on_ready() -> None:
-        nonlocal is_ready
-        if not is_ready:
-            is_ready = True
-            task_status.started()
-
     while True:
-        process = await trio.lowlevel.open_process(
-            script, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, env=environ
-        )
-        try:
-            await _show(number, process, on_ready)
-            code = await process.wait()
-        finally:
-            await _stop(process)
+        async with _notified(number) as (address, ready), trio.open_nursery() as nursery:
+            process = await trio.lowlevel.open_process(
+                script, stdin=subprocess.PIPE, start_new_session=True, env={**environ, "NOTIFY_SOCKET": address}
+            )
+
+            async def report_ready() -> None:
+                nonlocal is_ready
+                await ready.wait()
+                if not is_ready:
+                    is_ready = True
+                    task_status.started()
+
+            nursery.start_soon(report_ready)
+            try:
+                code = await process.wait()
+            finally:
+                await _stop(process)
+            nursery.cancel_scope.cancel()
         if not is_ready:
             raise OSError(f"instance {number} did not start (exit code {code})")
-        terminal.echo(f"[{number}] ended with code {code}; it is started again", err=True)
+        terminal.echo(f"instance {number} ended with code {code}; it is started again", err=True)
         await trio.sleep(RESTART_AFTER)
 
 
-async def _show(number: int, process: trio.Process, on_ready: Callable[[], None]) -> None:
-    """Print the log lines of level `warning` and above, prefixed by the instance's number."""
-    assert process.stderr is not None
-    rest = b""
-    async for chunk in process.stderr:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for text in lines:
-            try:
-                line = json.loads(text)
-            except ValueError:
-                line = {"event": text.decode(errors="replace")}
-            if line.get("event") == "ready":
-                on_ready()
-            elif line.get("level") not in QUIET and line.get("event") != SAID:
-                fields = " ".join(f"{key}={value}" for key, value in line.items() if key not in ("event", "timestamp"))
-                terminal.echo(f"[{number}] {line.get('event')} {fields}", err=True)
+@asynccontextmanager
+async def _notified(number: int) -> AsyncIterator[tuple[str, trio.Event]]:
+    """Yield an address for NOTIFY_SOCKET, and an event that is set when a process has said there that it is ready."""
+    name = f"parley-dev-{os.getpid()}-{number}-{secrets.token_hex(4)}"
+    ready = trio.Event()
+
+    async def listen(sock: trio.socket.SocketType) -> None:
+        while True:
+            if b"READY=1" in (await sock.recv(NOTIFICATION)).split(b"\n"):
+                ready.set()
+
+    with trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_DGRAM) as sock:
+        await sock.bind(f"\0{name}")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen, sock)
+            yield f"@{name}", ready
+            nursery.cancel_scope.cancel()
 
 
 async def _stop(process: trio.Process) -> None:

@@ -18,12 +18,11 @@ from typing import Any
 import trio
 
 from server import app
-from server.cli.dev import instances, postgres
+from server.cli.dev import instances, postgres, worker
 from server.cli.dev.services import ServiceError, Services, fits, open_services, short_directory
 from server.cli.options import DEFAULT_DATA, DEFAULT_URL
 from server.config.loading import load
 from server.config.settings import ConfigError, Settings
-from server.observability import logs
 from server.protocol import terminal
 from store.postgres import migrate
 
@@ -38,7 +37,7 @@ def run(port: int, data: Path, count: int, *, until_eof: bool = False) -> None:
 
     Standard input ends when the process that holds the other end of the pipe dies, in whatever way.
     """
-    logs.configure("console", os.environ.get("PARLEY_LOG_LEVEL", "warning"))
+    worker.configure_logs()
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup sets SIG_IGN
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     trio.run(_run_tied if until_eof else _run, port, data, count)
@@ -131,8 +130,6 @@ async def _serve_several(services: Services, port: int, count: int, ready: Calla
         values = {**_values(services, shared), "reuse_port": "on"}
         given = {name: value for name, value in os.environ.items() if name.startswith("PARLEY_")}
         environment = {f"PARLEY_{name.upper()}": _as_text(value) for name, value in values.items()} | given
-        # Not configurable here: their log is parsed, and `ready` is one of its info lines.
-        environment |= {"PARLEY_LOG_FORMAT": "json", "PARLEY_LOG_LEVEL": "info"}
         async with trio.open_nursery() as nursery:
             nursery.start_soon(instances.run, count, environment, lambda: ready(f"http://127.0.0.1:{shared}"))
             with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
@@ -150,7 +147,7 @@ def _values(services: Services, port: int) -> dict[str, Any]:
         "jwt_key": signing_key(services.data_dir),
         "drain_seconds": DRAIN,
         "log_format": "console",
-        "log_level": "warning",
+        "log_level": worker.LEVEL,
         "registration": "open",
         "return_origins": "loopback",
         "web": "on",

@@ -41,6 +41,39 @@ def test_a_closed_terminal_ends_everything(data_dir: Path) -> None:
     assert not [pid for pid in started if command_line(pid)]
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_one_instance_ends_as_several_do(data_dir: Path, number: signal.Signals) -> None:
+    """With a closed terminal as with SIGTERM: nothing that it started is left."""
+    words = [*FROM_A_TERMINAL, sys.executable, "-m", "server", "dev", "--port", "0", "--data", str(data_dir)]
+    with Killed(words, env=SETTINGS, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline().startswith(b"ready")
+        started = list(family(process.pid))
+        process.send_signal(number)
+        assert process.wait(300) == 0
+    assert len(started) >= 5 and not [pid for pid in started if command_line(pid)]
+
+
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_several_log_like_one(data_dir: Path, count: str) -> None:
+    """At the level and in the form that one has: text, with PARLEY_LOG_LEVEL; that registration is open is said once,
+    by `parley dev` itself."""
+    words = [*FROM_A_TERMINAL, sys.executable, "-m", "server", "dev", "--port", "0", "--data", str(data_dir)]
+    environment, pipe = {**SETTINGS, "PARLEY_LOG_LEVEL": "info"}, subprocess.PIPE
+    with Killed(
+        [*words, "--instances", count], env=environment, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline().startswith(b"ready")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(300) == 0
+        lines = process.stderr.read().decode().splitlines()
+    logged = [re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z \[(\w+) *\] (\w+) .*", line) for line in lines]
+    events = [found[2] for found in logged if found]
+    assert all(events.count(event) == int(count) for event in ("ready", "stopped", "membership_established")), lines
+    assert "registration_open" not in events and sum("registration is open" in line for line in lines) == 1
+    assert [line for line, found in zip(lines, logged, strict=True) if not found] == lines[:2], lines
+
+
 def test_other_commands_find_it(data_dir: Path) -> None:
     """A key is made for the server of this directory without any setting."""
     words = [sys.executable, "-m", "server", "dev", "--port", "0", "--data", str(data_dir)]
