@@ -10,7 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ ExecStart={PYTHON} /opt/parley/source/tests/systemd/scenario.py %PORT% %METRICS%
 """,
     # No waiting of twenty seconds here for a watchdog, or until half past three for a timer.
     "etc/systemd/system/parley@.service.d/test.conf": (
-        "[Service]\nWatchdogSec=10\nTimeoutAbortSec=1\nEnvironment=PARLEY_ADMIN_LISTEN=auto,127.0.0.1:%i%METRICS%\n"
+        "[Service]\nWatchdogSec=10\nTimeoutAbortSec=1\nEnvironment=PARLEY_ADMIN_LISTEN=auto,127.0.0.1:%METRICS%+%i\n"
     ),
     "etc/systemd/system/parley.socket.d/test.conf": "[Socket]\nListenStream=\nListenStream=127.0.0.1:%PORT%\n",
     "etc/systemd/system/parley-purge.timer.d/test.conf": (
@@ -71,14 +71,17 @@ def why_not() -> str | None:
 UNSHARE = ["unshare", "--mount", "--pid", "--fork", "--cgroup", "--mount-proc", "--kill-child"]
 
 
+INSTANCES = (1, 2, 10)
+
+
 def metrics_port() -> str:
-    """Return digits that make a free port of the number of either instance."""
+    """Return a number that makes a free port with that of each instance added."""
     while True:
-        found = f"{random.randrange(1000, 9999)}"
-        with socket.socket() as one, socket.socket() as two, suppress(OSError):
-            one.bind(("127.0.0.1", int("1" + found)))
-            two.bind(("127.0.0.1", int("2" + found)))
-            return found
+        found = random.randrange(10_000, 60_000)
+        with ExitStack() as stack, suppress(OSError):
+            for number in INSTANCES:
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", found + number))
+            return str(found)
 
 
 def build(directory: Path, port: int, settings: str, credentials: dict[str, str]) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 PORT = int(sys.argv[1])
-METRICS = sys.argv[2]  # after the number of the instance, the port of its metrics
+METRICS = int(sys.argv[2])  # with the number of an instance added, the port of its metrics
 RESULTS = Path("/results/results.json")
 SETTINGS = Path("/etc/parley/parley.toml")
 CREDENTIALS = Path("/etc/parley/credentials")
@@ -131,7 +131,7 @@ def visible() -> dict[str, Any]:
     [socket_file] = Path("/run/parley/1").glob("*.sock")
     command = [parley, "inspect", "instances", "--socket", str(socket_file)]
     seen = subprocess.run(command, capture_output=True, text=True, check=False)
-    metrics = [urllib.request.urlopen(f"http://127.0.0.1:{n}{METRICS}/metrics").read().decode() for n in (1, 2)]
+    metrics = [urllib.request.urlopen(f"http://127.0.0.1:{METRICS + n}/metrics").read().decode() for n in (1, 2)]
     return {
         "code": seen.returncode,
         "said": seen.stdout + seen.stderr,
@@ -161,6 +161,39 @@ def rolling_restart() -> dict[str, Any]:
             seconds.append(round(time.monotonic() - start, 2))
     after = [pid("parley@1"), pid("parley@2")]
     return {**askers.summary(), "seconds": seconds, "new": all(a != b for a, b in zip(before, after, strict=True))}
+
+
+def wrong_password() -> dict[str, Any]:
+    """Restart one by one, as the page says, with a password that is wrong: it stops at the first. Then put it right."""
+    url = CREDENTIALS / "database_url"
+    right = url.read_text()
+    url.write_text(right.replace(":right@", ":wrong@"))
+    sibling, tried = pid("parley@2"), []
+    with Askers() as askers:
+        for unit in ("parley@1", "parley@2"):
+            tried.append(unit)
+            code, said = systemctl("restart", unit)
+            if code:
+                break
+        failed = show("parley@1", "ActiveState", "SubState", "StatusText")
+        url.write_text(right)
+        back = until(lambda: systemctl("is-active", "parley@1")[1] == "active")
+    same = pid("parley@2") == sibling
+    return {**askers.summary(), "code": code, "said": said, "tried": tried, "same": same, "state": failed, "back": back}
+
+
+def tenth() -> dict[str, Any]:
+    """Start an instance with a number of two digits: it has a port of its own for metrics."""
+    code, said = systemctl("start", "parley@10")
+    status = show("parley@10", "StatusText")["StatusText"]
+    metrics = urllib.request.urlopen(f"http://127.0.0.1:{METRICS + 10}/metrics").read().decode()
+    return {
+        "code": code,
+        "said": said,
+        "status": status,
+        "metrics": len(metrics),
+        "stop": systemctl("stop", "parley@10")[0],
+    }
 
 
 def killed() -> dict[str, Any]:
@@ -229,6 +262,8 @@ def main() -> None:
         visible,
         reload,
         rolling_restart,
+        wrong_password,
+        tenth,
         killed,
         hung,
         activation,

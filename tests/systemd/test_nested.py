@@ -4,9 +4,12 @@ import json
 import math
 import resource
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import trio
 
@@ -15,8 +18,25 @@ from tests.proxy import Proxy
 from tests.running import JWT_KEY, free_port
 from tests.systemd import nested
 
+ROLE = "nested"
 LONGEST = 900.0  # seconds for all of it, on a machine that is busy
 OK = "HTTP/1.1 200 "
+
+
+@contextmanager
+def password_wanted(services: Services) -> Iterator[None]:
+    """A role that has to show its password, as none has to in these services."""
+    rules = services.data_dir / "postgres" / "pg_hba.conf"
+    before = rules.read_text()
+    rules.write_text(f"local all {ROLE} scram-sha-256\n{before}")
+    with psycopg.connect(services.database_url, dbname="postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {ROLE} SUPERUSER LOGIN PASSWORD 'right'".encode())
+        connection.execute("SELECT pg_reload_conf()")
+        try:
+            yield
+        finally:
+            rules.write_text(before)
+            connection.execute("SELECT pg_reload_conf()")
 
 
 async def spend_the_day(directory: Path, services: Services, database: str) -> dict[str, Any]:
@@ -25,7 +45,7 @@ async def spend_the_day(directory: Path, services: Services, database: str) -> d
     parts = dict(part.split("=", 1) for part in database.split())
     credentials = {
         "jwt_key": JWT_KEY,
-        "database_url": f"postgresql://{parts['user']}@127.0.0.1:{postgres}/{parts['dbname']}",
+        "database_url": f"postgresql://{ROLE}:right@127.0.0.1:{postgres}/{parts['dbname']}",
         "redis_url": f"redis://127.0.0.1:{valkey}",
     }
     settings = 'drain_seconds = "0.5s"\nrate_limits = "off"\nregistration = "open"\n'
@@ -51,7 +71,8 @@ async def test_the_whole_set(tmp_path: Path, services: Services, database: str, 
     reason = nested.why_not()
     if reason:
         pytest.skip(reason)
-    seen = await spend_the_day(tmp_path / "root", services, database)
+    with password_wanted(services):
+        seen = await spend_the_day(tmp_path / "root", services, database)
     text = json.dumps(seen, indent=1)
     print(text)  # noqa: T201
     journal = (tmp_path / "root/results/journal").read_text()
@@ -78,6 +99,23 @@ async def test_the_whole_set(tmp_path: Path, services: Services, database: str, 
 
     restart = seen["rolling_restart"]
     assert list(restart["answers"]) == [OK] and restart["answers"][OK] > 10 and restart["new"], restart
+
+    wrong = seen["wrong_password"]
+    assert wrong["code"] != 0 and wrong["tried"] == ["parley@1"] and wrong["same"], wrong
+    assert "serving" not in wrong["state"]["StatusText"], wrong
+    assert list(wrong["answers"]) == [OK] and not math.isinf(wrong["back"]), wrong
+    assert (
+        "PostgreSQL refuses the login: " in journal and f'password authentication failed for user "{ROLE}"' in journal
+    )
+
+    tenth = seen["tenth"]
+    assert tenth["code"] == tenth["stop"] == 0 and tenth["status"].startswith("serving: "), tenth
+    assert tenth["metrics"] > 1000, tenth
+
+    # Each restart is a planned end: the others say so, and what became of the connections is the last line of each.
+    assert '"event":"instance_left"' in journal and '"event":"stopped"' in journal
+    dead = [line for line in journal.splitlines() if '"event":"instance_dead"' in line]
+    assert len(dead) <= 2, dead  # the one that was killed, and the one that hung
 
     killed = seen["killed"]
     assert not math.isinf(killed["back"]) and killed["restarts"] == "1", killed
