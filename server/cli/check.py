@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from server.cli.errors import FAILED, report_errors
-from server.cli.options import config_option, load_settings
+from server.cli.options import config_option, load_settings, locate_settings
 
 
 @click.command()
@@ -19,5 +19,5 @@ def check(config: Path | None) -> None:
 
     with report_errors():
         settings = load_settings(config)
-        if not trio.run(checks.run, settings):
+        if not trio.run(checks.run, settings, locate_settings(config)):
             sys.exit(FAILED)

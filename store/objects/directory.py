@@ -137,11 +137,15 @@ class DirectoryObjects:
         async def pieces() -> AsyncIterator[bytes]:
             yield PROBE
 
-        await self.write(key, pieces(), "text/plain")
+        made = await self._run(_missing, self._path(key).parent, self._root / UNFINISHED)
         try:
-            found = b"".join([chunk async for chunk in self.read(key)])
+            await self.write(key, pieces(), "text/plain")
+            try:
+                found = b"".join([chunk async for chunk in self.read(key)])
+            finally:
+                await self.delete(key)
         finally:
-            await self.delete(key)
+            await self._run(_remove_empty, made)
         if found != PROBE:
             raise ObjectsUnavailable("the object store: what was read is not what was written")
 
@@ -221,6 +225,18 @@ class _Writer:
     def close(self) -> None:
         with contextlib.suppress(OSError):  # what matters was synced before; the rest is thrown away
             os.close(self._descriptor)
+
+
+def _missing(*directories: Path) -> list[Path]:
+    """Those of these and of their parents that are not there, the innermost first."""
+    wanted = {each for directory in directories for each in (directory, *directory.parents)}
+    return sorted((each for each in wanted if not each.exists()), key=lambda each: len(each.parts), reverse=True)
+
+
+def _remove_empty(directories: list[Path]) -> None:
+    for directory in directories:
+        with contextlib.suppress(OSError):  # it was not made, or is used by now
+            directory.rmdir()
 
 
 def _finish(file: "_Writer", rest: bytearray, unfinished: Path, path: Path, is_first: bool) -> None:

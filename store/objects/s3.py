@@ -9,7 +9,6 @@ import logging
 import os
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import suppress
 from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import SplitResult
@@ -231,6 +230,7 @@ class S3Objects:
     async def check(self) -> None:
         """By every way that users' files take: through us, and through links to put and to get."""
         keys = new_key(), new_key()
+        is_fine = False
         try:
             first = {**self._at(keys[0]), "Body": PROBE, "ContentType": "text/plain"}
             await self._run(lambda: self._client.put_object(**first), abandon=True)
@@ -240,12 +240,16 @@ class S3Objects:
                 got = await self.download_url(key, name="check.txt", content_type="text/plain", seconds=60)
                 if await _follow("GET", got, {}, b"") != PROBE:
                     raise ObjectsUnavailable("S3: a link leads to something else than what was written")
+            is_fine = True
         except FileNotFoundError:
             raise ObjectsUnavailable(f"S3: there is no bucket {self._bucket!r}") from None
         finally:
             for key in keys:
-                with suppress(ObjectsUnavailable):  # what is wrong with it is said already, or `parley purge` finds it
+                try:
                     await self.delete(key)
+                except ObjectsUnavailable as error:
+                    if is_fine:  # otherwise it is said already what is wrong
+                        raise ObjectsUnavailable(f"{error}: what was written cannot be deleted") from error
 
     # -- signed URLs ----------------------------------------------------------------------------
 

@@ -6,11 +6,14 @@ Owns the loader. In a file, ``-- name: fetch_message`` starts a query; it is the
 """
 
 import re
+from collections.abc import Iterator
 from importlib import resources
 from typing import LiteralString
 
 _SECTION = re.compile(r"^-- (name|fragment): (\w+)\n", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*--.*\n?", re.MULTILINE)
+_PARAMETER = re.compile(r"%\((\w+)\)s")
+_NUMBER = re.compile(r"\$(\d+)")
 _FRAGMENT = re.compile(r"\{(\w+)\}")
 
 
@@ -53,3 +56,16 @@ def __getattr__(name: str) -> LiteralString:
         return _QUERIES[name]
     except KeyError:
         raise AttributeError(f"there is no query named {name!r}") from None
+
+
+def each() -> Iterator[tuple[str, LiteralString]]:
+    """Every query with its name."""
+    yield from _QUERIES.items()
+
+
+def numbered(sql: str) -> tuple[str, int]:
+    """The query with $1, $2, ... in place of named parameters, as PREPARE takes it, and how many there are."""
+    names = sorted(set(_PARAMETER.findall(sql)))
+    for number, name in enumerate(names, 1):
+        sql = sql.replace(f"%({name})s", f"${number}")
+    return sql, max(map(int, _NUMBER.findall(sql)), default=0)

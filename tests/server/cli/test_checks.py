@@ -12,7 +12,7 @@ from server.cli.dev.services import Services
 from server.config.loading import load
 from server.config.settings import Settings
 from store.errors import StoreError
-from store.postgres import durability, migrate, migrations, sessions
+from store.postgres import durability, migrate, migrations, schema, sessions
 from store.postgres.sessions import Connector
 from store.postgres.timelines import Timelines
 from tests.conftest import cloned
@@ -60,7 +60,7 @@ async def test_schema_of_a_newer_build(database: str) -> None:
     assert isinstance(found, checks.Warned) and found.startswith(f"9998: newer than the {newest} of this build")
     assert await trio.to_thread.run_sync(migrate.upgrade, database) == ("9998", "9998")
     with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute(f"COMMENT ON TABLE alembic_version IS '{migrate.WORKS_FROM}9998'")
+        connection.execute(f"COMMENT ON TABLE alembic_version IS '{schema.WORKS_FROM}9998'")
     with pytest.raises(StoreError, match="at 9998, which this version does not have"):
         await checks._schema(settings)
 

@@ -147,7 +147,9 @@ def test_notes_of_check(database: str, redis_url: str, monkeypatch: pytest.Monke
         found = parley("check", **usual, **given)
         assert found.exit_code == 0, found.output
         cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in found.output.splitlines()]
-        return {name: (word, result) for word, name, result in (row for row in cells if len(row) == 3)}
+        found_rows = {name: (word, result) for word, name, result in (row for row in cells if len(row) == 3)}
+        assert "fsync" in found_rows.pop("session")[1]  # it is off in all tests, which is a note
+        return found_rows
 
     alone = rows(DATABASE_URL=database)
     assert {word for word, _ in alone.values()} == {"ok"}

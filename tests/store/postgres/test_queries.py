@@ -30,10 +30,7 @@ def test_unknown_name() -> None:
 
 async def test_every_query_is_understood(conn: Connection) -> None:
     """PostgreSQL can plan each of them: no typing error waits for a rare path."""
-    for name, sql in queries._QUERIES.items():
-        plain = sql
-        parameters = sorted({part.split(")s")[0] for part in plain.split("%(")[1:]})
-        for number, parameter in enumerate(parameters, 1):
-            plain = plain.replace(f"%({parameter})s", f"${number}")
+    for name, sql in queries.each():
+        plain, _ = queries.numbered(sql)
         async with conn.transaction(force_rollback=True):
             await conn.execute(f"PREPARE {name} AS {plain}".encode())
