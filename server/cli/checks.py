@@ -428,7 +428,7 @@ async def _users(settings: Settings) -> str:
     }
     text = ways.get(settings.registration, "REGISTRATION is missing")
     if settings.registration == "open":
-        text = Warned(f"{text}, and signs in as whoever they say: for development only")
+        text = Warned(f"{text}, under any name: for development only")
     if settings.jit_users == "off":
         return text
     read = ", ".join(f"{field} from {claim!r}" for field, claim in claims_of(settings).items()) or "nothing else"

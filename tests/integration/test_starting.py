@@ -101,7 +101,7 @@ def locked() -> Iterator[Cluster]:
     ("login", "database", "sentence"),
     [
         ("postgres:wrong", "postgres", 'password authentication failed for user "postgres"'),
-        ("nobody:wrong", "postgres", 'password authentication failed for user "nobody"'),
+        ("stranger:wrong", "postgres", 'password authentication failed for user "stranger"'),
         ("postgres", "postgres", "no password supplied"),
         (f"postgres:{SECRET}", "parley", 'database "parley" does not exist'),
         (f"postgres:{SECRET}", "template1", "no pg_hba.conf entry"),
@@ -168,8 +168,8 @@ async def test_a_redis_that_evicts(database: str, redis_url: str, spoiled: Redis
 async def test_what_is_out_of_reach_is_waited_for(
     database: str, redis_url: str, tmp_path: Path, short_dir: Path, nursery: trio.Nursery
 ) -> None:
-    """Without PostgreSQL, and then without Redis, it is not ready: the service manager is told of nothing but what it
-    waits for, and health answers. It becomes ready by itself when both are there."""
+    """Without PostgreSQL, and then without Redis, it is not ready: the status says what it waits for, health answers,
+    and READY=1 is not sent. It becomes ready by itself when both are there."""
     manager = FakeServiceManager(str(tmp_path / "notify"))
     nursery.start_soon(manager.listen)
     parts = conninfo_to_dict(database)
