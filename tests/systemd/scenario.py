@@ -140,6 +140,14 @@ def visible() -> dict[str, Any]:
     }
 
 
+def check() -> dict[str, Any]:
+    """Run `parley check` in root's shell, as the page says, beside the instances, and at the port that systemd has."""
+    environ = {"CREDENTIALS_DIRECTORY": str(CREDENTIALS), "PARLEY_LISTEN": f"127.0.0.1:{PORT}", "COLUMNS": "400"}
+    command = ["/opt/parley/current/bin/parley", "check", "--config", str(SETTINGS)]
+    seen = subprocess.run(command, env={**os.environ, **environ}, capture_output=True, text=True, check=False)
+    return {"code": seen.returncode, "said": seen.stdout + seen.stderr}
+
+
 def reload() -> dict[str, Any]:
     before = pid("parley@1")
     SETTINGS.write_text(SETTINGS.read_text() + 'log_level = "debug"\nlanes = 3\n')
@@ -260,6 +268,7 @@ def main() -> None:
         start,
         sandbox,
         visible,
+        check,
         reload,
         rolling_restart,
         wrong_password,

@@ -93,6 +93,13 @@ async def test_the_whole_set(tmp_path: Path, services: Services, database: str, 
     assert visible["code"] == 0 and "-1" in visible["said"] and "-2" in visible["said"], visible
     assert min(visible["metrics"]) > 1000, visible
 
+    check = seen["check"]
+    assert check["code"] == 0, check["said"]
+    assert (
+        "open for its socket unit" in check["said"]
+        and "PARLEY_REGISTRATION (/etc/parley/parley.toml:3)" in check["said"]
+    )
+
     reload = seen["reload"]
     assert reload["code"] == 0 and reload["same_process"] and not math.isinf(reload["logged"])
     assert reload["status"].endswith("reloaded, changed: LOG_LEVEL; needs a restart: LANES")
