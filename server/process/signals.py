@@ -36,6 +36,7 @@ class Lifecycle:
     def ready(self) -> None:
         self._is_ready = True
         self._service_manager.ready()
+        self._service_manager.say(self.status(0))
 
     def waits_for(self, missing: str) -> None:
         """Show what the start waits for; nothing: it goes on."""
