@@ -206,12 +206,12 @@ def tenth() -> dict[str, Any]:
 
 def killed() -> dict[str, Any]:
     """Kill an instance as the out-of-memory killer does. Only requests that it had are lost."""
-    before = pid("parley@1")
+    before, restarts = pid("parley@1"), int(show("parley@1", "NRestarts")["NRestarts"])
     with Askers() as askers:
         time.sleep(0.2)  # so that requests are under way
         os.kill(before, signal.SIGKILL)
         back = until(lambda: pid("parley@1") not in (0, before) and systemctl("is-active", "parley@1")[1] == "active")
-    return {**askers.summary(), "back": back, "restarts": show("parley@1", "NRestarts")["NRestarts"]}
+    return {**askers.summary(), "back": back, "restarts": int(show("parley@1", "NRestarts")["NRestarts"]) - restarts}
 
 
 def hung() -> dict[str, Any]:
