@@ -36,6 +36,7 @@ INTERVAL = 0.1  # seconds between two changes of a message by reactions, on all 
 PATIENCE = 2.0  # seconds for which a batch waits for other instances' changes of its message
 AT_ONCE = 4  # transactions; others need connections, too
 MAX_BATCH = 2000  # acts in one transaction
+ANSWERED_AT_ONCE = 8  # acts in one scheduler step: each answer is the work of a task in the next one
 MAX_WAITING = 20_000  # acts of this process that are not answered yet
 
 _guard = guard("reactions")
@@ -153,6 +154,7 @@ class Reactions:
                 settled.extend((act, permissions.not_found("message")) for act in acts)
                 return None, ()
             reactors = await store.list_reactors(conn, message, {act.user_id for act in acts})
+            await trio.lowlevel.checkpoint()  # reading thousands of rows, and weighing them, are a step each
             added, removed, refused = settle(message, reactors, acts)
             settled.extend(refused)
             if not added and not removed:
@@ -176,10 +178,12 @@ class Reactions:
         self.batches += 1
         for act, error in settled:
             self._answer(act, error)
-        for act in acts:
-            if message is not None:
+        if message is not None:
+            for number, act in enumerate(acts, 1):
                 self.written += not act.done.is_set()
                 self._answer(act, message)
+                if number % ANSWERED_AT_ONCE == 0:
+                    await trio.lowlevel.checkpoint()
 
     def _answer(self, act: Act, outcome: Message | ChatError) -> None:
         if not act.done.is_set():

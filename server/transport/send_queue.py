@@ -9,6 +9,7 @@ concerned, which are marked dirty and flushed once (`Flusher`).
 """
 
 import enum
+import time
 from abc import ABC, abstractmethod
 from typing import Protocol
 
@@ -21,7 +22,9 @@ SHED_AT = 0.5  # of the limit: from here on ephemeral frames (typing, presence) 
 RESUME_AT = 0.25  # of the limit: emptied to here, a lagging reader is caught up again
 FLUSH_CHUNK = 1024  # sends in one scheduler step: about 6 ms, the longest the loop is held
 CROWD = 256  # connections in a room, beyond which a delivery is one to a crowd
-CROWD_CHUNK = 128  # sends to crowds in one scheduler step: under a millisecond
+CROWD_CHUNK = 128  # sends to crowds in one scheduler step where nothing else is to be done: about a millisecond
+BUSY_CHUNK = 16  # the same where there is: what goes to a few takes several steps, and each waits for these sends
+BUSY = 0.0001  # seconds between two steps of the flusher, from which on others have work
 
 _guard = guard("flusher")
 
@@ -127,15 +130,17 @@ class SendQueue(ABC):
 class Flusher:
     """The send queues with new frames, flushed once per batch. One for each process.
 
-    Those of deliveries to thousands are in `crowd`, a list of their own: it is flushed in small pieces, between which
-    other tasks run and what is in `dirty` goes first. A delivery to a crowd takes as long, and what goes to a few does
-    not wait for it. A send queue may be in the lists several times: flushing an empty one has no effect. The order of
-    its frames is its own, whichever list leads to it.
+    Those of deliveries to thousands are in `crowd`, a list of their own: it is flushed in pieces, between which other
+    tasks run and what is in `dirty` goes first. The pieces are small while other tasks have work, and grow while they
+    have none. So a delivery to a crowd takes as long, and what goes to a few does not wait for it. A send queue may be
+    in the lists several times: flushing an empty one has no effect. The order of its frames is its own, whichever list
+    leads to it.
     """
 
     def __init__(self) -> None:
         self.dirty: list[SendQueue] = []
         self.crowd: list[SendQueue] = []
+        self.piece = BUSY_CHUNK  # of a crowd, next time
         self._wake = trio.Event()
 
     def mark(self, send_queue: SendQueue) -> None:
@@ -159,8 +164,8 @@ class Flusher:
         _flush(batch)
 
     def _flush_crowd(self) -> None:
-        batch = self.crowd[:CROWD_CHUNK]
-        del self.crowd[:CROWD_CHUNK]
+        batch = self.crowd[: self.piece]
+        del self.crowd[: self.piece]
         _flush(batch)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -171,7 +176,10 @@ class Flusher:
             while self.dirty or self.crowd:
                 self._flush_dirty()
                 self._flush_crowd()
+                began = time.perf_counter()
                 await trio.lowlevel.checkpoint()
+                is_busy = time.perf_counter() - began > BUSY
+                self.piece = BUSY_CHUNK if is_busy else min(2 * self.piece, CROWD_CHUNK)
 
 
 def _flush(batch: list[SendQueue]) -> None:

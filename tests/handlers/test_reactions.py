@@ -1,5 +1,6 @@
 """handlers.reactions: who may react with what, and that many acts become few changes with exact counts."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -15,7 +16,7 @@ from handlers import reactions as handler
 from handlers.errors import ChatError
 from handlers.model import Caller
 from handlers.rate_limits import Limiter, Rate
-from handlers.reactions import INTERVAL, MAX_KINDS, MAX_OWN, Act, Reactions, settle
+from handlers.reactions import ANSWERED_AT_ONCE, INTERVAL, MAX_KINDS, MAX_OWN, Act, Reactions, settle
 from store.ids import new_id
 from store.model import Message, MessageType, Reaction, Role
 from store.postgres import reactions as store
@@ -129,6 +130,25 @@ async def test_a_storm(world: Memory, autojump_clock: MockClock) -> None:
     assert [change.message.reactions[0].count for change in changes][-1] == 1000
     await trio.sleep(2 * INTERVAL)
     assert not world.reactions._waiting and world.reactions.waiting == 0, "nothing of it is kept"
+
+
+async def test_answers_come_a_few_in_a_step(world: Memory) -> None:
+    """Many are answered by one batch, but only a few tasks go on in each scheduler step: others' work goes between."""
+    people = [world.user() for _ in range(10 * ANSWERED_AT_ONCE)]
+    said = world.say(world.group(*((one, Role.MEMBER) for one in people)), people[0])
+    steps, answered = 0, Counter[int]()
+
+    async def react(caller: Caller) -> None:
+        await world.reactions.react(caller, said.id, THUMB)
+        answered[steps] += 1
+
+    async with trio.open_nursery() as reacting:
+        for one in people:
+            reacting.start_soon(react, one)
+        while answered.total() < len(people):
+            await trio.lowlevel.checkpoint()
+            steps += 1
+    assert max(answered.values()) <= 2 * ANSWERED_AT_ONCE
 
 
 async def test_together_and_apart(world: Memory, autojump_clock: MockClock) -> None:

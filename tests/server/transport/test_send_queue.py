@@ -1,5 +1,8 @@
 """server.transport.send_queue: bounded in bytes, flushed once per batch."""
 
+import time
+from itertools import pairwise
+
 import pytest
 import trio
 import trio.testing
@@ -7,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.hub.disconnect_reasons import slug_of
-from server.transport.send_queue import CROWD_CHUNK, FLUSH_CHUNK, Flusher, SendQueue, Verdict, end_if_stalled
+from server.transport.send_queue import (
+    BUSY,
+    BUSY_CHUNK,
+    CROWD_CHUNK,
+    FLUSH_CHUNK,
+    Flusher,
+    SendQueue,
+    Verdict,
+    end_if_stalled,
+)
 
 
 class Sink(SendQueue):
@@ -88,20 +100,41 @@ async def test_a_few_do_not_wait_for_a_crowd(nursery: trio.Nursery) -> None:
         send_queue.offer(b"to all")
     flusher.crowd += crowd
     flusher.flush()
-    assert sum(bool(send_queue.sends) for send_queue in crowd) == CROWD_CHUNK
+    assert sum(bool(send_queue.sends) for send_queue in crowd) == BUSY_CHUNK
     for send_queue in (one, crowd[-1]):
         if send_queue.first is None:
             flusher.dirty.append(send_queue)
         send_queue.offer(b", to few")
     flusher.flush()
     assert one.sends == [b", to few"]
-    assert sum(bool(send_queue.sends) for send_queue in crowd) == CROWD_CHUNK
+    assert sum(bool(send_queue.sends) for send_queue in crowd) == BUSY_CHUNK
     for steps in range(1, 6):
         await trio.lowlevel.checkpoint()
         assert sum(bool(send_queue.sends) for send_queue in crowd) <= (1 + steps) * CROWD_CHUNK
     await trio.testing.wait_all_tasks_blocked()
     assert all(send_queue.sends == [b"to all"] for send_queue in crowd[:-1])
     assert crowd[-1].sends == [b"to all, to few"]
+
+
+async def test_pieces_of_a_crowd_are_small_beside_work(nursery: trio.Nursery) -> None:
+    """While others have work, only a few of a crowd are sent in each step between theirs; then all of it is."""
+    flusher, crowd = Flusher(), [Sink() for _ in range(10 * CROWD_CHUNK)]
+    await nursery.start(flusher.run)
+    flusher.piece = CROWD_CHUNK  # nothing else was to be done until now
+    for send_queue in crowd:
+        send_queue.offer(b"to all")
+    flusher.crowd += crowd
+    flusher.flush()
+    sent = [0]
+    for _ in range(6):
+        until = time.perf_counter() + 2 * BUSY
+        while time.perf_counter() < until:
+            pass  # the work of a step
+        await trio.lowlevel.checkpoint()
+        sent.append(sum(bool(send_queue.sends) for send_queue in crowd))
+    assert max(after - before for before, after in pairwise(sent[3:])) <= 3 * BUSY_CHUNK  # two of its steps may meet
+    await trio.testing.wait_all_tasks_blocked()
+    assert all(send_queue.sends == [b"to all"] for send_queue in crowd)
 
 
 async def test_marked_is_flushed_without_being_asked(nursery: trio.Nursery) -> None:
