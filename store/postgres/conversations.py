@@ -53,6 +53,7 @@ SETTLE_POLL = 0.005  # seconds
 UNKNOWN_NAMED = 10  # users who do not exist, in an error
 LOWEST_ID = UUID(int=0)  # below every user id
 BUDGET = 8000  # messages looked at for the totals of one user
+CAPPED = 3000  # the same where there are more: the totals are lower bounds then, and mentions are looked for apart
 THREADS = 2000  # of one user that are looked at, those with the newest roots
 DETAILS = len(msgspec.structs.fields(GroupDetails))
 
@@ -303,9 +304,9 @@ async def fetch_unread_totals(conn: Connection, user_id: UUID) -> UnreadTotals:
     """What a user has not read, of all conversations: the sum of what `list_standings` says of each.
 
     Where that would be more to read than BUDGET messages, each conversation is counted up to the number with which they
-    keep to it, and the totals are `capped`.
+    keep to CAPPED ones, and the totals are `capped`.
     """
-    parameters = {"user_id": user_id, "budget": BUDGET, "threads": THREADS}
+    parameters = {"user_id": user_id, "budget": BUDGET, "capped": CAPPED, "threads": THREADS}
     row = await (await conn.execute(queries.fetch_unread_totals, parameters)).fetchone()
     assert row is not None
     return UnreadTotals(*row)

@@ -233,17 +233,18 @@ JOIN conversations AS c ON c.id = k.conversation_id
 count(*) AS entries, count(*) FILTER (WHERE {is_unread}) AS unread, count(*) FILTER (WHERE {is_mention}) AS mentioned
 
 -- name: fetch_unread_totals
--- members_user, conversations_pkey, and messages_seq for each conversation with changes past the cursor; messages are read,
--- %(budget)s at most, and one more for each conversation beyond that number; thread_members_pkey and threads_pkey for the
--- threads. How many messages there are can be known before any is read: no
--- more than there are seqs past the cursor. So the conversations share the budget: each is counted up to a level, the
--- highest with which all together keep to it. That is the highest of what is left for each when the smaller ones have
--- taken all they need. Only partitions are looked into since the member had read all, or joined: what is past their cursor
--- was made since. An id says when it was made, some time before the change that numbers it was written. (Only here: where
--- the number of messages is a constant, the planner takes the bound for a reason to read them all.)
--- Of these months those since a month before the conversation's last message are looked into first. That is all, where
--- they have as many messages as there are seqs past the cursor, or as the level; else it is looked again, into all months.
--- Mentions are counted among the same messages; where these are not all, by mentions_pkey, up to the same number of them.
+-- members_user, conversations_pkey, and messages_seq for each conversation with changes past the cursor; messages are
+-- read, %(budget)s at most, or %(capped)s where there are more, as mentions are then looked for, too; and one more for
+-- each conversation beyond that number; thread_members_pkey and threads_pkey for the threads. How many messages there
+-- are can be known before any is read: no more than there are seqs past the cursor. So the conversations share the
+-- budget: each is counted up to a level, the highest with which all together keep to it. That is the highest of what is
+-- left for each when the smaller ones have taken all they need. Only partitions are looked into since the member had
+-- read all, or joined: what is past their cursor was made since. An id says when it was made, some time before the
+-- change that numbers it was written. (Only here: where the number of messages is a constant, the planner takes the
+-- bound for a reason to read them all.) Of these months those since a month before the conversation's last message are
+-- looked into first. That is all, where they have as many messages as there are seqs past the cursor, or as the level;
+-- else it is looked again, into all months. Mentions are counted among the same messages; where these are not all, by
+-- mentions_pkey, up to the same number of them.
 WITH behind AS MATERIALIZED (
     SELECT b.*, coalesce(b.recent > b.since, false) AS is_bounded, greatest(b.since, b.recent) AS bound FROM (
         SELECT c.id, v.user_id, v.read_seq, uuid7_floor(coalesce(v.caught_up_at, v.joined_at) - interval '1 day') AS since,
@@ -256,8 +257,10 @@ WITH behind AS MATERIALIZED (
         WHERE v.user_id = %(user_id)s AND c.last_seq > v.read_seq OFFSET 0
     ) AS b
 ), level AS MATERIALIZED (
-    SELECT greatest(max((%(budget)s::bigint - b.taken) / b.remaining), 1) AS entries FROM (
-        SELECT (sum(wanted) OVER smaller - wanted)::bigint AS taken,
+    SELECT greatest(max((
+        CASE WHEN b.total > %(budget)s::bigint THEN %(capped)s::bigint ELSE %(budget)s::bigint END - b.taken
+    ) / b.remaining), 1) AS entries FROM (
+        SELECT sum(wanted) OVER ()::bigint AS total, (sum(wanted) OVER smaller - wanted)::bigint AS taken,
                count(*) OVER () - row_number() OVER smaller + 1 AS remaining
         FROM behind WINDOW smaller AS (ORDER BY wanted, id)
     ) AS b

@@ -586,6 +586,22 @@ async def test_unread_totals_are_capped(
 ) -> None:
     """Beyond the budget the conversations with the most are counted up to the same number, and it is said."""
     monkeypatch.setattr(conversations, "BUDGET", budget)
+    monkeypatch.setattr(conversations, "CAPPED", budget)
+    [alice, bob] = await make_users(conn, 2)
+    for count in unread:
+        group = await make_group(conn, [alice, bob])
+        await fill(conn, group, bob, count)
+        await conn.execute("UPDATE members SET read_seq = 1 WHERE conversation_id = %s", [group])
+    assert await conversations.fetch_unread_totals(conn, alice) == UnreadTotals(*expected[:2], 0, 0, expected[2])
+
+
+@pytest.mark.parametrize(("unread", "expected"), [([2, 3, 3], (8, 3, False)), ([2, 3, 4], (6, 3, True))])
+async def test_lower_bounds_look_at_fewer(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch, unread: list[int], expected: tuple[int, int, bool]
+) -> None:
+    """What the budget has room for is counted whole; where there is more, fewer messages are looked at."""
+    monkeypatch.setattr(conversations, "BUDGET", 8)
+    monkeypatch.setattr(conversations, "CAPPED", 6)
     [alice, bob] = await make_users(conn, 2)
     for count in unread:
         group = await make_group(conn, [alice, bob])
@@ -630,6 +646,7 @@ async def test_mentions_beyond_the_budget(
 ) -> None:
     """Where not all messages are looked at, mentions are also those before them, up to as many."""
     monkeypatch.setattr(conversations, "BUDGET", budget)
+    monkeypatch.setattr(conversations, "CAPPED", budget)
     alice, bob = await make_users(conn, 2)
     group = await make_group(conn, [alice, bob])
     for number in range(12):
@@ -654,7 +671,7 @@ async def test_counting_looks_at_the_months_since(conn: Connection) -> None:
         }
         return len(found)
 
-    totals = {"user_id": alice, "budget": 1000, "threads": 2000}
+    totals = {"user_id": alice, "budget": 1000, "capped": 1000, "threads": 2000}
     assert await looked_into(queries.fetch_unread_totals, **totals) == PARTITIONS
     for column in ("joined_at", "caught_up_at"):
         await conn.execute("UPDATE members SET joined_at = now() - interval '3 months', caught_up_at = NULL")
@@ -662,7 +679,7 @@ async def test_counting_looks_at_the_months_since(conn: Connection) -> None:
         await conn.execute(f"UPDATE members SET {middle}".encode())  # noqa: S608
         assert await looked_into(queries.fetch_unread_totals, **totals) == PARTITIONS - 1
     await conn.execute("UPDATE members SET caught_up_at = NULL, joined_at = now() - interval '3 months'")
-    assert await looked_into(queries.fetch_unread_totals, **{**totals, "budget": 3}) < PARTITIONS
+    assert await looked_into(queries.fetch_unread_totals, **{**totals, "budget": 3, "capped": 3}) < PARTITIONS
 
 
 @pytest.mark.parametrize("days", [-100, -40, -20, 6, 9, 40])
@@ -690,7 +707,9 @@ async def test_totals_read_little(conn: Connection) -> None:
     await conn.execute("UPDATE messages SET deleted_at = now() WHERE seq > 150")
     await conn.execute("UPDATE members SET read_seq = 1")
     await conn.execute("VACUUM ANALYZE messages")
-    nodes = await explained(conn, queries.fetch_unread_totals, {"user_id": alice, "budget": 1000, "threads": 2000})
+    nodes = await explained(
+        conn, queries.fetch_unread_totals, {"user_id": alice, "budget": 1000, "capped": 1000, "threads": 2000}
+    )
     assert rows_read(nodes) <= 1000 + PARTITIONS * len(groups)
 
 
