@@ -535,7 +535,8 @@ class SearchPage(Wire, frozen=True):
 
 
 class CreateWebhook(Wire, frozen=True):
-    """`events`: the types that are sent, left out or empty all of them. `conversationId`: of this one only."""
+    """`events`: the types that are sent, left out or empty all but user.offline_with_unread. `conversationId`: of this
+    one only."""
 
     url: Annotated[str, Meta(min_length=1, max_length=2048)]
     events: Annotated[tuple[Annotated[str, _name_of(WebhookEvent)], ...], Meta(max_length=50)] | None = ()

@@ -487,6 +487,7 @@ class WebhookEvent(WireEnum):
     MEMBER_MUTED = "member.muted"
     MEMBER_UNMUTED = "member.unmuted"
     REPORT_CREATED = "report.created"
+    USER_OFFLINE_WITH_UNREAD = "user.offline_with_unread"  # only where it is asked for by name
 
 
 class WebhookState(WireEnum):
@@ -498,7 +499,8 @@ class WebhookState(WireEnum):
 
 
 class Webhook(Wire, frozen=True):
-    """An endpoint of an application. `events`: none are all. `conversation_id`: of this conversation only.
+    """An endpoint of an application. `events`: none are all but user.offline_with_unread. `conversation_id`: of this
+    conversation only.
 
     `failing_since`: the first attempt that failed since the last one that did not; `last_failure` says why the last one
     did. Until `old_secret_until` the secret before this one signs, too.
@@ -518,7 +520,8 @@ class Webhook(Wire, frozen=True):
 class DeadLetter(Wire, frozen=True):
     """An event that an endpoint did not accept in time. `id` is its `webhook-id`; `replaying`: it is tried again.
 
-    It is about a message, which a change of its conversation made or changed; or about `object_id`: a report."""
+    It is about a message, which a change of its conversation made or changed; or about `object_id`: a report, or the
+    user who has not read the conversation up to `seq`."""
 
     id: str
     type: str

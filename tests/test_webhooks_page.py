@@ -26,6 +26,7 @@ FORMS: dict[str, type[payloads.Data]] = {
     "conversation.updated": payloads.UpdatedData,
     "member.added": payloads.RoleData,
     "report.created": payloads.ReportData,
+    "user.offline_with_unread": payloads.UnreadData,
 }
 
 

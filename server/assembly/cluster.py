@@ -33,8 +33,11 @@ from server.fanout.rooms import Rooms
 from server.fanout.thread_updates import ThreadNotifier
 from server.transport.send_queue import Flusher
 from server.webhooks.delivery import Terms, WebhookDelivery
+from server.webhooks.unread import Devices, UnreadScanner
 from store.postgres.group_commit import Lanes
 from store.receipts import ReceiptStreams
+
+LOST = 25.0  # seconds after which also the users of a killed instance are known to be offline, with room to spare (P7)
 
 if TYPE_CHECKING:
     from server.tracing.instance import Tracing
@@ -121,6 +124,13 @@ def assemble_cluster(settings: Settings, stores: Stores, tracing: "Tracing | Non
                 concurrency=settings.webhook_concurrency,
                 timeout=settings.webhook_timeout,
                 retry_time=settings.webhook_retry_time,
+                unread_delay=settings.webhook_unread_delay,
+            ),
+            scanner=UnreadScanner(
+                stores.webhook_pool,
+                Devices(announcer.online, lambda: subscriptions.instance),
+                delay=settings.webhook_unread_delay,
+                again=settings.client_timeout + settings.presence_grace + LOST,
             ),
         ),
         lanes=lanes,

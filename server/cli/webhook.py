@@ -26,7 +26,7 @@ def webhook() -> None:
 @config_option
 @data_option
 @click.option("--url", required=True, help="Where events are sent: https, on the internet, unless WEBHOOK_HOSTS.")
-@click.option("--events", default="", help="Types, separated by commas; all of them if left out.")
+@click.option("--events", default="", help="Types, separated by commas; left out, all but user.offline_with_unread.")
 @click.option("--conversation", type=click.UUID, help="Only events of this conversation.")
 def create(config: Path | None, data: Path | None, url: str, events: str, conversation: UUID | None) -> None:
     """Make an endpoint, and print its id and its secret: this once.

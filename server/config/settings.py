@@ -578,6 +578,13 @@ class Settings:
         above=0,
         maximum=30 * DAYS,
     )
+    webhook_unread_delay: float = WEBHOOKS.setting(
+        DURATION,
+        5 * SECONDS,
+        "After so long a message that a member without a connection has not read is `user.offline_with_unread`.",
+        minimum=1 * SECONDS,
+        maximum=60 * MINUTES,
+    )
 
     drain_seconds: float = OPERATION.setting(
         DURATION,

@@ -11,7 +11,8 @@ transaction in which the position moves past it; an endpoint that has accepted n
 and everything waits at its position.
 
 Events that are no change of a conversation (`store.postgres.webhook_events`) are served beside the conversations, each
-by itself, under its number.
+by itself, under its number. Those of members who are offline are found by a task beside this one
+(`server.webhooks.unread`).
 """
 
 import random
@@ -30,17 +31,19 @@ from handlers.webhooks import PURPOSE
 from server.webhooks import payloads
 from server.webhooks.connections import Resolve, resolve
 from server.webhooks.sender import Outcome, Sender
+from server.webhooks.unread import UnreadScanner
 from store.defects import guard
 from store.errors import StoreError
 from store.model import DeadLetter, WebhookEvent
 from store.outage import Outage
-from store.postgres import reports
+from store.postgres import reports, unread_scans
 from store.postgres import webhook_deliveries as store
 from store.postgres import webhook_events as events
 from store.postgres.connection import Connection
 from store.postgres.pool import Pool
 from store.postgres.sessions import NOT_OURS, TRANSIENT
 from store.postgres.webhook_deliveries import Happened, Target
+from store.postgres.webhook_events import Waiting
 from store.sealing import Unreadable, seal, unseal
 from store.signing import DerivedKeys
 
@@ -73,6 +76,7 @@ class Terms(NamedTuple):
     concurrency: int = 8
     timeout: float = 15.0
     retry_time: float = 24 * 3600.0
+    unread_delay: float = 5.0
 
 
 def backoff(attempts: int) -> float:
@@ -109,8 +113,16 @@ class _Endpoint:
 
 
 class WebhookDelivery:
-    def __init__(self, pool: Pool, keys: DerivedKeys, terms: Terms, resolve: Resolve = resolve) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        keys: DerivedKeys,
+        terms: Terms,
+        resolve: Resolve = resolve,
+        scanner: UnreadScanner | None = None,
+    ) -> None:
         self._pool = pool
+        self._scanner = scanner
         self._keys = keys
         self._terms = terms
         self._resolve = resolve
@@ -165,6 +177,8 @@ class WebhookDelivery:
         self.is_at_work = True
         try:
             async with trio.open_nursery() as nursery:
+                if self._scanner is not None:
+                    nursery.start_soon(self._scanner.run)
                 try:
                     await self._serve_all(conn, nursery)
                 except (StoreError, *TRANSIENT, *NOT_OURS) as error:  # as the pool would have it
@@ -188,7 +202,7 @@ class WebhookDelivery:
                 await self._refresh(conn)
                 refresh_at = now + REFRESH
             if now >= note_at:
-                is_more = await store.note(conn, stuck_after=STUCK)
+                is_more = await store.note(conn, stuck_after=STUCK, unread_after=self._terms.unread_delay)
                 note_at = now if is_more else now + (PERIOD if self._endpoints else REFRESH)
                 for endpoint in self._endpoints.values():
                     endpoint.is_all_known = False
@@ -210,6 +224,9 @@ class WebhookDelivery:
             if endpoint.is_gone and not endpoint.active:
                 del self._endpoints[webhook_id]
                 await endpoint.sender.aclose()
+        if self._scanner is not None:
+            kind = WebhookEvent.USER_OFFLINE_WITH_UNREAD.value
+            self._scanner.want(any(kind in target.events for target in targets.values()))
         is_readable = True
         for target in targets.values():
             secrets = await self._unsealed(conn, target)
@@ -260,6 +277,7 @@ class WebhookDelivery:
             _log_disabled(webhook_id, url, reason)
             self._endpoints[webhook_id].is_gone = True
         await store.clear_away(conn, kept=KEPT_LETTERS)
+        await unread_scans.clear(conn)
         for webhook_id in await store.list_replaying(conn):
             endpoint = self._endpoints.get(webhook_id)
             if endpoint is not None and not endpoint.is_gone and REPLAY not in endpoint.active:
@@ -427,18 +445,18 @@ class WebhookDelivery:
             waiting = await events.fetch_waiting(conn, endpoint.id, number)
             if waiting is None or not waiting.is_due:
                 return
-            body = await _own_body(conn, WebhookEvent(waiting.type), waiting.object_id)
+            body = await _own_body(conn, waiting)
             if body is None:
-                await events.forget(conn, endpoint.id, number)
+                await events.forget(conn, endpoint.id, waiting)
                 return
         if endpoint.is_gone:
             return
-        event_id = payloads.own_id_of(endpoint.id, waiting.type, waiting.object_id)
+        event_id = payloads.own_id_of(endpoint.id, waiting)
         outcome = await self._post(endpoint, event_id, body)
         delay = max(backoff(waiting.attempts + 1), outcome.wait)
         async with self._pool.connection() as conn:
             if not outcome.failure:
-                await events.forget(conn, endpoint.id, number)
+                await events.forget(conn, endpoint.id, waiting)
                 return
             found = await events.postpone(conn, endpoint.id, number, delay)
             if found is None or endpoint.is_gone:
@@ -474,7 +492,7 @@ class WebhookDelivery:
         body, happened = None, None
         async with self._pool.connection() as conn:
             if letter.object_id is not None:
-                body = await _own_body(conn, kind, letter.object_id)
+                body = await _own_body(conn, letter)
             else:
                 happened = await store.fetch_happened(conn, letter, is_made=kind is not WebhookEvent.MESSAGE_CHANGED)
         if happened is not None:
@@ -485,11 +503,15 @@ class WebhookDelivery:
         return await self._post(endpoint, letter.id, body)
 
 
-async def _own_body(conn: Connection, kind: WebhookEvent, object_id: UUID) -> bytes | None:
+async def _own_body(conn: Connection, about: Waiting | DeadLetter) -> bytes | None:
     """None where there is nothing to say any more."""
-    assert kind is WebhookEvent.REPORT_CREATED
-    report = await reports.fetch_report(conn, object_id)
-    return None if report is None else payloads.encode_report(report)
+    assert about.object_id is not None
+    if about.type == WebhookEvent.REPORT_CREATED.value:
+        report = await reports.fetch_report(conn, about.object_id)
+        return None if report is None else payloads.encode_report(report)
+    assert about.conversation_id is not None and about.seq is not None
+    standing = await unread_scans.fetch_standing(conn, about.conversation_id, about.object_id, about.seq)
+    return None if standing is None else payloads.encode_unread(about.conversation_id, about.object_id, standing)
 
 
 def _log_disabled(webhook_id: UUID, url: str, reason: str) -> None:

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import msgspec
 
-from store.ids import timestamp
+from store.ids import id_ms, timestamp
 from store.model import (
     ConversationType,
     FullReport,
@@ -28,7 +28,9 @@ from store.model import (
     Wire,
 )
 from store.postgres.system_messages import Announcement, Event, read
+from store.postgres.unread_scans import Standing
 from store.postgres.webhook_deliveries import Founding, Happened
+from store.postgres.webhook_events import Waiting
 
 _SAID = {
     Event.CREATED: WebhookEvent.CONVERSATION_CREATED,
@@ -43,7 +45,8 @@ _SAID = {
 }
 
 
-OWN = (WebhookEvent.REPORT_CREATED,)  # those that are no changes of a conversation
+# Those that are no changes of a conversation.
+OWN = (WebhookEvent.REPORT_CREATED, WebhookEvent.USER_OFFLINE_WITH_UNREAD)
 
 
 class Data(Wire, frozen=True):
@@ -65,6 +68,16 @@ class ReportData(Data, frozen=True):
     message_id: UUID | None
     category: ReportCategory
     comment: str | None
+
+
+class UnreadData(ChangeData, frozen=True):
+    """`seq`, `message_id`, `sender_id`: of the newest message that they have not read, when it is sent."""
+
+    user_id: UUID
+    message_id: UUID
+    sender_id: UUID
+    unread_count: int
+    mention_count: int
 
 
 class MessageData(ChangeData, frozen=True):
@@ -129,9 +142,11 @@ def id_of(webhook_id: UUID, happened: Happened) -> str:
     return _hashed(webhook_id, message.conversation_id, happened.is_made, happened.seq, message.id, changed_at)
 
 
-def own_id_of(webhook_id: UUID, kind: str, object_id: UUID) -> str:
-    """The same of an event that is no change of a conversation."""
-    return _hashed(webhook_id, kind, object_id)
+def own_id_of(webhook_id: UUID, waiting: Waiting) -> str:
+    """The same of an event that is no change of a conversation. Of what is unread, one for each newest message."""
+    if waiting.seq is None:
+        return _hashed(webhook_id, waiting.type, waiting.object_id)
+    return _hashed(webhook_id, waiting.type, waiting.object_id, waiting.conversation_id, waiting.seq)
 
 
 def encode_report(report: FullReport) -> bytes:
@@ -145,6 +160,20 @@ def encode_report(report: FullReport) -> bytes:
         report.comment,
     )
     return msgspec.json.encode(Payload(WebhookEvent.REPORT_CREATED.value, report.created_at, data))
+
+
+def encode_unread(conversation_id: UUID, user_id: UUID, standing: Standing) -> bytes:
+    data = UnreadData(
+        conversation_id,
+        standing.seq,
+        user_id,
+        standing.message_id,
+        standing.sender_id,
+        standing.unread,
+        standing.mentioned,
+    )
+    sent_at = timestamp(id_ms(standing.message_id))
+    return msgspec.json.encode(Payload(WebhookEvent.USER_OFFLINE_WITH_UNREAD.value, sent_at, data))
 
 
 def encode(kind: WebhookEvent, happened: Happened, founding: Founding | None = None) -> bytes:

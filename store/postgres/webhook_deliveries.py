@@ -24,6 +24,7 @@ from store.model import ConversationType, DeadLetter, Message
 from store.postgres import queries
 from store.postgres.connection import Connection
 from store.postgres.messages import list_messages_by_id
+from store.postgres.unread_scans import MOST
 from store.postgres.webhooks import letter_of
 
 BATCHES = 20_000  # of the queue that are noted at once
@@ -101,9 +102,10 @@ async def list_targets(conn: Connection) -> list[Target]:
     ]
 
 
-async def note(conn: Connection, *, stuck_after: float) -> bool:
-    """Have each endpoint look at what was committed. Return True if there may be more in the queue."""
-    parameters = {"limit": BATCHES, "age": stuck_after}
+async def note(conn: Connection, *, stuck_after: float, unread_after: float = 5.0) -> bool:
+    """Have each endpoint look at what was committed, and who is offline be looked for (`store.postgres.unread_scans`).
+    Return True if there may be more in the queue."""
+    parameters = {"limit": BATCHES, "age": stuck_after, "delay": unread_after, "most": MOST}
     row = await (await conn.execute(queries.note_webhook_positions, parameters)).fetchone()
     return row is not None and row[1] == BATCHES
 

@@ -1,8 +1,8 @@
 """Events for webhooks that are no changes of a conversation, such as a report: each waits at an endpoint by itself.
 
 Owns `webhook_events`, but for its rows of deleted endpoints. A row is written in the transaction of what it is about,
-by a trigger, at each endpoint that takes it, and goes when it was accepted or given up: so it is as durable as that. It
-names what it is about, which is read when it is sent. None waits for another one.
+at each endpoint that takes it: of a report by a trigger, of what is unread by `store.postgres.unread_scans`. It goes
+when it was accepted or given up. It names what it is about, which is read when it is sent. None waits for another one.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from store.postgres.connection import Connection
 
 
 class Waiting(NamedTuple):
-    """`number`: at its endpoint. `object_id`: of what it is about."""
+    """`number`: at its endpoint. `object_id`: of what it is about, a report or a user."""
 
     number: int
     type: str
@@ -30,9 +30,10 @@ async def fetch_waiting(conn: Connection, webhook_id: UUID, number: int) -> Wait
     return Waiting(*row) if row else None
 
 
-async def forget(conn: Connection, webhook_id: UUID, number: int) -> None:
-    """It was accepted, or there is nothing to say any more."""
-    await conn.execute(queries.delete_webhook_event, {"webhook_id": webhook_id, "number": number})
+async def forget(conn: Connection, webhook_id: UUID, waiting: Waiting) -> None:
+    """It was accepted, or there is nothing to say any more. One that says something newer by now stays."""
+    parameters = {"webhook_id": webhook_id, "number": waiting.number, "seq": waiting.seq}
+    await conn.execute(queries.delete_webhook_event, parameters)
 
 
 async def postpone(conn: Connection, webhook_id: UUID, number: int, seconds: float) -> tuple[int, float] | None:
@@ -58,5 +59,5 @@ async def give_up(
         "reason": reason,
     }
     async with conn.transaction():
-        await forget(conn, webhook_id, waiting.number)
+        await forget(conn, webhook_id, waiting)
         await conn.execute(queries.insert_webhook_letter, parameters)

@@ -1,14 +1,18 @@
-"""Webhooks while instances and the receiver are killed: nothing is missing, the order is kept, repeats have an id."""
+"""Webhooks while instances and the receiver are killed: nothing is missing, the order is kept, repeats have an id.
+
+So it is with what happens in conversations, with reports, and with members who are offline with unread messages.
+"""
 
 import json
 import random
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -16,7 +20,9 @@ import trio
 
 from handlers.model import CreateWebhook
 from handlers.webhooks import Rules, Webhooks
-from store.postgres import conversations, outbox
+from store.ids import new_id
+from store.model import ReportCategory, WebhookEvent
+from store.postgres import conversations, outbox, reports
 from store.postgres.connection import Connection
 from store.postgres.pool import Pool
 from store.signing import SigningKeys
@@ -27,7 +33,9 @@ from tests.waiting import wait_until
 INSTANCES = 2
 HOST = "127.0.0.1"
 WAVE = 100  # messages that are sent at once
-RENAMED = 40  # of so many messages one is followed by another name of the group
+RENAMED = 40  # of so many messages one is followed by another name of the group, and a report
+REPORT, UNREAD = WebhookEvent.REPORT_CREATED.value, WebhookEvent.USER_OFFLINE_WITH_UNREAD.value
+OWN = (REPORT, UNREAD)  # those that are no changes of a conversation
 
 
 class Receiver:
@@ -75,7 +83,8 @@ class Instances:
 
     async def keep(self, number: int) -> None:
         while not self.done.is_set():
-            async with running(self._database, self._redis_url, webhook_hosts=HOST) as one:
+            options: dict[str, Any] = {"webhook_hosts": HOST, "webhook_unread_delay": "1s"}
+            async with running(self._database, self._redis_url, **options) as one:
                 self.alive[number] = one
                 await wait_until(lambda: self.done.is_set() or one.process.poll() is not None)
                 self.alive.pop(number)
@@ -100,8 +109,9 @@ async def writing(database: str) -> AsyncIterator[tuple[Connection, Pool, Writer
         nursery.cancel_scope.cancel()
 
 
-async def fill(conn: Connection, writer: Writer, groups: list[UUID], alice: UUID, count: int) -> None:
-    """So many messages, spread over the groups, and now and then another name."""
+async def fill(conn: Connection, writer: Writer, groups: list[UUID], alice: UUID, count: int) -> set[UUID]:
+    """So many messages, spread over the groups, and now and then another name, and a report. Return the reports."""
+    reported = set()
     for start in range(0, count, WAVE):
         numbers = range(start, min(start + WAVE, count))
         sent = [writer.send(groups[number % len(groups)], alice, f"{number}") for number in numbers]
@@ -113,6 +123,20 @@ async def fill(conn: Connection, writer: Writer, groups: list[UUID], alice: UUID
                     group = groups[number % len(groups)]
                     change = await conversations.update_title(conn, group, f"name {number}", by=alice)
                     await outbox.insert_outbox(conn, [change])
+                    found = await reports.insert_report(
+                        conn,
+                        new_id(),
+                        new_id(),
+                        alice,
+                        message_id=new_id(),
+                        conversation_id=group,
+                        category=ReportCategory.SPAM,
+                        comment=None,
+                        content=None,
+                    )
+                assert found is not None
+                reported.add(found.id)
+    return reported
 
 
 async def disturb(
@@ -133,19 +157,34 @@ async def disturb(
 async def is_all_delivered(conn: Connection) -> bool:
     left = "SELECT (SELECT count(*) FROM outbox) + (SELECT count(*) FROM webhook_queue)"
     waiting = "SELECT count(*) FROM webhook_positions WHERE due_at IS NOT NULL"
-    return await fetch_value(conn, left) == 0 and await fetch_value(conn, waiting) == 0
+    unread = "SELECT count(*) FROM unread_scans WHERE due_at IS NOT NULL"  # and what is found there is an event next
+    own = "SELECT count(*) FROM webhook_events"
+    return all([await fetch_value(conn, query) == 0 for query in (left, waiting, unread, own)])
 
 
-def judge(kept: list[tuple[str, str, UUID, int]], expected: dict[UUID, list[int]]) -> int:
-    """Each event came, the first time in order; each id stands for one event, and each event for one id. Return how
-    many came again."""
-    of_id: dict[str, tuple[UUID, int]] = {}
+def judge(
+    kept: list[tuple[str, str, UUID, int]],
+    expected: dict[UUID, list[int]],
+    reported: Collection[UUID] = (),
+    unread: Mapping[UUID, int] | None = None,
+) -> int:
+    """Each event came, those of a conversation the first time in order; each id stands for one event, and each event
+    for one id. `unread`: the last message of each conversation, which the newest event about it has. Return how many
+    came again."""
+    of_id: dict[str, tuple[str, UUID, int]] = {}
     first: dict[UUID, list[int]] = defaultdict(list)
-    for event_id, _, conversation, seq in kept:
-        if event_id not in of_id:
-            first[conversation].append(seq)
-        assert of_id.setdefault(event_id, (conversation, seq)) == (conversation, seq)
+    for event_id, kind, about, seq in kept:
+        if event_id not in of_id and kind not in OWN:
+            first[about].append(seq)
+        what = (kind if kind in OWN else "", about, seq)
+        assert of_id.setdefault(event_id, what) == what
     assert len(of_id) == len(set(of_id.values()))
+    assert {about for kind, about, _ in of_id.values() if kind == REPORT} == set(reported), "reports are missing"
+    newest: dict[UUID, int] = {}
+    for kind, about, seq in of_id.values():
+        if kind == UNREAD:
+            newest[about] = max(seq, newest.get(about, 0))
+    assert newest == (unread or {}), "what is unread at the end was not said"
     for conversation, seqs in expected.items():
         missing = set(seqs) - set(first[conversation])
         assert not missing, f"{len(missing)} of {len(seqs)} are missing: {sorted(missing)[:10]}"
@@ -157,10 +196,11 @@ async def run(database: str, redis_url: str, place: Path, *, events: int, groups
     chance = random.Random(seed)
     receiver, instances = Receiver(place, chance), Instances(database, redis_url)
     async with writing(database) as (conn, pool, writer):
-        [alice] = await make_users(conn, 1)
-        made = [await make_group(conn, [alice]) for _ in range(groups)]
+        alice, bob = await make_users(conn, 2)  # who are never connected
+        made = [await make_group(conn, [alice, bob]) for _ in range(groups)]
         handler = Webhooks(pool, SigningKeys(JWT_KEY), Rules((HOST,)))
-        hook = await handler.create(None, CreateWebhook(f"http://{HOST}:{receiver.port}/in"))
+        every = tuple(event.value for event in WebhookEvent)
+        hook = await handler.create(None, CreateWebhook(f"http://{HOST}:{receiver.port}/in", every))
         receiver.secret = hook.secret
         await receiver.start()
         async with trio.open_nursery() as life:
@@ -169,7 +209,7 @@ async def run(database: str, redis_url: str, place: Path, *, events: int, groups
             await wait_until(lambda: len(instances.alive) == INSTANCES)
             async with trio.open_nursery() as chaos:
                 chaos.start_soon(partial(disturb, receiver, instances, chance, pause=pause, events=events))
-                await fill(conn, writer, made, alice, events)
+                reported = await fill(conn, writer, made, alice, events)
                 await wait_until(lambda: instances.kills >= 2 and receiver.kills >= 2)
                 await wait_until(lambda: receiver.count() >= events * 0.9)
                 chaos.cancel_scope.cancel()
@@ -183,11 +223,17 @@ async def run(database: str, redis_url: str, place: Path, *, events: int, groups
                 "SELECT conversation_id, array_agg(seq ORDER BY seq) FROM messages WHERE seq > 1 GROUP BY 1"
             )
         ).fetchall()
-        repeated = judge(receiver.kept(), dict(rows))
+        newest = await conn.execute(
+            "SELECT conversation_id, max(seq) FROM messages WHERE kind <> 'System' GROUP BY conversation_id"
+        )
+        kept = receiver.kept()
+        repeated = judge(kept, dict(rows), reported, dict(await newest.fetchall()))
         total = sum(len(seqs) for _, seqs in rows)
+        said = len({event_id for event_id, kind, _, _ in kept if kind == UNREAD})
     return (
-        f"{total} events in {groups} conversations, {instances.kills} instances and {receiver.kills} receivers killed "
-        f"(seed {seed}): none is missing, {repeated} came again; the rest took {seconds:.0f} s"
+        f"{total} events in {groups} conversations, {len(reported)} reports and {said} of a user who is offline, "
+        f"{instances.kills} instances and {receiver.kills} receivers killed (seed {seed}): none is missing, "
+        f"{repeated} came again; the rest took {seconds:.0f} s"
     )
 
 
@@ -212,6 +258,11 @@ def test_the_judge() -> None:
     group = UUID(int=1)
     good = [("a", "x", group, 2), ("b", "x", group, 3), ("a", "x", group, 2)]
     assert judge(good, {group: [2, 3]}) == 1
+    report, unread = ("r", REPORT, UUID(int=2), 0), ("u", UNREAD, group, 3)
+    assert judge([*good, report, report, unread], {group: [2, 3]}, {UUID(int=2)}, {group: 3}) == 2
+    for lost in ([*good, report], [*good, unread], [*good, report, ("u", UNREAD, group, 2)]):
+        with pytest.raises(AssertionError):
+            judge(lost, {group: [2, 3]}, {UUID(int=2)}, {group: 3})
     for bad in (good[:1], good[1:], [*good, ("c", "x", group, 3)], [*good, ("a", "x", group, 4)]):
         with pytest.raises(AssertionError):
             judge(bad, {group: [2, 3]})

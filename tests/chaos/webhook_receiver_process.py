@@ -28,7 +28,8 @@ async def main(port: int, place: str, secret: str, seed: int) -> None:
         if chance.random() < REFUSED:
             return answer(503)
         data = received.event["data"]
-        line = [received.id, received.event["type"], data["conversationId"], data["seq"]]
+        # A report is in no conversation's order: it is known by its own id.
+        line = [received.id, received.event["type"], data.get("reportId", data["conversationId"]), data.get("seq", 0)]
         os.write(file, json.dumps(line).encode() + b"\n")
         if chance.random() < UNANSWERED:
             raise ConnectionError

@@ -1,10 +1,13 @@
 """Webhooks of a whole server: what is said in a chat reaches an application, whatever other endpoints do."""
 
 import time
+from typing import Any
+from uuid import UUID
 
 import jwt
 import trio
 
+from tests import transports
 from tests.running import JWT_KEY
 from tests.site import Site, open_site
 from tests.waiting import wait_until
@@ -19,6 +22,48 @@ def administrator(token: str) -> str:
 async def make(site: Site, admin: str, url: str) -> dict[str, str]:
     found: dict[str, str] = await site.call("POST", "/api/webhooks", {"url": url}, token=admin, status=201)
     return found
+
+
+async def test_who_is_offline(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """A member without a connection is named, with what they have not read; one who is connected is not, until their
+    connection has ended."""
+    options: dict[str, Any] = {"webhook_hosts": ("127.0.0.1",), "webhook_unread_delay": 1.0, "presence_grace": 0.0}
+    async with (
+        receiving() as receiver,
+        open_site(database, redis_url, nursery, **options) as site,
+    ):
+        (_, alice), (bob_id, _), (carol_id, carol) = [await site.user(name) for name in ("alice", "bob", "carol")]
+        body = {"url": receiver.url, "events": ["user.offline_with_unread"]}
+        made = await site.call("POST", "/api/webhooks", body, token=administrator(alice), status=201)
+        receiver.secrets.append(made["secret"])
+        group = await site.call(
+            "POST",
+            "/api/conversations",
+            {"type": "Group", "name": "one", "memberIds": [bob_id, carol_id]},
+            token=alice,
+            status=201,
+        )
+
+        def named(seq: int) -> set[str]:
+            found = [one.event["data"] for one in receiver.received]
+            return {data["userId"] for data in found if data["seq"] == seq}
+
+        async def say() -> int:
+            body = {"conversationId": group["id"], "content": "hello"}
+            sent = await site.call("POST", "/api/messages", body, token=alice, status=201)
+            return int(sent["seq"])
+
+        async def is_gone() -> bool:
+            return not await site.process.cluster.announcer.online([UUID(carol_id)])
+
+        async with transports.connect("socket", f"{site.url}/hubs/chat", carol):
+            first = await say()
+            await wait_until(lambda: named(first))
+            assert named(first) == {bob_id}
+        await wait_until(is_gone)
+        second = await say()
+        await wait_until(lambda: named(second) == {bob_id, carol_id})
+        assert all(one.event["data"]["unreadCount"] >= 1 for one in receiver.received)
 
 
 async def test_what_is_said_arrives(database: str, redis_url: str, nursery: trio.Nursery) -> None:

@@ -175,6 +175,41 @@ CASE WHEN c.last_seq > v.read_seq THEN (
     SELECT count(*) FILTER (WHERE {is_unread}) FROM ({past_cursor} LIMIT 1000) AS newest
 ) ELSE 0 END
 
+-- fragment: newest_written
+-- messages_seq, backwards: of viewer v in a conversation, with bounds.
+u.seq, u.id, u.sender_id, u.deleted_at, u.mentions, u.mention_all, u.thread_id, u.also_in_conversation FROM messages AS u
+WHERE u.kind <> 'System'
+
+-- fragment: hears
+-- Of member v: not those who have muted or archived the conversation.
+NOT v.archived AND coalesce(v.notifications_muted_until <= clock_timestamp(), true)
+
+-- name: list_unread_members
+-- members_pkey as a range, messages_seq for each of them: whose newest unread message is past a seq, and up to another.
+-- A bot has no device: those are few keys.
+SELECT k.conversation_id, v.user_id, found.seq
+FROM unnest(%(conversation_ids)s::uuid[], %(seqs)s::bigint[], %(targets)s::bigint[]) AS k (conversation_id, seq, target)
+JOIN members AS v ON v.conversation_id = k.conversation_id
+CROSS JOIN LATERAL (
+    SELECT newest.seq FROM (
+        SELECT {newest_written} AND u.conversation_id = k.conversation_id
+            AND u.seq > greatest(k.seq, v.read_seq, v.joined_seq) AND u.seq <= k.target
+        ORDER BY u.seq DESC LIMIT 1000
+    ) AS newest WHERE {is_unread} ORDER BY newest.seq DESC LIMIT 1
+) AS found
+WHERE v.read_seq < k.target AND {hears} AND v.user_id <> ALL(ARRAY(
+    SELECT a.user_id FROM api_keys AS a WHERE a.user_id IS NOT NULL AND a.revoked_at IS NULL
+))
+
+-- name: list_unread_rechecks
+-- unread_rechecks_due, the longest due first; members_pkey. Who has read it, or does not want to hear of it, is not counted.
+SELECT r.conversation_id, r.user_id, r.seq, v.user_id IS NOT NULL
+FROM (
+    SELECT conversation_id, user_id, seq FROM unread_rechecks WHERE due_at <= clock_timestamp()
+    ORDER BY due_at LIMIT %(limit)s
+) AS r LEFT JOIN members AS v ON v.conversation_id = r.conversation_id AND v.user_id = r.user_id
+    AND v.read_seq < r.seq AND {hears}
+
 -- fragment: mentioned
 -- mentions_pkey, from the index alone: at most 1,000 that name the viewer, or all. Who has written a message has read it.
 -- In order, as it is no question then which way the index is read, whatever the statistics say of an unknown seq.
@@ -197,6 +232,19 @@ v.archived, v.favourite, (extract(epoch FROM v.notifications_muted_until) * 1000
 c.id, c.kind, c.title, c.created_by, (extract(epoch FROM c.created_at) * 1000)::bigint, c.last_seq, c.last_message_id,
 c.member_count, {details}, {unread}, {mentioned}, {settings}, v.user_id,
 coalesce((SELECT NOT p.read_receipts FROM privacy AS p WHERE p.user_id = v.user_id), false)
+
+-- name: fetch_unread_standing
+-- members_pkey, conversations_pkey, messages_seq: the newest unread message up to a seq, if there is one, and how many.
+SELECT found.seq, found.id, found.sender_id, {unread}, {mentioned}
+FROM members AS v JOIN conversations AS c ON c.id = v.conversation_id
+CROSS JOIN LATERAL (
+    SELECT newest.seq, newest.id, newest.sender_id FROM (
+        SELECT {newest_written} AND u.conversation_id = c.id
+            AND u.seq > greatest(v.read_seq, v.joined_seq) AND u.seq <= %(seq)s
+        ORDER BY u.seq DESC LIMIT 1000
+    ) AS newest WHERE {is_unread} ORDER BY newest.seq DESC LIMIT 1
+) AS found
+WHERE v.conversation_id = %(conversation_id)s AND v.user_id = %(user_id)s AND {hears}
 
 -- name: fetch_settings
 -- members_pkey.

@@ -50,7 +50,7 @@ UPDATE webhook_events SET due_at = clock_timestamp() + random() * make_interval(
 WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM webhook_events WHERE webhook_id = %(id)s AND attempts > 0
         AND due_at > clock_timestamp() + make_interval(secs => %(seconds)s)
-    LIMIT %(limit)s
+    LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ))
 
 -- name: rotate_webhook_secret
@@ -108,11 +108,15 @@ SELECT pg_try_advisory_lock(hashtext('parley.webhooks'))
 SELECT id, url, events, secret, old_secret, old_secret_until > clock_timestamp(), failing_since IS NOT NULL
 FROM webhooks WHERE state = 'Active' ORDER BY id
 
+-- fragment: takes_unread
+w.state <> 'Deleted' AND 'user.offline_with_unread' = ANY (w.events)
+
 -- name: note_webhook_positions
 -- webhook_queue_pkey, a scan of the outbox (a few rows), webhook_positions_pkey. Every batch is in the outbox or in the
 -- queue until it is noted here. So a conversation that has no position yet begins at the lowest change of any batch that
 -- is in either of them now, whichever is noted first. Taken are `limit` batches of the queue, and those that are still in
--- the outbox after `age`.
+-- the outbox after `age`. Where an endpoint asks for members who are offline, they are looked for after `delay`
+-- (unread_scans_pkey), not in conversations of more than `most`.
 WITH taken AS MATERIALIZED (
     SELECT position FROM webhook_queue ORDER BY position LIMIT %(limit)s
 ), batches AS MATERIALIZED (
@@ -135,6 +139,19 @@ WITH taken AS MATERIALIZED (
     SET noted_seq = EXCLUDED.noted_seq, due_at = coalesce(p.due_at, EXCLUDED.due_at),
         waiting_since = CASE WHEN p.due_at IS NULL THEN EXCLUDED.waiting_since ELSE p.waiting_since END
     WHERE p.noted_seq < EXCLUDED.noted_seq
+    RETURNING 1
+), scanned AS (
+    INSERT INTO unread_scans AS s (conversation_id, seq, noted_seq, due_at)
+    SELECT n.conversation_id, n.seq - 1, c.last_seq, clock_timestamp() + make_interval(secs => %(delay)s)
+    FROM noted AS n JOIN conversations AS c ON c.id = n.conversation_id
+    WHERE c.member_count <= %(most)s AND EXISTS (
+        SELECT FROM webhooks AS w
+        WHERE {takes_unread} AND (w.conversation_id IS NULL OR w.conversation_id = n.conversation_id)
+    )
+    ORDER BY 1
+    ON CONFLICT (conversation_id) DO UPDATE
+    SET noted_seq = EXCLUDED.noted_seq, due_at = coalesce(s.due_at, EXCLUDED.due_at)
+    WHERE s.noted_seq < EXCLUDED.noted_seq
     RETURNING 1
 ), forgotten AS (
     DELETE FROM webhook_queue AS q USING taken AS t WHERE q.position = t.position RETURNING 1
@@ -211,8 +228,9 @@ SELECT number, type, object_id, conversation_id, seq, attempts, due_at <= clock_
 WHERE webhook_id = %(webhook_id)s AND number = %(number)s
 
 -- name: delete_webhook_event
--- webhook_events_pkey. It was accepted, or is about what is gone; or it is given up.
-DELETE FROM webhook_events WHERE webhook_id = %(webhook_id)s AND number = %(number)s AND {without_waiting}
+-- webhook_events_pkey. It was accepted, or is about what is gone; or it is given up. Unless it says something newer by now.
+DELETE FROM webhook_events WHERE webhook_id = %(webhook_id)s AND number = %(number)s
+    AND seq IS NOT DISTINCT FROM %(seq)s::bigint AND {without_waiting}
 
 -- name: postpone_webhook_event
 -- webhook_events_pkey. Return for how long it has been failing, in seconds.
@@ -226,6 +244,72 @@ RETURNING attempts, extract(epoch FROM clock_timestamp() - failing_since)::float
 DELETE FROM webhook_events WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM webhook_events WHERE created_at < %(before)s ORDER BY created_at LIMIT %(limit)s
 ))
+
+-- name: list_unread_scans
+-- unread_scans_due, the longest due first; conversations_pkey; messages_seq, of each the messages that are younger than
+-- `delay`. Up to where to look: below the first of these, or, if there is none, up to what was noted.
+SELECT s.conversation_id, s.seq, CASE WHEN EXISTS (
+    SELECT FROM messages AS m WHERE m.conversation_id = s.conversation_id AND m.seq > old.seq
+) THEN old.seq ELSE greatest(old.seq, s.noted_seq) END, coalesce(c.member_count, 0)
+FROM (
+    SELECT conversation_id, seq, noted_seq FROM unread_scans WHERE due_at <= clock_timestamp()
+    ORDER BY due_at LIMIT %(limit)s
+) AS s LEFT JOIN conversations AS c ON c.id = s.conversation_id
+CROSS JOIN LATERAL (
+    SELECT coalesce((
+        SELECT m.seq FROM messages AS m WHERE m.conversation_id = s.conversation_id AND m.seq > s.seq
+            AND m.id < uuid7_floor(clock_timestamp() - make_interval(secs => %(delay)s))
+        ORDER BY m.seq DESC LIMIT 1
+    ), s.seq) AS seq
+) AS old
+
+-- name: advance_unread_scans
+-- unread_scans_pkey, locked in the order in which they are noted. Unless another session has done it. Return which were.
+WITH locked AS MATERIALIZED (
+    SELECT s.conversation_id, k.target
+    FROM unnest(%(conversation_ids)s::uuid[], %(befores)s::bigint[], %(targets)s::bigint[]) AS k (conversation_id, seq, target)
+    JOIN unread_scans AS s ON s.conversation_id = k.conversation_id AND s.seq = k.seq AND s.due_at IS NOT NULL
+    ORDER BY s.conversation_id FOR UPDATE OF s
+)
+UPDATE unread_scans AS s SET seq = l.target, due_at = CASE WHEN s.noted_seq > l.target
+    THEN clock_timestamp() + make_interval(secs => %(delay)s) END
+FROM locked AS l WHERE s.conversation_id = l.conversation_id
+RETURNING s.conversation_id
+
+-- name: insert_unread_rechecks
+-- unread_rechecks_pkey.
+INSERT INTO unread_rechecks AS r (conversation_id, user_id, seq, due_at)
+SELECT k.conversation_id, k.user_id, k.seq, clock_timestamp() + make_interval(secs => %(seconds)s)
+FROM unnest(%(conversation_ids)s::uuid[], %(user_ids)s::uuid[], %(seqs)s::bigint[]) AS k (conversation_id, user_id, seq)
+ORDER BY 1, 2
+ON CONFLICT (conversation_id, user_id) DO UPDATE SET seq = EXCLUDED.seq, due_at = EXCLUDED.due_at
+
+-- name: delete_unread_rechecks
+-- unread_rechecks_pkey: these, if they are about no later message by now.
+DELETE FROM unread_rechecks AS r
+USING unnest(%(conversation_ids)s::uuid[], %(user_ids)s::uuid[], %(seqs)s::bigint[]) AS k (conversation_id, user_id, seq)
+WHERE r.conversation_id = k.conversation_id AND r.user_id = k.user_id AND r.seq <= k.seq
+
+-- name: insert_unread_events
+-- webhook_events_unread. A user's event in a conversation that still waits says the newer thing. A hundred endpoints at most.
+INSERT INTO webhook_events AS e (webhook_id, type, object_id, conversation_id, seq)
+SELECT w.id, 'user.offline_with_unread', k.user_id, k.conversation_id, k.seq
+FROM unnest(%(conversation_ids)s::uuid[], %(user_ids)s::uuid[], %(seqs)s::bigint[]) AS k (conversation_id, user_id, seq)
+JOIN webhooks AS w ON {takes_unread} AND (w.conversation_id IS NULL OR w.conversation_id = k.conversation_id)
+ORDER BY 1, 4, 3 FOR KEY SHARE OF w
+ON CONFLICT (webhook_id, conversation_id, object_id) WHERE type = 'user.offline_with_unread'
+    DO UPDATE SET seq = EXCLUDED.seq WHERE e.seq < EXCLUDED.seq
+
+-- name: clear_unread_scans
+-- A hundred endpoints at most; so many rows of each table, where no endpoint asks for them any more.
+WITH unwanted AS MATERIALIZED (
+    SELECT NOT EXISTS (SELECT FROM webhooks AS w WHERE {takes_unread}) AS is_so
+), scans AS (
+    DELETE FROM unread_scans WHERE (SELECT is_so FROM unwanted)
+        AND ctid = ANY(ARRAY(SELECT ctid FROM unread_scans LIMIT %(limit)s))
+)
+DELETE FROM unread_rechecks WHERE (SELECT is_so FROM unwanted)
+    AND ctid = ANY(ARRAY(SELECT ctid FROM unread_rechecks LIMIT %(limit)s))
 
 -- name: insert_webhook_letter
 INSERT INTO webhook_dead_letters (webhook_id, event_id, type, conversation_id, seq, message_id, object_id, attempts, reason)
@@ -255,7 +339,8 @@ WHERE id = ANY(%(ids)s::uuid[]) AND state = 'Active'
 RETURNING id, url, last_failure
 
 -- name: fetch_webhook_state
--- A hundred rows at most; webhook_positions_due and webhook_events_due, of what waits; webhook_queue_pkey.
+-- A hundred rows at most; webhook_positions_due and webhook_events_due, of what waits; webhook_queue_pkey;
+-- unread_scans_due.
 SELECT (SELECT count(*) FROM webhooks WHERE state = 'Disabled'), greatest(coalesce((
     SELECT extract(epoch FROM clock_timestamp() - min(p.waiting_since)) FROM webhooks AS w
     JOIN webhook_positions AS p ON p.webhook_id = w.id AND p.due_at IS NOT NULL WHERE w.state = 'Active'
@@ -264,6 +349,9 @@ SELECT (SELECT count(*) FROM webhooks WHERE state = 'Disabled'), greatest(coales
     JOIN webhook_events AS e ON e.webhook_id = w.id WHERE w.state = 'Active'
 ), 0), coalesce((
     SELECT extract(epoch FROM clock_timestamp() - created_at) FROM webhook_queue ORDER BY position LIMIT 1
+), 0), coalesce((
+    SELECT extract(epoch FROM clock_timestamp() - min(s.due_at)) FROM unread_scans AS s
+    WHERE EXISTS (SELECT FROM webhooks AS w WHERE {takes_unread} AND w.state = 'Active')
 ), 0), 0)::float8
 
 -- name: fetch_webhook_backlog

@@ -1,7 +1,7 @@
 """One rule for all service tasks (`store.defects`): a defect affects one member, and neither process nor others."""
 
 import ast
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
@@ -22,6 +22,7 @@ import store.postgres.clock
 import store.postgres.conversations
 import store.postgres.outbox
 import store.postgres.search
+import store.postgres.unread_scans
 import store.postgres.webhook_deliveries
 from handlers.conversations import Conversations
 from handlers.presence import Presence
@@ -44,6 +45,7 @@ from server.transport.http import HttpServer
 from server.transport.listener import Listener
 from server.transport.tls import Certificate
 from server.transport.websocket import Connection
+from server.webhooks.unread import Devices, UnreadScanner
 from store.defects import counts, guard
 from store.histogram import Histogram
 from store.postgres.group_commit import Append, Lanes, _Lane
@@ -267,6 +269,17 @@ async def until_noted(part: str, run: Callable[..., Awaitable[Any]]) -> None:
         nursery.cancel_scope.cancel()
 
 
+async def look_for_the_unread(stage: Stage) -> None:
+    async def online(user_ids: Collection[UUID]) -> set[UUID]:
+        await trio.lowlevel.checkpoint()
+        return set()
+
+    scanner = UnreadScanner(stage.process.stores.webhook_pool, Devices(online, lambda: "one"), delay=1.0, again=1.0)
+    scanner.want(True)
+    scanner._membership = "one"
+    await until_noted("unread_scans", scanner.run)
+
+
 async def keep_partitions(stage: Stage) -> None:
     await until_noted("partitions", stage.process._keep_partitions)
 
@@ -371,6 +384,7 @@ FAULTS = [
     Fault("search_indexer", store.postgres.search, "list_noted", nothing),
     Fault("search_indexer", store.postgres.search, "bring_in", chat),
     Fault("webhooks", store.postgres.webhook_deliveries, "note", nothing),
+    Fault("unread_scans", store.postgres.unread_scans, "list_scans", look_for_the_unread),
     Fault("api_keys", store.postgres.api_keys, "note_keys", use_a_key),
     Fault("reaper", Instances, "claim_reaping", nothing),
     Fault("http_endpoint", LongPolling, "_expect_a_poll", poll),

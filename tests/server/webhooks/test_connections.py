@@ -56,7 +56,18 @@ async def test_to_the_address_that_was_judged() -> None:
 
 
 @pytest.mark.parametrize(
-    "answers", [["10.0.0.1"], ["8.8.8.8", "127.0.0.1"], ["::1", "8.8.8.8"], ["169.254.169.254"], []]
+    "answers",
+    [
+        ["10.0.0.1"],
+        ["8.8.8.8", "127.0.0.1"],
+        ["::1", "8.8.8.8"],
+        ["169.254.169.254"],
+        ["fe80::1%eth0"],
+        ["8.8.8.8", "::ffff:10.0.0.1"],
+        ["64:ff9b::a00:1"],
+        ["2002:7f00:1::"],
+        [],
+    ],
 )
 async def test_one_bad_address_is_enough(answers: list[str]) -> None:
     """With one address that is not good, or none, nothing is connected to."""
@@ -121,7 +132,7 @@ async def test_real_names() -> None:
         stream = await guarded.connect_tcp("localhost", receiver.port, timeout=60.0)
         assert isinstance(stream.get_extra_info("socket"), trio.socket.SocketType)
         await stream.aclose()
-        for host in ("127.0.0.1", "0x7f.1", "[::1]"):
+        for host in ("127.0.0.1", "0x7f.1", "0177.0.0.1", "2130706433", "[::1]", "[::ffff:127.0.0.1]", "localhost."):
             with pytest.raises(Refused):
                 await guarded.connect_tcp(host, receiver.port)
         with pytest.raises(Refused):

@@ -277,10 +277,14 @@ async def test_a_slow_endpoint_delays_no_other(
         await nursery.start(make_delivery(pool, concurrency=3).run)
         await wait_until(lambda: one.under_way + two.under_way >= 4)
         await wait_until(lambda: len(quick.received) == 12)
+        for group in groups:  # nor does what is sent wait for them
+            await writer.send(group, alice).message()
+        await publish(conn)
+        await wait_until(lambda: len(quick.received) == 24)
         assert max(one.most_under_way, two.most_under_way) <= 3 and one.under_way + two.under_way <= 6
         gate.set()
         for receiver in (one, two):
-            await wait_until(lambda: len(receiver.received) == 12)  # noqa: B023
+            await wait_until(lambda: len(receiver.received) == 24)  # noqa: B023
 
 
 async def test_an_endpoint_in_trouble(

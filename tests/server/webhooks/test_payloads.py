@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from server.webhooks import payloads
-from store.ids import new_id
+from store.ids import id_ms, new_id, timestamp
 from store.model import (
     ConversationType,
     FullReport,
@@ -22,7 +22,9 @@ from store.model import (
     WebhookEvent,
 )
 from store.postgres.system_messages import Announcement, Event, changed_details
+from store.postgres.unread_scans import Standing
 from store.postgres.webhook_deliveries import Founding, Happened
+from store.postgres.webhook_events import Waiting
 
 HOOK, GROUP, ALICE, BOB = (new_id() for _ in range(4))
 WHEN = "2026-01-02T03:04:05.678Z"
@@ -174,6 +176,25 @@ def test_a_report() -> None:
     ]
 
 
+def test_what_is_unread() -> None:
+    """It names the user, the newest message and its sender, and how many there are; nothing of what was said."""
+    one = message("hello")
+    found = json.loads(payloads.encode_unread(GROUP, BOB, Standing(7, one.id, ALICE, 3, 1)))
+    assert found == {
+        "type": "user.offline_with_unread",
+        "timestamp": timestamp(id_ms(one.id)),
+        "data": {
+            "conversationId": str(GROUP),
+            "seq": 7,
+            "userId": str(BOB),
+            "messageId": str(one.id),
+            "senderId": str(ALICE),
+            "unreadCount": 3,
+            "mentionCount": 1,
+        },
+    }
+
+
 def test_what_a_newer_version_says() -> None:
     """A System message that cannot be read is no event."""
     assert payloads.type_of(Happened(7, True, message('{"event": "somethingNew"}', MessageType.SYSTEM))) is None
@@ -191,7 +212,10 @@ def test_ids() -> None:
     others = [made, changed, again, Happened(8, True, one), Happened(7, True, message("other"))]
     hooks = (HOOK, new_id())
     ids = {payloads.id_of(hook, happened) for hook in hooks for happened in others}
-    ids |= {payloads.own_id_of(hook, "report.created", object_id) for hook in hooks for object_id in (ALICE, BOB)}
-    assert payloads.own_id_of(HOOK, "report.created", BOB) == payloads.own_id_of(HOOK, "report.created", BOB)
-    assert len(ids) == 2 * len(others) + 4
+    own = [Waiting(1, "report.created", about, None, None, 0, True) for about in (ALICE, BOB)]
+    unread = Waiting(2, "user.offline_with_unread", ALICE, GROUP, 7, 0, True)
+    own += [unread, unread._replace(seq=8), unread._replace(object_id=BOB), unread._replace(conversation_id=new_id())]
+    ids |= {payloads.own_id_of(hook, waiting) for hook in hooks for waiting in own}
+    assert payloads.own_id_of(HOOK, unread) == payloads.own_id_of(HOOK, unread._replace(number=9, attempts=3))
+    assert len(ids) == 2 * (len(others) + len(own))
     assert all(len(one) == 36 and one.startswith("evt_") and "." not in one for one in ids)
