@@ -19,17 +19,17 @@ from handlers import page_cursors, permissions, preconditions, text_rules
 from handlers.blocks import UNAVAILABLE, require_partner
 from handlers.errors import ChatError, from_store
 from handlers.idempotency import bind, release
-from handlers.member_moderation import muted_until_ms, require_voice
+from handlers.member_moderation import delete_message, muted_until_ms, require_voice
 from handlers.model import FILE_TYPES, SENDABLE_TYPES, SPOKEN_TYPES, Caller, CreateMessage, Once
+from handlers.moderation import check_reason
 from handlers.ports import Connections
 from handlers.rate_limits import Limiter
 from handlers.standing import banned_until_ms, has_role, require_not_banned
 from handlers.transactions import Transactions
 from store.errors import Overloaded, StoreError, Unavailable
 from store.ids import distinct, new_id
-from store.model import Act, Change, Member, Message, MessageType, UserRole
+from store.model import Change, Member, Message, MessageType, UserRole
 from store.outage import Outage
-from store.postgres import audit
 from store.postgres import conversations as conversation_store
 from store.postgres import mentions as mention_store
 from store.postgres import messages as store
@@ -244,40 +244,26 @@ class Messages:
 
         return await self._transactions.run(write)
 
-    async def delete(self, caller: Caller, message_id: UUID, *, if_match: Collection[str] | None = None) -> Message:
+    async def delete(
+        self,
+        caller: Caller,
+        message_id: UUID,
+        *,
+        if_match: Collection[str] | None = None,
+        reason: str | None = None,
+    ) -> Message:
+        """`reason` is for the audit log, where a moderator of the service deletes what another has written."""
+        check_reason(reason)
         self._sends.require(caller.user_id, f"delete {message_id}")
 
         async def write(conn: Connection) -> tuple[Message, Sequence[Change]]:
             if await has_role(conn, caller, UserRole.MODERATOR):
-                message = await self._locked_by_moderator(conn, caller, message_id, if_match)
-            else:
-                message, head, member = await self._locked(conn, caller, message_id, if_match)
-                permissions.may_delete(caller, message, member, head.type)
-            change = await store.delete_message(conn, message_id)
-            return _changed(change)
+                return _changed(await delete_message(conn, caller, message_id, reason, if_match=if_match))
+            message, head, member = await self._locked(conn, caller, message_id, if_match)
+            permissions.may_delete(caller, message, member, head.type)
+            return _changed(await store.delete_message(conn, message_id))
 
         return await self._transactions.run(write)
-
-    @staticmethod
-    async def _locked_by_moderator(
-        conn: Connection, caller: Caller, message_id: UUID, if_match: Collection[str] | None
-    ) -> Message:
-        """A message that a moderator of the service deletes, wherever it is. Raises ChatError."""
-        message = await store.lock_message(conn, message_id)
-        if message is None or await conversation_store.lock_conversation(conn, message.conversation_id) is None:
-            raise permissions.not_found("message")
-        preconditions.require(if_match, preconditions.of_message(message), "message", str(message.changed_seq))
-        permissions.require_user_message(message)
-        if message.sender_id != caller.user_id:
-            await audit.insert_audit(
-                conn,
-                Act.MESSAGE_DELETED,
-                caller.user_id,
-                user_id=message.sender_id,
-                conversation_id=message.conversation_id,
-                object_id=message_id,
-            )
-        return message
 
     async def pin(self, caller: Caller, message_id: UUID) -> Message:
         """Pin it; it may be pinned already, and stays then as it is. Raises ChatError."""

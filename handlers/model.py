@@ -21,6 +21,7 @@ from store.model import (
     MessageStatus,
     MessageType,
     Posting,
+    ReportAct,
     ReportCategory,
     Role,
     Seq,
@@ -66,6 +67,7 @@ UserStatusChoice = Annotated[str, _name_of(UserStatus)] | Annotated[int, _index_
 ConversationTypeChoice = Annotated[str, _name_of(ConversationType)] | Annotated[int, _index_of(ConversationType)]
 PostingChoice = Annotated[str, _name_of(Posting)] | Annotated[int, _index_of(Posting)]
 ReportCategoryChoice = Annotated[str, _name_of(ReportCategory)] | Annotated[int, _index_of(ReportCategory)]
+ReportActChoice = Annotated[str, _name_of(ReportAct)] | Annotated[int, _index_of(ReportAct)]
 UserRoleChoice = Annotated[str, _name_of(UserRole)] | Annotated[int, _index_of(UserRole)]
 RoleChoice = Annotated[str, _name_of(Role)] | Annotated[int, _index_of(Role)]
 MessageTypeChoice = (
@@ -212,6 +214,13 @@ class RenameUser(Wire, frozen=True):
     reason: Reason | None = None
 
 
+class RenameGroup(Wire, frozen=True):
+    """What a moderator of the service calls a group."""
+
+    name: Title
+    reason: Reason | None = None
+
+
 class Restrict(Wire, frozen=True):
     """Of a member who is muted, or a user who is kept out. `until`: for ever when it is left out."""
 
@@ -229,9 +238,12 @@ class CreateReport(Wire, frozen=True):
 
 
 class ResolveReport(Wire, frozen=True):
-    """`note`: for other moderators."""
+    """`note`: for other moderators. `act`: what is done, to whom or what the report is about. `until`: of an act that
+    ends; for ever when it is left out."""
 
     note: Comment | None = None
+    act: ReportActChoice | None = None
+    until: Annotated[str, _pattern(text_rules.TIME)] | None = None
 
 
 class UpdatePrivacy(Wire, frozen=True):

@@ -66,16 +66,11 @@ class Moderation:
         until = end_of(request.until)
         check_reason(request.reason)
 
-        async def act(conn: Connection, before: UserStanding) -> Acted:
-            after = await store.update_ban(conn, user_id, until)
-            if after.banned_until is None:
-                raise ChatError("invalid_request", "`until` is in the past.", errors={"until": "in the past"})
-            entry_id = await audit.insert_audit(
-                conn, Act.USER_BANNED, _id(caller), user_id=user_id, until=until, reason=request.reason
-            )
-            return after, moderated(user_id, BANNED, entry_id)
+        async def write(conn: Connection) -> tuple[UserStanding, Sequence[Change], Personal | None]:
+            after, personal = await ban_user(conn, caller, user_id, until, request.reason)
+            return after, (), personal
 
-        return await self._act(caller, user_id, act)
+        return await self._transactions.run_both(write)
 
     async def unban(self, caller: Caller | None, user_id: UUID, reason: str | None = None) -> UserStanding:
         check_reason(reason)
@@ -135,11 +130,7 @@ class Moderation:
         """Do something to a user of a lower role, who is locked meanwhile."""
 
         async def write(conn: Connection) -> tuple[UserStanding, Sequence[Change], Personal | None]:
-            role = await require_role(conn, caller, UserRole.MODERATOR)
-            before = _found(await store.lock_user_standing(conn, user_id))
-            if caller is not None and RANK[before.role] >= RANK[role]:
-                raise ChatError("forbidden", f"The user is a {before.role.value}: that needs a higher role than yours.")
-            after, personal = await act(conn, before)
+            after, personal = await act(conn, await _lock(conn, caller, user_id))
             return after, (), personal
 
         return await self._transactions.run_both(write)
@@ -156,6 +147,27 @@ class Moderation:
             found = await audit.list_audit(conn, only, before=before, limit=limit + 1)
         items = found[:limit]
         return items, page_cursors.encode_id(items[-1].id) if len(found) > limit else None
+
+
+async def ban_user(
+    conn: Connection, caller: Caller | None, user_id: UUID, until: datetime, reason: str | None
+) -> Acted:
+    """In the caller's transaction. Raises ChatError."""
+    await _lock(conn, caller, user_id)
+    after = await store.update_ban(conn, user_id, until)
+    if after.banned_until is None:
+        raise ChatError("invalid_request", "`until` is in the past.", errors={"until": "in the past"})
+    entry_id = await audit.insert_audit(conn, Act.USER_BANNED, _id(caller), user_id=user_id, until=until, reason=reason)
+    return after, moderated(user_id, BANNED, entry_id)
+
+
+async def _lock(conn: Connection, caller: Caller | None, user_id: UUID) -> UserStanding:
+    """A user on whom the caller may act, locked. Raises ChatError."""
+    role = await require_role(conn, caller, UserRole.MODERATOR)
+    before = _found(await store.lock_user_standing(conn, user_id))
+    if caller is not None and RANK[before.role] >= RANK[role]:
+        raise ChatError("forbidden", f"The user is a {before.role.value}: that needs a higher role than yours.")
+    return before
 
 
 def _id(caller: Caller | None) -> UUID | None:

@@ -5,20 +5,35 @@ themselves, with the reporter. Who is reported learns nothing of it.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from uuid import UUID
 
 from handlers import page_cursors, permissions, text_rules
 from handlers.errors import ChatError
+from handlers.member_moderation import delete_message, keep_out, mute_member
 from handlers.model import MAX_COMMENT, Caller, CreateReport, ResolveReport
+from handlers.moderation import ban_user, end_of
 from handlers.ports import Connections
 from handlers.rate_limits import Limiter
 from handlers.standing import require_role
 from handlers.transactions import Transactions
 from store.ids import new_id
-from store.model import Act, Change, FullReport, Message, MessageType, OwnReport, ReportCategory, ReportState, UserRole
+from store.model import (
+    Act,
+    Change,
+    FullReport,
+    Message,
+    MessageType,
+    OwnReport,
+    ReportAct,
+    ReportCategory,
+    ReportState,
+    UserRole,
+)
 from store.postgres import audit, conversations, messages, users
 from store.postgres import reports as store
 from store.postgres.connection import Connection
+from store.redis.inbox_entries import Personal
 
 MAX_OPEN = 100  # reports of one user that are not resolved
 
@@ -107,16 +122,32 @@ class Reports:
         return items, page_cursors.encode_id(items[-1].id) if len(found) > limit else None
 
     async def resolve(self, caller: Caller | None, report_id: UUID, request: ResolveReport) -> FullReport:
-        """Decide on it. One that is resolved stays as it is. Raises ChatError."""
+        """Decide on it, and do what is to be done, in one transaction. One that is resolved stays as it is, and nothing
+        is done. Raises ChatError."""
         _check_text("note", request.note)
+        until = end_of(request.until)
+        try:
+            act = None if request.act is None else ReportAct.parse(request.act)
+        except ValueError:
+            names = ", ".join(member.value for member in ReportAct)
+            raise ChatError("invalid_request", f"The act is one of {names}.", errors={"act": names}) from None
 
-        async def write(conn: Connection) -> tuple[FullReport, Sequence[Change]]:
+        async def write(conn: Connection) -> tuple[FullReport, Sequence[Change], Personal | None]:
             await require_role(conn, caller, UserRole.MODERATOR)
-            found = await store.lock_report(conn, report_id)
+            found = await store.fetch_report(conn, report_id)
             if found is None or (caller is not None and found.user_id == caller.user_id):
                 raise permissions.not_found("report")
             if found.state is ReportState.RESOLVED:
-                return found, ()
+                return found, (), None
+            changes: Sequence[Change] = ()
+            personal: Personal | None = None
+            if act is not None:
+                changes, personal = await _act(conn, caller, found, act, until)
+            locked = await store.lock_report(conn, report_id)  # last: conversations and users come first
+            if locked is None:
+                raise permissions.not_found("report")
+            if locked.state is ReportState.RESOLVED:
+                raise _Resolved(locked)  # by another one, meanwhile: what was done here is taken back
             by = None if caller is None else caller.user_id
             resolved = await store.resolve_report(conn, report_id, by=by, note=request.note)
             await audit.insert_audit(
@@ -126,10 +157,39 @@ class Reports:
                 user_id=found.user_id,
                 conversation_id=found.conversation_id,
                 object_id=report_id,
+                detail=None if act is None else act.value,
             )
-            return resolved, ()
+            return resolved, changes, personal
 
-        return await self._transactions.run(write)
+        try:
+            return await self._transactions.run_both(write)
+        except _Resolved as error:
+            return error.report
+
+
+class _Resolved(Exception):
+    def __init__(self, report: FullReport) -> None:
+        super().__init__(report.id)
+        self.report = report
+
+
+async def _act(
+    conn: Connection, caller: Caller | None, report: FullReport, act: ReportAct, until: datetime
+) -> tuple[Sequence[Change], Personal | None]:
+    """Do it, to whom or what the report is about. Raises ChatError."""
+    reason = f"report {report.id}"
+    if act is ReportAct.BAN_USER:
+        _, personal = await ban_user(conn, caller, report.user_id, until, reason)
+        return (), personal
+    if report.message_id is None or report.conversation_id is None:
+        sentence = "for reports of a message"
+        raise ChatError("invalid_request", f"{act.value} is {sentence}.", errors={"act": sentence})
+    if act is ReportAct.DELETE_MESSAGE:
+        return (await delete_message(conn, caller, report.message_id, reason),), None
+    if caller is None:
+        raise ChatError("invalid_request", "The members see who does this: it needs a moderator or an administrator.")
+    what = (conn, caller, report.conversation_id, report.user_id, until, reason)
+    return ((await mute_member(*what),) if act is ReportAct.MUTE_MEMBER else await keep_out(*what)), None
 
 
 async def _seen(conn: Connection, caller: Caller, message_id: UUID) -> Message:

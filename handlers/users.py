@@ -186,12 +186,12 @@ class Users:
                 preconditions.require(if_match, preconditions.of_account(found), "user")
                 return await change(conn)
 
-    async def delete(self, caller: Caller, user_id: UUID, *, by_application: bool = False) -> None:
-        """Erase a user: the caller, or any user for an administrator or an application. Their messages stay, as those
-        of a deleted user."""
+    async def delete(self, caller: Caller | None, user_id: UUID, *, by_application: bool = False) -> None:
+        """Erase a user: the caller, or any user for an administrator, an application or an operator, who is None. Their
+        messages stay, as those of a deleted user."""
 
         async def require(conn: Connection) -> None:
-            if by_application or user_id == caller.user_id:
+            if by_application or caller is None or user_id == caller.user_id:
                 return
             if not await standing.has_role(conn, caller, UserRole.ADMINISTRATOR):
                 raise ChatError("forbidden", "Only the user or an administrator may delete a user.")
@@ -201,7 +201,8 @@ class Users:
             changes = await store.delete_user(conn, user_id)
             if changes is None:
                 raise permissions.not_found("user")
-            actor_id, detail = (None, "an application") if by_application else (caller.user_id, None)
+            detail = "an application" if by_application else None
+            actor_id = None if by_application or caller is None else caller.user_id
             await audit.insert_audit(conn, Act.USER_ERASED, actor_id, user_id=user_id, detail=detail)
             return None, changes
 

@@ -99,6 +99,7 @@ class Act(enum.StrEnum):
     MEMBER_BANNED = "memberBanned"
     MEMBER_UNBANNED = "memberUnbanned"
     MESSAGE_DELETED = "messageDeleted"
+    GROUP_RENAMED = "groupRenamed"
     REPORT_RESOLVED = "reportResolved"
 
 
@@ -201,6 +202,15 @@ class ReportCategory(WireEnum):
 class ReportState(WireEnum):
     OPEN = "Open"
     RESOLVED = "Resolved"
+
+
+class ReportAct(WireEnum):
+    """What resolves a report, besides the decision itself."""
+
+    DELETE_MESSAGE = "DeleteMessage"
+    MUTE_MEMBER = "MuteMember"
+    KEEP_OUT = "KeepOut"
+    BAN_USER = "BanUser"
 
 
 class OwnReport(Wire, frozen=True):

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import UUID
 
-from rich.table import Table
+import msgspec
 
 from handlers.api_keys import SCOPES, issue
 from server.cli.errors import MISUSED, fail
@@ -24,7 +24,9 @@ from store.postgres.sessions import Connector
 MAX_NAME = 64  # characters
 
 
-async def create(settings: Settings, name: str, scopes: str, *, user: str | None, seconds: float | None) -> None:
+async def create(
+    settings: Settings, name: str, scopes: str, *, user: str | None, seconds: float | None, as_json: bool = False
+) -> None:
     """Raises StoreError if there is a key of this name, or no such user."""
     name = name.strip()
     if not 1 <= len(name) <= MAX_NAME or not name.isprintable() or _id_of(name) is not None:
@@ -46,16 +48,20 @@ async def create(settings: Settings, name: str, scopes: str, *, user: str | None
     if made is None:
         raise StoreError(f"there is a key named {name!r} already: revoke it, rotate it, or choose another name")
     _say(f"{name}: {', '.join(sorted(wanted))}; {_until(made)}. It is shown this once:")
-    terminal.echo(key)
+    terminal.echo(_line(made, key) if as_json else key)
 
 
-async def show(settings: Settings, *, revoked: bool) -> None:
+async def show(settings: Settings, *, revoked: bool, as_json: bool = False) -> None:
     async with _connected(settings) as conn:
         found = await store.list_keys(conn, revoked=revoked)
+    if as_json:
+        for key in found:
+            terminal.echo(_line(key))
+        return
     if not found:
         _say("there are no keys; `parley apikey create --help` says how to make one")
         return
-    table = Table("name", "id", "scopes", "acts as", "created", "last use", "good until", box=None, pad_edge=False)
+    table = terminal.table("name", "id", "scopes", "acts as", "created", "last use", "good until")
     for key in found:
         scopes = " ".join(sorted(key.scopes))
         table.add_row(
@@ -67,7 +73,7 @@ async def show(settings: Settings, *, revoked: bool) -> None:
             _time(key.last_used_at),
             f"revoked {_time(key.revoked_at)}" if key.revoked_at else _time(key.expires_at),
         )
-    terminal.console().print(table)
+    terminal.show(table)
 
 
 async def revoke(settings: Settings, name: str) -> None:
@@ -80,7 +86,7 @@ async def revoke(settings: Settings, name: str) -> None:
     _say(f"{key.name} is revoked; every instance refuses it within a second")
 
 
-async def rotate(settings: Settings, name: str, *, keep: float) -> None:
+async def rotate(settings: Settings, name: str, *, keep: float, as_json: bool = False) -> None:
     """Raises StoreError."""
     async with _connected(settings) as conn:
         key = await _find(conn, name)
@@ -93,7 +99,7 @@ async def rotate(settings: Settings, name: str, *, keep: float) -> None:
         raise StoreError(f"{name!r} was revoked meanwhile")
     until = _time(rotated.previous_until)
     _say(f"{key.name}: the secret from before is good until {until}. The new key is shown this once:")
-    terminal.echo(new)
+    terminal.echo(_line(rotated, new) if as_json else new)
 
 
 @asynccontextmanager
@@ -132,6 +138,21 @@ def _id_of(text: str) -> UUID | None:
         return UUID(text)
     except ValueError:
         return None
+
+
+def _line(key: store.ApiKey, secret: str | None = None) -> str:
+    """As JSON, with the key itself where it is made."""
+    said = {
+        "id": key.id,
+        "name": key.name,
+        "scopes": sorted(key.scopes),
+        "userId": key.user_id,
+        "createdAt": key.created_at,
+        "lastUsedAt": key.last_used_at,
+        "expiresAt": key.expires_at,
+        "revokedAt": key.revoked_at,
+    }
+    return msgspec.json.encode(said if secret is None else {**said, "key": secret}).decode()
 
 
 def _until(key: store.ApiKey) -> str:

@@ -12,6 +12,7 @@ from server.cli.options import DATA_TYPE, config_option, load_settings
 if TYPE_CHECKING:
     from server.config.settings import Settings
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print each key as a line of JSON.")
 data_option = click.option("--data", type=DATA_TYPE, help="Of the `parley dev` in this directory.")
 
 
@@ -53,8 +54,15 @@ def apikey() -> None:
 @click.option("--scopes", required=True, help="What it may do, separated by commas.")
 @click.option("--as", "user", help="The user (id or username) as whom it acts, where a request names no other.")
 @click.option("--expires", help="How long it is good: 12h, 90d. For ever, if this is left out.")
+@json_option
 def create(
-    config: Path | None, data: Path | None, name: str, scopes: str, user: str | None, expires: str | None
+    config: Path | None,
+    data: Path | None,
+    name: str,
+    scopes: str,
+    user: str | None,
+    expires: str | None,
+    as_json: bool,
 ) -> None:
     """Make a key, and print it: the only time that it is shown.
 
@@ -70,24 +78,29 @@ def create(
     with report_errors():
         settings = _settings(config, data)
         seconds = None if expires is None else _seconds("--expires", expires)
-        trio.run(partial(api_keys.create, settings, name, scopes, user=user, seconds=seconds))
+        trio.run(partial(api_keys.create, settings, name, scopes, user=user, seconds=seconds, as_json=as_json))
 
 
 @apikey.command("list")
 @config_option
 @data_option
 @click.option("--all", "revoked", is_flag=True, help="Also those that were revoked.")
-def list_keys(config: Path | None, data: Path | None, revoked: bool) -> None:
+@json_option
+def list_keys(config: Path | None, data: Path | None, revoked: bool, as_json: bool) -> None:
     """List keys: name, id, scopes, when they were made and used last, and until when they are good.
 
-    Never the keys themselves, which are not kept. The last use is noted once a minute.
+    Never the keys themselves, which are not kept. The last use is noted once a minute. Into a pipe each key is one
+    whole line; --json has exact times:
+
+    \b
+    parley apikey list --json | jq -r 'select(.lastUsedAt == null) | .name'
     """
     import trio  # noqa: PLC0415
 
     from server.cli import api_keys  # noqa: PLC0415
 
     with report_errors():
-        trio.run(partial(api_keys.show, _settings(config, data), revoked=revoked))
+        trio.run(partial(api_keys.show, _settings(config, data), revoked=revoked, as_json=as_json))
 
 
 @apikey.command()
@@ -112,7 +125,8 @@ def revoke(config: Path | None, data: Path | None, key: str) -> None:
 @data_option
 @click.argument("key")
 @click.option("--keep", default="1h", show_default=True, help="How long the old secret stays good: 0, 10m, 1d.")
-def rotate(config: Path | None, data: Path | None, key: str, keep: str) -> None:
+@json_option
+def rotate(config: Path | None, data: Path | None, key: str, keep: str, as_json: bool) -> None:
     """Give a key (KEY: its name or id) a new secret, and print it. Both are good until you have exchanged them.
 
     One that is older still, from a rotation before, ends at once. Name, id and scopes stay.
@@ -123,7 +137,7 @@ def rotate(config: Path | None, data: Path | None, key: str, keep: str) -> None:
 
     with report_errors():
         settings = _settings(config, data)
-        trio.run(partial(api_keys.rotate, settings, key, keep=_seconds("--keep", keep)))
+        trio.run(partial(api_keys.rotate, settings, key, keep=_seconds("--keep", keep), as_json=as_json))
 
 
 def _settings(config: Path | None, data: Path | None) -> "Settings":

@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
 import trio
-from rich.table import Column, Table
 
 from handlers.model import CreateWebhook, NewWebhook, ReplayDeadLetters, UpdateWebhook
 from handlers.webhooks import Rules, Webhooks
@@ -30,7 +29,7 @@ class Work:
         _say_secret(await self._handler.create(None, CreateWebhook(url, tuple(events), conversation_id)))
 
     async def list_all(self) -> None:
-        table = Table(_whole("id"), "state", "url", "events", "conversation", "failing since", box=None, pad_edge=False)
+        table = terminal.table("id", "state", "url", "events", "conversation", "failing since")
         cursor: str | None = None
         while True:
             items, cursor = await self._handler.list(None, PAGE, cursor)
@@ -40,7 +39,7 @@ class Work:
                 table.add_row(str(one.id), one.state.value, one.url, events, where, one.failing_since or "")
             if cursor is None:
                 break
-        terminal.console().print(table)
+        terminal.show(table)
 
     async def show(self, webhook_id: UUID) -> None:
         _say(await self._handler.get(None, webhook_id))
@@ -70,7 +69,7 @@ class Work:
             )
 
     async def dead_letters(self, webhook_id: UUID, limit: int) -> None:
-        table = Table(_whole("webhook-id"), "type", "failed at", "attempts", "reason", "", box=None, pad_edge=False)
+        table = terminal.table("webhook-id", "type", "failed at", "attempts", "reason", "", whole=("webhook-id",))
         cursor: str | None = None
         while limit:
             items, cursor = await self._handler.dead_letters(None, webhook_id, min(limit, PAGE), cursor)
@@ -80,7 +79,7 @@ class Work:
                 table.add_row(one.id, one.type, one.failed_at, str(one.attempts), one.reason, word)
             if cursor is None:
                 break
-        terminal.console().print(table)
+        terminal.show(table)
 
     async def replay(self, webhook_id: UUID, ids: Sequence[str] | None) -> None:
         request = ReplayDeadLetters(None if ids is None else tuple(ids))
@@ -99,11 +98,6 @@ async def run(settings: Settings, act: Callable[[Work], Awaitable[None]]) -> Non
         await nursery.start(pool.run)
         await act(Work(pool, handler))
         nursery.cancel_scope.cancel()
-
-
-def _whole(name: str) -> Column:
-    """A column of what is typed into another command: never shortened, however narrow the terminal."""
-    return Column(name, no_wrap=True, overflow="ignore")
 
 
 def _say(webhook: Webhook) -> None:

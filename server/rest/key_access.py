@@ -104,6 +104,7 @@ ROUTES: Mapping[str, Needed] = {
     "GET /api/conversations/{conversation_id}/bans": _READ_CHATS,
     "PUT /api/conversations/{conversation_id}/bans/{user_id}": _WRITE_CHATS,
     "DELETE /api/conversations/{conversation_id}/bans/{user_id}": _WRITE_CHATS,
+    "PUT /api/conversations/{conversation_id}/name": _WRITE_CHATS,
     "GET /api/conversations/{conversation_id}/links": _READ_CHATS,
     "POST /api/conversations/{conversation_id}/links": _WRITE_CHATS,
     "DELETE /api/conversations/{conversation_id}/links/{link_id}": _WRITE_CHATS,

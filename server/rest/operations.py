@@ -9,6 +9,8 @@ from functools import wraps
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
+from handlers.model import MAX_REASON
+from handlers.text_rules import DESCRIPTION
 from server.rest.requests import DEFAULT_LIMIT, KEY, MAX_KEY, MAX_LIMIT, F, body
 
 OPERATION = "parley_operation"  # the attribute of a view
@@ -130,5 +132,10 @@ IDEMPOTENCY_KEY = Parameter(
     "Makes the request safe to repeat: with the same key it is done once. For another request: 422.",
 )
 # Where repeating the request is safe by itself.
+REASON = query(
+    "reason",
+    {"type": "string", "minLength": 1, "maxLength": MAX_REASON, "pattern": f"^{DESCRIPTION}$"},
+    "Why, for the audit log.",
+)
 UNUSED_KEY = IDEMPOTENCY_KEY._replace(description="Taken, and of no use: the request is safe to repeat without it.")
 PAGE = (LIMIT, ID_CURSOR)

@@ -1847,6 +1847,11 @@ def _list_own_reports(tables: Tables, reporter_id: UUID, *, after: UUID | None, 
     return sorted(found, key=lambda one: one.id)[:limit]
 
 
+@stands_for(reports.fetch_report)
+def _fetch_report(tables: Tables, report_id: UUID) -> FullReport | None:
+    return tables.reports.get(report_id)
+
+
 @stands_for(reports.lock_report)
 def _lock_report(tables: Tables, report_id: UUID) -> FullReport | None:
     return tables.reports.get(report_id)

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from handlers.member_moderation import muted_until_ms
-from handlers.model import AddMember, Caller, Restrict
+from handlers.model import AddMember, Caller, RenameGroup, Restrict
 from store.ids import new_id, timestamp_ms
 from store.model import FOR_EVER, Role, UserRole
 from tests.handlers.memory import Memory, nothing_half_done, refused
@@ -139,3 +139,42 @@ async def test_nothing_is_half_done(memory: Memory, name: str) -> None:
         return lambda: ACTS[name](world, owner, group, member)
 
     await nothing_half_done(arrange)
+
+
+async def test_groups_are_renamed(memory: Memory) -> None:
+    """By moderators of the service, in any group: a change of it, and in the audit log, without the name."""
+    owner, mod = memory.user(), moderator(memory)
+    group, direct = memory.group((owner, Role.OWNER)), memory.direct(owner, memory.user())
+    for who, where, request, code in (
+        (owner, group, RenameGroup("x"), "forbidden"),
+        (mod, direct, RenameGroup("x"), "conflict"),
+        (mod, new_id(), RenameGroup("x"), "not_found"),
+        (mod, group, RenameGroup("\n"), "invalid_request"),
+        (mod, group, RenameGroup("x", " "), "invalid_request"),
+    ):
+        assert (await refused(memory, memory.member_moderation.rename_group(who, where, request))).code == code
+    await memory.member_moderation.rename_group(mod, group, RenameGroup("calm", "an insult"))
+    assert memory.tables.conversations[group].name == "calm" and len(memory.publisher.changes) == 1
+    [entry] = memory.tables.audit.values()
+    assert (entry.act, entry.actor_id, entry.conversation_id) == ("groupRenamed", mod.user_id, group)
+    assert (entry.reason, entry.detail) == ("an insult", None)
+
+
+async def test_messages_are_deleted(memory: Memory) -> None:
+    """Of any conversation, by a moderator or an operator; once. The reason is noted, also where it is said to REST."""
+    owner, mod = memory.user(), moderator(memory)
+    group = memory.group((owner, Role.OWNER))
+    said = [memory.say(group, owner) for _ in range(3)]
+    delete = memory.member_moderation.delete_message
+    assert (await refused(memory, delete(owner, said[0].id))).code == "forbidden"
+    assert (await refused(memory, delete(mod, new_id()))).code == "not_found"
+    assert (await refused(memory, delete(mod, said[0].id, " "))).code == "invalid_request"
+    await delete(mod, said[0].id, "one")
+    await delete(None, said[1].id, "two")
+    await memory.messages.delete(mod, said[2].id, reason="three")
+    memory.publisher.published.clear()
+    assert (await refused(memory, delete(None, said[0].id))).code == "gone"
+    found = [(one.act, one.actor_id, one.object_id, one.reason) for one in memory.tables.audit.values()]
+    whose = (mod.user_id, None, mod.user_id)
+    expected = zip(whose, said, ("one", "two", "three"), strict=True)
+    assert found == [("messageDeleted", by, message.id, why) for by, message, why in expected]

@@ -1,15 +1,22 @@
 """handlers.reports: who may report what, and who sees it."""
 
 from typing import Any
+from uuid import UUID
 
 import pytest
+import trio
+from msgspec.structs import replace
 
 from handlers import reports
 from handlers.model import MAX_COMMENT, Caller, CreateReport, ResolveReport
 from handlers.rate_limits import Rate
 from store.ids import new_id
-from store.model import MessageType, ReportState, Role, UserRole
+from store.model import FullReport, MessageType, ReportState, Role, UserRole
+from store.postgres import reports as store
+from store.redis.inbox_entries import Disconnection
 from tests.handlers.memory import Memory, refused
+
+SOON = "2999-01-01T00:00:00.000Z"
 
 
 def moderator(memory: Memory) -> Caller:
@@ -129,3 +136,92 @@ async def test_resolved(memory: Memory) -> None:
     entries: list[Any] = [(one.act, one.actor_id, one.user_id, one.object_id) for one in memory.tables.audit.values()]
     assert entries == [("reportResolved", mod.user_id, rude.user_id, report.id)]
     assert (await refused(memory, memory.reports.resolve(mod, report.id, ResolveReport(" ")))).code == "invalid_request"
+
+
+def noted(memory: Memory) -> list[tuple[str, UUID | None, str | None]]:
+    return [(one.act, one.actor_id, one.detail) for one in memory.tables.audit.values()]
+
+
+async def test_resolved_with_an_act(memory: Memory) -> None:
+    """What is done is done with the decision, as by the route that does it, and noted with the report as its reason."""
+    one, rude, mod = memory.user(), memory.user(), moderator(memory)
+    group = memory.group((one, Role.OWNER), (rude, Role.MEMBER))
+    ids = []
+    for category in ("Spam", "Hate", "Other"):
+        made, _ = await memory.reports.create(one, CreateReport(category, memory.say(group, rude, "rude").id))
+        ids.append(made.id)
+    of_user, _ = await memory.reports.create(one, CreateReport("Spam", user_id=rude.user_id))
+    first = memory.tables.reports[ids[0]].message_id
+    assert first is not None
+    await memory.reports.resolve(mod, ids[0], ResolveReport("an insult", "deleteMessage"))
+    assert memory.tables.messages[first].deleted_at is not None
+    await memory.reports.resolve(mod, ids[1], ResolveReport(None, "MuteMember", SOON))
+    assert memory.tables.muted[group, rude.user_id] == SOON
+    await memory.reports.resolve(mod, ids[2], ResolveReport(None, 2))
+    assert (group, rude.user_id) not in memory.tables.members and (group, rude.user_id) in memory.tables.kept_out
+    await memory.reports.resolve(mod, of_user.id, ResolveReport(None, "BanUser", SOON))
+    assert memory.tables.bans[rude.user_id] == SOON
+    assert isinstance(memory.publisher.published[-1][1], Disconnection)
+    assert noted(memory) == [
+        ("messageDeleted", mod.user_id, None),
+        ("reportResolved", mod.user_id, "DeleteMessage"),
+        ("memberMuted", mod.user_id, None),
+        ("reportResolved", mod.user_id, "MuteMember"),
+        ("memberBanned", mod.user_id, None),
+        ("reportResolved", mod.user_id, "KeepOut"),
+        ("userBanned", mod.user_id, None),
+        ("reportResolved", mod.user_id, "BanUser"),
+    ]
+    reasons = [one.reason for one in memory.tables.audit.values() if one.act != "reportResolved"]
+    assert reasons == [f"report {report_id}" for report_id in (*ids, of_user.id)]
+    memory.publisher.published.clear()
+    before = memory.tables.copy()
+    await memory.reports.resolve(mod, of_user.id, ResolveReport(None, "BanUser"))  # it is resolved: nothing is done
+    assert memory.tables.copy() == before
+
+
+@pytest.mark.parametrize(
+    ("act", "code"),
+    [
+        ("dance", "invalid_request"),
+        ("DeleteMessage", "invalid_request"),  # of a report about a user
+        ("MuteMember", "invalid_request"),
+        ("BanUser", "forbidden"),  # of somebody whose role is not lower
+    ],
+)
+async def test_acts_that_cannot_be(memory: Memory, act: str, code: str) -> None:
+    """The report stays open, and nothing is done."""
+    one, mod, other = memory.user(), moderator(memory), moderator(memory)
+    made, _ = await memory.reports.create(one, CreateReport("Spam", user_id=other.user_id))
+    memory.publisher.published.clear()
+    assert (await refused(memory, memory.reports.resolve(mod, made.id, ResolveReport(None, act)))).code == code
+
+
+async def test_an_operator_whom_members_would_see(memory: Memory) -> None:
+    """An operator deletes and bans; a mute is somebody's."""
+    one, rude = memory.user(), memory.user()
+    group = memory.group((one, Role.OWNER), (rude, Role.MEMBER))
+    made, _ = await memory.reports.create(one, CreateReport("Spam", memory.say(group, rude).id))
+    memory.publisher.published.clear()
+    request = ResolveReport(None, "MuteMember")
+    assert (await refused(memory, memory.reports.resolve(None, made.id, request))).code == "invalid_request"
+    await memory.reports.resolve(None, made.id, ResolveReport(None, "DeleteMessage"))
+    assert [(act, by) for act, by, _ in noted(memory)] == [("messageDeleted", None), ("reportResolved", None)]
+
+
+async def test_two_resolve_at_once(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the second one does is taken back, and it is answered with the decision of the first."""
+    one, rude, mod = memory.user(), memory.user(), moderator(memory)
+    made, _ = await memory.reports.create(one, CreateReport("Spam", user_id=rude.user_id))
+    first = await memory.reports.resolve(None, made.id, ResolveReport("the first"))
+    stale = replace(first, state=ReportState.OPEN)
+
+    async def fetch_report(conn: object, report_id: UUID) -> FullReport:
+        await trio.lowlevel.checkpoint()
+        return stale
+
+    monkeypatch.setattr(store, "fetch_report", fetch_report)
+    memory.publisher.published.clear()
+    before = memory.tables.copy()
+    assert await memory.reports.resolve(mod, made.id, ResolveReport("the second", "BanUser")) == first
+    assert memory.tables.copy() == before and memory.publisher.published == []

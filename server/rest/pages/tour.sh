@@ -158,6 +158,8 @@ curl -sf -X PUT "$URL/api/conversations/$where/bans/$bob" -H "$admin" -H "$json"
 curl -sf "$URL/api/conversations/$where/bans" -H "$admin" | jq '.items[] | {userId, until}'
 #: membersLift
 curl -sf -X DELETE "$URL/api/conversations/$where/bans/$bob" -H "$admin"
+#: membersRename
+curl -sf -X PUT "$URL/api/conversations/$where/name" -H "$admin" -H "$json" -d '{"name": "A calm group", "reason": "an insult"}'
 #: moderationBan
 curl -sf -X PUT "$URL/api/users/$bob/ban" -H "$admin" -H "$json" -d '{"until": "2999-01-01T00:00:00Z", "reason": "spam"}'
 #: moderationGetStanding

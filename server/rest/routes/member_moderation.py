@@ -1,4 +1,4 @@
-"""REST for muting members and keeping users out (docs/rest.md).
+"""REST for muting members, keeping users out and renaming groups (docs/rest.md).
 
 Owns the routes; `handlers.member_moderation` implements them.
 """
@@ -6,7 +6,7 @@ Owns the routes; `handlers.member_moderation` implements them.
 from quart import Blueprint, Response
 
 from handlers.member_moderation import MemberModeration
-from handlers.model import Restrict
+from handlers.model import RenameGroup, Restrict
 from server.rest.operations import PAGE, Answer, done, operation
 from server.rest.requests import caller, cursor, limit, nothing, page, path_id
 from store.model import MemberBan, Wire
@@ -58,6 +58,13 @@ def blueprint(moderation: MemberModeration) -> Blueprint:
     async def lift(conversation_id: str, user_id: str) -> Response:
         """Let a user come into a group again."""
         await moderation.lift(caller(), path_id(conversation_id), path_id(user_id))
+        return nothing()
+
+    @routes.put("/<id:conversation_id>/name")
+    @operation(done("The group is renamed."), takes=RenameGroup, refuses=("forbidden", "conflict"))
+    async def rename(conversation_id: str, data: RenameGroup) -> Response:
+        """Give any group another name. For moderators of the service. It is a change of the conversation."""
+        await moderation.rename_group(caller(), path_id(conversation_id), data)
         return nothing()
 
     return routes

@@ -1,6 +1,6 @@
 """REST for messages (docs/rest.md). Owns the routes; `handlers.messages` implements them."""
 
-from quart import Blueprint, Response
+from quart import Blueprint, Response, request
 
 from handlers import preconditions
 from handlers.messages import Messages
@@ -12,6 +12,7 @@ from server.rest.operations import (
     IF_NONE_MATCH,
     LIMIT,
     PAGE,
+    REASON,
     SEQ,
     UUID_SCHEMA,
     Answer,
@@ -140,13 +141,14 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
         return answer(sent(message), version=preconditions.of_message(message), resource=message)
 
     @routes.delete("/<id:message_id>")
-    @operation(WRITTEN, parameters=(IF_MATCH,), refuses=("forbidden", "gone"))
+    @operation(WRITTEN, parameters=(REASON, IF_MATCH), refuses=("forbidden", "gone"))
     async def delete(message_id: str) -> Response:
-        """Delete a message of the caller, or, as an admin of the group, of any member.
+        """Delete a message of the caller, or, as an admin of the group or a moderator of the service, of any member.
 
         The message keeps its place without content and with `deletedAt`, so that all members see that it was deleted.
         """
-        message = await messages.delete(caller(), path_id(message_id), if_match=if_match())
+        reason = request.args.get("reason")
+        message = await messages.delete(caller(), path_id(message_id), if_match=if_match(), reason=reason)
         return answer(sent(message), version=preconditions.of_message(message), resource=message)
 
     @routes.put("/<id:message_id>/status")

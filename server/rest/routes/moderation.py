@@ -2,19 +2,13 @@
 
 from quart import Blueprint, Response, request
 
-from handlers.model import MAX_REASON, BanUser, ChangeUserRole, RenameUser
+from handlers.model import BanUser, ChangeUserRole, RenameUser
 from handlers.moderation import Moderation
-from handlers.text_rules import DESCRIPTION
-from server.rest.operations import Answer, operation, query
+from server.rest.operations import REASON, Answer, operation
 from server.rest.requests import answer, caller, path_id
 from store.model import User, UserStanding
 
 STANDING = Answer(200, UserStanding, "The user's role, and until when they are banned.")
-REASON = query(
-    "reason",
-    {"type": "string", "minLength": 1, "maxLength": MAX_REASON, "pattern": f"^{DESCRIPTION}$"},
-    "Why, for the audit log.",
-)
 
 
 def blueprint(moderation: Moderation) -> Blueprint:

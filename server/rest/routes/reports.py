@@ -63,9 +63,18 @@ def blueprint(reports: Reports) -> Blueprint:
         return page(*await reports.list(caller(), limit(), cursor(), state=_state(), user_id=user_id))
 
     @routes.put("/reports/<id:report_id>/resolution")
-    @operation(Answer(200, FullReport, "The report."), takes=ResolveReport, refuses=("forbidden",))
+    @operation(
+        Answer(200, FullReport, "The report."),
+        takes=ResolveReport,
+        refuses=("forbidden", "gone", "conflict", "last_owner"),
+    )
     async def resolve(report_id: str, data: ResolveReport) -> Response:
-        """Resolve a report, with a note for other moderators. For moderators. One that is resolved stays as it is."""
+        """Resolve a report, with a note for other moderators, and with what is done about it. For moderators.
+
+        `act` is done in the same transaction, as by the route that does it: the message is deleted, its sender is muted
+        in the conversation or removed from the group and kept out, or the user is banned; until a time, or for good.
+        One that is resolved stays as it is, and nothing is done.
+        """
         return answer(await reports.resolve(caller(), path_id(report_id), data))
 
     return routes

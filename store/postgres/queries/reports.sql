@@ -40,13 +40,13 @@ ORDER BY r.id LIMIT %(limit)s
 -- reports_own, as a range.
 SELECT {report} FROM reports AS r WHERE r.reporter_id = %(reporter_id)s AND r.id > %(after)s ORDER BY r.id LIMIT %(limit)s
 
--- name: lock_report
--- reports_pkey.
-SELECT {report} FROM reports AS r WHERE r.id = %(id)s FOR UPDATE
-
 -- name: fetch_report
 -- reports_pkey.
 SELECT {report} FROM reports AS r WHERE r.id = %(id)s
+
+-- name: lock_report
+-- reports_pkey.
+SELECT {report} FROM reports AS r WHERE r.id = %(id)s FOR UPDATE
 
 -- name: resolve_report
 -- reports_pkey. What was said is not kept any longer.

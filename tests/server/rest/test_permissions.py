@@ -253,6 +253,9 @@ RULES: dict[str, list[Rule]] = {
     "DELETE /api/conversations/{conversationId}/members/{userId}/mute": [
         Rule(moderates("forbidden"), at(MEMBERS + "/{peer}/mute"), accept)
     ],
+    "PUT /api/conversations/{conversationId}/name": [
+        Rule(service(), at(f"{GROUP}/name", {"name": "a group", "reason": "x"}), accept)
+    ],
     "GET /api/conversations/{conversationId}/bans": [Rule(moderates("forbidden"), at(f"{GROUP}/bans"))],
     "PUT /api/conversations/{conversationId}/bans/{userId}": [
         Rule(moderates("forbidden"), at(f"{GROUP}/bans/{{peer}}", {}), build_again),

@@ -47,6 +47,7 @@ ROUTES = {
     "/api/conversations/{conversationId}/members/{userId}/mute": "delete put",
     "/api/conversations/{conversationId}/bans": "get",
     "/api/conversations/{conversationId}/bans/{userId}": "delete put",
+    "/api/conversations/{conversationId}/name": "put",
     "/api/groups": "get",
     "/api/join": "post",
     "/api/messages/{messageId}/pin": "delete put",
