@@ -38,6 +38,7 @@ class Blocks:
     def __init__(self, pool: Connections, presence: Presence) -> None:
         self._pool = pool
         self._presence = presence
+        self.blocked = self.unblocked = 0
 
     async def block(self, caller: Caller, user_id: UUID) -> None:
         """The same again changes nothing. Raises ChatError."""
@@ -54,6 +55,7 @@ class Blocks:
                 raise ChatError("conflict", f"You have blocked {MAX_BLOCKS} users; unblock one of them first.")
             shared = await store.list_shared(conn, caller.user_id, user_id, MAX_AUDIENCE)
             both = await users.list_users_by_id(conn, [caller.user_id, user_id]) if is_new and shared else []
+        self.blocked += is_new
         seen = [user for user in await shown(both, self._presence) if user.status is not UserStatus.OFFLINE]
         # They saw each other until now: from here on, each is offline to the other.
         texts = tuple((user.id, user.status_text) for user in seen)
@@ -65,6 +67,7 @@ class Blocks:
             await _lock(conn, caller)
             version = await store.delete_block(conn, caller.user_id, user_id)
         if version is not None:
+            self.unblocked += 1
             self._presence.block_changed(BlockNotice(caller.user_id, user_id, False, version))
 
     async def list(self, caller: Caller, limit: int, cursor: str | None) -> tuple[Sequence[Block], str | None]:

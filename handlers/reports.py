@@ -4,8 +4,10 @@ Owns who may report what, and who sees it. Users report what they may see; moder
 themselves, with the reporter. Who is reported learns nothing of it.
 """
 
+import time
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from handlers import page_cursors, permissions, text_rules
@@ -17,7 +19,7 @@ from handlers.ports import Connections
 from handlers.rate_limits import Limiter
 from handlers.standing import require_role
 from handlers.transactions import Transactions
-from store.ids import new_id
+from store.ids import id_ms, new_id
 from store.model import (
     Act,
     Change,
@@ -35,7 +37,15 @@ from store.postgres import reports as store
 from store.postgres.connection import Connection
 from store.redis.inbox_entries import Personal
 
+MAX_COUNTED = 10_000  # open reports that are counted
 MAX_OPEN = 100  # reports of one user that are not resolved
+
+
+class Backlog(NamedTuple):
+    """The reports that wait for a decision, up to MAX_COUNTED, and for how many seconds the oldest of them has."""
+
+    waiting: int
+    seconds: float
 
 
 class Reports:
@@ -120,6 +130,12 @@ class Reports:
             )
         items = found[:limit]
         return items, page_cursors.encode_id(items[-1].id) if len(found) > limit else None
+
+    async def backlog(self) -> Backlog:
+        """For the process. Raises StoreError."""
+        async with self._pool.connection() as conn:
+            waiting, oldest = await store.fetch_backlog(conn, MAX_COUNTED)
+        return Backlog(waiting, 0.0 if oldest is None else max(0.0, time.time() - id_ms(oldest) / 1000))
 
     async def resolve(self, caller: Caller | None, report_id: UUID, request: ResolveReport) -> FullReport:
         """Decide on it, and do what is to be done, in one transaction. One that is resolved stays as it is, and nothing

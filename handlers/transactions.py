@@ -4,6 +4,7 @@ Owns the shield around a transaction. A caller may be cancelled while it waits f
 between the start of its transaction and the publishing of what it changed; the shield ends by a deadline.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TypeVar
 from uuid import UUID
@@ -12,7 +13,8 @@ import trio
 
 from handlers.ports import ChangePublisher, Connections
 from store.errors import Unavailable
-from store.model import Change
+from store.model import Act, Change
+from store.postgres.audit import take_noted
 from store.postgres.connection import Connection, ends_session
 from store.postgres.outbox import insert_outbox
 from store.redis.inbox_entries import Disconnection, Personal
@@ -32,6 +34,7 @@ class Transactions:
         self._change_publisher = change_publisher
         self._leaves_to_relay = leaves_to_relay
         self.committed = 0
+        self.acts: Counter[Act] = Counter()  # those of the audit log
 
     async def run(
         self, write: Write[T], *, touches: Collection[UUID] = (), disconnects: Disconnection | None = None
@@ -79,6 +82,7 @@ class Transactions:
         async with self._pool.connection() as conn:
             try:
                 with trio.CancelScope(shield=True), trio.fail_after(DEADLINE):
+                    take_noted(conn)  # of what was not committed
                     async with conn.transaction():
                         result, changes, personal = await write(conn)
                         if changes or personal:
@@ -95,5 +99,6 @@ class Transactions:
                 if conn.closed or ends_session(error):
                     self._change_publisher.doubt(touches)  # the connection was lost: the commit may have happened
                 raise
+            self.acts.update(take_noted(conn))
         self.committed += 1
         return result

@@ -104,6 +104,7 @@ class Instance:
         self.subscriptions, self.relay, self.membership = cluster.subscriptions, cluster.relay, cluster.membership
         self.transactions, self.receipts = cluster.transactions, cluster.receipts
         self.reactions, self.api_keys = self.handlers.reactions, self.handlers.api_keys
+        self.blocks, self.reports = self.handlers.blocks, self.handlers.reports
         self.threads, self.subjects = cluster.threads, hub.subjects
         self.search_indexer, self.webhooks = cluster.search_indexer, cluster.webhooks
         self.hub, self.forwarding, self.http_endpoint = hub.server, hub.forwarding, hub.http_endpoint

@@ -13,8 +13,10 @@ import trio
 from prometheus_client.core import InfoMetricFamily, Metric
 
 from handlers.api_keys import ApiKeys
+from handlers.blocks import Blocks
 from handlers.errors import CODES
 from handlers.reactions import Reactions
+from handlers.reports import Backlog, Reports
 from handlers.threads import Threads
 from handlers.transactions import Transactions
 from server.cluster.membership import Membership
@@ -39,6 +41,7 @@ from server.rest.request_metrics import RequestMetrics
 from server.transport.listener import Listener
 from server.webhooks.delivery import WebhookDelivery
 from store.defects import counts
+from store.model import Act
 from store.objects import Objects
 from store.postgres.clock import Clock
 from store.postgres.damage import Damage
@@ -46,6 +49,9 @@ from store.postgres.group_commit import Lanes
 from store.postgres.pool import Pool
 from store.postgres.timelines import Timelines
 from store.statistics import PoolStatistics
+
+# Acts of moderators and administrators on people: no keys and endpoints, and no sign-ins.
+COUNTED_ACTS = [act for act in Act if not act.value.startswith(("signIn", "key", "webhook"))]
 
 
 class Parts(Protocol):
@@ -59,6 +65,8 @@ class Parts(Protocol):
     reactions: Reactions
     threads: Threads
     api_keys: ApiKeys
+    blocks: Blocks
+    reports: Reports
     subjects: Subjects
     membership: Membership
     publisher: Publisher
@@ -80,8 +88,9 @@ class Parts(Protocol):
     def pools(self) -> Mapping[str, Pool]: ...
 
 
-def families(parts: Parts, census: Census, receipts_waiting: int | None) -> Iterator[Metric]:
-    """Yield all metrics. `receipts_waiting` is None if Redis did not answer; its metric is then left out."""
+def families(parts: Parts, census: Census, receipts_waiting: int | None, backlog: Backlog | None) -> Iterator[Metric]:
+    """Yield all metrics. `receipts_waiting` is None if Redis did not answer, `backlog` (of reports) if PostgreSQL did
+    not; their metrics are then left out."""
     for source in (
         _listener,
         _hub,
@@ -99,6 +108,7 @@ def families(parts: Parts, census: Census, receipts_waiting: int | None) -> Iter
         yield from source(parts)
     yield from _census(census)
     yield from _receipts(parts, receipts_waiting)
+    yield from _safety(parts, backlog)
 
 
 def _listener(parts: Parts) -> Iterable[Metric]:
@@ -373,6 +383,33 @@ def _receipts(parts: Parts, waiting: int | None) -> Iterable[Metric]:
             "parley_receipts_queued_entries",
             "Entries in the receipts streams that are not in PostgreSQL yet; the same on every instance.",
             waiting,
+        )
+
+
+def _safety(parts: Parts, backlog: Backlog | None) -> Iterable[Metric]:
+    acts = parts.transactions.acts
+    yield counters(
+        "parley_moderation_acts_total",
+        "Acts that are in the audit log, by act; those of `parley admin` are not among them.",
+        "act",
+        {act.value: acts[act] for act in COUNTED_ACTS},
+    )
+    yield counters(
+        "parley_blocks_written_total",
+        "Blocks that users have set, and taken away.",
+        "act",
+        {"block": parts.blocks.blocked, "unblock": parts.blocks.unblocked},
+    )
+    if backlog is not None:
+        yield gauge(
+            "parley_reports_open",
+            "Reports that wait for a decision, up to 10,000; the same on every instance.",
+            backlog.waiting,
+        )
+        yield gauge(
+            "parley_reports_oldest_seconds",
+            "For how long the oldest of them has waited; 0 if none does. On every instance.",
+            backlog.seconds,
         )
 
 

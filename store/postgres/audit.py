@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 from msgspec import Struct
 
@@ -18,6 +19,7 @@ from store.postgres.connection import Connection
 
 COALESCED = 600.0  # seconds in which sign-ins of one user from one network are one entry
 LAST_ID = UUID(int=2**128 - 1)
+_noted: WeakKeyDictionary[Connection, list[Act]] = WeakKeyDictionary()
 
 
 class Filter(Struct, frozen=True):
@@ -57,7 +59,13 @@ async def insert_audit(
         "reason": reason,
     }
     await conn.execute(queries.insert_audit, parameters)
+    _noted.setdefault(conn, []).append(act)
     return entry_id
+
+
+def take_noted(conn: Connection) -> Sequence[Act]:
+    """The acts that were noted over this connection since the last time, for who counts what was committed."""
+    return _noted.pop(conn, ())
 
 
 async def insert_sign_in(conn: Connection, user_id: UUID, session_id: UUID, network: str | None) -> None:

@@ -82,6 +82,13 @@ async def list_own_reports(conn: Connection, reporter_id: UUID, *, after: UUID |
     return [own(_report_of(row)) for row in rows]
 
 
+async def fetch_backlog(conn: Connection, limit: int) -> tuple[int, UUID | None]:
+    """How many reports are open, up to `limit`, and which is the oldest."""
+    row = await (await conn.execute(queries.fetch_report_backlog, {"limit": limit})).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
 async def fetch_report(conn: Connection, report_id: UUID) -> FullReport | None:
     row = await (await conn.execute(queries.fetch_report, {"id": report_id})).fetchone()
     return None if row is None else _report_of(row)

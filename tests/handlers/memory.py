@@ -1847,6 +1847,12 @@ def _list_own_reports(tables: Tables, reporter_id: UUID, *, after: UUID | None, 
     return sorted(found, key=lambda one: one.id)[:limit]
 
 
+@stands_for(reports.fetch_backlog)
+def _fetch_backlog(tables: Tables, limit: int) -> tuple[int, UUID | None]:
+    found = sorted(one.id for one in tables.reports.values() if one.state is ReportState.OPEN)
+    return min(len(found), limit), found[0] if found else None
+
+
 @stands_for(reports.fetch_report)
 def _fetch_report(tables: Tables, report_id: UUID) -> FullReport | None:
     return tables.reports.get(report_id)

@@ -36,6 +36,11 @@ SELECT {report} FROM reports AS r
 WHERE r.id > %(after)s AND r.resolved_at IS NULL AND r.user_id IS DISTINCT FROM %(viewer_id)s::uuid
 ORDER BY r.id LIMIT %(limit)s
 
+-- name: fetch_report_backlog
+-- reports_open: a bounded part of it, and its first entry.
+SELECT (SELECT count(*) FROM (SELECT FROM reports WHERE resolved_at IS NULL LIMIT %(limit)s) AS first),
+    (SELECT id FROM reports WHERE resolved_at IS NULL ORDER BY id LIMIT 1)
+
 -- name: list_own_reports
 -- reports_own, as a range.
 SELECT {report} FROM reports AS r WHERE r.reporter_id = %(reporter_id)s AND r.id > %(after)s ORDER BY r.id LIMIT %(limit)s

@@ -27,6 +27,7 @@ from store.postgres.connection import Connection
 from tests import plain_http
 from tests.running import free_port
 from tests.server.metrics.samples import Scrape, admin, scrape
+from tests.server.rest.routes.test_moderation import administrator
 from tests.site import Site, open_site
 from tests.waiting import wait_until
 
@@ -47,6 +48,7 @@ UNITLESS = {
     "parley_webhooks_disabled",
     "parley_reactions_queued",
     "parley_threads_queued",
+    "parley_reports_open",
     "parley_timeline_refused",
     "parley_postgres_full",
     "parley_files_failing",
@@ -113,6 +115,45 @@ async def test_what_happens_is_counted(database: str, redis_url: str, nursery: t
         check_with_promtool(found)
         check_documentation(found)
         await check_places(site, socket)
+
+
+async def test_moderation_is_counted(database: str, redis_url: str, nursery: trio.Nursery, tmp_path: Path) -> None:
+    """Acts of moderators by kind, blocks, connections of who is banned, and the reports that wait; what is refused, or
+    changes nothing, is not."""
+    socket = tmp_path / "admin.sock"
+    async with open_site(database, redis_url, nursery, admin_listen=(str(socket),)) as site:
+        root = await administrator(site)
+        user, token = await site.user("user")
+        other, others = await site.user("other")
+        found = await scrape(socket)
+        assert (found.value("parley_reports_open"), found.value("parley_reports_oldest_seconds")) == (0, 0)
+        for status in (201, 200):  # the second is the first
+            body = {"category": "Spam", "userId": user}
+            report = await site.call("POST", "/api/reports", body, token=others, status=status)
+        for method in ("PUT", "PUT", "DELETE"):
+            await site.call(method, f"/api/users/me/blocks/{user}", token=others, status=204)
+        await site.call("PUT", f"/api/users/{other}/ban", {}, token=token, status=403)
+        async with connect(f"{site.url}/hubs/chat", token) as client:
+            await client.invoke("Ping")
+            await site.call("PUT", f"/api/users/{user}/ban", {}, token=root)
+            with trio.fail_after(60):
+                await client.closed.wait()
+
+        async def settled() -> Scrape | None:
+            found = await scrape(socket)
+            return found if found.value("parley_hub_disconnects_total", reason="banned") else None
+
+        found = await wait_until(settled)
+        assert found.value("parley_hub_disconnects_total", reason="banned") == 1
+        acts = {act: found.value("parley_moderation_acts_total", act=act) for act in ("userBanned", "reportResolved")}
+        assert acts == {"userBanned": 1, "reportResolved": 0}
+        written = [found.value("parley_blocks_written_total", act=act) for act in ("block", "unblock")]
+        assert written == [1, 1]
+        assert found.value("parley_reports_open") == 1 and found.value("parley_reports_oldest_seconds") > 0
+        await site.call("PUT", f"/api/reports/{report['id']}/resolution", {}, token=root)
+        found = await scrape(socket)
+        assert found.value("parley_moderation_acts_total", act="reportResolved") == 1
+        assert found.value("parley_reports_open") == 0
 
 
 async def test_full_disks(
