@@ -17,7 +17,7 @@ from loadtest.chaos import Fault, Faults
 from loadtest.histogram import Histogram
 from loadtest.plan import Conversation, Person
 from loadtest.processes import Watch
-from loadtest.provisioning import Making, check_tokens
+from loadtest.provisioning import Making, check_tokens, mint
 from loadtest.recorder import LATE
 from loadtest.results import Phase, Result, Sample
 from loadtest.scenarios.base import Cast, Scenario
@@ -118,6 +118,7 @@ class Coordinator:
                     people=tuple(people[number] for number in sorted(mine)),
                     conversations=tuple(one for one in conversations if not mine.isdisjoint(one.members)),
                     ids=tuple(person.id for person in people),
+                    admin=mint(self.target.key, people[0].id, is_admin=True) if self.target.key and people else "",
                     record=self.options.record,
                 )
             )

@@ -44,6 +44,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     people: tuple[Person, ...]
     conversations: tuple[Conversation, ...]
     ids: tuple[str, ...]  # of everybody, by number
+    admin: str = ""  # a token of an administrator of the service, where the signing key is known
     record: str = ""  # the directory of the record for the history checker; none without
 
 

@@ -21,6 +21,7 @@ from loadtest.oracle.mentions import NONE, Mentions, Named, named
 from loadtest.oracle.oracle import Oracle
 from loadtest.oracle.pins import Pins
 from loadtest.oracle.reactions import Reactions
+from loadtest.oracle.refusals import Refusals
 from loadtest.oracle.standing import OwnSettings
 from loadtest.oracle.threads import OwnThreads, Threads, in_main
 from loadtest.payloads import (
@@ -49,6 +50,7 @@ from loadtest.recorder import Recorder
 
 RETRYABLE = (LOST, "unavailable", "overloaded", "draining", "rate_limited")
 RETRY_AFTER = 0.1  # seconds
+OFFLINE = "Offline"
 BACKOFF, BACKOFF_MAX = 0.1, 5.0  # seconds before connecting again: doubled each time, and spread
 
 # Operations that are timed.
@@ -160,6 +162,8 @@ class VirtualUser:
         "pending",
         "person",
         "record",
+        "refusals",
+        "removed",
         "settings",
         "threads",
         "views",
@@ -182,6 +186,8 @@ class VirtualUser:
         self.acknowledged: array[int] | None = None  # by number of the send: the hash of its message's id, 0 if none
         self.edits = Edits(world.oracle, person.number)
         self.mentions = Mentions(world.oracle, person.number)
+        self.refusals = Refusals(world.oracle, person.number)
+        self.removed: dict[str, int] = {}  # conversations that it is kept out of: the last change that it got there
         self.settings = OwnSettings(world.oracle, person.number)
         self.threads = OwnThreads()
         self.marked: dict[str, int] = {}  # by conversation: how far MarkRead was acknowledged
@@ -274,9 +280,12 @@ class VirtualUser:
             return
         self.world.oracle.note(self.number, "synced")
         for conversation in synced.resync:
-            if self.views[conversation].is_resuming:  # no Resync has said it before the answer
+            # Where none has said it before the answer; and not where it was removed since it asked.
+            if conversation in self.views and self.views[conversation].is_resuming:
                 self._resync(conversation, synced.heads.get(conversation, 0), answered=True)
         for conversation, head in synced.heads.items():
+            if conversation not in self.views:
+                continue
             self.views[conversation].synced(head)
             if self.record is not None and conversation not in synced.resync:
                 self.record.attached(conversation, head)
@@ -353,9 +362,9 @@ class VirtualUser:
     def _write(self, send: Send) -> None:
         assert self.connection is not None
         self.world.recorder.count(results.SENT)
-        call = self.sending(send)
+        call, began = self.sending(send), self.world.now()
         self.connection.call(
-            "SendMessage", (send.body,), lambda error, message: self._sent(send, call, error, message), Message
+            "SendMessage", (send.body,), lambda error, message: self._sent(send, call, began, error, message), Message
         )
 
     def sending(self, send: Send) -> Call | None:
@@ -365,13 +374,17 @@ class VirtualUser:
         body = send.body
         return self.record.sent(str(body["conversationId"]), str(body["clientMessageId"]), str(body["content"]))
 
-    def _sent(self, send: Send, call: Call | None, error: str | None, message: Message) -> None:
+    def _sent(self, send: Send, call: Call | None, began: float, error: str | None, message: Message) -> None:
+        where = str(send.body["conversationId"])
         if error is None:
+            self.refusals.accept(send.number, where, began)
             self.acknowledge(send, message, call)
             return
+        code = code_of(error)
+        if error == LOST or code not in RETRYABLE or code == "unavailable":
+            self.refusals.refuse(send.number, code, where, began)
         if error == LOST:
             return  # `_arrived` repeats it
-        code = code_of(error)
         self.world.recorder.error(code)
         if self.record is not None and call is not None:
             self.record.refused(call, code)
@@ -571,7 +584,9 @@ class VirtualUser:
             return
 
         def done(error: str | None, _: Any) -> None:
-            if error is None:
+            if error is None and conversation in self.removed:
+                pass  # since then
+            elif error is None:
                 self.marked[conversation] = max(seq, self.marked.get(conversation, 0))
                 self.world.recorder.record(RECEIPT, due)
             else:
@@ -643,7 +658,7 @@ class VirtualUser:
         elif target == PRESENCE:
             self._presence(payload)
         elif target in (TYPING, TYPED):
-            self._typing(payload)
+            self._typing(payload, target)
         elif target == RESYNC:
             self._resynced(payload)
         elif target == VIEWED:
@@ -662,7 +677,11 @@ class VirtualUser:
             self.number, RECEIVE if new else CHANGED, message.conversation_id, message.changed_seq, message.id
         )
         if view is None:
-            self._stranger(message.conversation_id, RECEIVE)
+            if message.conversation_id in self.removed:
+                last = self.removed[message.conversation_id]
+                self.removed[message.conversation_id] = max(last, message.changed_seq)
+            else:
+                self._stranger(message.conversation_id, RECEIVE)
             return
         view.take(message, new=new)
         due = world.oracle.read(message, self.number)
@@ -682,6 +701,8 @@ class VirtualUser:
     def _presence(self, update: UserStatus) -> None:
         self.world.recorder.count("presence_updates")
         self.peers[update.user_id] = update.status
+        if update.status != OFFLINE:
+            self.refusals.see(update.user_id, update.status)
 
     def _viewed(self, view: Viewed) -> None:
         if view.id in self.views:
@@ -690,8 +711,10 @@ class VirtualUser:
         else:
             self._stranger(view.id, VIEWED)
 
-    def _typing(self, update: Typing) -> None:
+    def _typing(self, update: Typing, target: str) -> None:
         self.world.recorder.count("typing_updates")
+        if target == TYPING:
+            self.refusals.see(update.user_id, "typing")
         if update.conversation_id not in self.views:
             self._stranger(update.conversation_id, TYPING)
 
@@ -708,6 +731,15 @@ class VirtualUser:
         self.world.oracle.note(self.number, "resync", conversation, head)
         self.views[conversation].resync(head, answered=answered)
 
+    def remove(self, conversation: str) -> None:
+        """It was removed from there, and kept out. What it sends there is refused; what still comes is noted."""
+        view = self.views.pop(conversation, None)
+        self.removed[conversation] = (view.cursor or 0) if view is not None else 0
+        self.conversations = [one for one in self.conversations if one != conversation]
+        self.marked.pop(conversation, None)
+
     def _stranger(self, conversation: str, what: str) -> None:
+        if conversation in self.removed:
+            return  # on its way when it was removed
         text = f"p{self.number} got {what} of {conversation}, of which it is not a member"
         self.world.oracle.breach(invariants.STRANGER, text, virtual_user=self.number)

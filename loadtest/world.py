@@ -173,6 +173,12 @@ class World:
                 await self._changed.wait()
         await self.everybody()
 
+    async def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Until it is true: of who is online, or connected."""
+        while not condition():
+            with trio.move_on_after(POLL):
+                await self._changed.wait()
+
     async def everybody(self) -> None:
         """Until all who are wanted are online."""
         while any(virtual_user.wanted and not virtual_user.online for virtual_user in self.virtual_users.values()):

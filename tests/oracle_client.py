@@ -20,6 +20,7 @@ from loadtest.oracle.oracle import Oracle
 from loadtest.oracle.pins import Pins
 from loadtest.oracle.reactions import Reactions
 from loadtest.oracle.reconciliation import Reconciliation
+from loadtest.oracle.refusals import Refusals
 from loadtest.oracle.standing import OwnSettings
 from loadtest.oracle.threads import OwnThreads, Threads
 from loadtest.payloads import CHANGED, RECEIVE, RESYNC, THREAD, VIEWED, Message, Resync, Synced, ThreadState, Viewed
@@ -82,6 +83,7 @@ class OracleClient:
         self.views = {conversation: ClientView(oracle, number, conversation) for conversation in conversations}
         self.edits = Edits(oracle, number)
         self.mentions = Mentions(oracle, number)
+        self.refusals = Refusals(oracle, number)
         self.settings = OwnSettings(oracle, number)
         self.threads = OwnThreads()
         self.acknowledged: list[int] = []  # by number of the send: the hash of its message's id, 0 while there is none

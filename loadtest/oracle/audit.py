@@ -4,9 +4,11 @@ Owns the paging, and the patience with what is stored and still on its way. One 
 own people. The comparison is `loadtest.oracle.reconciliation`.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
 from loadtest.history_record import write_stored
@@ -15,7 +17,7 @@ from loadtest.oracle.convergence import Convergence
 from loadtest.oracle.reconciliation import Reconciliation
 from loadtest.oracle.standing import Newest
 from loadtest.oracle.threads import behind
-from loadtest.payloads import Message, MessagePage
+from loadtest.payloads import SYSTEM, Message, MessagePage
 from loadtest.rest import RestError
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ PAGE = 200  # messages
 THREADS = 10  # of each conversation that are paged
 AT_ONCE = 8  # conversations read at once
 RETRY_AFTER = 0.5  # seconds: a restarted server may need them
+REMOVED = "memberRemoved"  # the event in a System message
 POLL = 0.2  # seconds between two looks at whether everybody has everything
 
 
@@ -40,6 +43,10 @@ class Audit:
             world.oracle, world.virtual_users, world.reactions, world.pins, world.threads
         )
         self._newest: dict[str, Newest] = {}
+        self._removed: dict[str, list[VirtualUser]] = {}  # by conversation: who was removed from it
+        for virtual_user in world.virtual_users.values():
+            for conversation in virtual_user.removed:
+                self._removed.setdefault(conversation, []).append(virtual_user)
 
     async def run(self) -> None:
         world, limit = self._world, trio.CapacityLimiter(AT_ONCE)
@@ -72,6 +79,10 @@ class Audit:
             self._reconciliation.compare(
                 conversation, stored, [view for view in views if view is not None], is_whole=is_whole
             )
+            for virtual_user in self._removed.get(conversation, ()):
+                last = removal(stored, virtual_user.user_id)
+                if last is not None:
+                    virtual_user.refusals.see_change(conversation, virtual_user.removed[conversation], last)
             newest = self._newest[conversation] = Newest(stored)
             if newest.threads:
                 await self._threads(conversation, members[0].person.token, stored, newest)
@@ -148,3 +159,13 @@ class Audit:
                 virtual_user.online and not virtual_user.views[conversation].has(head) for virtual_user in members
             ):
                 await trio.sleep(POLL)
+
+
+def removal(stored: Sequence[Message], user_id: str) -> int | None:
+    """The change by which a user was removed last; None: there is none."""
+    for message in reversed(stored):
+        if message.type == SYSTEM and message.content is not None and user_id in message.content:
+            said = msgspec.json.decode(message.content)
+            if said.get("event") == REMOVED and said.get("userId") == user_id:
+                return message.seq
+    return None

@@ -20,6 +20,7 @@ COUNT = "count"
 THREAD = "thread"
 SETTINGS = "settings"
 SEARCH = "search"
+RESTRICTED = "restricted"
 
 PROMISES: dict[str, str] = {
     ORDER: "a change came after a later one of the same conversation (P3)",
@@ -41,5 +42,9 @@ PROMISES: dict[str, str] = {
     THREAD: "a root does not show its replies, a reply is in another thread, or where it must not be (P1)",
     SETTINGS: "settings are not those that were answered last, or not the same on a connection of their user",
     SEARCH: "a search found what it must not, or out of order; or it did not find what it must, though all was quiet",
+    RESTRICTED: (
+        "what was refused is stored, who may not send was not refused, or who may was; or somebody was shown what is "
+        "kept from them"
+    ),
     UNANSWERED: "a call on a living connection was never answered, or the stored messages cannot be read",
 }

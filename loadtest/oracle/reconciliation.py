@@ -14,6 +14,7 @@ from loadtest.oracle.mentions import Mentions
 from loadtest.oracle.oracle import Oracle
 from loadtest.oracle.pins import Pins
 from loadtest.oracle.reactions import Reactions
+from loadtest.oracle.refusals import Refusals
 from loadtest.oracle.threads import Threads
 from loadtest.payloads import Message
 
@@ -31,6 +32,8 @@ class Sender(Protocol):
     def edits(self) -> Edits: ...
     @property
     def mentions(self) -> Mentions: ...
+    @property
+    def refusals(self) -> Refusals: ...
 
 
 class Reconciliation:
@@ -142,6 +145,7 @@ class Reconciliation:
             self._oracle.breach(invariants.MISSING, text, virtual_user=key.virtual_user)
         person.edits.check(message)
         person.mentions.check(key.number, message)
+        person.refusals.check(key.number, message)
         if self._threads is not None:
             self._threads.check(message)
         if message.sender_id != person.user_id:

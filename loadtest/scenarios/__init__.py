@@ -7,6 +7,7 @@ from loadtest.scenarios.direct import Direct
 from loadtest.scenarios.group import Broadcast, Group
 from loadtest.scenarios.history import History
 from loadtest.scenarios.mentions import Mentions
+from loadtest.scenarios.moderation import Moderation
 from loadtest.scenarios.noise import Noise
 from loadtest.scenarios.reactions import Reactions
 from loadtest.scenarios.rest import Files, RestMix
@@ -24,6 +25,7 @@ _ALL: tuple[type[Scenario], ...] = (
     Reactions,
     Mentions,
     Threads,
+    Moderation,
     History,
     Slow,
     Reconnect,

@@ -188,6 +188,9 @@ class LyingProxy:
             if talk.lie == "unanswered" and not talk.done:
                 talk.done = True
                 return []
+            if talk.lie == "restricted" and not talk.done:
+                talk.done = True
+                return [{"type": 3, "invocationId": message["invocationId"], "error": "muted: You are muted."}]
             return [message]
         talk.fooled = talk.fooled or client
         lie = LIES.get(talk.lie)
@@ -246,6 +249,6 @@ LIES: dict[str, Callable[[Talk, Event], list[Event]]] = {
 }
 REST_LIES = (
     *("missing", "phantom", "duplicated", "miscounted", "unanswered"),
-    *("mention", "pin", "thread", "count", "settings", "search"),
+    *("mention", "pin", "thread", "count", "settings", "search", "restricted"),
 )
 ALL = [*LIES, *REST_LIES]
