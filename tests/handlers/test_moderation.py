@@ -189,6 +189,19 @@ async def test_roles_are_changed_by_administrators(memory: Memory) -> None:
     assert error.code == "invalid_request" and list(error.errors) == ["role"]
 
 
+async def test_the_last_administrator(memory: Memory) -> None:
+    """May go, by themselves or by an operator, who makes another one; a moderator acts on none."""
+    admin, moderator = person(memory, A), person(memory, M)
+    assert (await refused(memory, memory.moderation.ban(moderator, admin.user_id, BanUser()))).code == "forbidden"
+    await memory.moderation.change_role(admin, admin.user_id, ChangeUserRole("User"))
+    assert A not in memory.tables.roles.values()
+    request = ChangeUserRole("Administrator")
+    assert (await refused(memory, memory.moderation.change_role(admin, admin.user_id, request))).code == "forbidden"
+    assert (await memory.moderation.change_role(None, moderator.user_id, request)).role is A
+    await memory.moderation.ban(None, moderator.user_id, BanUser())
+    assert (await memory.moderation.standing(None, moderator.user_id)).role is A
+
+
 async def test_standing(memory: Memory) -> None:
     """One's own is shown to oneself, others' to moderators."""
     moderator, one, other = person(memory, M), memory.user(), memory.user()

@@ -1,7 +1,7 @@
 """loadtest.scenarios.moderation, against a real server: everything is done, judged, and as promised."""
 
 from loadtest.oracle import invariants
-from loadtest.scenarios.moderation import ACTS, ENDED, Moderation
+from loadtest.scenarios.moderation import ACTS, ENDED, Moderation, Parameters
 from tests.loadtest.playing import play
 from tests.running import running
 
@@ -14,7 +14,7 @@ async def test_everybody_is_kept_from_what_they_are(database: str, redis_url: st
             result = await play(
                 server.url, "moderation", groups=1, members=24, rate=100, seconds=seconds, lasts=0.3, removals=1.0
             )
-            figures = Moderation(result).figures(result)
+            figures = Moderation(Parameters()).figures(result)
             if all(figures[act] for act in ACTS) or not result.oracle.holds:
                 break
     assert result.oracle.holds, result.oracle.breaches
