@@ -1,5 +1,6 @@
 """`parley apikey`: what is printed where, with which exit code, and that a key is shown once."""
 
+import json
 import os
 
 from handlers.api_keys import PREFIX, SCOPES
@@ -10,9 +11,9 @@ from tests import forkserver
 from tests.store.world import fetch_value, make_users
 
 
-async def run(database: str, *arguments: str) -> forkserver.Ended:
+async def run(database: str, *arguments: str, columns: str = "250") -> forkserver.Ended:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PARLEY_")}
-    environ |= {"PARLEY_DATABASE_URL": database, "COLUMNS": "250"}
+    environ |= {"PARLEY_DATABASE_URL": database, "COLUMNS": columns}
     return await forkserver.run("apikey", *arguments, environ=environ)
 
 
@@ -46,6 +47,19 @@ async def test_a_key_from_its_making_to_its_end(database: str) -> None:
     noted = await fetch_value(conn, "SELECT array_agg(act || ' ' || detail ORDER BY id) FROM audit")
     assert noted == ["keyCreated shop", "keyCreated bot", "keyRotated shop", "keyRevoked shop"]
     await conn.close()
+
+
+async def test_for_programs(database: str) -> None:
+    """As JSON, with the key where it is made and nowhere else; a list into a narrow pipe has whole ids."""
+    made = json.loads((await run(database, "create", "--name", "shop", "--scopes", "users:read", "--json")).out)
+    assert made["key"].startswith(PREFIX) and (made["name"], made["scopes"]) == ("shop", ["users:read"])
+    await create(database, "a name that is as long as one may be, which takes a lot of room", ",".join(SCOPES))
+    listed = [json.loads(line) for line in (await run(database, "list", "--json")).out.splitlines()]
+    assert [one.get("key") for one in listed] == [None, None]
+    rotated = json.loads((await run(database, "rotate", "shop", "--json")).out)
+    assert rotated["id"] == made["id"] and rotated["key"] not in ("", made["key"])
+    lines = (await run(database, "list", columns="40")).out.splitlines()
+    assert len(lines) == 3 and {line for line in lines for one in listed if one["id"] in line} == set(lines[1:])
 
 
 async def test_what_is_wrong(database: str) -> None:
