@@ -26,10 +26,11 @@ EXISTS (
 )
 
 -- fragment: is_banned
-EXISTS (
-    -- The sender: their connections end, but an instance may not have heard of it yet.
-    SELECT FROM users AS u WHERE u.id = i.sender_id AND u.banned_until > clock_timestamp()
-)
+(
+    -- The sender: their connections end, but an instance may not have heard of it yet. No EXISTS, of which the planner may
+    -- make a hash of all users.
+    SELECT u.banned_until FROM users AS u WHERE u.id = i.sender_id
+) > clock_timestamp()
 
 -- fragment: looked_up
     SELECT i.*, c.last_seq, c.last_message_id, m.read_seq, s.message_id IS NOT NULL AS is_duplicate,
