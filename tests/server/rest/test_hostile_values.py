@@ -56,6 +56,7 @@ VALUES = {
 # What may be so: the parameter takes the value, or passes over it.
 TAKEN = {
     ("query q", "2**63"): "a user may be called so",
+    ("query reason", "2**63"): "a text like any other",
     ("query cursor", "2**63"): "of a list by name: a name to go on from",
     ("query negotiateVersion", "NUL"): "SignalR's own servers take any version that they do not know for the first",
     ("query negotiateVersion", "2**63"): "the same",
