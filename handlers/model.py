@@ -446,12 +446,20 @@ class Synced(Wire, frozen=True):
     """Result of Sync: where each conversation stands, and the ones that must be paged with REST.
 
     `conversations` is a page of all conversations of the user; `next` goes into the options of the next call.
+    `blocks_version` is that of the user's own list of blocks.
     """
 
     heads: dict[UUID, int]
     resync: tuple[UUID, ...]
     conversations: tuple[SyncedConversation, ...] = ()
     next: UUID | None = None
+    blocks_version: int = 0
+
+
+class BlocksState(Wire, frozen=True):
+    """BlocksChanged: the version of the user's own list of blocks, 0 if they have never blocked anybody."""
+
+    version: int
 
 
 class Resync(Wire, frozen=True):

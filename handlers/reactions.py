@@ -273,8 +273,8 @@ def settle(
 def _refusal(reactor: store.Reactor, own: dict[str, None], kinds: dict[str, int], emoji: str) -> ChatError | None:
     if reactor.is_banned:
         return banned_until_ms(None)
-    if reactor.is_muted:
-        return muted_until_ms(None)
+    if reactor.muted_until_ms is not None:
+        return muted_until_ms(reactor.muted_until_ms)
     if reactor.is_refused:
         return ChatError(UNAVAILABLE.code, UNAVAILABLE.sentence)
     if len(own) >= MAX_OWN:

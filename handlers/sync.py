@@ -21,7 +21,7 @@ from store.model import Change, Conversation, Cursor, MemberCursor, Position, Ti
 from store.postgres import accounts, conversations, messages, moderation, threads, users
 from store.postgres import cursors as positions
 from store.postgres.batch_loader import BatchLoader
-from store.postgres.blocks import Around, list_blocks_around
+from store.postgres.blocks import Concerning, list_blocks_around
 from store.postgres.conversations import Standing
 from store.postgres.privacy import Chosen, list_privacy
 
@@ -46,7 +46,7 @@ class Sync:
         self._ended: BatchLoader[UUID, None] = BatchLoader(self._fetch_ended)
         self._present: BatchLoader[UUID, Timestamp | None] = BatchLoader(self._fetch_present)
         self._privacy: BatchLoader[UUID, Chosen] = BatchLoader(self._fetch_privacy)
-        self._blocks: BatchLoader[UUID, list[Around]] = BatchLoader(self._fetch_blocks)
+        self._blocks: BatchLoader[UUID, Concerning] = BatchLoader(self._fetch_blocks)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
@@ -93,7 +93,7 @@ class Sync:
         """What those of these users hide who have ever chosen. For the process."""
         return await self._privacy.get(user_ids)
 
-    async def blocks(self, user_ids: Collection[UUID]) -> dict[UUID, list[Around]]:
+    async def blocks(self, user_ids: Collection[UUID]) -> dict[UUID, Concerning]:
         """Of those of these users whom any block concerns, theirs and others' against them. For the process."""
         return await self._blocks.get(user_ids)
 
@@ -168,7 +168,7 @@ class Sync:
         async with self._pool.connection() as conn:
             return await moderation.list_bans_of_present(conn, user_ids)
 
-    async def _fetch_blocks(self, user_ids: Collection[UUID]) -> dict[UUID, list[Around]]:
+    async def _fetch_blocks(self, user_ids: Collection[UUID]) -> dict[UUID, Concerning]:
         async with self._pool.connection() as conn:
             return await list_blocks_around(conn, user_ids, MAX_AROUND)
 

@@ -15,10 +15,11 @@ from server.fanout.conversation_updates import ConversationNotifier
 from server.fanout.rooms import Rooms
 from server.fanout.thread_updates import ThreadNotifier
 from store.model import Privacy
-from store.postgres.blocks import Around
+from store.postgres.blocks import Concerning
 from store.redis.inbox_entries import BANNED, disconnection_of, killing_of, moderated
 
 CHUNK = 500  # users in one query
+NONE = Concerning()
 SLACK = 30.0  # seconds that a change may have taken to be sent, and clocks may differ
 
 
@@ -43,7 +44,7 @@ class Truth(Protocol):
     async def privacy(self, user_ids: Collection[UUID]) -> dict[UUID, tuple[Privacy, int]]:
         """What those of these users hide who have ever chosen, each with its version."""
 
-    async def blocks(self, user_ids: Collection[UUID]) -> dict[UUID, list[Around]]:
+    async def blocks(self, user_ids: Collection[UUID]) -> dict[UUID, Concerning]:
         """Of those of these users whom any block concerns, theirs and others' against them."""
 
     async def ended(self, session_ids: Collection[UUID]) -> Collection[UUID]: ...
@@ -115,7 +116,7 @@ class Recovery:
                 self._rooms.set_privacy(user_id, privacy, version)
             blocks = await self._truth.blocks(users[start : start + CHUNK])
             for user_id in users[start : start + CHUNK]:
-                self._rooms.load_blocks(user_id, blocks.get(user_id, ()))
+                self._rooms.load_blocks(user_id, blocks.get(user_id, NONE))
 
     async def _close_withdrawn(self, users: Collection[UUID]) -> None:
         for user_id in await self._truth.deleted(users):

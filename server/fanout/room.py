@@ -19,6 +19,7 @@ from store.model import Change, Cursor, Message, Position, Timestamp
 
 CHANGED = "changed"  # news of a conversation: its view has changed
 JOINED = "joined"  # the user is a member, and the connection is not attached
+BLOCKS = "blocks"  # news of the user themselves, not of a conversation: their list of blocks has changed
 
 
 class History(Protocol):
@@ -108,6 +109,7 @@ class Subscriber(Protocol):
         """An event about a conversation had no room: send what is true of it when the send queue has emptied.
 
         `news` is why the user is not a member any more, or `CHANGED` or `JOINED`. Comes after `lag`, if at all.
+        `BLOCKS` is owed under the id of the user.
         """
 
     def shed(self) -> None:

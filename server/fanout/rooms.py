@@ -28,6 +28,7 @@ from server.fanout.history_check import HistoryCheck
 from server.fanout.privacy import PrivacySettings
 from server.fanout.recent_events import RecentEvents
 from server.fanout.room import (
+    BLOCKS,
     CHANGED,
     JOINED,
     ConversationNotifier,
@@ -45,11 +46,12 @@ from server.transport.send_queue import CROWD, Flusher, Verdict
 from store.defects import guard
 from store.errors import StoreError, Unavailable
 from store.model import Change, Cursor, MessageType, Position, Privacy
-from store.postgres.blocks import Around
+from store.postgres.blocks import Concerning
 from store.redis.inbox_entries import BlockNotice, Disconnection, SettingsChange
 
 MAX_HELD = 1000  # changes that a room holds while it is compared with PostgreSQL; what comes on top is read from there
 MAX_NOTIFIED = 200  # users of a room who are sent their own view after a change; in larger ones, only those added
+BLOCKS_CHANGED = "BlocksChanged"
 REMOVED = "ConversationRemoved"
 RESYNC = "Resync"
 SYSTEM = MessageType.SYSTEM
@@ -134,10 +136,18 @@ class Rooms:
         if user_id in self._connections:
             self.privacy.set(user_id, privacy, version)
 
-    def load_blocks(self, user_id: UUID, blocks: Sequence[Around]) -> None:
-        """Note all blocks that concern a user, if they are connected here."""
-        if user_id in self._connections:
+    def load_blocks(self, user_id: UUID, blocks: Concerning, *, is_opening: bool = False) -> None:
+        """Note all blocks that concern a user, if they are connected here.
+
+        Their connections hear it if their own list is another than was known; one that opens, with no other beside it,
+        asks for it (`Sync`).
+        """
+        connections = self._connections.get(user_id)
+        if connections is not None:
             self.blocks.load(user_id, blocks)
+            is_news = self.blocks.is_news(user_id, blocks.version, is_read=True)
+            if is_news and not (is_opening and len(connections) == 1):
+                self._notify_blocks(user_id)
 
     def set_block(self, notice: BlockNotice) -> None:
         """Note a block, or its end, of those of the two who are connected here."""
@@ -145,6 +155,13 @@ class Rooms:
         for user_id, other_id, is_own in pairs:
             if user_id in self._connections:
                 self.blocks.set(user_id, other_id, notice.version, is_own=is_own, is_blocked=notice.is_blocked)
+                if is_own and self.blocks.is_news(user_id, notice.version):
+                    self._notify_blocks(user_id)
+
+    def _notify_blocks(self, user_id: UUID) -> None:
+        """Send the user's own connections that their list of blocks is another. It does not say whom it is about."""
+        state = self.blocks.state_of(user_id)
+        self._notify(self._connections[user_id], BLOCKS_CHANGED, (state,), user_id, BLOCKS)
 
     def connections_of(self, user_id: UUID) -> Sequence[Subscriber]:
         return tuple(self._connections.get(user_id, ()))

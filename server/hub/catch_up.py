@@ -17,10 +17,10 @@ from handlers.errors import ChatError
 from handlers.model import Caller, Others, Synced, SyncedConversation, SyncOutcome
 from server.fanout.conversation_updates import CHANGED
 from server.fanout.recent_events import Broadcast
-from server.fanout.room import JOINED, Room, Subscriber, cursor_at, resync_at
-from server.fanout.rooms import REMOVED, RESYNC, Rooms, no_such_conversation
+from server.fanout.room import BLOCKS, JOINED, Room, Subscriber, cursor_at, resync_at
+from server.fanout.rooms import BLOCKS_CHANGED, REMOVED, RESYNC, Rooms, no_such_conversation
 from store.model import Change, Conversation, Cursor, Position, Privacy
-from store.postgres.blocks import Around
+from store.postgres.blocks import Concerning
 from store.postgres.conversations import Standing
 
 MAX_BEHIND = 1000  # changes; further behind, paging with REST is cheaper for everybody (docs/hub.md)
@@ -51,7 +51,7 @@ class SyncSource(Protocol):
     async def privacy(self, user_ids: Collection[UUID]) -> dict[UUID, tuple[Privacy, int]]:
         """What those of these users hide who have ever chosen, each with its version."""
 
-    async def blocks(self, user_ids: Collection[UUID]) -> dict[UUID, list[Around]]:
+    async def blocks(self, user_ids: Collection[UUID]) -> dict[UUID, Concerning]:
         """Of those of these users whom any block concerns, theirs and others' against them."""
 
     async def require_user(self, user_id: UUID) -> None:
@@ -198,6 +198,7 @@ async def sync_all(
                 )
                 for conversation_id in listed
             ),
+            blocks_version=rooms.blocks.state_of(connection.user_id).version,
             next=None if len(page) == len(rest) and len(shown) <= most else page[-1] if page else start,
         )
 
@@ -313,13 +314,18 @@ async def resume_room(
 
 
 async def settle(connection: Target, rooms: Rooms, sync: SyncSource, conversation_id: UUID, news: str) -> None:
-    """Send what is true of a conversation by now, after an event about it for the user had no place in the send queue.
+    """Send what is true of a conversation, or of the user's blocks, by now, after an event about it for the user had no
+    place in the send queue.
 
     Not the event itself: several of them are one, and it may be out of date. A connection that should have been
     attached (`JOINED`) is, at the head, before the view is read, so that the client finds what it was not sent.
     The caller has taken the conversation out of `connection.owed`. When this is cancelled, it is put back.
     """
     try:
+        if news == BLOCKS:
+            await connection.wait_room()
+            connection.send_event(BLOCKS_CHANGED, (rooms.blocks.state_of(connection.user_id),))
+            return
         async with rooms.opened([conversation_id] if news == JOINED else ()) as opened:
             view = await sync.view(connection.user_id, conversation_id)
             room = opened.get(conversation_id)

@@ -45,9 +45,11 @@ from server.transport.send_queue import SendQueue, Verdict
 from store.defects import guard
 from store.errors import Overloaded, StoreError, Unavailable
 from store.model import Change, Cursor
+from store.postgres.blocks import Concerning
 
 STEP = 128  # hub messages worked on in one scheduler step: a WebSocket message may hold thousands
 MAX_OWED = 256  # conversations; a client that has not heard of more is better off beginning anew
+NO_BLOCKS = Concerning()
 STATEFUL_VERSION = 2  # the handshake version of clients that speak stateful reconnect
 
 _guard = guard("hub_connections")
@@ -370,7 +372,7 @@ class HubConnection:
             for user_id, (privacy, version) in (await self.hub.sync.privacy([self.user_id])).items():
                 self.hub.rooms.set_privacy(user_id, privacy, version)
             blocks = await self.hub.sync.blocks([self.user_id])
-            self.hub.rooms.load_blocks(self.user_id, blocks.get(self.user_id, ()))
+            self.hub.rooms.load_blocks(self.user_id, blocks.get(self.user_id, NO_BLOCKS), is_opening=True)
             if self.auto_attach and not self.closed:
                 await catch_up.attach_all(self, self.hub.rooms, self.hub.sync)
         except ChatError as error:

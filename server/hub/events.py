@@ -7,7 +7,7 @@ Owns this table, for the descriptions of the API (docs/hub.md, /asyncapi.json, /
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
-from handlers.model import Resync, StatusUpdate, TypingUpdate, UserStatusUpdate
+from handlers.model import BlocksState, Resync, StatusUpdate, TypingUpdate, UserStatusUpdate
 from store.model import Conversation, Message, ThreadState
 
 
@@ -32,6 +32,9 @@ EVENTS: dict[str, Event] = {
     ),
     "ThreadChanged": Event(
         (("thread", ThreadState),), "The user has followed, left or read a thread, on any of their connections."
+    ),
+    "BlocksChanged": Event(
+        (("blocks", BlocksState),), "The user has blocked or unblocked somebody, on any of their connections."
     ),
     "MessageStatusUpdated": Event(
         (("update", StatusUpdate),), "A member has received, or read, everything up to a seq."

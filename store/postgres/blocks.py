@@ -4,7 +4,7 @@ Owns the rows of `blocks`. Writes take part in the caller's transaction. The lan
 same statement that writes a message.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -23,6 +23,13 @@ class Around(NamedTuple):
     other_id: UUID
     is_own: bool
     version: int
+
+
+class Concerning(NamedTuple):
+    """The blocks that concern a user, and the version of their own list: 0 if they have never blocked anybody."""
+
+    version: int = 0
+    around: Sequence[Around] = ()
 
 
 async def lock_blocker(conn: Connection, user_id: UUID) -> bool:
@@ -63,13 +70,22 @@ async def list_blocks(conn: Connection, user_id: UUID, *, after: UUID | None = N
     return [Block(blocked_id, timestamp(created)) for blocked_id, created in rows]
 
 
-async def list_blocks_around(conn: Connection, user_ids: Collection[UUID], limit: int) -> dict[UUID, list[Around]]:
-    """Of those of these users whom any block concerns: at most `limit` of theirs, and as many against them."""
-    found: dict[UUID, list[Around]] = {}
+async def list_blocks_around(conn: Connection, user_ids: Collection[UUID], limit: int) -> dict[UUID, Concerning]:
+    """Of those of these users whom any block concerns, or did: at most `limit` of theirs, and as many against them."""
+    around: dict[UUID, list[Around]] = {}
+    versions: dict[UUID, int] = {}
     parameters = {"user_ids": list(user_ids), "limit": limit}
-    for user_id, *around in await (await conn.execute(queries.list_blocks_around, parameters)).fetchall():
-        found.setdefault(user_id, []).append(Around(*around))
-    return found
+    for user_id, other_id, is_own, version in await (
+        await conn.execute(queries.list_blocks_around, parameters)
+    ).fetchall():
+        if is_own:
+            versions[user_id] = max(version, versions.get(user_id, 0))
+        if other_id is not None:
+            around.setdefault(user_id, []).append(Around(other_id, is_own, version))
+    return {
+        user_id: Concerning(versions.get(user_id, 0), around.get(user_id, ()))
+        for user_id in around.keys() | versions.keys()
+    }
 
 
 async def list_hidden(conn: Connection, viewer_id: UUID, user_ids: Collection[UUID]) -> set[UUID]:

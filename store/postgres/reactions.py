@@ -22,7 +22,7 @@ NOTHING = UUID(int=0)
 class Reactor(NamedTuple):
     """A member, what keeps them from reacting, and the emojis that they have put under the message."""
 
-    is_muted: bool
+    muted_until_ms: int | None  # since the epoch; None: they are not muted
     emojis: frozenset[str]
     is_refused: bool = False  # by the other user of a direct conversation
     is_banned: bool = False
@@ -76,8 +76,8 @@ async def list_reactors(conn: Connection, message: Message, user_ids: Collection
     }
     rows = await (await conn.execute(queries.list_reactors, parameters)).fetchall()
     members = {
-        user_id: Reactor(is_muted, frozenset(emojis), no, is_banned)
-        for user_id, is_muted, emojis, _, no, is_banned in rows
+        user_id: Reactor(muted_until, frozenset(emojis), no, is_banned)
+        for user_id, muted_until, emojis, _, no, is_banned in rows
     }
     return Reactors(members, rows[0][3] if rows else None)
 

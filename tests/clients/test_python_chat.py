@@ -490,5 +490,7 @@ def test_sentences(sentence: str, code: str, message: str, retry_after: float | 
 
 def test_an_error_survives_pickling() -> None:
     """It can be handed to another process, as pools of workers do."""
-    error: Any = copy.copy(ParleyError("rate_limited", "wait", retry_after=1.5, fields={"a": "b"}))
+    error: Any = copy.copy(ParleyError("rate_limited", "wait", retry_after=1.5, fields={"a": "b"}, until="then"))
     assert (error.code, error.message, error.retry_after, error.fields) == ("rate_limited", "wait", 1.5, {"a": "b"})
+    assert error.until == "then"
+    assert from_sentence('muted: Not now.\n{"until":"then"}').until == "then"

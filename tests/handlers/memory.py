@@ -1296,11 +1296,12 @@ def _list_reactors(tables: Tables, message: Message, user_ids: Collection[UUID])
     for user_id in user_ids:
         if (message.conversation_id, user_id) in tables.members:
             emojis = frozenset(key[2] for key in tables.reactions if key[:2] == (message.id, user_id))
-            is_muted = (message.conversation_id, user_id) in tables.muted
+            until = _fetch_mute(tables, message.conversation_id, user_id)
+            muted_until = None if until is None else timestamp_ms(until)
             partner = _fetch_partner(tables, message.conversation_id, user_id)
             is_refused = partner is not None and bool(_list_unavailable(tables, user_id, [partner]))
             is_banned = tables.ban_of(user_id) is not None
-            found[user_id] = reactions.Reactor(is_muted, emojis, is_refused, is_banned)
+            found[user_id] = reactions.Reactor(muted_until, emojis, is_refused, is_banned)
     return reactions.Reactors(found, None)
 
 
@@ -1647,13 +1648,16 @@ def _list_blocks(tables: Tables, user_id: UUID, *, after: UUID | None = None, li
 
 
 @stands_for(blocks.list_blocks_around)
-def _list_blocks_around(tables: Tables, user_ids: Collection[UUID], limit: int) -> dict[UUID, list[blocks.Around]]:
+def _list_blocks_around(tables: Tables, user_ids: Collection[UUID], limit: int) -> dict[UUID, blocks.Concerning]:
     found: dict[UUID, list[blocks.Around]] = {}
     for (one, other), version in tables.blocks.items():
         for user_id, another, is_own in ((one, other, True), (other, one, False)):
             if user_id in user_ids:
                 found.setdefault(user_id, []).append(blocks.Around(another, is_own, version))
-    return found
+    return {
+        user_id: blocks.Concerning(max((one.version for one in around if one.is_own), default=0), around)
+        for user_id, around in found.items()
+    }
 
 
 @stands_for(blocks.list_hidden)

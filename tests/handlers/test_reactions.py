@@ -18,7 +18,7 @@ from handlers.model import Caller
 from handlers.rate_limits import Limiter, Rate
 from handlers.reactions import ANSWERED_AT_ONCE, INTERVAL, MAX_KINDS, MAX_OWN, Act, Reactions, settle
 from store.ids import new_id
-from store.model import Message, MessageType, Reaction, Role
+from store.model import FOR_EVER, Message, MessageType, Reaction, Role
 from store.postgres import reactions as store
 from tests.handlers.memory import Memory, message_at, refused
 
@@ -55,8 +55,8 @@ async def test_react_and_take_back(world: Memory, autojump_clock: MockClock) -> 
 
 
 async def test_who_may_not(world: Memory, autojump_clock: MockClock) -> None:
-    """Strangers and those who were removed learn nothing of the message; muted members only take theirs back;
-    what was deleted takes no reactions, nor do System messages, nor a conversation that is gone."""
+    """Strangers and those who were removed learn nothing of the message; muted members only take theirs back, and hear
+    until when; what was deleted takes no reactions, nor do System messages, nor a conversation that is gone."""
     owner, muted, removed, stranger = (world.user() for _ in range(4))
     group = world.group(*[(one, Role.MEMBER) for one in (owner, muted, removed)])
     said = world.say(group, owner)
@@ -76,7 +76,8 @@ async def test_who_may_not(world: Memory, autojump_clock: MockClock) -> None:
         (owner, system.id, "forbidden"),
         (owner, deleted.id, "gone"),
     ):
-        assert (await refused(world, world.reactions.react(caller, message_id, HEART))).code == code
+        error = await refused(world, world.reactions.react(caller, message_id, HEART))
+        assert (error.code, error.until) == (code, FOR_EVER if code == "muted" else None)
     for caller, message_id, code in ((stranger, said.id, "not_found"), (removed, said.id, "not_found")):
         assert (await refused(world, world.reactions.unreact(caller, message_id, THUMB))).code == code
         call = world.reactions.list(caller, message_id, emoji=None, limit=10, cursor=None)
@@ -337,7 +338,7 @@ def test_any_acts(first: Sequence[Any], second: Sequence[Any]) -> None:
         for act, (user, emoji, adds) in zip(acts, batch, strict=True):
             act.user_id, act.emoji, act.adds = user, emoji, adds
             (expected[user].add if adds else expected[user].discard)(emoji)
-        reactors = store.Reactors({user: store.Reactor(False, emojis) for user, emojis in there.items()}, None)
+        reactors = store.Reactors({user: store.Reactor(None, emojis) for user, emojis in there.items()}, None)
         added, removed, refusals = settle(message, reactors, acts)
         assert not refusals
         now = {user: set(emojis) for user, emojis in there.items()}

@@ -62,6 +62,30 @@ async def test_presence_and_typing(pair: Pair) -> None:
             await until(again, "UserStartedTyping", userId=alice.id)
 
 
+async def test_own_devices(pair: Pair) -> None:
+    """They hear on each instance that the list is another, or by `Sync` if they were away; the blocked hear nothing."""
+    one, two = pair
+    alice, bob = await people(one, "alice", "bob")
+    direct = await one.direct(alice, bob)
+    to_phone, to_bob = EventRecorder(), EventRecorder()
+    async with two.connect(bob, to_bob) as b, one.connect(alice) as laptop:
+        async with two.connect(alice, to_phone) as phone:
+            assert (await phone.invoke("Sync", {}))["blocksVersion"] == 0
+            for _ in range(2):
+                await laptop.invoke("BlockUser", bob.id)
+            await wait_until(lambda: len(to_phone.of("BlocksChanged")) == 1)
+            [first] = to_phone.of("BlocksChanged")
+            assert set(first) == {"version"}
+            assert (await phone.invoke("Sync", {}))["blocksVersion"] == first["version"]
+        await laptop.invoke("UnblockUser", bob.id)
+        async with two.connect(alice) as phone:
+            assert (await phone.invoke("Sync", {}))["blocksVersion"] > first["version"]
+        assert (await b.invoke("Sync", {}))["blocksVersion"] == 0
+        said = await laptop.invoke("SendMessage", {"conversationId": direct, "content": "behind what came before"})
+        await until(to_bob, "ReceiveMessage", id=said["id"])
+        assert to_bob.of("BlocksChanged") == [] and len(to_phone.of("BlocksChanged")) == 1
+
+
 async def test_messages(pair: Pair) -> None:
     """Refused on the other instance at once; the group goes on; what was sent before is there."""
     one, two = pair

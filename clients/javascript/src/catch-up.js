@@ -16,11 +16,14 @@ const PATIENCE = 600_000; // ms for one answer: all that was missed comes before
  * @typedef {{conversationId: string, lastSeq: number, messageId: string | null, unreadCount: number, mentionCount?: number,
  *   outcome: "replayed" | "attached" | "resync" | "gone" | "ignored", settingsVersion?: number}} Outcome
  *
+ * @typedef {{conversations: Outcome[], next: string | null, blocksVersion?: number}} Answer
+ *
  * @typedef {object} Owner
  * @property {() => Iterable<Conversation>} known
  * @property {(id: string) => Conversation | undefined} find
  * @property {(id: string) => Conversation} make
  * @property {(conversation: Conversation, reason: string) => void} forget
+ * @property {(version?: number) => void} onBlocks the version of the list of blocks
  */
 
 export class CatchUp {
@@ -59,11 +62,12 @@ export class CatchUp {
     let rest = named(names);
     let after = null;
     do {
-      /** @type {{conversations: Outcome[], next: string | null}} */
+      /** @type {Answer} */
       const answer = await sync(connection, rest, { others, after }, life);
       this.#settle(answer.conversations);
       rest = {};
       after = answer.next;
+      this.#owner.onBlocks(answer.blocksVersion);
     } while (after !== null);
     for (const id of [...this.#waiting.keys()]) this.#deliver(this.#owner.make(id)); // the user was added just now
     // The answers have named all that are the user's.
@@ -142,7 +146,7 @@ export class CatchUp {
  * @param {Record<string, unknown>} cursors
  * @param {Record<string, unknown>} options
  * @param {AbortSignal} life
- * @returns {Promise<{conversations: Outcome[], next: string | null}>}
+ * @returns {Promise<Answer>}
  */
 async function sync(connection, cursors, options, life) {
   for (;;) {

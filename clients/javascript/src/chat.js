@@ -3,6 +3,7 @@
  * belongs together: it hands what comes from the server to conversations and outbox, and what they want to the link.
  * @module
  */
+import { BlockList } from "./blocks.js";
 import { CatchUp } from "./catch-up.js";
 import { Conversation } from "./conversation.js";
 import { ParleyError, abortedBy, asParleyError, closed } from "./errors.js";
@@ -51,6 +52,12 @@ const LISTED = 200; // conversations in one page
  * @typedef {{id: string, client: string, address: string, createdAt: string, lastUsedAt: string, expiresAt: string,
  *   current: boolean}} SessionInfo
  *
+ * @typedef {{userId: string, role: "User" | "Moderator" | "Administrator", bannedUntil: string | null}} Standing
+ * @typedef {{id: string, createdAt: string, userId: string, messageId: string | null, conversationId: string | null,
+ *   category: string, comment: string | null, state: "Open" | "Resolved"}} Report
+ * @typedef {Report & {reporterId: string | null, content: string | null, note: string | null, resolvedBy: string | null,
+ *   resolvedAt: string | null}} FullReport as moderators see it
+ *
  * @typedef {object} SearchHit
  * @property {import("./timeline.js").WireMessage} message
  * @property {{field: "content" | "fileName", start: number, length: number}[]} highlights where strings have it
@@ -58,6 +65,7 @@ const LISTED = 200; // conversations in one page
  * @typedef {object} OwnEvents
  * @property {{state: State, previous: State, reason: ParleyError | null}} state
  * @property {Presence} presence
+ * @property {{userIds: ReadonlySet<string>}} blocks those whom one has blocked are others
  * @property {{error: ParleyError}} error something is wrong that no call was there to hear of
  * @property {{chat: Chat}} list `conversations` are others, or in another order
  *
@@ -94,6 +102,7 @@ export class Chat extends Emitter {
   #presence = new Map();
   /** @type {Set<string>} users whose presence the application wants to know */
   #wanted = new Set();
+  #blocks;
 
   /** @internal Use `Parley.connect`. */
   constructor(/** @type {import("./options.js").Options} */ options) {
@@ -124,6 +133,10 @@ export class Chat extends Emitter {
       onSent: (entry) => this.#byId.get(entry.draft.conversationId)?.onSent(entry),
       onFailed: (entry, error) => this.#byId.get(entry.draft.conversationId)?.onFailed(entry, error),
       onChange: (id) => this.#byId.get(id)?.onOutbox(),
+    });
+    this.#blocks = new BlockList(this.#rest, settings.timing, life, {
+      onChange: () => this.emit("blocks", { userIds: this.blockedIds }),
+      onError: (error) => this.#onError(error),
     });
     this.files = new Files(this.#rest);
   }
@@ -429,6 +442,7 @@ export class Chat extends Emitter {
    */
   async block(userId, { signal } = {}) {
     await this.#rest.request("PUT", `/api/users/me/blocks/${userId}`, { signal });
+    this.#blocks.set(userId, true);
   }
 
   /**
@@ -437,30 +451,33 @@ export class Chat extends Emitter {
    */
   async unblock(userId, { signal } = {}) {
     await this.#rest.request("DELETE", `/api/users/me/blocks/${userId}`, { signal });
+    this.#blocks.set(userId, false);
   }
 
   /**
-   * The users whom one has blocked, all of them.
+   * The users whom one has blocked, all of them, read from the server.
    * @param {{signal?: AbortSignal}} [options]
-   * @returns {Promise<{userId: string, createdAt: string}[]>}
+   * @returns {Promise<import("./blocks.js").Block[]>}
    */
-  async blocks({ signal } = {}) {
-    /** @type {{userId: string, createdAt: string}[]} */
-    const found = [];
-    let cursor = null;
-    do {
-      const page = await this.#rest.get("/api/users/me/blocks", { query: { limit: 200, cursor }, signal });
-      found.push(...page.items);
-      cursor = page.next;
-    } while (cursor !== null);
-    return found;
+  blocks({ signal } = {}) {
+    return this.#blocks.list(signal);
+  }
+
+  /** Their ids, kept current, whichever device of one's own has blocked them: see the event `blocks`. */
+  get blockedIds() {
+    return this.#blocks.ids;
+  }
+
+  /** @param {string} userId */
+  isBlocked(userId) {
+    return this.#blocks.ids.has(userId);
   }
 
   /**
    * Report a message or a user to the moderators: as Spam, Harassment, Hate, Violence, Sexual, SelfHarm or Other.
    * @param {{category: string, messageId?: string, userId?: string, comment?: string}} what
    * @param {{signal?: AbortSignal}} [options]
-   * @returns {Promise<{id: string, state: string}>}
+   * @returns {Promise<Report>}
    */
   report({ category, messageId, userId, comment }, { signal } = {}) {
     return this.#rest.request("POST", "/api/reports", {
@@ -469,6 +486,98 @@ export class Chat extends Emitter {
       signal,
     });
   }
+
+  /**
+   * What one has reported, the oldest first.
+   * @param {{limit?: number, cursor?: string | null, signal?: AbortSignal}} [options]
+   * @returns {Promise<{items: Report[], next: string | null}>}
+   */
+  ownReports({ limit = 50, cursor = null, signal } = {}) {
+    return this.#rest.get("/api/users/me/reports", { query: { limit, cursor }, signal });
+  }
+
+  // -- for moderators of the service ----------------------------------------------------------------
+
+  /**
+   * One's own role in the service, or for moderators anybody's, and until when they are banned.
+   * @param {string} [userId]
+   * @param {{signal?: AbortSignal}} [options]
+   * @returns {Promise<Standing>}
+   */
+  standing(userId = this.#me, { signal } = {}) {
+    return this.#rest.get(`/api/users/${userId}/standing`, { signal });
+  }
+
+  /**
+   * Reports, the oldest first.
+   * @param {{state?: "Open" | "Resolved", userId?: string, limit?: number, cursor?: string | null, signal?: AbortSignal}} [options]
+   * @returns {Promise<{items: FullReport[], next: string | null}>}
+   */
+  reports({ state, userId, limit = 50, cursor = null, signal } = {}) {
+    return this.#rest.get("/api/reports", { query: { state: state?.toLowerCase(), userId, limit, cursor }, signal });
+  }
+
+  /**
+   * Decide on a report, with a note for other moderators.
+   * @param {string} id
+   * @param {{note?: string, signal?: AbortSignal}} [options]
+   * @returns {Promise<FullReport>}
+   */
+  resolveReport(id, { note, signal } = {}) {
+    return this.#rest.request("PUT", `/api/reports/${id}/resolution`, { body: { note }, signal });
+  }
+
+  /**
+   * Ban a user until then, or for good. `reason` is for the audit log, as in all of these.
+   * @param {string} userId
+   * @param {{until?: Date | null, reason?: string, signal?: AbortSignal}} [options]
+   * @returns {Promise<Standing>}
+   */
+  ban(userId, { until, reason, signal } = {}) {
+    return this.#rest.request("PUT", `/api/users/${userId}/ban`, { body: { until, reason }, signal });
+  }
+
+  /**
+   * @param {string} userId
+   * @param {{reason?: string, signal?: AbortSignal}} [options]
+   * @returns {Promise<Standing>}
+   */
+  unban(userId, { reason, signal } = {}) {
+    return this.#rest.request("DELETE", `/api/users/${userId}/ban`, { query: { reason }, signal });
+  }
+
+  /**
+   * End all sessions and connections of a user, who may sign in again.
+   * @param {string} userId
+   * @param {{reason?: string, signal?: AbortSignal}} [options]
+   * @returns {Promise<Standing>}
+   */
+  endSessions(userId, { reason, signal } = {}) {
+    return this.#rest.request("DELETE", `/api/users/${userId}/sessions`, { query: { reason }, signal });
+  }
+
+  /**
+   * Give a user another name; what is left out stays.
+   * @param {string} userId
+   * @param {{username?: string, displayName?: string, reason?: string, signal?: AbortSignal}} changes
+   * @returns {Promise<User>}
+   */
+  renameUser(userId, { signal, ...changes }) {
+    return this.#rest.request("PUT", `/api/users/${userId}/name`, { body: changes, signal });
+  }
+
+  /**
+   * For administrators.
+   * @param {string} userId
+   * @param {Standing["role"]} role
+   * @param {{reason?: string, signal?: AbortSignal}} [options]
+   * @returns {Promise<Standing>}
+   */
+  setUserRole(userId, role, { reason, signal } = {}) {
+    return this.#rest.request("PUT", `/api/users/${userId}/role`, { body: { role, reason }, signal });
+  }
+
+  // -- oneself ------------------------------------------------------------------------------------
 
   /**
    * Sign out somewhere else, or here.
@@ -636,6 +745,7 @@ export class Chat extends Emitter {
       find: (id) => this.#byId.get(id),
       make: (id) => this.#make(id),
       forget: (conversation, reason) => this.#forget(conversation, reason),
+      onBlocks: (version) => this.#blocks.hear(version),
     }));
     try {
       await catchUp.run(connection, life);
@@ -668,6 +778,8 @@ export class Chat extends Emitter {
       }
       case "ThreadChanged":
         return this.#byId.get(detail.conversationId)?.onThread(detail);
+      case "BlocksChanged":
+        return this.#blocks.hear(detail.version);
       case "MessageStatusUpdated":
         return this.#byId.get(detail.conversationId)?.onReceipt(detail);
       case "UserStatusChanged":

@@ -667,6 +667,50 @@ export class Conversation extends Emitter {
     await this.#answer(this.#host.rest.request("PUT", `${this.#path}/members/${userId}/role`, { body: { role }, signal }));
   }
 
+  /**
+   * A member sends, edits and reacts no more until then, or for good. For admins and owners of a group, and moderators of
+   * the service. `reason` is for the audit log.
+   * @param {string} userId
+   * @param {{until?: Date | null, reason?: string, signal?: AbortSignal}} [options]
+   */
+  async muteMember(userId, { until, reason, signal } = {}) {
+    await this.#host.rest.request("PUT", `${this.#path}/members/${userId}/mute`, { body: { until, reason }, signal });
+  }
+
+  /**
+   * @param {string} userId
+   * @param {{signal?: AbortSignal}} [options]
+   */
+  async unmuteMember(userId, { signal } = {}) {
+    await this.#host.rest.request("DELETE", `${this.#path}/members/${userId}/mute`, { signal });
+  }
+
+  /**
+   * Remove a user from a group, if they are a member; they do not come back before then, or never. For the same people.
+   * @param {string} userId
+   * @param {{until?: Date | null, reason?: string, signal?: AbortSignal}} [options]
+   */
+  async keepOut(userId, { until, reason, signal } = {}) {
+    await this.#host.rest.request("PUT", `${this.#path}/bans/${userId}`, { body: { until, reason }, signal });
+  }
+
+  /**
+   * @param {string} userId
+   * @param {{signal?: AbortSignal}} [options]
+   */
+  async letIn(userId, { signal } = {}) {
+    await this.#host.rest.request("DELETE", `${this.#path}/bans/${userId}`, { signal });
+  }
+
+  /**
+   * Who is kept out, and until when.
+   * @param {{cursor?: string | null, limit?: number, signal?: AbortSignal}} [options]
+   * @returns {Promise<{items: {userId: string, until: string, createdBy: string, createdAt: string}[], next: string | null}>}
+   */
+  keptOut({ cursor = null, limit = 200, signal } = {}) {
+    return this.#host.rest.get(`${this.#path}/bans`, { query: { cursor, limit }, signal });
+  }
+
   /** @param {{signal?: AbortSignal}} [options] */
   leave(options = {}) {
     return this.removeMember(this.#host.me, options);

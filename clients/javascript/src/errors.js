@@ -9,6 +9,7 @@
  * @property {number} [retryAfterMs] When to come again.
  * @property {Record<string, string>} [fields] What is wrong with which field.
  * @property {number} [status] The HTTP status.
+ * @property {string} [until] When what forbids it is over; the last millisecond of the year 9999 is never.
  * @property {unknown} [cause]
  */
 
@@ -24,13 +25,14 @@ export class ParleyError extends Error {
    * @param {string} message
    * @param {ErrorDetails} [details]
    */
-  constructor(code, message, { retryAfterMs, fields, status, cause } = {}) {
+  constructor(code, message, { retryAfterMs, fields, status, until, cause } = {}) {
     super(message, cause === undefined ? undefined : { cause });
     this.name = "ParleyError";
     this.code = code;
     this.retryAfterMs = retryAfterMs;
     this.fields = fields;
     this.status = status;
+    this.until = until;
   }
 
   /** Whether the same request may succeed later, as nothing is wrong with it. */
@@ -65,7 +67,7 @@ export function errorOfHub(text) {
   } catch {
     // the sentence says enough
   }
-  return new ParleyError(code, sentence, { retryAfterMs: known.retryAfterMs ?? waitIn(code, sentence), fields: known.fields });
+  return new ParleyError(code, sentence, { ...known, retryAfterMs: known.retryAfterMs ?? waitIn(code, sentence) });
 }
 
 /**
@@ -85,7 +87,7 @@ export async function errorOfAnswer(response) {
   const sentence = String(problem?.detail ?? problem?.title ?? `The server answered ${status}.`);
   const header = Number(response.headers.get("Retry-After") || NaN) * 1000;
   const retryAfterMs = problem?.retryAfterMs ?? waitIn(code, sentence) ?? (header >= 0 ? header : undefined);
-  return new ParleyError(code, sentence, { status, fields: problem?.fields ?? problem?.errors, retryAfterMs });
+  return new ParleyError(code, sentence, { status, fields: problem?.fields ?? problem?.errors, retryAfterMs, until: problem?.until });
 }
 
 /** @param {AbortSignal} [signal] */

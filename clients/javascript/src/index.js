@@ -38,6 +38,10 @@ export { MemoryStore } from "./stores/memory.js";
  * @typedef {import("./chat.js").Privacy} Privacy
  * @typedef {import("./chat.js").UnreadTotals} UnreadTotals
  * @typedef {import("./chat.js").SearchHit} SearchHit
+ * @typedef {import("./blocks.js").Block} Block
+ * @typedef {import("./chat.js").Standing} Standing
+ * @typedef {import("./chat.js").Report} Report
+ * @typedef {import("./chat.js").FullReport} FullReport
  * @typedef {import("./chat.js").PublicGroup} PublicGroup
  * @typedef {import("./conversation.js").JoinLink} JoinLink
  * @typedef {import("./chat.js").SessionInfo} SessionInfo

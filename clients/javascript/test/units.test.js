@@ -7,6 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { FileStore, LocalStorageStore, MemoryStore, Parley, ParleyError } from "../src/index.js";
+import { BlockList } from "../src/blocks.js";
 import { errorOfHub } from "../src/errors.js";
 import { Members } from "../src/members.js";
 import { decode, encode } from "../src/protocol.js";
@@ -1158,6 +1159,55 @@ test("a file is always whole, and local storage keeps to its names", async () =>
   assert.deepEqual(await local.load(), new Map([["a", 1]]));
   await local.clear();
   assert.deepEqual([...items.keys()], ["other"]);
+});
+
+test("the list of blocks is read until nothing later was heard, also after a history that went back", () =>
+  time.run(
+    (async () => {
+      const life = new AbortController();
+      const changes = [];
+      let truth = ["a"];
+      let failures = 1;
+      let meanwhile = null;
+      let asked = 0;
+      const rest = {
+        async get(_path, { query: { cursor } }) {
+          asked++;
+          if (failures-- > 0) throw new ParleyError("unavailable", "x");
+          const items = (cursor ? truth.slice(1) : truth.slice(0, 1)).map((userId) => ({ userId, createdAt: "" }));
+          const next = !cursor && truth.length > 1 ? "more" : null;
+          await nap(1);
+          meanwhile?.();
+          return { items, next };
+        },
+      };
+      const timing = { minPause: 1, maxPause: 5 };
+      const blocks = new BlockList(rest, timing, life.signal, { onChange: () => changes.push([...blocks.ids]), onError: assert.fail });
+      blocks.hear(0);
+      blocks.hear();
+      await nap();
+      assert.deepEqual([asked, changes], [0, []]);
+      blocks.hear(5);
+      meanwhile = () => ((meanwhile = null), (truth = ["a", "b"]), blocks.hear(6));
+      await until(() => blocks.ids.size === 2);
+      assert.deepEqual(changes.at(-1), ["a", "b"]);
+      const before = asked;
+      blocks.hear(6);
+      await nap();
+      assert.equal(asked, before);
+      truth = ["a"];
+      blocks.hear(4); // PostgreSQL has come back with less
+      await until(() => blocks.ids.size === 1);
+      blocks.set("c", true);
+      blocks.set("c", true);
+      assert.deepEqual(changes.slice(-2), [["a"], ["a", "c"]]);
+      life.abort();
+    })(),
+  ));
+
+test("an error says until when something is forbidden", () => {
+  const { code, until } = errorOfHub('muted: Not now.\n{"until":"2099-01-01T00:00:00.000Z"}');
+  assert.deepEqual([code, until], ["muted", "2099-01-01T00:00:00.000Z"]);
 });
 
 test("errors are typed", () => {

@@ -7,6 +7,7 @@ import ssl
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar
 
@@ -14,7 +15,7 @@ import anyio
 import anyio.to_thread
 from msgspec import UNSET, UnsetType
 
-from parley_client.conversation import Conversation, Outgoing, status_of
+from parley_client.conversation import Conversation, Outgoing, restriction, status_of
 from parley_client.engine import CLOSE_TIMEOUT, PAGE, Engine
 from parley_client.errors import ParleyError
 from parley_client.events import Broadcaster, Event, MessageReceived, State, Subscription
@@ -25,9 +26,11 @@ from parley_client.model import (
     ConversationInfo,
     ConversationSettings,
     FileInfo,
+    FullReport,
     JoinLink,
     Link,
     Member,
+    MemberBan,
     Message,
     MessageReceipt,
     MessageType,
@@ -41,10 +44,12 @@ from parley_client.model import (
     Role,
     SearchHit,
     SessionInfo,
+    Standing,
     Thread,
     ThreadState,
     UnreadTotals,
     User,
+    UserRole,
     UserStatus,
     decoded,
 )
@@ -274,10 +279,20 @@ class Chat:
     async def block(self, user: User | str) -> None:
         """Keep a user away: no direct messages of theirs, and neither sees when the other is there. They do not learn
         it."""
-        await self._rest.request("PUT", f"/api/users/me/blocks/{user if isinstance(user, str) else user.id}")
+        await self._rest.request("PUT", f"/api/users/me/blocks/{_id(user)}")
+        self._replica.set_blocks(self.blocked_ids | {_id(user)})
 
     async def unblock(self, user: User | str) -> None:
-        await self._rest.delete(f"/api/users/me/blocks/{user if isinstance(user, str) else user.id}")
+        await self._rest.delete(f"/api/users/me/blocks/{_id(user)}")
+        self._replica.set_blocks(self.blocked_ids - {_id(user)})
+
+    @property
+    def blocked_ids(self) -> frozenset[str]:
+        """Whom the user has blocked, kept current, whichever device of theirs has done it: see `BlocksChanged`."""
+        return self._replica.blocked
+
+    def is_blocked(self, user: User | str) -> bool:
+        return _id(user) in self.blocked_ids
 
     async def report(
         self,
@@ -292,21 +307,18 @@ class Chat:
         body = {
             "category": category,
             "messageId": message if message is None or isinstance(message, str) else message.id,
-            "userId": user if user is None or isinstance(user, str) else user.id,
+            "userId": None if user is None else _id(user),
             "comment": comment,
         }
         return await self._rest.post("/api/reports", body, Report)
 
+    async def own_reports(self, *, limit: int = 50, cursor: str | None = None) -> Page[Report]:
+        """What the user has reported, the oldest first."""
+        return await self._rest.get("/api/users/me/reports", Page[Report], limit=limit, cursor=cursor)
+
     async def blocks(self) -> list[Block]:
-        """The users whom the user has blocked, all of them."""
-        found: list[Block] = []
-        cursor: str | None = None
-        while True:
-            page = await self._rest.get("/api/users/me/blocks", Page[Block], limit=200, cursor=cursor)
-            found += page.items
-            cursor = page.next
-            if cursor is None:
-                return found
+        """The users whom the user has blocked, all of them, read from the server."""
+        return await self._engine.list_blocks()
 
     async def set_privacy(
         self, *, read_receipts: bool | None = None, typing: bool | None = None, last_seen: bool | None = None
@@ -352,6 +364,60 @@ class Chat:
     async def delete_account(self) -> None:
         """Erase the user: their messages stay, as those of a deleted user. The chat is closed."""
         await self._rest.delete(f"/api/users/{self.me.id}")
+
+    # -- for moderators of the service ---------------------------------------------------------------------------------
+
+    async def standing(self, user: User | str | None = None) -> Standing:
+        """One's own role in the service, or for moderators anybody's, and until when they are banned."""
+        return await self._rest.get(f"/api/users/{_id(user or self.me)}/standing", Standing)
+
+    async def reports(
+        self,
+        *,
+        state: Literal["open", "resolved"] | None = None,
+        user: User | str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[FullReport]:
+        """Reports, the oldest first: those about one user, or all."""
+        about = None if user is None else _id(user)
+        return await self._rest.get(
+            "/api/reports", Page[FullReport], state=state, userId=about, limit=limit, cursor=cursor
+        )
+
+    async def resolve_report(self, report: Report | str, *, note: str | None = None) -> FullReport:
+        """Decide on a report, with a note for other moderators."""
+        report_id = report if isinstance(report, str) else report.id
+        return await self._rest.put(f"/api/reports/{report_id}/resolution", {"note": note}, FullReport)
+
+    async def ban(self, user: User | str, *, until: datetime | None = None, reason: str | None = None) -> Standing:
+        """Ban a user until a time that has a zone, or for good. `reason` is for the audit log, as in all of these."""
+        return await self._rest.put(f"/api/users/{_id(user)}/ban", restriction(until, reason), Standing)
+
+    async def unban(self, user: User | str, *, reason: str | None = None) -> Standing:
+        return await self._rest.remove(f"/api/users/{_id(user)}/ban", Standing, reason=reason)
+
+    async def end_sessions(self, user: User | str, *, reason: str | None = None) -> Standing:
+        """End all sessions and connections of a user, who may sign in again."""
+        return await self._rest.remove(f"/api/users/{_id(user)}/sessions", Standing, reason=reason)
+
+    async def rename_user(
+        self,
+        user: User | str,
+        *,
+        username: str | None = None,
+        display_name: str | None = None,
+        reason: str | None = None,
+    ) -> User:
+        """Give a user another name; what is left out stays."""
+        body = {"username": username, "displayName": display_name, "reason": reason}
+        return await self._rest.put(f"/api/users/{_id(user)}/name", body, User)
+
+    async def set_user_role(self, user: User | str, role: UserRole, *, reason: str | None = None) -> Standing:
+        """For administrators."""
+        return await self._rest.put(f"/api/users/{_id(user)}/role", {"role": role.value, "reason": reason}, Standing)
+
+    # -- lists and files -----------------------------------------------------------------------------------------------
 
     async def threads(self, *, unread: bool = False) -> list[Thread]:
         """The threads that the user follows, the one with the last reply first; with `unread` those that have replies
@@ -547,6 +613,15 @@ class Chat:
     async def remove_member(self, conversation_id: str, user_id: str) -> None:
         await self._rest.delete(f"/api/conversations/{conversation_id}/members/{user_id}")
 
+    async def restrict(self, path: str, body: Mapping[str, Any] | None) -> None:
+        if body is None:
+            await self._rest.delete(path)
+        else:
+            await self._rest.request("PUT", path, json=body)
+
+    async def kept_out(self, conversation_id: str) -> list[MemberBan]:
+        return await self._all(f"/api/conversations/{conversation_id}/bans", Page[MemberBan])
+
     async def change_role(self, conversation_id: str, user_id: str, role: Role) -> None:
         rounds, path = self._replica.rounds(), f"/api/conversations/{conversation_id}/members/{user_id}/role"
         self._replica.take_answer(await self._rest.put(path, {"role": role.value}, ConversationInfo), rounds)
@@ -575,6 +650,10 @@ class Chat:
     def _require_open(self) -> None:
         if self.state == "closed":
             raise self.reason or ParleyError("closed", "the chat was closed")
+
+
+def _id(user: User | str) -> str:
+    return user if isinstance(user, str) else user.id
 
 
 def _message_of(event: Event) -> Message | None:

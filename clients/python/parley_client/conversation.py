@@ -19,6 +19,7 @@ from parley_client.model import (
     FileInfo,
     JoinLink,
     Member,
+    MemberBan,
     Message,
     MessageReceipt,
     MessageStatus,
@@ -50,6 +51,16 @@ def status_of(message: Message) -> Status:
 
 def _ids(people: "Iterable[User | Member | str]") -> list[str]:
     return [one if isinstance(one, str) else one.id if isinstance(one, User) else one.user_id for one in people]
+
+
+def written(time: datetime) -> str:
+    """A time that has a time zone, as servers read it."""
+    return time.astimezone(UTC).isoformat(timespec="milliseconds")
+
+
+def restriction(until: datetime | None, reason: str | None) -> dict[str, Any]:
+    """What is said with an act of a moderator; without `until` it is for good."""
+    return {"until": None if until is None else written(until), "reason": reason}
 
 
 class Actions(Protocol):
@@ -99,6 +110,8 @@ class Actions(Protocol):
     async def update_settings(self, conversation_id: str, changes: Mapping[str, Any]) -> None: ...
     async def add_member(self, conversation_id: str, user_id: str, role: Role) -> None: ...
     async def remove_member(self, conversation_id: str, user_id: str) -> None: ...
+    async def restrict(self, path: str, body: Mapping[str, Any] | None) -> None: ...
+    async def kept_out(self, conversation_id: str) -> list[MemberBan]: ...
     async def change_role(self, conversation_id: str, user_id: str, role: Role) -> None: ...
     async def all_members(self, conversation_id: str) -> list[Member]: ...
     async def delete_conversation(self, conversation_id: str) -> None: ...
@@ -511,7 +524,7 @@ class Conversation:
 
     async def mute(self, until: datetime | None = None) -> None:
         """Want no notifications, for ever or until a time that has a time zone; on all one's devices."""
-        said = FOR_EVER if until is None else until.astimezone(UTC).isoformat(timespec="milliseconds")
+        said = FOR_EVER if until is None else written(until)
         await self._actions.update_settings(self.id, {"notifications": {"mutedUntil": said}})
 
     async def unmute(self) -> None:
@@ -522,6 +535,30 @@ class Conversation:
 
     async def remove_member(self, user: User | str) -> None:
         await self._actions.remove_member(self.id, user if isinstance(user, str) else user.id)
+
+    async def mute_member(self, user: User | str, *, until: datetime | None = None, reason: str | None = None) -> None:
+        """A member sends, edits and reacts no more until a time that has a zone, or for good. For admins and owners of a
+        group, and moderators of the service. `reason` is for the audit log."""
+        [user_id] = _ids([user])
+        await self._actions.restrict(f"/api/conversations/{self.id}/members/{user_id}/mute", restriction(until, reason))
+
+    async def unmute_member(self, user: User | str) -> None:
+        [user_id] = _ids([user])
+        await self._actions.restrict(f"/api/conversations/{self.id}/members/{user_id}/mute", None)
+
+    async def keep_out(self, user: User | str, *, until: datetime | None = None, reason: str | None = None) -> None:
+        """Remove a user from a group, if they are a member; they do not come back before then, or never. For the same
+        people."""
+        [user_id] = _ids([user])
+        await self._actions.restrict(f"/api/conversations/{self.id}/bans/{user_id}", restriction(until, reason))
+
+    async def let_in(self, user: User | str) -> None:
+        [user_id] = _ids([user])
+        await self._actions.restrict(f"/api/conversations/{self.id}/bans/{user_id}", None)
+
+    async def kept_out(self) -> list[MemberBan]:
+        """Who is kept out, and until when: read from the server."""
+        return await self._actions.kept_out(self.id)
 
     async def change_role(self, user: User | str, role: Role) -> None:
         await self._actions.change_role(self.id, user if isinstance(user, str) else user.id, role)

@@ -19,7 +19,7 @@ from parley_client.errors import Lost, NotUnderstood, ParleyError
 from parley_client.events import Broadcaster, ErrorOccurred, State, StateChanged
 from parley_client.groups import single
 from parley_client.hub import Closed, Hub, open_hub
-from parley_client.model import ConversationInfo, Cursor, Message, Page, Presence, Synced, User, decoded
+from parley_client.model import Block, ConversationInfo, Cursor, Message, Page, Presence, Synced, User, decoded
 from parley_client.replica import Replica
 from parley_client.rest import Rest
 from parley_client.store import Store
@@ -284,6 +284,7 @@ class Engine:
             cursor = page.next
             if cursor is None:
                 break
+        await self._read_blocks()
         asked = list(self.replica.presence)[:PAGE]
         if asked:
             try:
@@ -311,6 +312,8 @@ class Engine:
                 self._start(tasks, f"read {found.id}", self._until_done, found, self._read_history)
             for found in self.replica.outdated():
                 self._start(tasks, f"ask {found.id}", self._until_done, found, self._read_details)
+            if self.replica.has_other_blocks:
+                self._start(tasks, "blocks", self._read_blocks)
             await self._work.wait()
 
     def _start(self, tasks: anyio.abc.TaskGroup, name: str, work: Callable[..., Awaitable[None]], *what: Any) -> None:
@@ -382,6 +385,36 @@ class Engine:
         info = await self._rest.get(f"/api/conversations/{found.id}", ConversationInfo)
         self.replica.take_details(info, rounds)
         return found not in self.replica.outdated()
+
+    async def _read_blocks(self) -> None:
+        """Read whom the user has blocked, until nothing later was heard meanwhile. What fails is tried again."""
+        backoff = Backoff()
+        while self.replica.has_other_blocks:
+            version = self.replica.blocks_heard  # what is read from here on is that, or later
+            try:
+                blocks = await self.list_blocks()
+            except Lost:
+                raise
+            except ParleyError as error:
+                if error.code == "unauthenticated":
+                    raise
+                self._broadcaster.emit(ErrorOccurred(error))
+                if not error.is_retryable:
+                    self.replica.set_blocks(self.replica.blocked, version)
+                    return
+                await anyio.sleep(backoff.next(error.retry_after))
+            else:
+                self.replica.set_blocks((one.user_id for one in blocks), version)
+
+    async def list_blocks(self) -> list[Block]:
+        found: list[Block] = []
+        cursor: str | None = None
+        while True:
+            page = await self._rest.get("/api/users/me/blocks", Page[Block], limit=PAGE, cursor=cursor)
+            found += page.items
+            cursor = page.next
+            if cursor is None:
+                return found
 
     async def _page(self, conversation_id: str, before: int, limit: int) -> tuple[tuple[Message, ...], int]:
         """Return messages before a seq, and the seq down to which nothing is left out."""

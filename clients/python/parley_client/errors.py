@@ -22,7 +22,8 @@ class ParleyError(Exception):
 
     The codes are those of the server (docs/hub.md), and of this library: `network` (the server is out of reach, or the
     connection was lost before the answer), `closed` (the chat was closed), `lagging` (an iterator was left unread),
-    `store` (the store cannot be used). `retry_after` is in seconds, `fields` says which fields are at fault.
+    `store` (the store cannot be used). `retry_after` is in seconds, `fields` says which fields are at fault, `until`
+    when what forbids it is over: the last millisecond of the year 9999 is never.
     """
 
     def __init__(
@@ -32,19 +33,21 @@ class ParleyError(Exception):
         *,
         retry_after: float | None = None,
         fields: Mapping[str, str] | None = None,
+        until: str | None = None,
     ) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
         self.retry_after = retry_after
         self.fields = dict(fields or {})
+        self.until = until
 
     @property
     def is_retryable(self) -> bool:
         return self.code in RETRYABLE
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _made_anew, (type(self), self.code, self.message, self.retry_after, self.fields)
+        return _made_anew, (type(self), self.code, self.message, self.retry_after, self.fields, self.until)
 
 
 class Lost(ParleyError):
@@ -62,10 +65,15 @@ class NotUnderstood(ParleyError):
 
 
 def _made_anew(
-    kind: type[ParleyError], code: str, message: str, retry_after: float | None, fields: dict[str, str]
+    kind: type[ParleyError],
+    code: str,
+    message: str,
+    retry_after: float | None,
+    fields: dict[str, str],
+    until: str | None,
 ) -> ParleyError:
     error = kind.__new__(kind)
-    ParleyError.__init__(error, code, message, retry_after=retry_after, fields=fields)
+    ParleyError.__init__(error, code, message, retry_after=retry_after, fields=fields, until=until)
     return error
 
 
@@ -73,6 +81,7 @@ class _Detail(msgspec.Struct, rename="camel"):
     """What a program can know besides."""
 
     retry_after_ms: float | None = None
+    until: str | None = None
     fields: dict[str, str] | None = None
 
 
@@ -94,7 +103,8 @@ def from_sentence(sentence: str) -> ParleyError:
     match = _CODED.fullmatch(line)
     if match is None:
         return ParleyError("internal" if line.startswith(_DEFECT) else "invalid_request", line)
-    return ParleyError(match[1], match[2], retry_after=_seconds(detail.retry_after_ms), fields=detail.fields)
+    wait = _seconds(detail.retry_after_ms)
+    return ParleyError(match[1], match[2], retry_after=wait, fields=detail.fields, until=detail.until)
 
 
 def _seconds(milliseconds: float | None) -> float | None:
@@ -115,7 +125,8 @@ def from_response(status: int, headers: Mapping[str, str], body: bytes) -> Parle
             pass
     code = problem.code or _code_of(status)
     sentence = problem.detail or problem.title or f"the server answered with status {status}"
-    return ParleyError(code, sentence, retry_after=retry_after, fields=problem.fields or problem.errors)
+    fields = problem.fields or problem.errors
+    return ParleyError(code, sentence, retry_after=retry_after, fields=fields, until=problem.until)
 
 
 def _code_of(status: int) -> str:

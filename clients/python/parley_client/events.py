@@ -103,6 +103,13 @@ class ReceiptChanged(InConversation, frozen=True, eq=False):
     update: StatusUpdate
 
 
+class BlocksChanged(Event, frozen=True, eq=False):
+    """Those whom the user has blocked are others, by whatever device of theirs."""
+
+    kind: ClassVar[str] = "blocks"
+    user_ids: frozenset[str]
+
+
 class PresenceChanged(Event, frozen=True, eq=False):
     kind: ClassVar[str] = "presence"
     presence: Presence

@@ -70,6 +70,15 @@ class UserStatus(Choice):
     UNKNOWN = "Unknown"
 
 
+class UserRole(Choice):
+    """What a user may do in the whole service."""
+
+    USER = "User"
+    MODERATOR = "Moderator"
+    ADMINISTRATOR = "Administrator"
+    UNKNOWN = "Unknown"
+
+
 class Outcome(Choice):
     """What a Sync has done about a conversation."""
 
@@ -259,6 +268,39 @@ class Report(Wire, frozen=True, kw_only=True):
     created_at: str = ""
 
 
+class FullReport(Report, frozen=True, kw_only=True):
+    """A report as moderators see it. `content` is what the message said then, while the report is open."""
+
+    reporter_id: str | None = None
+    content: str | None = None
+    note: str | None = None
+    resolved_by: str | None = None
+    resolved_at: str | None = None
+
+
+class Standing(Wire, frozen=True, kw_only=True):
+    """A user's role in the whole service, and until when they are banned; None: they are not."""
+
+    user_id: str
+    role: UserRole = UserRole.USER
+    banned_until: str | None = None
+
+
+class MemberBan(Wire, frozen=True, kw_only=True):
+    """A user who is kept out of a group: until when, by whom, since when."""
+
+    user_id: str
+    until: str = ""
+    created_by: str = ""
+    created_at: str = ""
+
+
+class BlocksState(Wire, frozen=True, kw_only=True):
+    """The version of one's own list of blocks."""
+
+    version: int
+
+
 class Privacy(Wire, frozen=True, kw_only=True):
     """What a user shows to others, and sees of them."""
 
@@ -321,6 +363,7 @@ class SyncedConversation(Wire, frozen=True, kw_only=True):
 class Synced(Wire, frozen=True, kw_only=True):
     conversations: tuple[SyncedConversation, ...] = ()
     next: str | None = None
+    blocks_version: int | None = None  # not said by servers of before
 
 
 class Resync(Wire, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ anew. Touches nothing: `server` events come in by `take`, and what is to be done
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import msgspec
@@ -17,6 +17,7 @@ from parley_client.conversation import Actions, Conversation, Outgoing, Receipt
 from parley_client.errors import ParleyError, from_sentence
 from parley_client.events import Event
 from parley_client.model import (
+    BlocksState,
     ConversationInfo,
     ConversationSettings,
     Cursor,
@@ -77,6 +78,9 @@ class Replica:
         self.dirty: set[str] = set()  # names of records
         self._user_id = ""
         self._url = ""
+        self.blocked: frozenset[str] = frozenset()
+        self.blocks_version = 0  # of what was read
+        self.blocks_heard = 0
         # While the connection catches up:
         self._others: Others | None = None
         self._early: dict[str, list[tuple[Message, bool]]] = {}  # of conversations about which nothing is known yet
@@ -180,6 +184,8 @@ class Replica:
     def take_synced(self, answer: Synced) -> None:
         for one in answer.conversations:
             self._take_outcome(one)
+        if answer.blocks_version is not None:
+            self.blocks_heard = answer.blocks_version
 
     def end_sync(self) -> None:
         """Everything was answered: what came is shown, and what follows is live."""
@@ -498,6 +504,25 @@ class Replica:
         if self.take_thread(state):
             self._emit(events.ThreadChanged(self.conversations[state.conversation_id], state))
 
+    # -- blocks --------------------------------------------------------------------------------------------------------
+
+    def _take_blocks(self, state: BlocksState) -> None:
+        self.blocks_heard = state.version
+        self._work()
+
+    @property
+    def has_other_blocks(self) -> bool:
+        """Whether the list is to be read. A version that is lower is of a history that went back: it counts as well."""
+        return self.blocks_version != self.blocks_heard
+
+    def set_blocks(self, user_ids: Iterable[str], version: int | None = None) -> None:
+        """Take what was read, with the version that had been heard before, or what one has done oneself."""
+        before, self.blocked = self.blocked, frozenset(user_ids)
+        if version is not None:
+            self.blocks_version = version
+        if self.blocked != before:
+            self._emit(events.BlocksChanged(self.blocked))
+
     def conversation_gone(self, conversation_id: str) -> None:
         """It turned out that there is no such conversation (any more)."""
         self._remove(conversation_id, "gone")
@@ -565,6 +590,7 @@ class Replica:
         "resync": (tuple[Resync], _take_resync),
         "conversationchanged": (tuple[ConversationInfo], _take_conversation),
         "threadchanged": (tuple[ThreadState], set_thread),
+        "blockschanged": (tuple[BlocksState], _take_blocks),
         "conversationremoved": (tuple[str, str], _take_removed),
         "messagestatusupdated": (tuple[StatusUpdate], _take_receipt),
         "userstatuschanged": (tuple[Presence], _take_presence),

@@ -42,6 +42,10 @@ class Rest:
     async def put(self, path: str, body: Mapping[str, Any], kind: type[T]) -> T:
         return self._decoded(await self.request("PUT", path, json=dict(body)), kind)
 
+    async def remove(self, path: str, kind: type[T], **query: Any) -> T:
+        """Delete what is answered with what is left."""
+        return self._decoded(await self.request("DELETE", path, params=_given(query)), kind)
+
     async def delete(self, path: str, **query: Any) -> None:
         await self.request("DELETE", path, params=_given(query))
 

@@ -17,6 +17,8 @@ chat.on("change", ({ message }) => console.log(message.deletedAt ? "deleted" : "
 chat.on("conversation", ({ conversation }) => console.log(conversation.name, conversation.memberCount));
 //: ThreadChanged
 chat.on("thread", ({ thread }) => console.log(thread.threadId, thread.isFollowing, thread.unreadCount));
+//: BlocksChanged
+chat.on("blocks", ({ userIds }) => console.log("blocked:", userIds));
 //: ConversationRemoved
 chat.on("removed", ({ conversation, reason }) => console.log("gone:", conversation.id, reason));
 //: MessageStatusUpdated

@@ -29,6 +29,8 @@ connection.on("MessageChanged", (message) => {
 connection.on("ConversationChanged", (conversation) => console.log(conversation.name, conversation.memberCount));
 //: ThreadChanged
 connection.on("ThreadChanged", ({ threadId, isFollowing, unreadCount }) => console.log(threadId, isFollowing, unreadCount));
+//: BlocksChanged
+connection.on("BlocksChanged", ({ version }) => console.log("read GET /api/users/me/blocks, now of version", version));
 //: ConversationRemoved
 connection.on("ConversationRemoved", (conversationId, reason) => console.log("gone:", reason));
 //: MessageStatusUpdated

@@ -7,19 +7,26 @@ SELECT id FROM users WHERE id = %(user_id)s AND deleted_at IS NULL FOR NO KEY UP
 -- name: insert_block
 -- users_pkey, blocks_pkey. Nothing where it is there, or there is no such user. The user who is blocked is locked against being
 -- erased meanwhile.
-INSERT INTO blocks (user_id, blocked_id, version)
-SELECT %(user_id)s, u.id, nextval('settings_versions') FROM users AS u
-WHERE u.id = %(blocked_id)s AND u.deleted_at IS NULL FOR KEY SHARE
-ON CONFLICT DO NOTHING
-RETURNING version
+WITH made AS (
+    INSERT INTO blocks (user_id, blocked_id, version)
+    SELECT %(user_id)s, u.id, nextval('settings_versions') FROM users AS u
+    WHERE u.id = %(blocked_id)s AND u.deleted_at IS NULL FOR KEY SHARE
+    ON CONFLICT DO NOTHING
+    RETURNING version
+)
+UPDATE users AS u SET blocks_version = m.version FROM made AS m WHERE u.id = %(user_id)s RETURNING m.version
 
 -- name: fetch_block
 -- blocks_pkey.
 SELECT version FROM blocks WHERE user_id = %(user_id)s AND blocked_id = %(blocked_id)s
 
 -- name: delete_block
--- blocks_pkey.
-DELETE FROM blocks WHERE user_id = %(user_id)s AND blocked_id = %(blocked_id)s RETURNING nextval('settings_versions')
+-- users_pkey, blocks_pkey.
+WITH gone AS (
+    DELETE FROM blocks WHERE user_id = %(user_id)s AND blocked_id = %(blocked_id)s
+    RETURNING nextval('settings_versions') AS version
+)
+UPDATE users AS u SET blocks_version = g.version FROM gone AS g WHERE u.id = %(user_id)s RETURNING g.version
 
 -- name: count_blocks
 -- blocks_pkey, as a range.
@@ -31,7 +38,8 @@ SELECT b.blocked_id, (extract(epoch FROM b.created_at) * 1000)::bigint FROM bloc
 WHERE b.user_id = %(user_id)s AND b.blocked_id > %(after)s ORDER BY b.blocked_id LIMIT %(limit)s
 
 -- name: list_blocks_around
--- blocks_pkey and blocks_blocked, a range of each for each user. What these users have blocked, and who has blocked them.
+-- blocks_pkey and blocks_blocked, a range of each for each user, and users_pkey. What these users have blocked, and who has blocked
+-- them; without another user the version of the last change of a user's own list.
 SELECT k.user_id, b.blocked_id, true, b.version
 FROM unnest(%(user_ids)s::uuid[]) AS k (user_id)
 CROSS JOIN LATERAL (SELECT * FROM blocks AS b WHERE b.user_id = k.user_id LIMIT %(limit)s) AS b
@@ -39,6 +47,8 @@ UNION ALL
 SELECT k.user_id, b.user_id, false, b.version
 FROM unnest(%(user_ids)s::uuid[]) AS k (user_id)
 CROSS JOIN LATERAL (SELECT * FROM blocks AS b WHERE b.blocked_id = k.user_id LIMIT %(limit)s) AS b
+UNION ALL
+SELECT u.id, NULL, true, u.blocks_version FROM users AS u WHERE u.id = ANY(%(user_ids)s::uuid[]) AND u.blocks_version > 0
 
 -- name: list_hidden
 -- blocks_pkey, twice for each of these users: those who have blocked the viewer, or whom the viewer has.

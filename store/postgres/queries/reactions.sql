@@ -3,7 +3,9 @@
 -- name: list_reactors
 -- members_pkey, reactions_pkey, messages_pkey, conversations_pkey; users_pkey; blocks_pkey in direct ones. Those of these users who are members, and what each has put under the message;
 -- how many seconds ago the message was changed last, NULL if never.
-SELECT m.user_id, coalesce(m.muted_until > clock_timestamp(), false),
+SELECT m.user_id,
+       CASE WHEN m.muted_until > clock_timestamp()
+            THEN (extract(epoch FROM least(m.muted_until, '9999-12-31T23:59:59.999Z')) * 1000)::bigint END,
        ARRAY(SELECT r.emoji FROM reactions AS r WHERE r.user_id = m.user_id AND r.message_id = %(message_id)s),
        (SELECT extract(epoch FROM clock_timestamp() - greatest(t.changed_at, t.edited_at))::float8
         FROM messages AS t WHERE t.id = %(message_id)s),

@@ -15,7 +15,7 @@ from server.fanout.thread_updates import ThreadNotifier
 from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Privacy
-from store.postgres.blocks import Around
+from store.postgres.blocks import Around, Concerning
 from tests.server.fanout.test_rooms import CONVERSATION, Connection, World
 
 
@@ -31,7 +31,7 @@ class Truth:
         self.set_late: list[tuple[UUID, UUID]] = []
         self.threads_late: list[tuple[UUID, UUID]] = []
         self.out: set[UUID] = set()
-        self.around: dict[UUID, list[Around]] = {}
+        self.around: dict[UUID, Concerning] = {}
 
     async def all_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]:
         return {user_id: self.members[user_id] for user_id in user_ids if user_id in self.members}
@@ -42,7 +42,7 @@ class Truth:
     async def banned(self, user_ids: Collection[UUID]) -> list[UUID]:
         return [user_id for user_id in user_ids if user_id in self.out]
 
-    async def blocks(self, user_ids: Collection[UUID]) -> dict[UUID, list[Around]]:
+    async def blocks(self, user_ids: Collection[UUID]) -> dict[UUID, Concerning]:
         return {user_id: self.around[user_id] for user_id in user_ids if user_id in self.around}
 
     async def privacy(self, user_ids: Collection[UUID]) -> dict[UUID, tuple[Privacy, int]]:
@@ -141,7 +141,10 @@ async def test_blocks_that_were_made_meanwhile() -> None:
     cluster, other = Cluster(), new_id()
     connection = await cluster.attached(new_id())
     blocks = cluster.world.rooms.blocks
-    cluster.truth.around = {connection.user_id: [Around(other, False, 2)], new_id(): [Around(other, True, 3)]}
+    cluster.truth.around = {
+        connection.user_id: Concerning(0, [Around(other, False, 2)]),
+        new_id(): Concerning(3, [Around(other, True, 3)]),
+    }
     await cluster.recovery.check_privacy()
     assert blocks.is_hidden(connection.user_id, other) and len(blocks) == 1
     cluster.truth.around = {}

@@ -1,5 +1,6 @@
 """server.fanout.rooms: every connection receives the changes of a conversation in order and without gaps (P3)."""
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, cast
 from uuid import UUID
@@ -14,14 +15,15 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from handlers.model import Caller
 from server.fanout.change_publisher import ChangePublisher
 from server.fanout.gap_repair import REPAIR_DELAY, RETRY_DELAY
-from server.fanout.room import CHANGED, JOINED, Cursors, Room, Subscriber
+from server.fanout.room import BLOCKS, CHANGED, JOINED, Cursors, Room, Subscriber
 from server.fanout.rooms import Rooms
 from server.protocol.signalr.encoding import FRAMED
 from server.transport.send_queue import Flusher, SendQueue
 from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Change, Cursor, Message, MessageStatus, MessageType, Position
-from store.redis.inbox_entries import disconnection_of
+from store.postgres.blocks import Around, Concerning
+from store.redis.inbox_entries import BlockNotice, disconnection_of
 from tests.server.fake_cluster import FakeCluster
 from tests.waiting import wait_until
 
@@ -147,9 +149,17 @@ class Connection:
         self._all.unregister(self)
 
     @property
-    def seen(self) -> list[int]:
+    def sent(self) -> bytes:
         assert isinstance(self.send_queue, Sink)
-        text = self.send_queue.sent.decode("utf-8", "ignore")
+        return self.send_queue.sent
+
+    @property
+    def said(self) -> list[str]:
+        return re.findall(r'"target":"(\w+)"', self.sent.decode("utf-8", "ignore"))
+
+    @property
+    def seen(self) -> list[int]:
+        text = self.sent.decode("utf-8", "ignore")
         return [int(part.partition(">")[0]) for part in text.split('"content":"<')[1:]]
 
 
@@ -609,6 +619,26 @@ async def test_news_without_room() -> None:
     connection.owed.clear()
     world.rooms.publish([change(11, removed=(USER,))])
     assert connection.owed == {CONVERSATION: "left"}
+
+
+async def test_blocks() -> None:
+    """The user's own connections hear once that their list is another, as heard of or as read; neither who is blocked,
+    nor a connection that opens as the only one; without room it is owed."""
+    world, other = World(), new_id()
+    mine, theirs = await world.connection(), await world.connection(other)
+    world.rooms.load_blocks(USER, Concerning(3, [Around(other, True, 3)]), is_opening=True)
+    assert mine.said == []
+    second = await world.connection()
+    world.rooms.load_blocks(USER, Concerning(4, [Around(other, True, 3)]), is_opening=True)
+    assert [connection.said for connection in (mine, second, theirs)] == [["BlocksChanged"]] * 2 + [[]]
+    for _ in range(2):
+        world.rooms.set_block(BlockNotice(USER, other, False, 5))
+        world.rooms.load_blocks(USER, Concerning(5))
+    assert [connection.said for connection in (mine, second, theirs)] == [["BlocksChanged"] * 2] * 2 + [[]]
+    assert b'{"version":5}' in mine.sent and str(other).encode() not in mine.sent
+    mine.send_queue.reserved = mine.send_queue.limit
+    world.rooms.load_blocks(USER, Concerning(6, [Around(other, True, 6)]))
+    assert mine.owed == {USER: BLOCKS} and len(second.said) == 3
 
 
 async def test_disconnected_users_get_no_removals(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from server.protocol.signalr.messages import Invocation
 from store.ids import new_id
 from store.model import Change, Conversation, Cursor, MessageType, Position
 from store.postgres.conversations import Standing
+from store.redis.inbox_entries import BlockNotice
 from tests.server.fanout.test_rooms import CONVERSATION, change
 from tests.server.hub.test_connection import SHAKE, USER, EmptyStore, Transport, World
 
@@ -143,6 +144,7 @@ class Reader:
         self.removed: list[str] = []
         self.changed: list[str] = []  # views of the conversation
         self.updates: list[str] = []  # ephemeral events
+        self.blocks: list[str] = []
         self.events: list[tuple[str, int]] = []  # of messages: the name, and which one
 
     async def begin(self) -> None:
@@ -161,6 +163,7 @@ class Reader:
                 self.events.append((name, int(part.partition('"content":"<')[2].partition(">")[0])))
         self.removed += text.split('"ConversationRemoved"')[1:]
         self.changed += [part.partition('"')[0] for part in text.split('"ConversationChanged","arguments":["')[1:]]
+        self.blocks += [part.partition("]")[0] for part in text.split('"BlocksChanged","arguments":[')[1:]]
         self.updates += [part.partition("]")[0] for part in text.split('"UserStatusChanged","arguments":[')[1:]]
         return self
 
@@ -343,6 +346,21 @@ async def test_added_and_changed_while_it_is_owed(hub: Hub, nursery: trio.Nurser
     hub.rooms.notify_user(USER, "ConversationChanged", ("old",), CONVERSATION)
     await reader.read()
     assert hub.is_attached and reader.changed == ["as of 10"]
+
+
+async def test_blocks_that_are_owed(hub: Hub, nursery: trio.Nursery) -> None:
+    """That one's list of blocks has changed has no room: it is said once when the client has read, as of then."""
+    reader = Reader(hub, nursery, manual=False)
+    await reader.begin()
+    reader.block()
+    for version in (3, 4):
+        hub.rooms.set_block(BlockNotice(USER, new_id(), True, version))
+    assert b"BlocksChanged" not in reader.transport.sent
+    await reader.read()
+    assert reader.blocks == ['{"version":4}'] and reader.changed == [] and reader.removed == []
+    hub.say()
+    await wait_all_tasks_blocked()
+    assert reader.look().seqs == [11] and not reader.connection.owed
 
 
 async def test_removed_while_lagging(hub: Hub, nursery: trio.Nursery) -> None:
@@ -1149,7 +1167,9 @@ async def test_gone_is_listed_and_says_nothing(nursery: trio.Nursery, autojump_c
     connection = await device.connect(nursery)
     assert device.world is not None
     shown = [(strange, Cursor(3, archive.ids[strange][2])), (unknown := new_id(), Cursor(3))]
+    device.world.rooms.set_block(BlockNotice(connection.user_id, new_id(), True, 9))
     synced = await catch_up.sync_all(connection, device.world.rooms, archive, shown)
+    assert synced.blocks_version == 9
     gone = [
         SyncedConversation(
             conversation_id=key,

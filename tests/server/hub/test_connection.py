@@ -34,7 +34,7 @@ from server.transport.timer_wheel import TimerWheel
 from store.errors import StoreError, Unavailable
 from store.ids import new_id
 from store.model import Change, Conversation, Cursor, Position, Privacy
-from store.postgres.blocks import Around
+from store.postgres.blocks import Concerning
 from store.postgres.conversations import Standing
 from store.redis.inbox_entries import Receipt
 from tests.server.fake_cluster import FakeCluster
@@ -57,7 +57,7 @@ class EmptyStore:
 
     async def require_session(self, session_id: UUID) -> None: ...
 
-    async def blocks(self, user_ids: Collection[UUID]) -> dict[UUID, list[Around]]:
+    async def blocks(self, user_ids: Collection[UUID]) -> dict[UUID, Concerning]:
         return {}
 
     async def privacy(self, user_ids: Collection[UUID]) -> dict[UUID, tuple[Privacy, int]]:

@@ -7,7 +7,7 @@ import pytest
 
 from store.ids import new_id
 from store.postgres import blocks, conversations, moderation, reactions, users
-from store.postgres.blocks import Around
+from store.postgres.blocks import Around, Concerning
 from store.postgres.connection import Connection
 from tests.store.world import Writer, fetch_value, make_group, make_users
 
@@ -32,17 +32,27 @@ async def test_rows(conn: Connection) -> None:
     assert [one.user_id for one in await blocks.list_blocks(conn, alice, limit=9)] == [bob]
     assert await blocks.list_blocks(conn, alice, after=bob, limit=9) == []
     around = await blocks.list_blocks_around(conn, [alice, bob, new_id()], 9)
-    assert {user: set(found) for user, found in around.items()} == {
-        alice: {Around(bob, True, first), Around(carol, False, second)},
-        bob: {Around(alice, False, first)},
+    assert {user: (found.version, set(found.around)) for user, found in around.items()} == {
+        alice: (first, {Around(bob, True, first), Around(carol, False, second)}),
+        bob: (0, {Around(alice, False, first)}),
     }
-    assert len((await blocks.list_blocks_around(conn, [alice], 1))[alice]) == 2  # one of each
+    assert len((await blocks.list_blocks_around(conn, [alice], 1))[alice].around) == 2  # one of each
     assert await blocks.list_hidden(conn, alice, [bob, carol, new_id()]) == {bob, carol}
     assert await blocks.list_unavailable(conn, alice, [alice, bob, carol]) == [carol]
     third = await blocks.delete_block(conn, alice, bob)
     assert third is not None and third > second
     assert await blocks.delete_block(conn, alice, bob) is None
+    assert await blocks.list_blocks_around(conn, [alice, bob], 9) == {
+        alice: Concerning(third, [Around(carol, False, second)])
+    }
     assert await blocks.list_hidden(conn, alice, [bob]) == set()
+
+
+async def test_what_the_version_before_blocks(conn: Connection) -> None:
+    """It writes the row alone: the version of the list is that of the row."""
+    alice, bob = await make_users(conn, 2)
+    await conn.execute("INSERT INTO blocks (user_id, blocked_id, version) VALUES (%s, %s, 7)", (alice, bob))
+    assert (await blocks.list_blocks_around(conn, [alice], 9))[alice].version == 7
 
 
 async def test_banned_users_take_nothing_either(conn: Connection) -> None:

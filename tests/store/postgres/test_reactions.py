@@ -73,7 +73,7 @@ def cursors_ms(change: Change) -> int:
 
 
 async def test_who_may_react(conn: Connection, writer: Writer) -> None:
-    """Those of the users asked about who are members, whether they are muted, and what they have put there."""
+    """Those of the users asked about who are members, until when they are muted, and what they have put there."""
     alice, bob, stranger = await make_users(conn, 3)
     group = await make_group(conn, [alice, bob])
     message = await writer.send(group, alice).message()
@@ -82,8 +82,10 @@ async def test_who_may_react(conn: Connection, writer: Writer) -> None:
     await conn.execute("UPDATE members SET muted_until = now() + interval '1 h' WHERE user_id = %s", (bob,))
     await write(conn, message.id, [(alice, THUMB), (alice, HEART), (bob, HEART)])
     found = await reactions.list_reactors(conn, message, [alice, bob])
-    assert found.members[alice] == Reactor(is_muted=False, emojis=frozenset({THUMB, HEART}))
-    assert found.members[bob] == Reactor(is_muted=True, emojis=frozenset({HEART}))
+    until = await fetch_value(conn, "SELECT max(floor(1000 * extract(epoch FROM muted_until))) FROM members")
+    assert found.members[alice] == Reactor(muted_until_ms=None, emojis=frozenset({THUMB, HEART}))
+    bobs = found.members[bob]
+    assert bobs.emojis == {HEART} and bobs.muted_until_ms is not None and abs(bobs.muted_until_ms - until) <= 1
     assert found.since_change is not None and found.since_change > 0
     await conn.execute("UPDATE users SET banned_until = now() + interval '1 h' WHERE id = %s", (alice,))
     found = await reactions.list_reactors(conn, message, [alice, bob])
