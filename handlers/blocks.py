@@ -1,9 +1,9 @@
 """Blocks: a user keeps another one away.
 
 Owns the rules. Who is blocked begins no direct conversation with the blocker, does not write into the one that there
-is, and adds them to no group; neither sees when the other is online, types, or was last seen. In groups both go on. The
-blocked do not learn it: they are answered as where the other is banned (`recipient_unavailable`), and see somebody who
-is offline.
+is, and adds them to no group; neither sees when the other is online, types, or was last seen, nor how far they read
+their direct conversation from then on. In groups both go on. The blocked do not learn it: they are answered as where
+the other is banned (`recipient_unavailable`), and see somebody who is offline and reads no further.
 """
 
 from collections.abc import Collection, Sequence
@@ -45,9 +45,11 @@ class Blocks:
         if user_id == caller.user_id:
             raise ChatError("conflict", "You cannot block yourself.")
         async with self._pool.connection() as conn, conn.transaction():
-            await _lock(conn, caller)
+            await _lock(conn, caller, user_id)
             version = await store.insert_block(conn, caller.user_id, user_id)
             is_new = version is not None
+            if is_new:
+                await store.update_shown_reads(conn, caller.user_id, user_id)
             version = version if is_new else await store.fetch_block(conn, caller.user_id, user_id)
             if version is None:
                 raise permissions.not_found("user")
@@ -64,8 +66,10 @@ class Blocks:
     async def unblock(self, caller: Caller, user_id: UUID) -> None:
         """The user may not be blocked."""
         async with self._pool.connection() as conn, conn.transaction():
-            await _lock(conn, caller)
+            await _lock(conn, caller, user_id)
             version = await store.delete_block(conn, caller.user_id, user_id)
+            if version is not None:
+                await store.update_shown_reads(conn, caller.user_id, user_id)
         if version is not None:
             self.unblocked += 1
             self._presence.block_changed(BlockNotice(caller.user_id, user_id, False, version))
@@ -95,6 +99,7 @@ async def require_partner(conn: Connection, conversation_id: UUID, user_id: UUID
         raise ChatError(UNAVAILABLE.code, UNAVAILABLE.sentence)
 
 
-async def _lock(conn: Connection, caller: Caller) -> None:
+async def _lock(conn: Connection, caller: Caller, user_id: UUID) -> None:
+    await store.lock_direct(conn, caller.user_id, user_id)
     if not await store.lock_blocker(conn, caller.user_id):
         raise ChatError("unauthenticated", "There is no such user (any more).")

@@ -48,8 +48,8 @@ class BlockLists:
         return BlocksState(self._versions.get(user_id, (0, 0.0))[0])
 
     def is_news(self, user_id: UUID, version: int, *, is_read: bool = False) -> bool:
-        """Note the version of the user's own list, and return whether it is another one. It only rises, unless what is read
-        is lower than what was heard long ago: then PostgreSQL has come back with less."""
+        """Note the version of the user's own list, and return whether it is another one. It only rises, unless what is
+        read is lower than what was heard long ago: then PostgreSQL has come back with less."""
         now = trio.current_time()
         known, heard_at = self._versions.get(user_id, (0, float("-inf")))
         is_news = version > known or (is_read and version < known and now - heard_at >= REMEMBERED)

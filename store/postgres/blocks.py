@@ -32,6 +32,18 @@ class Concerning(NamedTuple):
     around: Sequence[Around] = ()
 
 
+async def lock_direct(conn: Connection, user_id: UUID, other_id: UUID) -> None:
+    """Hold off sends and receipts in the direct conversation of the two, if there is one: before anything else is
+    locked, as always."""
+    await conn.execute(queries.lock_direct, {"user_id": user_id, "other_id": other_id})
+
+
+async def update_shown_reads(conn: Connection, user_id: UUID, other_id: UUID) -> None:
+    """From now on each of the two sees no more of how far the other reads their direct conversation, or sees it again:
+    as there is a block between them, or none."""
+    await conn.execute(queries.update_shown_reads, {"user_id": user_id, "other_id": other_id})
+
+
 async def lock_blocker(conn: Connection, user_id: UUID) -> bool:
     """Hold off other changes of this user's blocks. False when there is no such user (any more)."""
     return await (await conn.execute(queries.lock_blocker, {"user_id": user_id})).fetchone() is not None

@@ -334,6 +334,7 @@ async def insert_direct(
         if created:
             people = {creator_id: Role.MEMBER, other_id: Role.MEMBER}
             change = await _populate(conn, conversation_id, people, by=creator_id)
+            await conn.execute(queries.update_shown_reads, {"user_id": creator_id, "other_id": other_id})
         conversation = await fetch_conversation(conn, conversation_id, creator_id)
     if conversation is None:
         raise Unavailable("the conversation was changed at the same moment")
@@ -576,12 +577,13 @@ async def _complete(conn: Connection, rows: Sequence[Sequence[Any]], shown: int 
     """Conversations out of their rows: adds the members shown and the last messages, a query for each kind."""
     if not rows:
         return []
-    members: dict[UUID, list[tuple[Member, int]]] = {row[0]: [] for row in rows}  # with what is seen of a hidden cursor
+    # With what is seen of a cursor that is hidden, and of one that is not.
+    members: dict[UUID, list[tuple[Member, int, int]]] = {row[0]: [] for row in rows}
     hiding: dict[UUID, set[UUID]] = {}  # who hides read receipts, by conversation
     parameters = {"conversation_ids": list(members), "limit": shown}
     found = await (await conn.execute(queries.list_first_members, parameters)).fetchall()
-    for conversation_id, *member, joined_seq, hides in found:
-        members[conversation_id].append((one := _member_of(member), min(joined_seq, one.read_seq)))
+    for conversation_id, *member, joined_seq, shown_seq, hides in found:
+        members[conversation_id].append((one := _member_of(member), min(joined_seq, one.read_seq), shown_seq))
         if hides:
             hiding.setdefault(conversation_id, set()).add(one.user_id)
     cursor = await conn.execute(queries.list_messages_by_id, {"ids": [row[6] for row in rows]})
@@ -591,18 +593,18 @@ async def _complete(conn: Connection, rows: Sequence[Sequence[Any]], shown: int 
     ]
 
 
-def _seen(row: Sequence[Any], members: Sequence[tuple[Member, int]], hiding: Collection[UUID]) -> list[Member]:
+def _seen(row: Sequence[Any], members: Sequence[tuple[Member, int, int]], hiding: Collection[UUID]) -> list[Member]:
     """The members as the viewer of this row may see them: no read receipts of those who hide them, and none if the
-    viewer does."""
+    viewer does; in a direct conversation none since one of the two has blocked the other."""
     viewer_id, viewer_hides = row[-2:]
-    if not viewer_hides and not hiding:
-        return [member for member, _ in members]
-    return [
-        msgspec.structs.replace(member, read_seq=hidden)
-        if member.user_id != viewer_id and (viewer_hides or member.user_id in hiding)
-        else member
-        for member, hidden in members
-    ]
+    found = []
+    for member, hidden, shown in members:
+        if member.user_id != viewer_id:
+            seq = hidden if viewer_hides or member.user_id in hiding else shown
+            if seq != member.read_seq:
+                member = msgspec.structs.replace(member, read_seq=seq)
+        found.append(member)
+    return found
 
 
 def _conversation_of(row: Sequence[Any], members: Sequence[Member], last_message: Message | None) -> Conversation:

@@ -12,6 +12,7 @@ from parley_client import BlocksChanged, Chat, MessageFailed, ParleyError, UserR
 from tests.clients.conftest import JAVASCRIPT
 from tests.clients.live import WAIT
 from tests.running import Running, User, running
+from tests.waiting import wait_until
 
 UNTIL = "2099-01-02T03:04:05.000Z"
 TIME = datetime(2099, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -135,8 +136,7 @@ async def do_all(
     async with parley_client.connect(server.url, token=alice.token) as tablet:
         found["later"] = list(tablet.blocked_ids)
     await chat.unblock(carol.id)
-    while phone.is_blocked(carol.id):
-        await trio.sleep(0.02)
+    await wait_until(lambda: not phone.is_blocked(carol.id))
     found["unblocked"] = [chat.is_blocked(carol.id), list(phone.blocked_ids), phone.is_blocked(carol.id)]
     found["report"] = (await chat.report("Spam", user=bob.id)).state
     found["ownReports"] = [one.user_id for one in (await chat.own_reports()).items]

@@ -1609,6 +1609,14 @@ def _delete_user(tables: Tables, user_id: UUID) -> tuple[Change, ...] | None:
 # -- in place of store.postgres.blocks --------------------------------------------------------
 
 
+@stands_for(blocks.lock_direct)
+def _lock_direct(tables: Tables, user_id: UUID, other_id: UUID) -> None: ...
+
+
+@stands_for(blocks.update_shown_reads)
+def _update_shown_reads(tables: Tables, user_id: UUID, other_id: UUID) -> None: ...
+
+
 @stands_for(blocks.lock_blocker)
 def _lock_blocker(tables: Tables, user_id: UUID) -> bool:
     return user_id in tables.users

@@ -86,6 +86,29 @@ async def test_own_devices(pair: Pair) -> None:
         assert to_bob.of("BlocksChanged") == [] and len(to_phone.of("BlocksChanged")) == 1
 
 
+async def test_read_receipts(pair: Pair) -> None:
+    """In the direct conversation the blocked are sent that their message was delivered, not that it was read."""
+    one, two = pair
+    alice, bob, carol = await people(one, "alice", "bob", "carol")
+    direct, group = await one.direct(alice, bob), await one.group(alice, bob, carol)
+    to_bob = EventRecorder()
+    async with one.connect(alice) as a, two.connect(bob, to_bob) as b:
+        said = await b.invoke("SendMessage", {"conversationId": direct, "content": "hello"})
+        await a.invoke("BlockUser", bob.id)
+        await a.invoke("MarkRead", direct, said["seq"])
+        await until(to_bob, "MessageStatusUpdated", conversationId=direct, userId=alice.id, status="Delivered")
+        to_all = await b.invoke("SendMessage", {"conversationId": group, "content": "to all"})
+        await a.invoke("MarkRead", group, to_all["seq"])
+        await until(to_bob, "MessageStatusUpdated", conversationId=group, userId=alice.id, status="Read")
+        seen = [one["status"] for one in to_bob.of("MessageStatusUpdated") if one["conversationId"] == direct]
+        assert set(seen) == {"Delivered"}
+        async with two.http(bob) as http:
+            assert checked(await http.get(f"/api/messages/{said['id']}"))["status"] == "Delivered"
+        await a.invoke("UnblockUser", bob.id)
+        async with two.http(bob) as http:
+            assert checked(await http.get(f"/api/messages/{said['id']}"))["status"] == "Read"
+
+
 async def test_messages(pair: Pair) -> None:
     """Refused on the other instance at once; the group goes on; what was sent before is there."""
     one, two = pair

@@ -537,8 +537,8 @@ class Conversation:
         await self._actions.remove_member(self.id, user if isinstance(user, str) else user.id)
 
     async def mute_member(self, user: User | str, *, until: datetime | None = None, reason: str | None = None) -> None:
-        """A member sends, edits and reacts no more until a time that has a zone, or for good. For admins and owners of a
-        group, and moderators of the service. `reason` is for the audit log."""
+        """A member sends, edits and reacts no more until a time that has a zone, or for good. For admins and owners of
+        a group, and moderators of the service. `reason` is for the audit log."""
         [user_id] = _ids([user])
         await self._actions.restrict(f"/api/conversations/{self.id}/members/{user_id}/mute", restriction(until, reason))
 

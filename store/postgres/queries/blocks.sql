@@ -1,5 +1,29 @@
 -- Queries on who has blocked whom.
 
+-- name: lock_direct
+-- conversations_direct, members_pkey. The direct conversation of two users, and then its members.
+WITH direct AS MATERIALIZED (
+    SELECT c.id FROM conversations AS c
+    WHERE c.direct_low = least(%(user_id)s::uuid, %(other_id)s::uuid)
+        AND c.direct_high = greatest(%(user_id)s::uuid, %(other_id)s::uuid)
+    FOR NO KEY UPDATE
+)
+SELECT FROM members AS m JOIN direct AS d ON d.id = m.conversation_id ORDER BY m.user_id FOR NO KEY UPDATE OF m
+
+-- name: update_shown_reads
+-- conversations_direct, members_pkey, blocks_pkey. While one of the two has blocked the other, each sees the other's read receipt
+-- where it was.
+UPDATE members AS m SET shown_read_seq = CASE WHEN b.is_there THEN coalesce(m.shown_read_seq, m.read_seq) END
+FROM conversations AS c, (
+    SELECT EXISTS (
+        SELECT FROM blocks AS b
+        WHERE (b.user_id, b.blocked_id) IN ((%(user_id)s, %(other_id)s), (%(other_id)s, %(user_id)s))
+    ) AS is_there
+) AS b
+WHERE c.direct_low = least(%(user_id)s::uuid, %(other_id)s::uuid)
+    AND c.direct_high = greatest(%(user_id)s::uuid, %(other_id)s::uuid)
+    AND m.conversation_id = c.id AND (m.shown_read_seq IS NOT NULL) <> b.is_there
+
 -- name: lock_blocker
 -- users_pkey. One change of a user's blocks at a time, so that they are counted exactly.
 SELECT id FROM users WHERE id = %(user_id)s AND deleted_at IS NULL FOR NO KEY UPDATE

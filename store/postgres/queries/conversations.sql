@@ -93,10 +93,12 @@ WHERE id = %(id)s
 m.user_id, m.role, (extract(epoch FROM m.joined_at) * 1000)::bigint, m.delivered_seq, m.read_seq
 
 -- fragment: seen_read
--- How far a member has read, as another one may see it: where it joined if either hides read receipts. privacy_pkey.
-CASE WHEN m.user_id <> %(viewer_id)s::uuid AND EXISTS (
-    SELECT FROM privacy AS p WHERE p.user_id IN (m.user_id, %(viewer_id)s::uuid) AND NOT p.read_receipts
-) THEN least(m.joined_seq, m.read_seq) ELSE m.read_seq END
+-- How far a member has read, as another one may see it: where it joined if either hides read receipts, and in a direct conversation
+-- where it was when one has blocked the other. privacy_pkey.
+CASE WHEN m.user_id = %(viewer_id)s::uuid THEN m.read_seq
+     WHEN EXISTS (
+         SELECT FROM privacy AS p WHERE p.user_id IN (m.user_id, %(viewer_id)s::uuid) AND NOT p.read_receipts
+     ) THEN least(m.joined_seq, m.read_seq) ELSE coalesce(m.shown_read_seq, m.read_seq) END
 
 -- name: fetch_member
 -- members_pkey.
@@ -110,10 +112,11 @@ WHERE m.conversation_id = %(conversation_id)s AND m.user_id > %(after)s
 ORDER BY m.user_id LIMIT %(limit)s
 
 -- name: list_first_members
--- members_pkey, a range for each conversation; privacy_pkey. Behind each member: where it joined, whether it hides receipts.
+-- members_pkey, a range for each conversation; privacy_pkey. Behind each member: where it joined, how far it is shown to have read,
+-- whether it hides receipts.
 SELECT c.id, m.* FROM unnest(%(conversation_ids)s::uuid[]) AS c (id)
 CROSS JOIN LATERAL (
-    SELECT {member}, m.joined_seq,
+    SELECT {member}, m.joined_seq, coalesce(m.shown_read_seq, m.read_seq),
         coalesce((SELECT NOT p.read_receipts FROM privacy AS p WHERE p.user_id = m.user_id), false)
     FROM members AS m WHERE m.conversation_id = c.id ORDER BY m.user_id LIMIT %(limit)s
 ) AS m

@@ -35,7 +35,7 @@ EXISTS (
 -- fragment: looked_up
     SELECT i.*, c.last_seq, c.last_message_id, m.read_seq, s.message_id IS NOT NULL AS is_duplicate,
            CASE WHEN c.slow_mode_seconds > 0 AND m.role = 'Member' THEN c.slow_mode_seconds END AS slow_seconds,
-           m.last_sent_at, m.muted_until,
+           m.last_sent_at, m.muted_until, m.shown_read_seq IS NOT NULL AS is_hidden,
            f.key AS file_key, f.name, f.size, f.content_type, f.width, f.height,
            CASE WHEN c.id IS NULL THEN 2
                 WHEN m.user_id IS NULL THEN 3
@@ -122,7 +122,7 @@ SELECT CASE WHEN a.seq IS NOT NULL THEN 0
             ELSE 1 END,
        a.seq, c.read_seq, c.file_key, c.name, c.size, c.content_type, c.width, c.height,
        CASE WHEN a.seq = c.last_seq + 1 THEN c.last_message_id END,
-       CASE WHEN c.read_seq < a.seq - 1 THEN coalesce((
+       CASE WHEN c.read_seq < a.seq - 1 THEN c.is_hidden OR coalesce((
            SELECT NOT p.read_receipts FROM privacy AS p WHERE p.user_id = c.sender_id
        ), false) ELSE false END,
        CASE WHEN c.problem = 4 THEN (1000 * extract(epoch FROM least(c.muted_until, '9999-12-31T23:59:59.999Z')))

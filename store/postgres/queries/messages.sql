@@ -12,10 +12,12 @@ octet_length(body) + coalesce(pg_column_size(reactions), 0) + coalesce(pg_column
 -- Adds the file and the status: what all the other members have reached, worked out once per sender and not per
 -- message. Only those count who were members when it was sent. The others' cursors begin where they joined, above it, so
 -- they hold nothing back; it is enough to know that there is somebody else. Who hides read receipts, or whose sender does,
--- has read nothing that came after they joined. members_pkey, files_pkey, privacy_pkey.
+-- has read nothing that came after they joined; between two of whom one has blocked the other, nothing since. members_pkey, files_pkey,
+-- privacy_pkey.
 , reached AS (
     SELECT s.conversation_id, s.sender_id, min(o.delivered_seq) AS delivered,
-           min(CASE WHEN s.hides OR p.user_id IS NOT NULL THEN least(o.joined_seq, o.read_seq) ELSE o.read_seq END) AS read,
+           min(CASE WHEN s.hides OR p.user_id IS NOT NULL THEN least(o.joined_seq, o.read_seq)
+                    ELSE coalesce(o.shown_read_seq, o.read_seq) END) AS read,
            min(o.joined_seq) AS joined
     FROM (
         SELECT conversation_id, sender_id, coalesce((

@@ -24,7 +24,8 @@ FROM locked AS l
 WHERE m.conversation_id = l.conversation_id AND m.user_id = l.user_id
   AND (l.delivered > m.delivered_seq OR l.read > m.read_seq)
 RETURNING m.conversation_id, m.user_id, l.delivered_seq, l.read_seq, m.delivered_seq, m.read_seq,
-    coalesce((SELECT NOT p.read_receipts FROM privacy AS p WHERE p.user_id = m.user_id), false)
+    m.shown_read_seq IS NOT NULL
+        OR coalesce((SELECT NOT p.read_receipts FROM privacy AS p WHERE p.user_id = m.user_id), false)
 
 -- name: lock_heads
 -- conversations_pkey, in id order.
@@ -40,13 +41,16 @@ WITH above AS MATERIALIZED (
 )
 UPDATE members AS m
 SET joined_seq = least(m.joined_seq, a.last_seq), delivered_seq = least(m.delivered_seq, a.last_seq),
-    read_seq = least(m.read_seq, a.last_seq)
+    read_seq = least(m.read_seq, a.last_seq),
+    shown_read_seq = CASE WHEN m.shown_read_seq IS NOT NULL THEN least(m.shown_read_seq, a.last_seq) END
 FROM above AS a WHERE m.conversation_id = a.conversation_id AND m.user_id = a.user_id
 
 -- name: list_receipts
 -- members_pkey, as a range, privacy_pkey. Who joined later has not got it, although its cursors begin above it.
-SELECT m.user_id, m.read_seq >= %(seq)s AND (m.user_id = %(viewer_id)s::uuid OR NOT EXISTS (
-    SELECT FROM privacy AS p WHERE p.user_id IN (m.user_id, %(viewer_id)s::uuid) AND NOT p.read_receipts
+SELECT m.user_id, m.read_seq >= %(seq)s AND (m.user_id = %(viewer_id)s::uuid OR (
+    coalesce(m.shown_read_seq, m.read_seq) >= %(seq)s AND NOT EXISTS (
+        SELECT FROM privacy AS p WHERE p.user_id IN (m.user_id, %(viewer_id)s::uuid) AND NOT p.read_receipts
+    )
 ))
 FROM members AS m
 WHERE m.conversation_id = %(conversation_id)s AND m.user_id > %(after)s AND m.user_id <> %(sender_id)s

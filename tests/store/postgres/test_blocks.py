@@ -6,9 +6,13 @@ from uuid import UUID
 import pytest
 
 from store.ids import new_id
-from store.postgres import blocks, conversations, moderation, reactions, users
+from store.model import Message, MessageStatus
+from store.postgres import blocks, conversations, messages, moderation, reactions, users
 from store.postgres.blocks import Around, Concerning
 from store.postgres.connection import Connection
+from store.receipts import list_receipts, write_receipts
+from store.redis.inbox_entries import Receipt
+from tests.store.postgres.test_privacy import reads
 from tests.store.world import Writer, fetch_value, make_group, make_users
 
 LATER = datetime(2999, 1, 1, tzinfo=UTC)
@@ -94,15 +98,84 @@ async def test_messages(conn: Connection, writer: Writer, why: str) -> None:
         writer.send(direct, alice, thread_id=root.id),
     ):
         assert await refused.refusal() == "unavailable"
-    assert (await writer.send(direct, bob).message()).sender_id == bob
+    if why == "blocked":
+        assert (await writer.send(direct, bob).message()).sender_id == bob
     assert (await writer.send(group, alice).message()).sender_id == alice
     reactors = await reactions.list_reactors(conn, root, [alice, bob])
     assert [reactors.members[one].is_refused for one in (alice, bob)] == [True, False]
-    in_group = await writer.send(group, bob).message()
+    in_group = await writer.send(group, alice).message()
     assert not (await reactions.list_reactors(conn, in_group, [alice])).members[alice].is_refused
     await blocks.delete_block(conn, bob, alice)
     await moderation.update_ban(conn, bob, None)
     assert (await writer.send(direct, alice).message()).sender_id == alice
+
+
+async def test_read_receipts(conn: Connection, writer: Writer) -> None:
+    """Between the two they stay where they were in the direct conversation, in every place that says so; what was
+    delivered goes on, as do groups, and what each sees of themselves. It is over when neither blocks the other."""
+    alice, bob, carol = await make_users(conn, 3)
+    direct, group = await make_direct(conn, alice, bob), await make_group(conn, [alice, bob])
+    first, second = await writer.send(direct, alice).message(), await writer.send(direct, alice).message()
+    [before] = await write_receipts(conn, [Receipt(direct, bob, first.seq, first.seq)])
+    assert not before.is_private
+
+    async def block(one: UUID, other: UUID) -> None:
+        await blocks.lock_direct(conn, one, other)
+        await blocks.insert_block(conn, one, other)
+        await blocks.update_shown_reads(conn, one, other)
+
+    async def unblock(one: UUID, other: UUID) -> None:
+        await blocks.delete_block(conn, one, other)
+        await blocks.update_shown_reads(conn, one, other)
+
+    async def seen(message: Message) -> tuple[MessageStatus, dict[UUID, bool]]:
+        now = await messages.fetch_message(conn, message.id)
+        assert now is not None
+        receipts = await list_receipts(
+            conn, direct, message.seq, sender_id=alice, viewer_id=alice, after=conversations.LOWEST_ID, limit=10
+        )
+        return now.status, dict(receipts)
+
+    await block(bob, alice)
+    await block(bob, carol)  # with whom there is no conversation
+    [after] = await write_receipts(conn, [Receipt(direct, bob, second.seq, second.seq)])
+    assert after.is_private
+    assert (await reads(conn, direct, alice))[bob] == first.seq
+    assert (await reads(conn, direct, bob))[bob] == second.seq
+    assert await seen(first) == (MessageStatus.READ, {bob: True})
+    assert await seen(second) == (MessageStatus.DELIVERED, {bob: False})
+    writer.changes.clear()
+    theirs = await writer.send(direct, bob).message()
+    assert (await reads(conn, direct, alice))[bob] == first.seq
+    [moved] = await write_receipts(conn, [Receipt(direct, alice, theirs.seq, theirs.seq)])
+    assert moved.is_private and (await reads(conn, direct, bob))[alice] == second.seq
+    await writer.send(direct, bob).message()
+    said = await writer.send(group, alice).message()
+    [open_] = await write_receipts(conn, [Receipt(group, bob, said.seq, said.seq)])
+    assert not open_.is_private and (await reads(conn, group, alice))[bob] == said.seq
+    await block(alice, bob)
+    await unblock(bob, alice)
+    assert (await reads(conn, direct, alice))[bob] == first.seq, "one of them still blocks the other"
+    await unblock(alice, bob)
+    assert (await reads(conn, direct, alice))[bob] > theirs.seq
+    assert await seen(second) == (MessageStatus.READ, {bob: True})
+
+
+async def test_what_a_blocker_has_read_when_they_write(conn: Connection, writer: Writer) -> None:
+    """Is for themselves only as well; so it is in a conversation that they begin afterwards."""
+    alice, bob, carol = await make_users(conn, 3)
+    direct = await make_direct(conn, alice, bob)
+    await writer.send(direct, alice).message()
+    for other in (alice, carol):
+        await blocks.insert_block(conn, bob, other)
+        await blocks.update_shown_reads(conn, bob, other)
+    writer.changes.clear()
+    await writer.send(direct, bob).message()
+    assert [change.is_private for change in writer.changes if change.catches_up] == [True]
+    later = await make_direct(conn, bob, carol)
+    said = await writer.send(later, bob).message()
+    [moved] = await write_receipts(conn, [Receipt(later, carol, said.seq, said.seq)])
+    assert moved.is_private and (await reads(conn, later, bob))[carol] < said.seq
 
 
 async def test_erased(conn: Connection) -> None:

@@ -82,7 +82,8 @@ async def test_who_may_react(conn: Connection, writer: Writer) -> None:
     await conn.execute("UPDATE members SET muted_until = now() + interval '1 h' WHERE user_id = %s", (bob,))
     await write(conn, message.id, [(alice, THUMB), (alice, HEART), (bob, HEART)])
     found = await reactions.list_reactors(conn, message, [alice, bob])
-    until = await fetch_value(conn, "SELECT max(floor(1000 * extract(epoch FROM muted_until))) FROM members")
+    until = await fetch_value(conn, "SELECT max(floor(1000 * extract(epoch FROM muted_until)))::bigint FROM members")
+    assert isinstance(until, int)
     assert found.members[alice] == Reactor(muted_until_ms=None, emojis=frozenset({THUMB, HEART}))
     bobs = found.members[bob]
     assert bobs.emojis == {HEART} and bobs.muted_until_ms is not None and abs(bobs.muted_until_ms - until) <= 1
