@@ -20,6 +20,7 @@ from server.hub.server import HubServer
 from server.metrics import sources
 from server.metrics.scrape import scrape
 from server.observability.health_checks import Check
+from server.observability.version import version
 from server.rest import problems
 from server.rest.routes.health import run_checks
 from store.postgres.group_commit import Lanes
@@ -78,7 +79,8 @@ def _questions(parts: Parts, control: Control) -> Blueprint:
     @routes.get("/health")
     async def health() -> Response:
         verdict, results = await run_checks(parts.checks)
-        return _answer(HealthView(verdict, {name: str(result) for name, result in results.items()}))  # Note is a str
+        shown = {name: str(result) for name, result in results.items()}  # Note is a str
+        return _answer(HealthView(verdict, shown, version()))
 
     @routes.get("/instances")
     async def instances() -> Response:

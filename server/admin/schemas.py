@@ -29,6 +29,7 @@ class HealthView(Struct):
 
     status: str
     checks: dict[str, str]
+    version: str = ""  # of instances before it was added: empty
 
 
 class InstanceView(Struct):

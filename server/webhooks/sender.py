@@ -16,6 +16,7 @@ from typing import NamedTuple, cast
 import httpcore
 import trio
 
+from server.observability.version import version
 from server.webhooks.connections import CONNECT, GuardedBackend, Resolve, resolve
 from server.webhooks.signatures import sign
 from store.reasons import cut
@@ -73,7 +74,7 @@ class Sender:
         """Never raises for what the endpoint, or the way to it, does."""
         headers = [
             ("content-type", "application/json"),
-            ("user-agent", "Parley-Webhooks"),
+            ("user-agent", f"Parley-Webhooks/{version()}"),
             *sign(secrets, event_id, int(time.time()), body),
         ]
         try:

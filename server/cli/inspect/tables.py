@@ -64,6 +64,7 @@ def health(answer: bytes) -> RenderableType:
     table = _table(found.status, "check", "result")
     for name, result in found.checks.items():
         table.add_row(name, Text(result))
+    table.add_row("version", found.version or "not said")
     return table
 
 

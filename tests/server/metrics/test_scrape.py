@@ -303,6 +303,7 @@ async def check_places(site: Site, socket: Path) -> None:
         assert (await site.http.post(path)).status_code == 404
     async with admin(socket) as http:
         assert (await http.get("/status")).json()["version"] == version()
+        assert (await http.get("/health")).json()["version"] == version()
 
 
 async def test_a_port_serves_metrics_only(database: str, redis_url: str, nursery: trio.Nursery) -> None:

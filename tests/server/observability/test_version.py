@@ -1,5 +1,6 @@
 """server.observability.version: two builds have two names, whether they were installed or are checked out."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -48,6 +49,13 @@ def test_what_git_cannot_say(tmp_path: Path) -> None:
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / ".git").write_text("gitdir: nowhere")
     assert version_of(tmp_path / "package", "0.1.0") == "0.1.0"
+
+
+def test_the_number_is_that_of_the_changelog() -> None:
+    """What is built is named after the newest release of CHANGELOG.md, with or without the tags of a clone."""
+    root = Path(__file__).parents[3]
+    [number] = re.findall(r'^RELEASE = "(\S+)"', (root / "setup.py").read_text(), re.MULTILINE)
+    assert re.findall(r"^## (\S+)", (root / "CHANGELOG.md").read_text(), re.MULTILINE)[0] == number
 
 
 def test_what_is_shown() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from server.observability.version import version
 from server.webhooks import sender
 from server.webhooks.sender import MAX_ANSWER, MAX_WAIT, Outcome, Sender
 from tests.certificates import Authority
@@ -44,7 +45,7 @@ async def test_accepted(receiver: Receiver) -> None:
     await made.aclose()
     assert receiver.connections == 1
     [one, *_] = receiver.received
-    assert one.body == b'{"a":1}' and one.headers["user-agent"] == "Parley-Webhooks"
+    assert one.body == b'{"a":1}' and one.headers["user-agent"] == f"Parley-Webhooks/{version()}"
     assert one.host == f"127.0.0.1:{receiver.port}"
     assert {"webhook-id", "webhook-timestamp", "webhook-signature", "content-type"} < set(one.headers)
     assert not {"authorization", "cookie", "accept-encoding"} & set(one.headers)
