@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -158,12 +159,16 @@ async def running(
     pass_fds: Sequence[int] = (),
     forked: bool = True,
     until: str = "ready",
+    directory: Path | None = None,
+    command: Sequence[str] = (),
     **settings: object,
 ) -> AsyncIterator[Running]:
     """Run `parley serve` until the block ends. `settings` are PARLEY_* in lower case. No traceback may be logged,
     unless the test `may_fail`. `module` is run in place of the server's own, with `environment` besides. Without
-    `forked` the process is started anew, for tests in which the time of a start counts. `until` is the line with which
-    the block begins: `not_ready` of one that waits for a service, and serves its port."""
+    `forked` the process is started anew, for tests in which the time of a start counts; and so it is in another
+    `directory`, where Python looks for modules first, and for another `command`, such as that of an installation.
+    `until` is the line with which the block begins: `not_ready` of one that waits for a service, and serves its port.
+    """
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PARLEY_")}
     environ |= {
         **(environment or {}),
@@ -178,7 +183,10 @@ async def running(
         **{f"PARLEY_{name.upper()}": str(value) for name, value in settings.items()},
     }
     lines: list[dict[str, Any]] = []
-    process = await (fork if forked else _launch)(module, environ, pass_fds)
+    if forked and directory is None and not command:
+        process: Child | trio.Process = await fork(module, environ, pass_fds)
+    else:
+        process = await _launch(command or (sys.executable, "-m", module, "serve"), environ, pass_fds, directory)
     try:
         async with trio.open_nursery() as nursery:
             with trio.fail_after(START_TIMEOUT):
@@ -198,9 +206,12 @@ async def running(
             await _stop(process)
 
 
-async def _launch(module: str, environ: Mapping[str, str], pass_fds: Sequence[int]) -> trio.Process:
+async def _launch(
+    command: Sequence[str], environ: Mapping[str, str], pass_fds: Sequence[int], directory: Path | None
+) -> trio.Process:
     return await trio.lowlevel.open_process(
-        [sys.executable, "-m", module, "serve"],
+        list(command),
+        cwd=directory,
         env=environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -3,6 +3,7 @@
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import trio
@@ -52,7 +53,9 @@ class Member:
         self._over = True
         self._leave.set()
 
-    async def restart(self) -> Restart:
+    async def restart(self, **changes: Any) -> Restart:
+        """`changes`: settings of `running` that the successor has instead."""
+        self._settings = {**self._settings, **changes}
         start = trio.current_time()
         self._ready = trio.Event()
         self._leave.set()
@@ -62,13 +65,21 @@ class Member:
 
 @asynccontextmanager
 async def open_fleet(
-    database: str, redis_url: str, *, instances: int, shared: bool, drain_seconds: float, forked: bool = True
+    database: str,
+    redis_url: str,
+    *,
+    instances: int,
+    shared: bool,
+    drain_seconds: float,
+    forked: bool = True,
+    directory: Path | None = None,
 ) -> AsyncIterator[list[Member]]:
-    """Run instances on one port: with `shared` on one listening socket that the tests keep, else each on its own."""
+    """Run instances on one port: with `shared` on one listening socket that the tests keep, else each on its own.
+    `directory`: a checkout whose server they are."""
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         settings: dict[str, Any] = {"database": database, "redis_url": redis_url, "drain_seconds": drain_seconds}
-        settings |= {"forked": forked}
+        settings |= {"forked": forked, "directory": directory}
         if shared:
             sock.bind(("127.0.0.1", 0))
             sock.listen(4096)
