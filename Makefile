@@ -12,7 +12,7 @@ TESTABLE := $(VENV)/.testable
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run install-units rolling-restart test test-chaos test-webhooks test-failover test-together test-hosts test-hostile test-clients test-web check unit coverage fix mutants lint style types imports bench docs constraints clean
+.PHONY: help run install-units dist packages sbom rolling-restart test test-chaos test-webhooks test-failover test-together test-hosts test-hostile test-clients test-web test-upgrade check unit coverage fix mutants lint style types imports bench docs constraints clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -53,6 +53,9 @@ test-web: $(TESTABLE) ## the page in a real Chromium, with ten thousand messages
 mutants: $(TESTABLE) ## plant faults one by one, and see the tests nearest to each catch it (WORDS=)
 	@$(BIN)/python -m tests.mutants $(WORDS)
 
+test-upgrade: $(TESTABLE) ## the release before (or FROM=) and this one side by side under load, the migration, and half the way back
+	@$(BIN)/pytest -q -s tests/rolling/test_upgrade.py $(if $(FROM),--upgrade-from $(FROM))
+
 rolling-restart: $(TESTABLE) ## four instances restarted one by one under load, in numbers (LISTEN=shared|reuse-port)
 	@$(BIN)/pytest -q -s tests/rolling -k four --rolling $(or $(LISTEN),shared)
 
@@ -87,6 +90,24 @@ imports: $(TESTABLE)
 
 bench: $(READY) ## the budgets of the socket path, measured here and now
 	@$(BIN)/python -m loadtest.bench
+
+dist: $(VENV)/.packaged ## a wheel and a source distribution of the last commit, the same bytes each time, and what is in an installation (SBOM)
+	@$(MAKE) --no-print-directory packages sbom
+
+# From the commit and nothing else of this folder. Without a prerequisite: tests build other clones with their own tools.
+packages:
+	@rm -rf dist $(VENV)/source && mkdir -p dist $(VENV)/source
+	@git archive HEAD | tar -x -C $(VENV)/source
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --no-isolation --outdir dist $(VENV)/source > $(VENV)/build.txt 2>&1 || \
+		(cat $(VENV)/build.txt; exit 1)
+	@rm -rf $(VENV)/source && ls dist/*
+
+# Of an installation of the wheel with the extras for production, in the versions of constraints.txt.
+sbom: $(VENV)/.packaged
+	@$(PYTHON) -m venv --clear --without-pip $(VENV)/slim
+	@$(BIN)/python -m pip --python $(VENV)/slim/bin/python install --quiet --disable-pip-version-check --constraint constraints.txt "$$(ls dist/*.whl)[s3,otel]"
+	@$(BIN)/cyclonedx-py environment --output-reproducible --output-format JSON --output-file dist/parley.cdx.json $(VENV)/slim/bin/python
+	@ls dist/parley.cdx.json
 
 install-units: ## systemd units and the files beside them (DESTDIR=)
 	@install -d $(DESTDIR)/etc/systemd/system $(DESTDIR)/etc/sysctl.d $(DESTDIR)/etc/security/limits.d
@@ -128,7 +149,11 @@ endef
 
 $(READY): $(VENV)/.made setup.cfg setup.py pyproject.toml $(CONSTRAINTS)
 	@echo "installing Parley into $(VENV) (a minute or two the first time) ..."
-	$(call install,.)
+	$(call install,'.[dev]')
+	@touch $@
+
+$(VENV)/.packaged: $(READY)
+	$(call install,'.[dist]')
 	@touch $@
 
 $(TESTABLE): $(READY)

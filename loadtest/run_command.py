@@ -129,9 +129,9 @@ def run_scenario(kind: type[Scenario], name: str, profile: profiles.Profile, giv
         _make_record(Path(record))
     try:
         result = trio.run(_run_interruptibly, scenario, chosen, faults, name if name not in SCENARIOS else "")
-    except* Misused as group:
+    except* (Misused, ReferenceUnusable) as group:
         fail(_first(group), MISUSED)
-    except* (TargetError, WorkerError, ReferenceUnusable, chaos.ChaosError) as group:
+    except* (TargetError, WorkerError, chaos.ChaosError) as group:
         fail(_first(group))
     except* KeyboardInterrupt:
         fail("interrupted: nothing was written")

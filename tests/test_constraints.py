@@ -15,7 +15,8 @@ def required() -> list[Requirement]:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     groups = [config["options"]["install_requires"], *config["options.extras_require"].values()]
-    return [Requirement(line) for group in groups for line in group.split("\n") if line]
+    found = [Requirement(line) for group in groups for line in group.split("\n") if line]
+    return [requirement for requirement in found if requirement.name != "parley"]  # extras that are in another
 
 
 def pinned() -> dict[str, Version]:

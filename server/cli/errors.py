@@ -23,8 +23,8 @@ def fail(message: str, code: int = FAILED) -> NoReturn:
 def report_errors(*also: type[Exception]) -> Iterator[None]:
     """Report errors that users can correct as one line and an exit code instead of a traceback.
 
-    Those of `also` say themselves what is wrong. Of several errors of one group the first is reported, as long as all
-    of them are of these kinds: a defect among them keeps its traceback.
+    Those of `also` say themselves what is wrong, and may have an `exit_code`. Of several errors of one group the first
+    is reported, as long as all of them are of these kinds: a defect among them keeps its traceback.
     """
     try:
         yield
@@ -66,7 +66,7 @@ def _describe(error: BaseException, also: tuple[type[Exception], ...]) -> tuple[
     if isinstance(error, WrongSchema):
         return str(error), MISUSED  # the same for each start, until somebody migrates it
     if isinstance(error, (StoreError, PartLost, *also)):
-        return str(error), FAILED
+        return str(error), getattr(error, "exit_code", FAILED)
     if isinstance(error, psycopg.Error):
         hint = "; has `parley migrate` been run, by a role that may?" if isinstance(error, NOT_OURS) else ""
         return f"PostgreSQL: {reason(error)}{hint}", FAILED

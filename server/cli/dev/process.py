@@ -29,6 +29,12 @@ class ServiceError(Exception):
     """An embedded service cannot be run; the text is for the person who started it."""
 
 
+class NotInstalled(ServiceError):
+    """Its program is not there."""
+
+    exit_code = 2
+
+
 @dataclass(frozen=True)
 class ServiceFiles:
     """The paths of a service in a data directory: DIR/NAME with its data, NAME.log and NAME.lock beside it."""
