@@ -19,7 +19,7 @@ def purge(config: Path | None, dry_run: bool) -> None:
     - messages older than RETENTION_DAYS, a whole month at a time, and files that are in no other message
     - entries of the audit log after AUDIT_RETENTION_DAYS
     - clientMessageIds and Idempotency-Keys after 7 days; sessions that have expired
-    - dead letters of webhooks after 30 days
+    - dead letters of webhooks after 30 days; API keys 90 days after they were revoked or have expired
     - uploads that were never completed, and files that are in no message, after a day
 
     Safe while instances run, and safe to repeat; a timer should run it daily. It uses PostgreSQL's clock, with which

@@ -23,6 +23,7 @@ from store.model import Change
 from store.objects import open_objects
 from store.postgres import (
     accounts,
+    api_keys,
     audit,
     idempotency,
     join_links,
@@ -42,6 +43,7 @@ from store.postgres.pool import Pool
 from store.redis.inbox_entries import Personal
 
 IDEMPOTENCY = timedelta(days=7)  # how long a clientMessageId or Idempotency-Key is remembered (docs/design.md P2)
+KEYS = timedelta(days=90)  # how long an API key is listed that is good for nothing any more
 LETTERS = timedelta(days=30)  # how long a dead letter of a webhook is kept, and an event that waits for it by itself
 BATCH = 2000  # rows in one statement: short locks
 SEARCHED = 500  # conversations whose terms are looked at in one transaction
@@ -163,6 +165,10 @@ def _steps(settings: Settings, now: datetime, oldest: datetime) -> list[tuple[st
         ("followers of old threads", lambda conn, limit: threads.delete_old_members(conn, oldest, limit)),
         ("old entries of the audit log", lambda conn, limit: audit.delete_old_audit(conn, audited, limit)),
         ("dead letters of webhooks", lambda conn, limit: webhooks.delete_old_letters(conn, now - LETTERS, limit)),
+        (
+            "API keys that were revoked or have expired",
+            lambda conn, limit: api_keys.delete_old_keys(conn, now - KEYS, limit),
+        ),
         ("old events for webhooks", lambda conn, limit: webhooks.delete_old_events(conn, now - LETTERS, limit)),
         ("old reports", lambda conn, limit: reports.delete_old_reports(conn, audited, limit)),
         ("pins of old messages", lambda conn, limit: messages.delete_old_pins(conn, oldest, limit)),

@@ -4,6 +4,7 @@ Owns the rows of `api_keys`. Secrets are not kept, but their hashes.
 """
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -92,6 +93,11 @@ async def rotate_key(conn: Connection, key_id: UUID, secret_hash: bytes, *, keep
     parameters = {"id": key_id, "secret_hash": secret_hash, "keep": keep}
     row = await (await conn.execute(queries.rotate_api_key, parameters)).fetchone()
     return _key_of(row) if row else None
+
+
+async def delete_old_keys(conn: Connection, before: datetime, limit: int) -> int:
+    """Remove up to `limit` of those that were revoked, or have expired, before this time; return how many."""
+    return (await conn.execute(queries.delete_old_api_keys, {"before": before, "limit": limit})).rowcount
 
 
 async def note_keys(conn: Connection, key_ids: Collection[UUID]) -> None:

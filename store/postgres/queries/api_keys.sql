@@ -42,6 +42,12 @@ UPDATE api_keys AS k SET secret_hash = %(secret_hash)s, previous_hash = k.secret
     previous_until = clock_timestamp() + make_interval(secs => %(keep)s)
 WHERE k.id = %(id)s AND k.revoked_at IS NULL RETURNING {api_key}
 
+-- name: delete_old_api_keys
+-- A scan: there are few.
+DELETE FROM api_keys WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM api_keys WHERE least(revoked_at, expires_at) < %(before)s LIMIT %(limit)s
+))
+
 -- name: note_api_keys
 -- api_keys_pkey. Locked in id order, as several instances note them; once in a while each.
 WITH used AS MATERIALIZED (

@@ -1,6 +1,7 @@
 """store.postgres.api_keys: keys by their hashes, and when they were used last."""
 
 import os
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import psycopg
@@ -105,3 +106,15 @@ async def test_a_look_up_is_one_row_of_an_index(conn: Connection) -> None:
     parameters = {"id": new_id(), "secret_hash": os.urandom(32), "noted_for": 60}
     nodes = await explained(conn, queries.fetch_api_key, parameters)
     assert {node.get("Index Name") for node in nodes} == {"api_keys_pkey"}
+
+
+async def test_keys_that_are_good_for_nothing(conn: Connection) -> None:
+    """Those that were revoked or have expired go when that is long ago; the others stay, however old they are."""
+    good, revoked, expired = [await make(conn, name) for name in ("good", "revoked", "expired")]
+    await api_keys.revoke_key(conn, revoked)
+    await conn.execute("UPDATE api_keys SET expires_at = clock_timestamp() WHERE id = %s", [expired])
+    now = datetime.now(UTC)
+    assert await api_keys.delete_old_keys(conn, now - timedelta(days=90), 9) == 0
+    assert await api_keys.delete_old_keys(conn, now + timedelta(days=1), 1) == 1
+    assert await api_keys.delete_old_keys(conn, now + timedelta(days=1), 9) == 1
+    assert [key.id for key in await api_keys.list_keys(conn, revoked=True)] == [good]
