@@ -158,7 +158,8 @@ class KeySet:
         return body
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Refresh in the background, so that rotated keys are known before they are needed."""
+        """Refresh in the background, so that rotated keys are known before they are needed; soon again while there are
+        none, as after a start at which the provider was out of reach."""
         task_status.started()
         while True:
             try:
@@ -167,7 +168,7 @@ class KeySet:
                     self._expire()
             except Exception as error:  # the keys stay as they are
                 _guard.caught(error, url=self._shown)
-            await trio.sleep(REFRESH)
+            await trio.sleep(REFRESH if self._keys or not self._is_away else MIN_INTERVAL)
 
 
 async def _parse_all(entries: Any) -> dict[str | None, list[jwt.PyJWK]]:

@@ -18,11 +18,13 @@ from trio.testing import MockClock
 
 from handlers.errors import ChatError
 from server.config.loading import load
+from server.identity import jwks
 from server.identity.access_tokens import LEEWAY, Verifier, mint_token
 from server.identity.jwks import MAX_KEYS, MAX_SAME, MIN_INTERVAL, TRUSTED_FOR, KeySet, _parse_all
 from server.identity.sign_in_state import Sealer
 from store.ids import new_id
 from store.signing import SigningKeys
+from tests.waiting import wait_until
 
 KEY = "k" * 40
 USER = new_id()
@@ -299,6 +301,26 @@ async def test_a_compressed_document() -> None:
         with capture_logs() as lines, pytest.raises(ChatError, match="out of reach"):
             await KeySet(f"http://127.0.0.1:{listener.socket.getsockname()[1]}/jwks").find("rsa")
         assert "compressed" in lines[0]["reason"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_keys_that_are_away_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are asked for again soon, without a token that needs them, until they are there; what comes
+    before is answered with how long to wait."""
+    async with issuing() as (issuer, check), trio.open_nursery() as nursery:
+        good, keys = issuer.document(), check._keys
+        assert keys is not None
+        is_back = False
+        monkeypatch.setattr(issuer, "document", lambda: good if is_back else b"[]")
+        with pytest.raises(ChatError, match="out of reach") as caught:
+            await check.verify(issuer.token("rsa"))
+        assert caught.value.code == "unavailable" and 1 <= (caught.value.retry_after or 0) <= MIN_INTERVAL
+        monkeypatch.setattr(jwks, "MIN_INTERVAL", 0.01)
+        await nursery.start(keys.run)
+        await wait_until(lambda: issuer.asked > 3)
+        is_back = True
+        await wait_until(lambda: keys._keys)
+        assert (await check.verify(issuer.token("rsa"))).user_id == USER
         nursery.cancel_scope.cancel()
 
 
