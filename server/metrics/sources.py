@@ -436,7 +436,7 @@ def _webhooks(parts: Parts) -> Iterable[Metric]:
     webhooks = parts.webhooks
     yield counter(
         "parley_webhooks_delivered_total",
-        "Events that endpoints have accepted from this instance; one instance at a time delivers.",
+        "Events that endpoints have accepted from this instance; each endpoint is served by one at a time.",
         webhooks.delivered,
     )
     yield counter(

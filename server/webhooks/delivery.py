@@ -1,20 +1,23 @@
 """Deliver events to the endpoints of webhooks, from a durable position (`store.postgres.webhook_deliveries`).
 
-Owns one task; every instance has it. The one that has the advisory lock does the work until it ends or loses its
-session, then another. It notes which conversations have changed, and serves those that are due: one task for a
-conversation of an endpoint, so that its events come one after the other, and so many tasks at most for each endpoint.
+Owns one task; every instance has it. Endpoints are dealt out to the instances in turn, by the order of their ids and of
+the sessions that deliver; when one comes or goes they are dealt anew, and what is another's is left as soon as nothing
+is under way there. Each is taken by an advisory lock, so that one at a time has it. One of them notes which
+conversations have changed. Those that are due are served: one task for a conversation of an endpoint, so that its
+events come one after the other, and so many tasks at most for each endpoint.
 
-Between any two lines here the process may die. A position moves when an event was accepted; before that the event is
-sent again, with the same id, by whichever instance is next. An event that fails is due again later, and holds back what
-is behind it in its conversation at that endpoint, and nothing else. After `retry_time` it is a dead letter, in the
-transaction in which the position moves past it; an endpoint that has accepted nothing for as long is disabled instead,
-and everything waits at its position.
+Between any two lines here the process may die. A position moves when the events of a page were accepted, or after a
+second; before that they are sent again, with the same ids, by whichever instance is next. An event that fails is due
+again later, and holds back what is behind it in its conversation at that endpoint, and nothing else. After `retry_time`
+it is a dead letter, in the transaction in which the position moves past it; an endpoint that has accepted nothing for
+as long is disabled instead, and everything waits at its position.
 
 Events that are no change of a conversation (`store.postgres.webhook_events`) are served beside the conversations, each
 by itself, under its number. Those of members who are offline are found by a task beside this one
 (`server.webhooks.unread`).
 """
 
+import itertools
 import random
 import ssl
 from collections import Counter, deque
@@ -51,6 +54,7 @@ PERIOD = 0.2  # seconds between looks at what has changed
 STANDBY = 1.0  # seconds between attempts to take the lock, and after a fault
 REFRESH = 1.0  # seconds between looks at the endpoints
 LOOK = 2.0  # seconds between looks at all the rest: what is to be disabled, replayed, removed
+MARK = 1.0  # seconds after which a position moves, in the middle of a page
 STUCK = 1.0  # seconds after which a batch is read from the outbox
 TOTAL = 200  # attempts at once, of all endpoints; each endpoint may have one besides
 READY = 64  # conversations of one endpoint that are known to be due
@@ -101,15 +105,31 @@ class _Endpoint:
         self.is_failing = target.is_failing  # as the database has it
         self.say_at = 0.0  # when the reason of a failure is written again
         self.is_gone = False  # paused, disabled or deleted meanwhile
+        self.is_leaving = False  # another instance is to have it
 
     def takes(self, kind: WebhookEvent) -> bool:
         return not self.events or kind.value in self.events
 
+    @property
+    def serves_replays(self) -> bool:
+        """Whether a replay may begin now."""
+        return not (self.is_gone or self.is_leaving or REPLAY in self.active)
+
     def room(self, concurrency: int) -> int:
         """How many more conversations may be served now."""
-        if self.is_gone:
+        if self.is_gone or self.is_leaving:
             return 0
         return (1 if self.failures >= TROUBLE else concurrency) - len(self.active)
+
+
+class _Mark(NamedTuple):
+    """The position in a conversation is at `seq`, and events up to `reached` were accepted, the last one of `at_ms`.
+    `at`: when the position is to move at the latest."""
+
+    seq: int
+    reached: int
+    at_ms: int
+    at: float
 
 
 class WebhookDelivery:
@@ -127,6 +147,8 @@ class WebhookDelivery:
         self._terms = terms
         self._resolve = resolve
         self.is_at_work = False
+        self.is_noting = False
+        self._own, self._deliverers = 0, [0]  # sessions: that of this instance, and of all
         self.delivered = 0
         self.failed = 0  # attempts
         self.dead = 0  # events that were given up
@@ -145,13 +167,13 @@ class WebhookDelivery:
         return 0.0 if self._oldest is None else max(0.0, trio.current_time() - self._oldest)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Work whenever the lock is to be had, until cancelled."""
+        """Work until cancelled. While code of before delivers, only look."""
         task_status.started()
         pause, look_at = STANDBY, 0.0
         while True:
             try:
                 async with self._pool.connection() as conn:
-                    if await store.take_lock(conn):
+                    if await store.join(conn):
                         await self._work(conn)
                     elif trio.current_time() >= look_at:
                         look_at = trio.current_time() + LOOK
@@ -172,20 +194,18 @@ class WebhookDelivery:
         self._oldest = trio.current_time() - state.lag if state.lag else None
 
     async def _work(self, conn: Connection) -> None:
-        """Until the session is lost: the lock ends with it. What is under way then is cancelled, and sent again."""
+        """Until the session is lost: its locks end with it. What is under way then is cancelled, and sent again."""
         fault: Exception | None = None
         self.is_at_work = True
         try:
             async with trio.open_nursery() as nursery:
-                if self._scanner is not None:
-                    nursery.start_soon(self._scanner.run)
                 try:
                     await self._serve_all(conn, nursery)
                 except (StoreError, *TRANSIENT, *NOT_OURS) as error:  # as the pool would have it
                     fault = error
                 nursery.cancel_scope.cancel()
         finally:
-            self.is_at_work = False
+            self.is_at_work = self.is_noting = False
             with trio.move_on_after(STANDBY, shield=True):
                 for endpoint in self._endpoints.values():
                     await endpoint.sender.aclose()
@@ -198,18 +218,24 @@ class WebhookDelivery:
         note_at = refresh_at = look_at = 0.0
         while True:
             now = trio.current_time()
+            if now >= look_at:
+                await self._look(conn, nursery)
+                look_at = now + (LOOK if self._endpoints else 5 * LOOK)
             if now >= refresh_at:
+                if not self.is_noting and await store.take_notes(conn):
+                    self.is_noting = True
+                    if self._scanner is not None:
+                        nursery.start_soon(self._scanner.run)
                 await self._refresh(conn)
                 refresh_at = now + REFRESH
             if now >= note_at:
-                is_more = await store.note(conn, stuck_after=STUCK, unread_after=self._terms.unread_delay)
+                is_more = self.is_noting and await store.note(
+                    conn, stuck_after=STUCK, unread_after=self._terms.unread_delay
+                )
                 note_at = now if is_more else now + (PERIOD if self._endpoints else REFRESH)
                 for endpoint in self._endpoints.values():
                     endpoint.is_all_known = False
                 self.outage.over()
-            if now >= look_at:
-                await self._look(conn, nursery)
-                look_at = now + (LOOK if self._endpoints else 5 * LOOK)
             self._wake = trio.Event()  # before what is due is asked for: what ends meanwhile makes room
             await self._find(conn)
             self._start(nursery)
@@ -217,23 +243,32 @@ class WebhookDelivery:
                 await self._wake.wait()
 
     async def _refresh(self, conn: Connection) -> None:
-        """Take in what was made, changed or ended of the endpoints."""
+        """Take in what was made, changed or ended of the endpoints, and which of them this instance is to serve."""
         targets = {target.id: target for target in await store.list_targets(conn)}
+        hands = itertools.cycle(self._deliverers)
+        dealt = {webhook_id for webhook_id, hand in zip(targets, hands, strict=False) if hand == self._own}
         for webhook_id, endpoint in list(self._endpoints.items()):
             endpoint.is_gone = endpoint.is_gone or webhook_id not in targets
-            if endpoint.is_gone and not endpoint.active:
+            endpoint.is_leaving = webhook_id not in dealt
+            if (endpoint.is_gone or endpoint.is_leaving) and not endpoint.active:
                 del self._endpoints[webhook_id]
+                await store.leave(conn, webhook_id)
                 await endpoint.sender.aclose()
         if self._scanner is not None:
             kind = WebhookEvent.USER_OFFLINE_WITH_UNREAD.value
             self._scanner.want(any(kind in target.events for target in targets.values()))
         is_readable = True
         for target in targets.values():
+            held = self._endpoints.get(target.id)
+            if held is None and target.id not in dealt:
+                continue
             secrets = await self._unsealed(conn, target)
             if not secrets:
                 is_readable = False
                 continue
-            endpoint = self._endpoints.get(target.id) or await self._take_in(target)
+            if held is None and not await store.take(conn, target.id):
+                continue
+            endpoint = held or await self._take_in(target)
             if endpoint.is_gone:
                 continue  # it is active again, and what was under way before is not over
             endpoint.secrets, endpoint.events = secrets, target.events
@@ -276,11 +311,13 @@ class WebhookDelivery:
         for webhook_id, url, reason in await store.disable_failing(conn, tried, self._terms.retry_time):
             _log_disabled(webhook_id, url, reason)
             self._endpoints[webhook_id].is_gone = True
-        await store.clear_away(conn, kept=KEPT_LETTERS)
-        await unread_scans.clear(conn)
+        self._own, self._deliverers = await store.list_deliverers(conn)
+        if self.is_noting:
+            await store.clear_away(conn, kept=KEPT_LETTERS)
+            await unread_scans.clear(conn)
         for webhook_id in await store.list_replaying(conn):
             endpoint = self._endpoints.get(webhook_id)
-            if endpoint is not None and not endpoint.is_gone and REPLAY not in endpoint.active:
+            if endpoint is not None and endpoint.serves_replays:
                 self._begin(nursery, endpoint, REPLAY)
         self._note(await store.fetch_state(conn))
 
@@ -345,35 +382,50 @@ class WebhookDelivery:
     async def _deliver(self, endpoint: _Endpoint, conversation_id: UUID) -> bool:
         """Deliver some events of a conversation, in order. Return whether there may be more now."""
         async with self._pool.connection() as conn:
-            position = await store.fetch_position(conn, endpoint.id, conversation_id)
-            if position is None or not position.is_due:
-                return False
-            happened = await store.list_happened(conn, conversation_id, position)
-        at, attempts = position.seq, position.attempts
+            found = await store.list_happened(conn, endpoint.id, conversation_id)
+        if found is None or not found[0].is_due:
+            return False
+        position, happened = found
+        mark = _Mark(position.seq, position.seq, 0, trio.current_time() + MARK)
         for one in happened.events:
             kind = payloads.type_of(one)
             if kind is None or not endpoint.takes(kind):
                 continue
-            if endpoint.is_gone:
-                return False
+            if endpoint.is_gone or endpoint.is_leaving or trio.current_time() >= mark.at:
+                moved = await self._mark(endpoint, conversation_id, mark)
+                if moved is None or endpoint.is_gone or endpoint.is_leaving:
+                    return False
+                mark = moved
             event_id = payloads.id_of(endpoint.id, one)
             outcome = await self._post(endpoint, event_id, await self._body(kind, one))
             if outcome.failure:
-                delay = max(backoff(attempts + 1), outcome.wait)
-                await self._postpone(endpoint, at, one, event_id, kind, outcome, delay)
+                attempts = position.attempts if mark.reached == position.seq else 0
+                moved = await self._mark(endpoint, conversation_id, mark)
+                if moved is not None:
+                    delay = max(backoff(attempts + 1), outcome.wait)
+                    await self._postpone(endpoint, moved.seq, one, event_id, kind, outcome, delay)
                 return False
-            attempts = 0
+            mark = mark._replace(reached=one.seq, at_ms=one.at_ms)
+        last = mark._replace(reached=max(mark.reached, happened.reached))
+        return await self._mark(endpoint, conversation_id, last, rests=True) is not None and not happened.is_all
+
+    async def _mark(
+        self, endpoint: _Endpoint, conversation_id: UUID, mark: _Mark, *, rests: bool = False
+    ) -> _Mark | None:
+        """Move the position to what was accepted. None if it is elsewhere by now."""
+        if mark.reached > mark.seq or rests:
             async with self._pool.connection() as conn:
-                if not await store.advance(conn, endpoint.id, conversation_id, before=at, seq=one.seq, at_ms=one.at_ms):
-                    return False
-            at = one.seq
-        async with self._pool.connection() as conn:
-            if happened.reached > at:
-                if not await store.advance(conn, endpoint.id, conversation_id, before=at, seq=happened.reached):
-                    return False
-                at = happened.reached
-            await store.rest(conn, endpoint.id, conversation_id, at)
-        return not happened.is_all
+                if not await store.advance(
+                    conn,
+                    endpoint.id,
+                    conversation_id,
+                    before=mark.seq,
+                    seq=mark.reached,
+                    at_ms=mark.at_ms,
+                    rests=rests,
+                ):
+                    return None
+        return _Mark(mark.reached, mark.reached, 0, trio.current_time() + MARK)
 
     async def _body(self, kind: WebhookEvent, happened: Happened) -> bytes:
         if kind is not WebhookEvent.CONVERSATION_CREATED:
@@ -426,9 +478,9 @@ class WebhookDelivery:
             if seconds < self._terms.retry_time:
                 return
             async with conn.transaction():
-                if not await store.advance(conn, endpoint.id, conversation_id, before=before, seq=happened.seq):
+                seq = happened.seq
+                if not await store.advance(conn, endpoint.id, conversation_id, before=before, seq=seq, rests=True):
                     return
-                await store.rest(conn, endpoint.id, conversation_id, happened.seq)
                 await store.insert_letter(
                     conn, endpoint.id, event_id, kind.value, happened, attempts=attempts, reason=outcome.failure
                 )

@@ -11,12 +11,13 @@ conversation on. So an event is a change with a seq:
 - it was changed: the event has the changed_seq of the last change. Those before it, if they were not read in time, are
   in it.
 
-One session does it at a time (an advisory lock). Should two do it for a moment, as when the first has lost its lock and
-does not know yet, a position still moves once only (`advance` compares), and nothing behind it is sent before.
+One session at a time delivers to an endpoint (an advisory lock for each). Should two do it for a moment, as when the
+first has lost its lock and does not know yet, a position still moves once only (`advance` compares), and nothing behind
+it is sent before.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 from store.ids import id_ms, timestamp_ms
@@ -88,9 +89,34 @@ class Founding(NamedTuple):
     member_ids: Sequence[UUID]
 
 
-async def take_lock(conn: Connection) -> bool:
-    """Whether this session is the one that delivers; until it ends."""
-    row = await (await conn.execute(queries.try_webhook_lock)).fetchone()
+async def join(conn: Connection) -> bool:
+    """Be one of those who deliver, until the session ends. False while code of before delivers, which does so alone."""
+    return await _is(conn, queries.join_webhooks)
+
+
+async def list_deliverers(conn: Connection) -> tuple[int, list[int]]:
+    """This session, and all that deliver, in an order that is the same for each of them."""
+    row = await (await conn.execute(queries.list_webhook_deliverers)).fetchone()
+    assert row is not None
+    return int(row[0]), [int(pid) for pid in row[1]] or [int(row[0])]
+
+
+async def take_notes(conn: Connection) -> bool:
+    """Whether this session is the one that notes what was committed; until it ends. To be asked once."""
+    return await _is(conn, queries.try_webhook_notes)
+
+
+async def take(conn: Connection, webhook_id: UUID) -> bool:
+    """Whether this session is the one that delivers to this endpoint, until it ends or leaves it."""
+    return await _is(conn, queries.try_webhook, webhook_id)
+
+
+async def leave(conn: Connection, webhook_id: UUID) -> None:
+    await conn.execute(queries.leave_webhook, {"id": webhook_id})
+
+
+async def _is(conn: Connection, query: LiteralString, webhook_id: UUID | None = None) -> bool:
+    row = await (await conn.execute(query, {"id": webhook_id})).fetchone()
     return bool(row and row[0])
 
 
@@ -122,16 +148,21 @@ async def list_due(
     return [(webhook_id, conversation_id, number or 0) for webhook_id, conversation_id, number in rows]
 
 
-async def fetch_position(conn: Connection, webhook_id: UUID, conversation_id: UUID) -> Position | None:
-    parameters = {"webhook_id": webhook_id, "conversation_id": conversation_id}
-    row = await (await conn.execute(queries.fetch_webhook_position, parameters)).fetchone()
-    return Position(row[0], row[1], bool(row[2]), row[3]) if row else None
+async def list_happened(
+    conn: Connection, webhook_id: UUID, conversation_id: UUID
+) -> tuple[Position, Happenings] | None:
+    """A position, and what is behind it, up to PAGE events; None if there is none."""
+    parameters = {"webhook_id": webhook_id, "conversation_id": conversation_id, "limit": PAGE}
+    found = await (await conn.execute(queries.list_webhook_changes, parameters)).fetchall()
+    if not found:
+        return None
+    position = Position(found[0][0], found[0][1], bool(found[0][2]), found[0][3])
+    rows = [row[4:] for row in found if row[4] is not None]
+    return position, await _happenings(conn, position, rows)
 
 
-async def list_happened(conn: Connection, conversation_id: UUID, position: Position) -> Happenings:
-    """What is behind a position, up to PAGE events."""
-    parameters = {"conversation_id": conversation_id, "after": position.seq, "limit": PAGE}
-    rows = await (await conn.execute(queries.list_webhook_changes, parameters)).fetchall()
+async def _happenings(conn: Connection, position: Position, rows: Sequence[Sequence[Any]]) -> Happenings:
+    """`rows`: (seq, message, whether it was made by it), by rising seq."""
     made = [seq for seq, _, is_made in rows if is_made]
     changed = [seq for seq, _, is_made in rows if not is_made]
     ends = [seqs[-1] for seqs in (made, changed) if len(seqs) == PAGE]  # past it there may be more of that kind
@@ -145,7 +176,7 @@ async def list_happened(conn: Connection, conversation_id: UUID, position: Posit
     ]
     is_all = not ends and len(rows) < PAGE
     last = rows[-1][0] if rows else position.seq
-    # The head was read before the changes were, so nothing up to it is missing in a page that is all.
+    # The head was read with the changes, so nothing up to it is missing in a page that is all.
     return Happenings(events, max(last, position.head) if is_all else last, is_all)
 
 
@@ -157,23 +188,26 @@ async def fetch_founding(conn: Connection, conversation_id: UUID, seq: int) -> F
 
 
 async def advance(
-    conn: Connection, webhook_id: UUID, conversation_id: UUID, *, before: int, seq: int, at_ms: int = 0
+    conn: Connection,
+    webhook_id: UUID,
+    conversation_id: UUID,
+    *,
+    before: int,
+    seq: int,
+    at_ms: int = 0,
+    rests: bool = False,
 ) -> bool:
-    """Move the position from `before` to `seq`. False if it is elsewhere by now: another session delivers, too."""
+    """Move the position from `before` to `seq`. False if it is elsewhere by now: another session delivers, too. If it
+    `rests`, what is behind it waits for its turn."""
     parameters = {
         "webhook_id": webhook_id,
         "conversation_id": conversation_id,
         "before": before,
         "seq": seq,
         "at": at_ms,
+        "rests": rests,
     }
     return bool((await conn.execute(queries.advance_webhook_position, parameters)).rowcount)
-
-
-async def rest(conn: Connection, webhook_id: UUID, conversation_id: UUID, seq: int) -> None:
-    """Everything up to the position is delivered; what is behind it waits for its turn."""
-    parameters = {"webhook_id": webhook_id, "conversation_id": conversation_id, "seq": seq}
-    await conn.execute(queries.rest_webhook_position, parameters)
 
 
 async def postpone(

@@ -99,9 +99,30 @@ WITH gone AS MATERIALIZED (
 )
 SELECT count(*) FROM gone
 
--- name: try_webhook_lock
--- Held by the session: one instance at a time delivers.
-SELECT pg_try_advisory_lock(hashtext('parley.webhooks'))
+-- name: join_webhooks
+-- Shared, and held by the session: all who deliver have it. Not beside code of before, which held it alone.
+SELECT pg_try_advisory_lock_shared(hashtext('parley.webhooks'))
+
+-- name: list_webhook_deliverers
+-- Who holds that lock, in this database. A look at the locks of the server, which are in memory.
+SELECT pg_backend_pid(), ARRAY(
+    SELECT l.pid FROM pg_locks AS l, (SELECT hashtext('parley.webhooks')::bigint AS key) AS k
+    WHERE l.locktype = 'advisory' AND l.granted AND l.mode = 'ShareLock' AND l.objsubid = 1
+        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND l.classid = ((k.key >> 32) & 4294967295)::oid AND l.objid = (k.key & 4294967295)::oid
+    ORDER BY l.pid
+)
+
+-- name: try_webhook_notes
+-- Held by the session: one instance at a time notes what was committed, and clears up.
+SELECT pg_try_advisory_lock(hashtext('parley.webhooks.notes'))
+
+-- name: try_webhook
+-- Held by the session: one instance at a time delivers to an endpoint. Should two ids have one hash, one session has both.
+SELECT pg_try_advisory_lock(hashtext('parley.webhooks.endpoint'), hashtext(%(id)s::uuid::text))
+
+-- name: leave_webhook
+SELECT pg_advisory_unlock(hashtext('parley.webhooks.endpoint'), hashtext(%(id)s::uuid::text))
 
 -- name: list_webhook_targets
 -- A hundred rows at most.
@@ -174,24 +195,24 @@ CROSS JOIN LATERAL (
     ORDER BY e.due_at LIMIT w.number
 ) AS e
 
--- name: fetch_webhook_position
--- webhook_positions_pkey, conversations_pkey.
-SELECT p.seq, p.attempts, p.due_at <= clock_timestamp(), c.last_seq
-FROM webhook_positions AS p JOIN conversations AS c ON c.id = p.conversation_id
-WHERE p.webhook_id = %(webhook_id)s AND p.conversation_id = %(conversation_id)s
-
 -- name: list_webhook_changes
--- messages_seq, messages_changed_seq: what was made behind a seq, and what was changed since it was made; each as far as
--- `limit` goes.
-WITH made AS MATERIALIZED (
+-- webhook_positions_pkey, conversations_pkey, messages_seq, messages_changed_seq: a position, with what was made behind it,
+-- and what was changed since it was made; each as far as `limit` goes. A row at least, if there is a position.
+WITH at AS MATERIALIZED (
+    SELECT p.seq, p.attempts, p.due_at <= clock_timestamp() AS is_due, c.last_seq
+    FROM webhook_positions AS p JOIN conversations AS c ON c.id = p.conversation_id
+    WHERE p.webhook_id = %(webhook_id)s AND p.conversation_id = %(conversation_id)s
+), made AS MATERIALIZED (
     SELECT id, seq FROM messages
-    WHERE conversation_id = %(conversation_id)s AND seq > %(after)s ORDER BY seq LIMIT %(limit)s
+    WHERE conversation_id = %(conversation_id)s AND seq > (SELECT seq FROM at) ORDER BY seq LIMIT %(limit)s
 ), changed AS MATERIALIZED (
     SELECT id, changed_seq FROM messages
-    WHERE conversation_id = %(conversation_id)s AND changed_seq > %(after)s AND changed_seq > seq
+    WHERE conversation_id = %(conversation_id)s AND changed_seq > (SELECT seq FROM at) AND changed_seq > seq
     ORDER BY changed_seq LIMIT %(limit)s
 )
-SELECT seq, id, true FROM made UNION ALL SELECT changed_seq, id, false FROM changed ORDER BY 1
+SELECT at.seq, at.attempts, at.is_due, at.last_seq, found.seq, found.id, found.is_made FROM at LEFT JOIN (
+    SELECT seq, id, true AS is_made FROM made UNION ALL SELECT changed_seq, id, false FROM changed
+) AS found ON true ORDER BY found.seq
 
 -- name: fetch_webhook_conversation
 -- conversations_pkey, members_pkey as a range: what a new one was, and who its first members were, so many of them.
@@ -205,15 +226,12 @@ SELECT c.kind, c.title, ARRAY(
 set_config('synchronous_commit', 'off', true) = 'off'
 
 -- name: advance_webhook_position
--- webhook_positions_pkey. Unless somebody else has done it.
+-- webhook_positions_pkey. Unless somebody else has done it. One that rests is not due any more, or, if something was noted
+-- meanwhile or is left, it is the turn of others first.
 UPDATE webhook_positions SET seq = %(seq)s, attempts = 0, failing_since = NULL,
-    waiting_since = greatest(waiting_since, to_timestamp(%(at)s / 1000.0))
+    waiting_since = greatest(waiting_since, to_timestamp(%(at)s / 1000.0)),
+    due_at = CASE WHEN NOT %(rests)s THEN due_at WHEN noted_seq > %(seq)s THEN clock_timestamp() END
 WHERE webhook_id = %(webhook_id)s AND conversation_id = %(conversation_id)s AND seq = %(before)s AND {without_waiting}
-
--- name: rest_webhook_position
--- webhook_positions_pkey. Nothing waits, or, if something was noted meanwhile or is left, it is the turn of others first.
-UPDATE webhook_positions SET due_at = CASE WHEN noted_seq > seq THEN clock_timestamp() END
-WHERE webhook_id = %(webhook_id)s AND conversation_id = %(conversation_id)s AND seq = %(seq)s AND {without_waiting}
 
 -- name: postpone_webhook_position
 -- webhook_positions_pkey. Return for how long the event behind it has been failing, in seconds.

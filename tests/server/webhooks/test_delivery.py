@@ -21,7 +21,7 @@ from store.postgres.pool import Pool
 from store.signing import SigningKeys
 from tests.store.world import Writer, fetch_value, make_group, make_users, make_writer
 from tests.waiting import wait_until
-from tests.webhook_receiver import OK, Received, Receiver, answer, receiving
+from tests.webhook_receiver import OK, Received, Receiver, accept, answer, receiving
 
 HOSTS = ("127.0.0.1",)
 KEYS = SigningKeys("k" * 32)
@@ -176,7 +176,7 @@ async def test_it_dies_anywhere(
     for number in range(25):
         await writer.send(group, alice, f"{number}").message()
     await publish(conn)
-    names = ["note", "list_due", "fetch_position", "list_happened", "advance", "rest"]
+    names = ["note", "list_due", "list_happened", "advance", "take", "list_targets"]
     for number, (name, is_after) in enumerate(itertools.product(names, (False, True))):
         original = getattr(webhook_deliveries, name)
         died = trio.Event()
@@ -500,34 +500,137 @@ async def test_a_secret_that_cannot_be_read(
         await wait_until(lambda: receiver.received)
 
 
-async def test_one_at_a_time(
+async def test_spread(
+    conn: Connection, database: str, nursery: trio.Nursery, writer: Writer, receiver: Receiver, handler: Webhooks
+) -> None:
+    """Endpoints are shared out between the instances, each to one of them; one that comes later gets its share, and of
+    one that ends the others take it. Everything arrives in order at each meanwhile, once where no instance was lost."""
+    pool = Pool(database, name="spread", size=12, acquire_timeout=LONG)  # each instance has a session of it
+    await nursery.start(pool.run)
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    for number in range(4):
+        await make_endpoint(handler, receiver, path=str(number))
+    instances = [make_delivery(pool) for _ in range(3)]
+
+    def shares() -> list[int]:
+        held = [set(one._endpoints) for one in instances]
+        assert len(set.union(*held)) == sum(map(len, held))
+        return sorted(map(len, held))
+
+    async with trio.open_nursery() as life:
+        await nursery.start(instances[0].run)
+        await wait_until(lambda: shares() == [0, 0, 4])
+        await nursery.start(instances[1].run)
+        await wait_until(lambda: shares() == [0, 2, 2])
+        await life.start(instances[2].run)
+        await wait_until(lambda: shares() == [1, 1, 2])
+        for number in range(10):
+            await writer.send(group, alice, f"{number}").message()
+            await publish(conn)
+        await wait_for_rest(conn)
+        life.cancel_scope.cancel()
+    await writer.send(group, alice, "last").message()
+    await publish(conn)
+    await wait_until(lambda: shares() == [0, 2, 2])
+    await wait_for_rest(conn)
+    for number in range(4):
+        seqs = [one.event["data"]["seq"] for one in receiver.received if one.path == f"/in{number}"]
+        assert seqs == list(range(2, 13))
+    assert sum(one.is_noting for one in instances) == 1
+
+
+async def test_code_of_before(
     conn: Connection, pool: Pool, nursery: trio.Nursery, writer: Writer, receiver: Receiver, handler: Webhooks
 ) -> None:
-    """Of two instances one delivers; the other goes on when that one has ended, and both know the lag."""
+    """While an instance of the version before delivers, which has the lock alone, this one delivers nothing."""
     [alice] = await make_users(conn, 1)
     group = await make_group(conn, [alice])
     await make_endpoint(handler, receiver)
-    one, two = make_delivery(pool), make_delivery(pool)
-    async with trio.open_nursery() as life:
-        await life.start(one.run)
-        await wait_until(lambda: one.is_at_work)
-        await nursery.start(two.run)
-        gate = trio.Event()
-
-        async def wait(received: Received) -> bytes:
-            await gate.wait()
-            return OK
-
-        receiver.behave = wait
+    async with pool.connection() as other:
+        await other.execute("SELECT pg_advisory_lock(hashtext('parley.webhooks'))")
+        made = make_delivery(pool)
+        await nursery.start(made.run)
         await writer.send(group, alice).message()
         await publish(conn)
-        await wait_until(lambda: one.lag > 0 and two.lag > 0)
-        assert not two.is_at_work
+        await wait_until(lambda: made.lag > 0)
+        assert not made.is_at_work and receiver.received == []
+        await other.execute("SELECT pg_advisory_unlock(hashtext('parley.webhooks'))")
+    await wait_until(lambda: receiver.received)
+
+
+async def test_pages_that_were_not_marked(
+    conn: Connection, pool: Pool, writer: Writer, receiver: Receiver, handler: Webhooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A position moves behind a page, and in the middle of one that takes long; what was accepted and not marked when
+    the process dies comes again, in its order, with its ids, before anything new."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    await make_endpoint(handler, receiver)
+    for number in range(5):
+        await writer.send(group, alice, f"{number}").message()
+    await publish(conn)
+    reached = trio.Event()
+
+    async def behave(received: Received) -> bytes:
+        if received.event["data"]["seq"] == 5:
+            reached.set()
+            await trio.sleep_forever()
+        return OK
+
+    receiver.behave = behave
+    for mark, seq in ((LONG, 1), (0.0, 4)):
+        monkeypatch.setattr(delivery, "MARK", mark)
+        reached = trio.Event()
+        async with trio.open_nursery() as life:
+            await life.start(make_delivery(pool).run)
+            await reached.wait()
+            life.cancel_scope.cancel()
+        assert await fetch_value(conn, "SELECT seq FROM webhook_positions") == seq
+    receiver.behave = accept
+    async with trio.open_nursery() as life:
+        await life.start(make_delivery(pool).run)
+        await wait_for_rest(conn)
         life.cancel_scope.cancel()
+    assert [one.event["data"]["seq"] for one in receiver.received] == [2, 3, 4, 5, 2, 3, 4, 5, 5, 6]
+    assert_in_order(receiver, [2, 3, 4, 5, 6])
+
+
+async def test_one_at_a_time(
+    conn: Connection, pool: Pool, nursery: trio.Nursery, writer: Writer, receiver: Receiver, handler: Webhooks
+) -> None:
+    """Of two instances one delivers to an endpoint; the other goes on when that one has ended; both know the lag."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    await make_endpoint(handler, receiver)
+    gate = trio.Event()
+
+    async def wait(received: Received) -> bytes:
+        await gate.wait()
+        return OK
+
+    receiver.behave = wait
+    instances = [make_delivery(pool), make_delivery(pool)]
+    lives = [trio.CancelScope(), trio.CancelScope()]
+
+    async def live(number: int) -> None:
+        with lives[number]:
+            await instances[number].run()
+
+    for number in range(2):
+        nursery.start_soon(live, number)
+    await wait_until(lambda: all(len(one._deliverers) == 2 for one in instances))
+    await wait_until(lambda: sum(len(one._endpoints) for one in instances) == 1)
+    await writer.send(group, alice).message()
+    await publish(conn)
+    await wait_until(lambda: receiver.received and all(one.lag > 0 for one in instances))
+    [holder] = [number for number in range(2) if instances[number]._endpoints]
+    lives[holder].cancel()
     gate.set()
-    await wait_until(lambda: two.delivered == 1)
-    await wait_until(lambda: two.lag == 0)
-    assert len({found.id for found in receiver.received}) == 1 and not one.is_at_work
+    other = instances[1 - holder]
+    await wait_until(lambda: other.delivered == 1)
+    await wait_until(lambda: other.lag == 0)
+    assert len({found.id for found in receiver.received}) == 1 and not instances[holder].is_at_work
 
 
 async def test_faults_of_the_database(
@@ -544,14 +647,14 @@ async def test_faults_of_the_database(
     [alice] = await make_users(conn, 1)
     bad, good = await make_group(conn, [alice]), await make_group(conn, [alice])
     await make_endpoint(handler, receiver)
-    original, faults = webhook_deliveries.fetch_position, [Unavailable("away"), ZeroDivisionError("injected")]
+    original, faults = webhook_deliveries.list_happened, [Unavailable("away"), ZeroDivisionError("injected")]
 
-    async def fetch_position(conn: Connection, webhook_id: UUID, conversation_id: UUID) -> object:
+    async def list_happened(conn: Connection, webhook_id: UUID, conversation_id: UUID) -> object:
         if conversation_id == bad and faults:
             raise faults.pop()
         return await original(conn, webhook_id, conversation_id)
 
-    monkeypatch.setattr(webhook_deliveries, "fetch_position", fetch_position)
+    monkeypatch.setattr(webhook_deliveries, "list_happened", list_happened)
     made = make_delivery(pool)
     await nursery.start(made.run)
     await wait_until(lambda: made.is_at_work)

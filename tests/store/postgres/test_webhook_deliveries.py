@@ -8,7 +8,7 @@ from store.model import Message, Role, WebhookState
 from store.postgres import conversations, messages, outbox, webhook_deliveries, webhooks
 from store.postgres.connection import Connection
 from store.postgres.pool import Pool
-from store.postgres.webhook_deliveries import PAGE, Happened, Position
+from store.postgres.webhook_deliveries import PAGE, Happened, Happenings, Position
 from tests.store.world import Writer, fetch_value, make_group, make_users
 
 
@@ -30,7 +30,11 @@ async def note(conn: Connection, *, stuck_after: float = 3600.0) -> bool:
 
 
 async def position(conn: Connection, webhook_id: UUID, group: UUID) -> Position:
-    found = await webhook_deliveries.fetch_position(conn, webhook_id, group)
+    return (await happened(conn, webhook_id, group))[0]
+
+
+async def happened(conn: Connection, webhook_id: UUID, group: UUID) -> tuple[Position, Happenings]:
+    found = await webhook_deliveries.list_happened(conn, webhook_id, group)
     assert found is not None
     return found
 
@@ -44,12 +48,9 @@ async def read_all(conn: Connection, webhook_id: UUID, group: UUID) -> list[Happ
     """Deliver what is due there, as it is."""
     events: list[Happened] = []
     while True:
-        at = await position(conn, webhook_id, group)
-        found = await webhook_deliveries.list_happened(conn, group, at)
+        at, found = await happened(conn, webhook_id, group)
         events += found.events
-        if found.reached > at.seq:
-            assert await webhook_deliveries.advance(conn, webhook_id, group, before=at.seq, seq=found.reached)
-        await webhook_deliveries.rest(conn, webhook_id, group, found.reached)
+        assert await webhook_deliveries.advance(conn, webhook_id, group, before=at.seq, seq=found.reached, rests=True)
         if found.is_all:
             return events
 
@@ -132,13 +133,11 @@ async def test_noted_while_it_is_delivered(conn: Connection, writer: Writer) -> 
     await say(writer, group, alice)
     await publish(conn)
     await note(conn)
-    at = await position(conn, hook, group)
-    found = await webhook_deliveries.list_happened(conn, group, at)
+    at, found = await happened(conn, hook, group)
     await say(writer, group, alice)
     await publish(conn)
     await note(conn)
-    assert await webhook_deliveries.advance(conn, hook, group, before=at.seq, seq=found.reached)
-    await webhook_deliveries.rest(conn, hook, group, found.reached)
+    assert await webhook_deliveries.advance(conn, hook, group, before=at.seq, seq=found.reached, rests=True)
     assert await due(conn, hook) == [(hook, group)]
     assert seqs(await read_all(conn, hook, group)) == [3]
 
@@ -168,7 +167,8 @@ async def test_pages(conn: Connection, writer: Writer) -> None:
 
 
 async def test_two_who_deliver(conn: Connection, pool: Pool, writer: Writer) -> None:
-    """Of two that move a position from the same place, one does; the lock is one session's."""
+    """Of two that move a position from the same place, one does. Both may deliver, each to other endpoints; one of them
+    notes what was committed; code of before, which has the lock alone, keeps them out."""
     [alice] = await make_users(conn, 1)
     group = await make_group(conn, [alice])
     hook = await make(conn)
@@ -179,7 +179,18 @@ async def test_two_who_deliver(conn: Connection, pool: Pool, writer: Writer) -> 
     assert moved == [True, False]
     assert await webhook_deliveries.postpone(conn, hook, group, 1, 5.0) is None
     async with pool.connection() as other:
-        assert await webhook_deliveries.take_lock(conn) and not await webhook_deliveries.take_lock(other)
+        await other.execute("SELECT pg_advisory_lock(hashtext('parley.webhooks'))")
+        assert not await webhook_deliveries.join(conn)
+        await other.execute("SELECT pg_advisory_unlock(hashtext('parley.webhooks'))")
+        assert await webhook_deliveries.join(conn) and await webhook_deliveries.join(other)
+        (one, both), (two, same) = [await webhook_deliveries.list_deliverers(each) for each in (conn, other)]
+        assert both == same == sorted({one, two})
+        assert await webhook_deliveries.take_notes(conn) and not await webhook_deliveries.take_notes(other)
+        second = await make(conn)
+        assert await webhook_deliveries.take(conn, hook) and not await webhook_deliveries.take(other, hook)
+        assert await webhook_deliveries.take(other, second) and not await webhook_deliveries.take(conn, second)
+        await webhook_deliveries.leave(conn, hook)
+        assert await webhook_deliveries.take(other, hook)
 
 
 async def test_failures(conn: Connection, writer: Writer) -> None:
@@ -226,7 +237,7 @@ async def test_dead_letters(conn: Connection, writer: Writer) -> None:
     await say(writer, group, alice)
     await publish(conn)
     await note(conn)
-    [event] = (await webhook_deliveries.list_happened(conn, group, await position(conn, hook, group))).events
+    [event] = (await happened(conn, hook, group))[1].events
     for _ in range(2):
         await webhook_deliveries.insert_letter(
             conn, hook, "evt_1", "message.created", event, attempts=3, reason="HTTP 500"
@@ -252,7 +263,7 @@ async def test_what_is_cleared_away(conn: Connection, writer: Writer) -> None:
     await say(writer, group, alice)
     await publish(conn)
     await note(conn)
-    [event] = (await webhook_deliveries.list_happened(conn, group, await position(conn, kept, group))).events
+    [event] = (await happened(conn, kept, group))[1].events
     for hook in (kept, gone):
         for number in range(5):
             await webhook_deliveries.insert_letter(
