@@ -26,9 +26,10 @@ def faults_of(settings: Settings) -> list[str]:
         faults.append("TLS_CERT and TLS_KEY: both or neither")
     if settings.reuse_port == "on" and isinstance(parse_listen(settings.listen), str):
         faults.append("REUSE_PORT: is for host:port; sockets that are handed over (LISTEN = fd://) are shared already")
-    if settings.max_upload_bytes > settings.max_user_storage_bytes:
+    # To lower what is shared alone is no contradiction: the default of the other one was not said.
+    if settings.max_user_storage_bytes < settings.max_upload_bytes != Settings.max_upload_bytes:
         faults.append("MAX_UPLOAD_BYTES: expected at most MAX_USER_STORAGE_BYTES, or no such file is ever taken")
-    if settings.max_user_answer_bytes > settings.max_answer_bytes:
+    if settings.max_answer_bytes < settings.max_user_answer_bytes != Settings.max_user_answer_bytes:
         faults.append("MAX_USER_ANSWER_BYTES: expected at most MAX_ANSWER_BYTES, which all users share")
     if settings.s3_endpoint_url and settings.objects and not settings.objects.startswith("s3:"):
         faults.append("S3_ENDPOINT_URL: OBJECTS is no s3://bucket")

@@ -56,6 +56,11 @@ def test_what_does_not_go_together(given: dict[str, object], fault: str, tmp_pat
         load({}, None, **given)
 
 
+def test_a_default_contradicts_nothing() -> None:
+    """A quota below the default of the largest file, and a total below that of one user, may be set alone."""
+    load({}, None, max_user_storage_bytes="1MiB", max_answer_bytes="1MiB")
+
+
 def test_tokens_of_an_issuer_are_enough() -> None:
     """REGISTRATION=oauth needs no provider where tokens make users."""
     assert faults_of(replace(Settings(), registration="oauth", jit_users="on")) == []
