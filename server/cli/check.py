@@ -16,8 +16,10 @@ def check(config: Path | None) -> None:
     import trio  # noqa: PLC0415
 
     from server.cli import checks  # noqa: PLC0415
+    from server.observability import logs  # noqa: PLC0415
 
     with report_errors():
+        logs.configure("console", "error")  # the table says what fails
         settings = load_settings(config)
         if not trio.run(checks.run, settings, locate_settings(config)):
             sys.exit(FAILED)

@@ -43,11 +43,21 @@ TIMEOUT = 10.0  # seconds for each service
 SPARE_FILES = 500  # descriptors besides those of connections: PostgreSQL, Redis, files, the log
 SHOWN_FAULTS = 3  # kinds of faults of statements
 
+# By check, those without which it would only repeat what is wrong with them.
+NEEDS = {
+    **dict.fromkeys(("session", "schema", "statements", "transactions", "durability", "replica"), ("postgres",)),
+    "timeline": ("postgres", "redis"),
+}
+
 Check = Callable[[Settings], Awaitable[str]]
 
 
 class Warned(str):
     """A result that is no failure, and that an operator should know."""
+
+
+class Skipped(str):
+    """In place of a result: a check that this one needs has failed."""
 
 
 class About(NamedTuple):
@@ -76,20 +86,32 @@ NOWHERE = Places({}, ())
 
 async def run(settings: Settings, places: Places = NOWHERE) -> bool:
     """Print a table of results, and what to do about those that are not well. Return True if every check succeeded."""
-    rows = [(name, *await _ask(check, settings), check) for name, check in CHECKS.items()]
+    rows: list[tuple[str, str, bool, Check]] = []
+    for name, check in CHECKS.items():
+        without = next((other for other, _, fine, _ in rows if not fine and other in NEEDS.get(name, ())), None)
+        result, fine = await _ask(check, settings) if without is None else (Skipped(f"{without} comes first"), False)
+        rows.append((name, result, fine, check))
     table = Table("", "check", "result")
     for name, result, fine, _ in rows:
-        word = "[red]wrong[/]" if not fine else "[yellow]note[/]" if isinstance(result, Warned) else "[green]ok[/]"
-        table.add_row(word, name, escape(result))
+        table.add_row(_word(result, fine), name, escape(result))
     console = terminal.console()
     console.print(table)
     for name, result, fine, check in rows:
-        if (not fine or isinstance(result, Warned)) and check in _ABOUT:
+        is_well = fine and not isinstance(result, Warned)
+        if not is_well and not isinstance(result, Skipped) and check in _ABOUT:
             console.print(f"{name}: {describe(_ABOUT[check], settings, places)}", markup=False, soft_wrap=True)
     for hidden in places.hidden:
         said = f"{hidden.name}: {hidden.wins} wins over {hidden.loses}: take one of them out"
         console.print(said, markup=False, soft_wrap=True)
     return all(fine for _, _, fine, _ in rows)
+
+
+def _word(result: str, fine: bool) -> str:
+    if isinstance(result, Skipped):
+        return "[dim]skipped[/]"
+    if not fine:
+        return "[red]wrong[/]"
+    return "[yellow]note[/]" if isinstance(result, Warned) else "[green]ok[/]"
 
 
 async def _ask(check: Check, settings: Settings) -> tuple[str, bool]:
@@ -105,7 +127,8 @@ async def _ask(check: Check, settings: Settings) -> tuple[str, bool]:
 def describe(about: About, settings: Settings, places: Places) -> str:
     """Return where the settings of a check come from, and what to do."""
     given = [name for name in about.names if name in places.found] or about.names[:1]
-    return f"{', '.join(_with_place(name, places.found.get(name, 'not set')) for name in given)}. {about.advice}"
+    shown = ", ".join(_with_place(name, places.found.get(name, "not set")) for name in given)
+    return f"{shown}. {about.advice[0].upper()}{about.advice[1:]}"
 
 
 def _with_place(name: str, place: str) -> str:
@@ -157,10 +180,8 @@ async def _listen(settings: Settings) -> str:
 
 
 async def _configuration(settings: Settings) -> str:
-    try:
-        require(settings)
-    except ConfigError as error:
-        raise StoreError(str(error)) from None
+    await trio.lowlevel.checkpoint()
+    require(settings)
     return "complete"
 
 
@@ -170,6 +191,8 @@ async def _configuration(settings: Settings) -> str:
     "in PostgreSQL's pg_hba.conf",
 )
 async def _postgres(settings: Settings) -> str:
+    if not settings.database_url:
+        raise ConfigError("DATABASE_URL is not set")
     connection = await _connector(settings, settings.database_url, writes=True).connect()
     try:
         here = await _identify(connection)
@@ -358,10 +381,12 @@ async def _replica(settings: Settings) -> str:
 
 @about(
     "redis_url",
-    advice="Try it with redis-cli on this machine: it has to be the primary, with maxmemory-policy noeviction, and the "
-    f"login's user: {fitness.ACL}",
+    advice="Try it with redis-cli on this machine: it has to be the primary, with maxmemory-policy noeviction; "
+    f"{fitness.ACL}",
 )
 async def _redis(settings: Settings) -> str:
+    if not settings.redis_url:
+        raise ConfigError("REDIS_URL is not set")
     redis = Redis(settings.redis_url, name="parley-check")
     fault: StoreError | None = None
     async with trio.open_nursery() as nursery:
@@ -426,7 +451,7 @@ async def _users(settings: Settings) -> str:
         "oauth": "who signs in with a provider",
         "closed": "those whom an administrator or an API key makes",
     }
-    text = ways.get(settings.registration, "REGISTRATION is missing")
+    text = ways.get(settings.registration, Warned("REGISTRATION is not set"))
     if settings.registration == "open":
         text = Warned(f"{text}, under any name: for development only")
     if settings.jit_users == "off":
@@ -457,11 +482,11 @@ CHECKS: dict[str, Check] = {  # in this order: the first that is wrong explains 
     "session": _session,
     "schema": _schema,
     "statements": _statements,
-    "timeline": _timeline,
     "transactions": _transactions,
     "durability": _durability,
     "replica": _replica,
     "redis": _redis,
+    "timeline": _timeline,
     "objects": _objects,
     "issuers": _issuers,
     "users": _users,

@@ -25,7 +25,11 @@ def report_errors(*also: type[Exception]) -> Iterator[None]:
 
     Those of `also` say themselves what is wrong, and may have an `exit_code`. Of several errors of one group the first
     is reported, as long as all of them are of these kinds: a defect among them keeps its traceback.
+
+    What is logged meanwhile is text of ours, unless the command has its own way: structlog's default shows the
+    variables of every frame, passwords among them.
     """
+    _configure_logs()
     try:
         yield
     except BaseExceptionGroup as group:
@@ -41,6 +45,15 @@ def report_errors(*also: type[Exception]) -> Iterator[None]:
         if described is None:
             raise
         fail(*described)
+
+
+def _configure_logs() -> None:
+    import structlog  # noqa: PLC0415
+
+    from server.observability import logs  # noqa: PLC0415
+
+    if not structlog.is_configured():
+        logs.configure("console", "warning")
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

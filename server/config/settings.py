@@ -212,7 +212,7 @@ class Settings:
         TEXTS,
         (admin_address.AUTO,),
         "Unix sockets for `parley inspect` (`auto`: one in the runtime directory), host:port for Prometheus.",
-        more="See [monitoring](monitoring.md).",
+        more="A port may be a sum: `127.0.0.1:9100+12` is 9112. See [monitoring](monitoring.md).",
         then=accepted_by(admin_address.parse),
     )
     instance: str = LISTENING.setting(

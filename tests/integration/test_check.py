@@ -110,6 +110,30 @@ async def test_nothing_stays(usual: dict[str, str], redis: Redis, tmp_path: Path
         assert await client.dbsize() == 0
 
 
+async def test_what_is_not_set() -> None:
+    """Everything that is missing is named, nothing else is asked in its place (such as what libpq finds by itself), and
+    what needs it is skipped."""
+    found = await check(REGISTRATION="", JWT_KEY="")
+    assert found.code == 1 and all(
+        f"{name}: required" in found.text for name in ("DATABASE_URL", "REDIS_URL", "REGISTRATION")
+    ), found.text
+    assert found.rows["postgres"] == ("wrong", "DATABASE_URL is not set"), found.text
+    assert found.rows["redis"] == ("wrong", "REDIS_URL is not set") and found.rows["users"][0] == "note"
+    for name in ("session", "schema", "statements", "transactions", "durability", "timeline"):
+        assert found.rows[name] == ("skipped", "postgres comes first") and name not in found.advice, found.text
+
+
+async def test_no_password_is_shown() -> None:
+    """Neither of services that are away, nor where a defect is logged."""
+    given = {
+        "DATABASE_URL": "postgresql://parley:S3CRET@127.0.0.1:1/parley",
+        "REDIS_URL": "redis://:S3CRET@127.0.0.1:1",
+    }
+    found = await check(**given)
+    assert found.code == 1 and "S3CRET" not in found.text and "locals" not in found.text, found.text
+    assert [line for line in found.text.splitlines() if "[warning" in line or "[error" in line] == []
+
+
 async def test_a_file_and_its_line(usual: dict[str, str], tmp_path: Path) -> None:
     """What is wrong is named with the variable, the file and the line, and what to do; what is said in two places,
     with both."""

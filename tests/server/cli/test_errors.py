@@ -2,6 +2,7 @@
 
 import psycopg
 import pytest
+import structlog
 
 from server.cli.errors import FAILED, MISUSED, report_errors
 from server.config.settings import ConfigError
@@ -63,3 +64,15 @@ def test_control_c() -> None:
     """Of a group that is only the user's Ctrl-C that alone is left, which click reports."""
     with pytest.raises(KeyboardInterrupt), report_errors():
         raise grouped(KeyboardInterrupt())
+
+
+def test_a_line_of_the_log_shows_no_variables(capsys: pytest.CaptureFixture[str]) -> None:
+    """A defect that a command logs beside its work has its traceback, and no values: one of them may be a password."""
+    password = "".join(["S3C", "RET"])
+    with report_errors():
+        try:
+            raise RuntimeError(str(len(password)))
+        except RuntimeError:
+            structlog.get_logger("test").exception("failed")
+    said = capsys.readouterr()
+    assert "failed" in said.err and "RuntimeError" in said.err and "S3CRET" not in said.err + said.out
