@@ -342,7 +342,8 @@ async def _transactions(settings: Settings) -> str:
 async def _schema(settings: Settings) -> str:
     state = await trio.to_thread.run_sync(migrate.look, settings.database_url, abandon_on_cancel=True)
     if state.pending:
-        raise StoreError(f"{', '.join(state.pending)} not applied; run `parley migrate`")
+        several = f" to {state.pending[-1]} ({len(state.pending)} of them)" if len(state.pending) > 1 else ""
+        raise StoreError(f"run `parley migrate`: {state.pending[0]}{several} not applied")
     conn = await _connector(settings, settings.database_url, writes=False).connect()
     try:
         names = await partitions.list_partitions(conn)
