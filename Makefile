@@ -6,13 +6,14 @@ WORKERS ?= 4
 # then the newest that setup.cfg allows are taken. `make CONSTRAINTS=` takes these from the beginning.
 CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
+ENGINE ?= $(firstword $(foreach one,docker podman buildah,$(shell command -v $(one))))
 UNIT := tests/handlers tests/server tests/store tests/loadtest tests/clients tests/test_*.py
 READY := $(VENV)/.ready
 TESTABLE := $(VENV)/.testable
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run install-units dist packages sbom rolling-restart test test-chaos test-webhooks test-failover test-together test-hosts test-hostile test-clients test-web test-upgrade check unit coverage fix mutants lint style types imports bench docs constraints clean
+.PHONY: help run install-units image test-image dist packages sbom rolling-restart test test-chaos test-webhooks test-failover test-together test-hosts test-hostile test-clients test-web test-upgrade check unit coverage fix mutants lint style types imports bench docs constraints clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -90,6 +91,14 @@ imports: $(TESTABLE)
 
 bench: $(READY) ## the budgets of the socket path, measured here and now
 	@$(BIN)/python -m loadtest.bench
+
+image: $(READY) ## the container image, with the engine that is here (ENGINE=, BASE=, TAG=)
+	@version=$$($(BIN)/parley --version | cut -d' ' -f2) && \
+		$(ENGINE) build --file Containerfile --build-arg VERSION=$$version $(if $(BASE),--build-arg BASE=$(BASE)) \
+			--tag $(or $(TAG),parley:$$(echo $$version | tr + -)) --tag parley .
+
+test-image: $(TESTABLE) ## the image built in a chroot and started: needs root, debootstrap and buildah, and some minutes (WORK=)
+	@$(BIN)/pytest -q -s tests/containers/test_image.py --image $(or $(WORK),$(VENV)/image)
 
 dist: $(VENV)/.packaged ## a wheel and a source distribution of the last commit, the same bytes each time, and what is in an installation (SBOM)
 	@$(MAKE) --no-print-directory packages sbom

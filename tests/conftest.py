@@ -108,6 +108,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--clients-seed", type=int, default=0, help="Which faults, and when; 0 takes a new one.")
     parser.addoption("--webhook-events", type=int, default=0, help="Events amid kills; 0 leaves the long run out.")
     parser.addoption("--webhook-seed", type=int, default=0, help="What is killed, and when; 0 takes a new one.")
+    parser.addoption("--image", help="A folder in which to build the container image, in a chroot, and to start it.")
     parser.addoption("--upgrade-from", help="A commit or tag to upgrade from, instead of the release before.")
     parser.addoption("--rolling", choices=["shared", "reuse-port"], help="Restart four instances that listen so.")
 
