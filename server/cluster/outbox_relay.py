@@ -5,6 +5,7 @@ members and titles are sent themselves, because they may concern users who do no
 """
 
 import random
+from collections.abc import Sequence
 from uuid import UUID
 
 import structlog
@@ -17,9 +18,11 @@ from store.defects import guard
 from store.errors import Damaged, StoreError
 from store.outage import Outage
 from store.postgres import outbox
+from store.postgres.connection import Connection
 from store.postgres.conversations import fetch_heads
+from store.postgres.moderation import list_banned
 from store.postgres.pool import Pool
-from store.redis.inbox_entries import Entry, Head
+from store.redis.inbox_entries import BANNED, Disconnection, Entry, Head
 
 PERIOD = 0.5  # seconds between queries
 AGE = 2.0  # seconds a batch may be on its way before it counts as stuck
@@ -34,6 +37,13 @@ log = structlog.get_logger("parley.outbox_relay")
 def _fewer(limit: int, pause: float) -> tuple[int, float]:
     """Return how many batches to take next, and after which pause, when one of them cannot be announced."""
     return max(limit // 2, 1), min(2 * pause, MAX_PAUSE)
+
+
+async def _still_due(conn: Connection, found: Sequence[Disconnection]) -> tuple[Disconnection, ...]:
+    """Without those of bans that were lifted meanwhile, or are over: their users may have connected again since."""
+    banned = {one.user_id for one in found if one.code == BANNED}
+    still = set(await list_banned(conn, banned)) if banned else banned
+    return tuple(one for one in found if one.code != BANNED or one.user_id in still)
 
 
 class OutboxRelay:
@@ -91,7 +101,7 @@ class OutboxRelay:
             entry = Entry(
                 changes=tuple(changes),
                 heads=tuple(Head(conversation_id, seq) for conversation_id, seq in heads.items()),
-                disconnections=tuple(disconnection for batch in stale for disconnection in batch.disconnections),
+                disconnections=await _still_due(conn, [one for batch in stale for one in batch.disconnections]),
                 settings=tuple(batch.settings for batch in stale if batch.settings is not None),
                 threads=tuple(batch.thread for batch in stale if batch.thread is not None),
             )

@@ -179,6 +179,7 @@ class Moderated:
         """A ban at the end: each connection to each instance ends, and none comes about again."""
         user, path = self.people["banned"], f"/api/users/{self.people['banned'].id}/ban"
         await self._done("DELETE", path, "root")
+        await self._let_in(user)
         clients: list[HubClient] = []
         async with trio.open_nursery() as nursery:
             for instance in self.world.instances:
@@ -188,6 +189,18 @@ class Moderated:
                 await client.closed.wait()
                 assert client.close_message is not None and "banned" in (client.close_message.error or "")
             nursery.cancel_scope.cancel()
+
+    async def _let_in(self, user: User) -> None:
+        """Until they may stay at each instance: news of the ban before may be in an inbox that was out of reach."""
+        for instance in self.world.instances:
+            while True:
+                try:
+                    async with transports.connect("socket", f"{instance.url}/hubs/chat", user.token) as client:
+                        await client.invoke("Ping")
+                        break
+                except* (ClientError, OSError, httpx.HTTPError):
+                    pass
+                await trio.sleep(0.05)  # a client's pause before it connects again
 
     @staticmethod
     async def _hold(url: str, user: User, *, task_status: trio.TaskStatus[HubClient]) -> None:

@@ -13,11 +13,12 @@ from server.cluster.publisher import Publisher
 from server.cluster.subscriptions import Subscriptions
 from server.fanout.change_publisher import ChangePublisher
 from store.errors import Damaged, Unavailable
+from store.ids import new_id
 from store.model import Role
 from store.postgres import conversations, outbox
 from store.postgres.connection import Connection
 from store.postgres.pool import Pool
-from store.redis.inbox_entries import Entry, Head, SettingsChange, disconnection_of
+from store.redis.inbox_entries import BANNED, ENDED, Entry, Head, SettingsChange, disconnection_of, moderated
 from tests.store.world import fetch_value, make_group, make_users, wait_for_value
 from tests.waiting import wait_until
 
@@ -198,4 +199,24 @@ async def test_more_members_than_one_query_takes(
     assert announced == sorted((group, seq) for group in groups for seq in (2, 3))
     assert world.heads() == sorted((group, 3) for group in groups)
     assert world.received == world.sent
+    nursery.cancel_scope.cancel()
+
+
+async def test_bans_that_are_over(pool: Pool, nursery: trio.Nursery) -> None:
+    """A ban that was lifted, or has ended, before it was announced ends no connection: its user may have come again.
+    Other ends are announced whatever has happened since."""
+    world = World(pool)
+    async with pool.connection() as conn:
+        banned, free, over, erased = await make_users(conn, 4)
+        await conn.execute("UPDATE users SET banned_until = now() + interval '1 h' WHERE id = %s", [banned])
+        await conn.execute("UPDATE users SET banned_until = now() - interval '1 s' WHERE id = %s", [over])
+        async with conn.transaction():
+            for user_id in (banned, free, over):
+                await outbox.insert_outbox(conn, [], moderated(user_id, BANNED, new_id()))
+            await outbox.insert_outbox(conn, [], moderated(free, ENDED, new_id()))
+            await outbox.insert_outbox(conn, [], disconnection_of(erased))
+        await nursery.start(world.relay.run)
+        await until_empty(conn)
+        found = {(one.user_id, one.code) for entry in world.sent for one in entry.disconnections}
+        assert found == {(banned, "banned"), (free, "unauthenticated"), (erased, "unauthenticated")}
     nursery.cancel_scope.cancel()
