@@ -118,6 +118,9 @@ sbom: $(VENV)/.packaged
 	@$(BIN)/cyclonedx-py environment --output-reproducible --output-format JSON --output-file dist/parley.cdx.json $(VENV)/slim/bin/python
 	@ls dist/parley.cdx.json
 
+# docs/operations.md and what it links to, so that links work in the installed copies, too.
+PAGES = $(wildcard *.md docs/*.* */README.md clients/*/README.md examples/*.* examples/*/*.md examples/*/*.py examples/*/*.cs examples/*/*.java examples/react/*.js*)
+
 install-units: ## systemd units and the files beside them (DESTDIR=)
 	@install -d $(DESTDIR)/etc/systemd/system $(DESTDIR)/etc/sysctl.d $(DESTDIR)/etc/security/limits.d
 	@install -m 0644 systemd/parley*.service systemd/parley*.socket systemd/parley*.target systemd/parley*.timer $(DESTDIR)/etc/systemd/system/
@@ -125,7 +128,8 @@ install-units: ## systemd units and the files beside them (DESTDIR=)
 	@install -m 0644 systemd/limits.d/60-parley.conf $(DESTDIR)/etc/security/limits.d/
 	@install -d -m 0755 $(DESTDIR)/etc/parley && install -d -m 0700 $(DESTDIR)/etc/parley/credentials
 	@test -e $(DESTDIR)/etc/parley/parley.toml || install -m 0644 systemd/parley.toml $(DESTDIR)/etc/parley/
-	@install -d $(DESTDIR)/usr/share/doc/parley && install -m 0644 docs/operations.md $(DESTDIR)/usr/share/doc/parley/
+	@for page in $(PAGES); do install -D -m 0644 $$page $(DESTDIR)/usr/share/doc/parley/$$page || exit 1; done
+	@rm -f $(DESTDIR)/usr/share/doc/parley/operations.md # where it was before the others came with it
 
 docs: $(READY) ## the pages that are made from the code
 	@$(BIN)/python -m server.config.page > docs/settings.md

@@ -1,7 +1,8 @@
 """A systemd of our own, for one test: in mount, PID and cgroup namespaces that end with it.
 
-Owns its root directory (some twenty files; /usr is the machine's, read-only) and the process. Our units come in through
-`make install-units`, the server through this checkout and the packages of our environment.
+Owns its root directory (some twenty files; /usr is the machine's, read-only) and the process. `build` makes a machine
+on which our units are installed, through `make install-units`, and the server is this checkout with the packages of our
+environment. `bare` makes one with nothing of ours: what is on it comes by the commands of docs/operations.md.
 """
 
 import os
@@ -25,13 +26,15 @@ exec env SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 "$@"
 LAUNCHER = f"""#!/bin/sh
 PYTHONPATH=/opt/parley/source:/opt/parley/site-packages exec {PYTHON} -m server "$@"
 """
-FILES = {
+BARE_FILES = {
     "etc/machine-id": "",
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
     "etc/group": "root:x:0:\nnogroup:x:65534:\n",
     "etc/nsswitch.conf": "passwd: files systemd\ngroup: files systemd\nhosts: files\n",
     "etc/hosts": "127.0.0.1 localhost\n",
     "etc/os-release": "ID=nested\n",
+}
+FILES = {
     "etc/systemd/system/scenario.service": f"""[Unit]
 SuccessAction=exit
 FailureAction=exit
@@ -84,23 +87,29 @@ def metrics_port() -> str:
             return str(found)
 
 
-def build(directory: Path, port: int, settings: str, credentials: dict[str, str]) -> None:
-    """Build the root directory, with Parley installed as docs/operations.md says."""
-    for name in ("proc", "sys", "dev", "run", "tmp", "var", "root", "usr", "results", "opt/parley/current/bin"):
+def bare(directory: Path, files: dict[str, str]) -> None:
+    """Build the root directory of an empty machine, with these files."""
+    for name in ("proc", "sys", "dev", "run", "tmp", "var", "root", "usr", "results"):
         (directory / name).mkdir(parents=True)
-    for name in ("source", "site-packages"):
-        (directory / "opt/parley" / name).mkdir()
     for name in ("bin", "sbin", "lib", "lib64"):
         (directory / name).symlink_to(f"usr/{name}")
+    for name, text in (BARE_FILES | files).items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def build(directory: Path, port: int, settings: str, credentials: dict[str, str]) -> None:
+    """Build the root directory, with Parley installed as docs/operations.md says."""
+    metrics = metrics_port()
+    files = {name: text.replace("%PORT%", str(port)).replace("%METRICS%", metrics) for name, text in FILES.items()}
+    bare(directory, files)
+    for name in ("current/bin", "source", "site-packages"):
+        (directory / "opt/parley" / name).mkdir(parents=True)
     launcher = directory / "opt/parley/current/bin/parley"
     launcher.write_text(LAUNCHER)
     launcher.chmod(0o755)
     subprocess.run(["make", "-s", "install-units", f"DESTDIR={directory}"], cwd=ROOT, check=True)
-    metrics = metrics_port()
-    for name, text in FILES.items():
-        path = directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text.replace("%PORT%", str(port)).replace("%METRICS%", metrics))
     (directory / "etc/parley/parley.toml").write_text(settings)
     for name, text in credentials.items():
         (directory / "etc/parley/credentials" / name).write_text(text)
@@ -108,15 +117,28 @@ def build(directory: Path, port: int, settings: str, credentials: dict[str, str]
     subprocess.run(["systemctl", "--quiet", f"--root={directory}", "enable", *units], check=True)
 
 
+def packages() -> str:
+    """Return the directory of the packages of our environment."""
+    return next(path for path in sys.path if path.endswith("site-packages"))
+
+
 def command(directory: Path) -> list[str]:
-    """Return the command that boots it, and ends when the scenario has ended."""
-    packages = next(path for path in sys.path if path.endswith("site-packages"))
+    """Return the command that boots what `build` has made, and ends when the scenario has ended."""
+    return boot(
+        directory,
+        "scenario.service",
+        f"--bind-ro={ROOT}:/opt/parley/source",
+        f"--bind-ro={packages()}:/opt/parley/site-packages",
+    )
+
+
+def boot(directory: Path, unit: str, *options: str) -> list[str]:
+    """Return the command that boots a machine into this unit, and ends when the unit ends it."""
     program = nspawn()
     assert program is not None
     return [
         *UNSHARE,
         *("sh", "-c", BOOT, "boot"),
-        *(program, "--register=no", "--keep-unit", "--quiet", f"--directory={directory}"),
-        *("--bind-ro=/usr", f"--bind-ro={ROOT}:/opt/parley/source", f"--bind-ro={packages}:/opt/parley/site-packages"),
-        *(f"--bind={directory}/results:/results", "--boot", "systemd.unit=scenario.service"),
+        *(program, "--register=no", "--keep-unit", "--quiet", f"--directory={directory}", "--bind-ro=/usr", *options),
+        *(f"--bind={directory}/results:/results", "--boot", f"systemd.unit={unit}"),
     ]

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from tests.running import JWT_KEY, free_port
+from tests.test_documents import FENCE, LINK
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +76,21 @@ def test_every_kernel_setting_says_why() -> None:
         lines = paragraph.splitlines()
         assert lines[0].startswith("# "), paragraph
         assert all(re.fullmatch(r"#.*|-?[a-z0-9_.]+ = [0-9 ]+", line) for line in lines), paragraph
+
+
+def test_installed_pages(installed: Path) -> None:
+    """The pages that units name are installed, and every link in them leads to a file that is installed, too."""
+    pages = installed / "usr/share/doc/parley"
+    named = [line for unit in (installed / "etc/systemd/system").iterdir() for line in unit.read_text().splitlines()]
+    named = [line.partition("file:")[2] for line in named if line.startswith("Documentation=")]
+    assert len(named) == 6 and all((installed / one.lstrip("/")).is_file() for one in named), named
+    lost = [
+        f"{page.relative_to(pages)}: {target}"
+        for page in pages.rglob("*.md")
+        for target in LINK.findall(FENCE.sub("", page.read_text()))
+        if not re.match(r"[a-z]+:|#", target) and not (page.parent / target.partition("#")[0]).is_file()
+    ]
+    assert not lost
 
 
 def test_install_keeps_what_is_configured(installed: Path) -> None:
