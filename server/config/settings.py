@@ -222,7 +222,7 @@ class Settings:
     database_url: str = SERVICES.setting(
         SERVICE_URL,
         "",
-        "PostgreSQL 14 or newer, as a libpq URL or key=value string.",
+        "PostgreSQL 15 or newer, as a libpq URL or key=value string.",
         more="PostgreSQL itself: no pooler in transaction mode.",
         shown_default="required",
         then=urls.postgres,

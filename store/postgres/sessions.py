@@ -21,7 +21,7 @@ from store.postgres.damage import DAMAGED
 from store.reasons import reason
 
 SECONDS = 1.0
-MIN_VERSION = 140000  # DETACH PARTITION CONCURRENTLY and its catalogue
+MIN_VERSION = 150000  # the oldest that is tested (tests/integration/test_oldest_services.py)
 IDLE_IN_TRANSACTION = 30 * SECONDS  # the server's own guard against a transaction that we forgot
 SET_UP_WITHIN = 20 * SECONDS  # for the first exchange; a server may accept the login and then hang
 LOOKS = 5  # at who serves a session, to find out whether it is the same backend each time
