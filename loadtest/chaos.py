@@ -14,6 +14,7 @@ A schedule is a list of faults, one a line or separated by semicolons, each `AT 
 """
 
 import contextlib
+import math
 import os
 import random
 import signal
@@ -72,20 +73,34 @@ def _fault(line: str) -> Fault:
             seconds = float(words[position + 1])
             words = words[:position]
         at, kind, *rest = words
+        if not (0 <= float(at) < math.inf and 0 <= seconds < math.inf):
+            raise ValueError
         if kind == "cut":
-            return Fault(float(at), kind, part=float(rest[0]) if rest else 1.0)
+            part = float(rest[0]) if rest else 1.0
+            if not 0 <= part <= 1:
+                raise ValueError
+            return Fault(float(at), kind, part=part)
         if kind not in KINDS or rest[0] not in KINDS[kind]:
             raise ValueError
         if kind == "stop":
             seconds = seconds or DEFAULT_STOP
         return Fault(float(at), kind, rest[0], int(rest[1]) if len(rest) > 1 else 0, seconds)
     except (ValueError, IndexError):
-        raise ChaosError(f"{line!r} is no fault: AT KIND [TARGET [NUMBER]] [for SECONDS], see `run --help`") from None
+        raise ChaosError(f"--chaos: {line!r} is no fault: AT KIND [TARGET [NUMBER]] [for SECONDS]") from None
+
+
+def check_times(faults: Sequence[Fault], end: float) -> None:
+    """Raises ChaosError when one of them is not over when the load is, `end` seconds from the start."""
+    for fault in faults:
+        if fault.at + fault.seconds >= end:
+            raise ChaosError(f"--chaos: {fault.at:g} {fault}: the load ends after {end:g} s, and this not before it")
 
 
 def check(faults: Sequence[Fault], target: Target) -> None:
     """Raises ChaosError when one of them would hurt what is not ours."""
     for fault in faults:
+        if fault.number and isinstance(target, DevTarget) and fault.number > target.instances:
+            raise ChaosError(f"{fault}: there are {target.instances} instances; give --instances {fault.number}")
         if fault.kind != "cut" and not isinstance(target, DevTarget):
             raise ChaosError(f"{fault} needs a server of our own: --dev")
         if fault.kind == "stop" and isinstance(target, DevTarget) and target.instances < 2:
@@ -96,20 +111,32 @@ class Faults:
     """Carries out a schedule. `done` is what was broken, and when."""
 
     def __init__(
-        self, target: Target, worker_pool: WorkerPool, now: Callable[[], float], note: Callable[[str], None]
+        self,
+        target: Target,
+        worker_pool: WorkerPool,
+        now: Callable[[], float],
+        note: Callable[[str], None],
+        warn: Callable[[str], None],
     ) -> None:
         self._target = target
         self._worker_pool = worker_pool
         self._now = now
         self._note = note
+        self._warn = warn
         self.done: list[results.Chaos] = []
+        self._waiting = trio.CancelScope()
 
     async def run(self, schedule: Sequence[Fault]) -> None:
         """Returns when the last one is mended."""
         async with trio.open_nursery() as nursery:
-            for fault in schedule:
-                await trio.sleep(max(0.0, fault.at - self._now()))
-                nursery.start_soon(self._break, fault)
+            with self._waiting:
+                for fault in schedule:
+                    await trio.sleep(max(0.0, fault.at - self._now()))
+                    nursery.start_soon(self._break, fault)
+
+    def no_more(self) -> None:
+        """The load has ended: what would be broken later is not."""
+        self._waiting.cancel()
 
     async def _break(self, fault: Fault) -> None:
         self._note(f"chaos: {fault}")
@@ -123,7 +150,7 @@ class Faults:
                 at=round(at, 3), kind=fault.kind, target=fault.target or "connections", until=until, detail=what
             )
         )
-        self._note(f"chaos: {what}: over after {until - at:.1f} s")
+        (self._warn if scope.cancelled_caught else self._note)(f"chaos: {what}: over after {until - at:.1f} s")
 
     async def _cut(self, fault: Fault) -> None:
         await self._worker_pool.order(plan.Cut(fault.part))

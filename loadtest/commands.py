@@ -1,7 +1,6 @@
 """`parley loadtest ...`, the same as `python -m loadtest ...`.
 
-Owns the command line: arguments, exit codes, and what is printed. 0 all promises held, 1 something is wrong (a breach,
-a target that cannot be had), 2 a wrong command line. Parts are imported only when they run.
+Owns the command line: arguments, exit codes, and what is printed. Parts are imported only when they run.
 """
 
 import importlib
@@ -10,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -20,8 +19,11 @@ from loadtest.scenarios import SCENARIOS
 from loadtest.scenarios.base import Common, Scenario
 from server.protocol import terminal
 
-FAILED = 1
-MISUSED = 2
+FAILED = 1  # a promise was broken; or what was found cannot be written
+MISUSED = 2  # a wrong command line, or a file that is none of ours
+UNREACHABLE = 3  # the system under test cannot be had
+UNCOUNTED = 4  # no figure counts: nothing was measured, or the generator was too late, or has failed
+INTERRUPTED = 130
 
 # Commands that live in modules of their own, imported when they are called: name, where, and what help says of them.
 ELSEWHERE: dict[str, tuple[str, str]] = {
@@ -45,6 +47,12 @@ class Lazy(click.Group):
         found: click.Command = getattr(importlib.import_module(module), attribute)
         return found
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            fail("interrupted", INTERRUPTED)
+
 
 def fail(message: str, code: int = FAILED) -> NoReturn:
     terminal.echo(f"loadtest: {message}", err=True)
@@ -56,10 +64,8 @@ def user_errors() -> Iterator[None]:
     """End the command with one line, and no traceback, at an error that the user can make."""
     try:
         yield
-    except (profiles.ProfileError, parameters.ParameterError) as error:
+    except (profiles.ProfileError, parameters.ParameterError, results.ResultError) as error:
         fail(str(error), MISUSED)
-    except results.ResultError as error:
-        fail(str(error))
 
 
 @contextmanager
@@ -72,10 +78,11 @@ def interrupted_by_signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def ending_signals() -> list[signal.Signals]:
-    """Those that interrupt besides Ctrl-C. SIGHUP does not under `nohup`."""
-    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    return [signal.SIGTERM] if ignored else [signal.SIGTERM, signal.SIGHUP]
+def ending_signals(*others: signal.Signals) -> list[signal.Signals]:
+    """Those that interrupt besides Ctrl-C; and of the others. SIGHUP does not under `nohup`, where it is ignored; nor
+    does Ctrl-C in what a shell starts in the background."""
+    heeded = [number for number in (signal.SIGHUP, *others) if signal.getsignal(number) is not signal.SIG_IGN]
+    return [signal.SIGTERM, *heeded]
 
 
 @click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -141,16 +148,21 @@ def described(kind: type[Scenario]) -> str:
 @main.command()
 @click.argument("run", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def audit(run: Path) -> None:
-    """Exit 1 if the oracle saw a promise broken in this run, and print the first offending trace."""
+    """Exit 1 if the oracle saw a promise broken in this run, and print the first offending trace.
+
+    Exit 4 if it has checked nothing, or nothing was measured.
+    """
     with user_errors():
         result = results.read(run)
     for what, times in sorted(result.oracle.checked.items()):
         terminal.echo(f"checked   {what:16} {times:,}")
     if not result.oracle.checked:
-        fail(f"{run}: the oracle has checked nothing in this run")
+        fail(f"{run}: the oracle has checked nothing in this run", UNCOUNTED)
     for promise, times in sorted(result.oracle.breached.items()):
         terminal.echo(f"BREACHED  {promise:16} {times:,}  {PROMISES.get(promise, '')}")
     if result.oracle.holds:
+        if not result.has_measured:
+            fail(f"{run}: nothing was measured in this run", UNCOUNTED)
         terminal.echo("every promise held")
         return
     first = min(result.oracle.breaches, key=lambda breach: breach.at)

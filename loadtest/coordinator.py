@@ -19,16 +19,18 @@ from loadtest.plan import Conversation, Person
 from loadtest.processes import Watch
 from loadtest.provisioning import Making, check_tokens, mint
 from loadtest.recorder import LATE
+from loadtest.report.charts import busiest
 from loadtest.results import Phase, Result, Sample
 from loadtest.scenarios.base import Cast, Scenario
 from loadtest.steps import Step
-from loadtest.targets import Target, TargetError, check_files
+from loadtest.targets import Target, TargetError, TargetUnfit, check_files
 from loadtest.telemetry import INTERVAL, Telemetry
 from loadtest.worker_pool import WorkerPool, open_worker_pool
 
 LEAD = 0.5  # seconds from the order to begin until the start
 MAX_STEPS = 40
 LATE_LIMIT_MS, LATE_COUNT = 20.0, 100  # p99 of so many arrivals
+LATE_SHARE = 0.5  # of the p99 of what is measured: beyond it that is the generator's own
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +56,8 @@ class View(Protocol):
 
     def note(self, text: str) -> None: ...
 
+    def warn(self, text: str) -> None: ...
+
 
 class Coordinator:
     """`view` shows the run; `progress` what comes before it."""
@@ -71,9 +75,20 @@ class Coordinator:
         self._planned = faults
         self._faults: list[results.Chaos] = []
         self._steps: list[Step] = []
-        self._seconds: dict[int, list[Sample]] = {}  # beats by second, until every worker's is there
+        self._seconds: dict[int, dict[int, Sample]] = {}  # by second and worker, until every worker's is there
         self._breaches: Counter[int] = Counter()
         self._start = 0.0
+        self._loading = trio.CancelScope()
+        self._begun = False
+        self._interrupted_at: float | None = None
+
+    def interrupt(self) -> bool:
+        """End the load now, and audit what there is. False if there is none: it has not begun."""
+        if self._begun and self._interrupted_at is None:
+            self._interrupted_at = round(self.now(), 3)
+            self.view.warn("interrupted: what was done until now is audited; once more ends it without a result")
+            self._loading.cancel()
+        return self._begun
 
     async def run(self) -> Result:
         """Raises TargetError, WorkerError."""
@@ -148,11 +163,17 @@ class Coordinator:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sample)
             nursery.start_soon(self._listen)
-            faults = Faults(self.target, worker_pool, self.now, self.view.note)
-            async with trio.open_nursery() as breaking:
+            faults = Faults(self.target, worker_pool, self.now, self.view.note, self.view.warn)
+            self._begun = True
+            async with trio.open_nursery() as breaking:  # what is broken is mended, even after an interruption
                 breaking.start_soon(faults.run, self._planned)
-                await self._phases(worker_pool)
+                with self._loading:
+                    await self._phases(worker_pool)
+                faults.no_more()
             self._faults = faults.done
+            if self._loading.cancelled_caught:
+                await worker_pool.order(plan.Stop())
+                await worker_pool.answers(plan.Stopped, skipping=True)
             self.view.note("waiting until everybody has everything")
             await worker_pool.order(plan.Settle(self.options.settle))
             await worker_pool.answers(plan.Settled)
@@ -218,14 +239,14 @@ class Coordinator:
             self.view.note(f"worker {number + 1} connected {report.online:,} of {report.wanted:,}")
         elif isinstance(report, plan.Beat):
             if report.breaches > self._breaches[number]:
-                self.view.note(f"worker {number + 1}: {report.breaches} breaches so far")
+                self.view.warn(f"worker {number + 1}: {report.breaches} breaches so far")
             self._breaches[number] = report.breaches
             second = round(report.sample.at)
-            beats = self._seconds.setdefault(second, [])
-            beats.append(report.sample)
+            beats = self._seconds.setdefault(second, {})
+            beats[number] = report.sample
             if len(beats) == self.options.workers:
                 del self._seconds[second]
-                self.view.update(results.merge_samples(beats)[0], self.watch.processes())
+                self.view.update(results.merge_samples(list(beats.values()))[0], self.watch.processes())
 
     # -- the result ------------------------------------------------------------------------------
 
@@ -242,6 +263,7 @@ class Coordinator:
             processes=self.watch.processes(),
             chaos=self._faults,
             steps=self._steps,
+            interrupted_at=self._interrupted_at if self._loading.cancelled_caught else None,
         )
         whole = msgspec.structs.replace(whole, notes=[*self.options.notes, *doubts(whole)])
         return msgspec.structs.replace(whole, figures=summary.of(whole))
@@ -260,7 +282,7 @@ def shard_of(cast: Cast, index: int, count: int) -> Cast:
         return cast
     groups = [*cast.pairs, *cast.groups]
     if groups and len(groups) < count:
-        raise TargetError(f"{len(groups)} conversations cannot be dealt out to {count} shards")
+        raise TargetUnfit(f"{len(groups)} conversations cannot be dealt out to {count} shards")
     mine = groups[index - 1 :: count]
     in_some = {number for group in groups for number in group}
     alone = [number for number in range(cast.people) if number not in in_some]
@@ -277,11 +299,30 @@ def shard_of(cast: Cast, index: int, count: int) -> Cast:
 
 
 def doubts(result: Result) -> list[str]:
-    """Why these figures may say more of the generator than of the server."""
+    """Why these figures say little, or more of the generator than of the server."""
+    found = []
+    if result.interrupted_at is not None:
+        found.append(f"interrupted after {max(result.interrupted_at, 0):.1f} s: this is a part of the run")
+    late = lateness(result)
+    if late:
+        found.append(f"the generator itself was late: p99 {late:.0f} ms. Give it more cores or --workers, or less rate")
+    return found
+
+
+def lateness(result: Result) -> float:
+    """The p99 in ms, where it is not to be left out of account; else 0."""
     if LATE not in result.histograms:
-        return []
+        return 0.0
     histogram = result.histogram(LATE)
     late = histogram.percentile(99) * results.MS
-    if late < LATE_LIMIT_MS or histogram.count < LATE_COUNT:
-        return []
-    return [f"the generator itself was late: p99 {late:.0f} ms. Give it more cores or --workers, or lower the rate"]
+    return late if late >= LATE_LIMIT_MS and histogram.count >= LATE_COUNT else 0.0
+
+
+def uncounted(result: Result) -> str:
+    """Why no figure of this result counts; empty if they do."""
+    if not result.has_measured:
+        return "nothing was measured: give it a --rate above 0, or more --seconds"
+    late, operation = lateness(result), busiest(result)
+    if late and operation and late > LATE_SHARE * result.histogram(operation).percentile(99) * results.MS:
+        return f"the generator was too late to count: p99 {late:.0f} ms of its own, most of what was measured"
+    return ""

@@ -28,7 +28,8 @@ RATES = (results.INTENDED, results.SENT, results.ACKNOWLEDGED, results.DELIVERED
 
 
 class LiveView:
-    """`with LiveView(...) as view`, then `view.update(sample)` once a second and `view.note(text)` for what happens."""
+    """`with LiveView(...) as view`, then `view.update(sample)` once a second; `view.note(text)` for what happens, and
+    `view.warn(text)` for what should not."""
 
     def __init__(
         self, title: str, phases: Sequence[Phase], *, console: Console | None = None, plain: bool | None = None
@@ -41,7 +42,7 @@ class LiveView:
         self._live = None if self._plain else Live(console=self._console, auto_refresh=False)
         self._sums: Counter[str] = Counter()
         self._p99: list[float] = []
-        self._notes: list[str] = []
+        self._notes: list[Text] = []
         self._next_line = 0.0
 
     def __enter__(self) -> "LiveView":
@@ -67,10 +68,17 @@ class LiveView:
             self._console.print(self._line(sample, processes), highlight=False, markup=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
-        """Something that happened: a kill, a breach, a limit."""
+        """What happens as it should: who is connected, what is waited for, what is broken on purpose."""
+        self._say(Text(f"  {text}", "dim"))
+
+    def warn(self, text: str) -> None:
+        """What should not be: a breach, something that is not mended in time, an interruption."""
+        self._say(Text(f"! {text}", "yellow"))
+
+    def _say(self, text: Text) -> None:
         self._notes = [*self._notes[1 - RECENT :], text]
         if self._live is None:
-            self._console.print(f"  ! {text}", highlight=False, markup=False, soft_wrap=True)
+            self._console.print(f"  {text.plain}", highlight=False, markup=False, soft_wrap=True)
 
     def _phase(self, at: float) -> Phase | None:
         return next((phase for phase in self._phases if phase.start < at <= phase.end), None)
@@ -96,7 +104,7 @@ class LiveView:
         parts: list[RenderableType] = [head, self._rates(sample), self._latencies(sample)]
         if processes:
             parts.append(_table(processes))
-        parts += [Text(f"! {note}", "yellow") for note in self._notes]
+        parts += self._notes
         return Group(*parts)
 
     def _rates(self, sample: Sample) -> Table:

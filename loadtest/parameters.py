@@ -3,6 +3,8 @@
 Owns the mapping from the fields of a `Parameters` struct: types, descriptions and defaults are written once, there.
 """
 
+import math
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -11,6 +13,12 @@ import msgspec
 from msgspec import Meta
 
 from loadtest.scenarios.base import Common
+
+_PLACE = re.compile(r"(?P<what>.*) - at `\$\.(?P<name>\w+)(?P<item>\[[^]]*\])?`", re.DOTALL)
+_BOUND = re.compile(r"Expected `\w+` (?P<sign>[<>]=?) (?P<limit>[-\d.e]+)")
+_UNKNOWN = re.compile(r"Object contains unknown field `(\w+)`")
+_KINDS = {"int": "a whole number", "float": "a number", "array": "several, with commas between, at least one"}
+_SIGNS = {">=": "at least", ">": "more than", "<=": "at most", "<": "less than"}
 
 
 class ParameterError(Exception):
@@ -26,7 +34,7 @@ class Parameter(NamedTuple):
 
     @property
     def option(self) -> str:
-        return "--" + self.name.replace("_", "-")
+        return _option(self.name)
 
     @property
     def shown(self) -> str:
@@ -80,7 +88,36 @@ def make(struct: type[Common], *given: Mapping[str, Any]) -> Common:
     for parameter in parameters(struct):
         if get_origin(parameter.kind) is tuple and isinstance(values.get(parameter.name), str):
             values[parameter.name] = [part for part in values[parameter.name].split(",") if part]
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ParameterError(f"{_option(name)}: a finite number, not {value}")
     try:
         return msgspec.convert(values, struct, strict=False)
     except msgspec.ValidationError as error:
-        raise ParameterError(str(error)) from None
+        raise ParameterError(in_words(str(error), values)) from None
+
+
+def in_words(error: str, values: Mapping[str, Any]) -> str:
+    """What msgspec says of a value, with the option that it was given by: `--rate: at least 0, not -1`."""
+    if unknown := _UNKNOWN.match(error):
+        return f"there is no parameter {_option(unknown[1])}"
+    place = _PLACE.fullmatch(error)
+    if place is None:
+        return error
+    given = values.get(place["name"])
+    shown = ",".join(map(str, given)) if isinstance(given, list) else str(given)
+    each = "each " if place["item"] else ""
+    return f"{_option(place['name'])}: {each}{_wanted(place['what'])}, not {shown or 'nothing'}"
+
+
+def _wanted(what: str) -> str:
+    if bound := _BOUND.fullmatch(what):
+        return f"{_SIGNS[bound['sign']]} {float(bound['limit']):g}"
+    for kind, words in _KINDS.items():
+        if what.startswith(f"Expected `{kind}`"):
+            return words
+    return "another value" if what.startswith("Invalid enum value") else what.replace("`", "")
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -77,6 +77,10 @@ class Cut(_Order, frozen=True):
     part: float
 
 
+class Stop(_Order, frozen=True):
+    """End the load now, before its time. Phases under way are not answered any more."""
+
+
 class Settle(_Order, frozen=True):
     """Nothing more is due: wait until everything under way has ended."""
 
@@ -89,7 +93,7 @@ class Audit(_Order, frozen=True):
     patience: float
 
 
-Order = Connect | Begin | Play | Cut | Settle | Audit
+Order = Connect | Begin | Play | Cut | Stop | Settle | Audit
 
 
 # -- reports --------------------------------------------------------------------------------------
@@ -121,6 +125,10 @@ class Played(_Report, frozen=True):
     under_way: int
 
 
+class Stopped(_Report, frozen=True):
+    pass
+
+
 class Settled(_Report, frozen=True):
     under_way: int  # calls that were not answered
 
@@ -129,4 +137,4 @@ class Ended(_Report, frozen=True):
     part: results.Result
 
 
-Report = Connected | Beat | Played | Settled | Ended
+Report = Connected | Beat | Played | Stopped | Settled | Ended

@@ -33,6 +33,8 @@ def load(name: str) -> Profile:
     path = Path(name)
     if not path.is_file():
         path = BUILT_IN / f"{name}.toml"
+        if not path.is_file():
+            raise ProfileError(f"there is no scenario, profile or file {name!r}: `loadtest list` names them")
     try:
         return msgspec.convert(tomllib.loads(path.read_text()), Profile)
     except OSError as error:

@@ -15,7 +15,7 @@ from loadtest.payloads import Opened, Registered
 from loadtest.plan import Conversation, Person
 from loadtest.rest import Rest, RestError
 from loadtest.scenarios.base import Cast
-from loadtest.targets import Target, TargetError
+from loadtest.targets import Target, TargetError, TargetUnfit
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ class Making:
         made = await self._patiently(lambda: self._rest.post("/api/users", "", body, Registered))
         token = mint(self._target.key, made.id) if self._target.key else made.access_token
         if token is None:
-            raise TargetError(
+            raise TargetUnfit(
                 f"{self._target.url} gives new users no token (registration is not open): give the signing --key"
             )
         return Person(number, made.id, token)
@@ -126,14 +126,14 @@ class Making:
 
 
 def check_tokens(people: Sequence[Person], seconds: float) -> None:
-    """Raises TargetError when tokens that the API gave end before a run of so many seconds does."""
+    """Raises TargetUnfit when tokens that the API gave end before a run of so many seconds does."""
     try:
         claims = jwt.decode(people[0].token, options={"verify_signature": False})
     except (IndexError, jwt.InvalidTokenError):
         return  # no users, or no token that can be decoded here
     left = claims.get("exp", math.inf) - time.time()
     if left < seconds:
-        raise TargetError(
+        raise TargetUnfit(
             f"tokens from the API are good for {max(left, 0):.0f} s, the run takes up to {seconds:.0f} s: "
             "give the signing --key"
         )

@@ -7,6 +7,8 @@ operation was due, whenever it ends: what a stalled server finishes late still b
 from collections import Counter
 from collections.abc import Callable
 
+import msgspec
+
 from loadtest.histogram import Histogram
 from loadtest.results import GENERATOR_LATE, Latency, Phase, Sample
 
@@ -28,6 +30,15 @@ class Recorder:
 
     def begin(self, phase: Phase) -> None:
         self._phases.append((phase, {}))
+
+    def stop(self) -> None:
+        """The load ends now: no phase lasts longer, and none begins any more."""
+        now = round(self.now(), 3)
+        self._phases = [
+            (msgspec.structs.replace(phase, end=min(phase.end, now), rate_at_end=_rate_at(phase, now)), histograms)
+            for phase, histograms in self._phases
+            if phase.start < now
+        ]
 
     @property
     def phases(self) -> list[Phase]:
@@ -82,6 +93,13 @@ class Recorder:
                 for name, histogram in histograms.items():
                     _histogram(whole, name).add(histogram)
         return whole
+
+
+def _rate_at(phase: Phase, at: float) -> float | None:
+    """Of a ramp that ends at `at`, if that is before its end."""
+    if phase.rate_at_end is None or at >= phase.end:
+        return phase.rate_at_end
+    return phase.rate + (phase.rate_at_end - phase.rate) * (at - phase.start) / (phase.end - phase.start)
 
 
 def _histogram(histograms: dict[str, Histogram], name: str) -> Histogram:

@@ -33,6 +33,7 @@ ACKNOWLEDGED = "acknowledged"
 DELIVERED = "delivered"
 CONNECTS = "connects"
 DISCONNECTS = "disconnects"
+TYPING = "typing_updates"
 ERRORS = "errors"
 DROPPED = "dropped"  # was due while its client was away, or lost with the connection: not repeated, in no histogram
 
@@ -171,6 +172,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     chaos: list[Chaos] = []
     oracle: Oracle = Oracle()
     steps: list[Step] = []  # of shape `step`
+    interrupted_at: float | None = None  # seconds of the run at which it was ended before its time
     figures: dict[str, float] = {}  # single numbers (`loadtest.summary`), such as the knee; the name says the unit
     notes: list[str] = []
 
@@ -180,6 +182,12 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     def total(self, counter: str) -> int:
         """Of the measured samples."""
         return sum(sample.counters.get(counter, 0) for sample in self.measured())
+
+    @property
+    def has_measured(self) -> bool:
+        """Has anything come of the load? Otherwise that every promise held says nothing."""
+        operations = self.histograms.keys() - {GENERATOR_LATE}
+        return any(self.histogram(name).count for name in operations) or self.total(TYPING) > 0
 
     def measured(self) -> list[Sample]:
         """The samples that lie in measured phases, not the waiting and the audit after them; all, without phases."""
@@ -281,11 +289,12 @@ def merge(results: Sequence[Result]) -> Result:
         workers=sum(result.workers for result in results),
         shard=", ".join(result.shard for result in results if result.shard),
         phases=_merged_phases([result.phases for result in moved]),
-        samples=merge_samples([sample for result in moved for sample in result.samples]),
+        samples=merge_samples([sample for result in moved for sample in _in_turn(result.samples)]),
         histograms=_merged_histograms([result.histograms for result in moved]),
         errors=_summed(result.errors for result in moved),
         processes=_merged_processes([process for result in moved for process in result.processes]),
         chaos=sorted((event for result in moved for event in result.chaos), key=lambda event: event.at),
+        interrupted_at=min((one.interrupted_at for one in moved if one.interrupted_at is not None), default=None),
         oracle=_merged_oracle([result.oracle for result in moved]),
         steps=steps.merge([result.steps for result in moved]),
         figures={},  # none is a part's: `loadtest.summary` finds those of the whole
@@ -308,6 +317,7 @@ def _moved(result: Result, by: float) -> Result:
         seconds=result.seconds + by,
         phases=[replace(phase, start=phase.start + by, end=phase.end + by) for phase in result.phases],
         samples=[replace(sample, at=sample.at + round(by)) for sample in result.samples],  # ticks stay ticks
+        interrupted_at=later(result.interrupted_at),
         processes=[
             replace(process, samples=[replace(sample, at=sample.at + by) for sample in process.samples])
             for process in result.processes
@@ -355,8 +365,26 @@ def _end_rate(phase: Phase) -> float:
     return phase.rate if phase.rate_at_end is None else phase.rate_at_end
 
 
+def _in_turn(samples: Sequence[Sample]) -> list[Sample]:
+    """Join those of one part that end within the same second: one came after the other, and the last says how things
+    stood. (The last beat and the end of a run are often in one second.)"""
+    found: list[Sample] = []
+    for sample in samples:
+        if found and round(found[-1].at) == round(sample.at):
+            both = _merged_sample(round(sample.at), [found[-1], sample])
+            found[-1] = msgspec.structs.replace(
+                both,
+                at=sample.at,
+                seconds=round(found[-1].seconds + sample.seconds, 3),
+                gauges={**found[-1].gauges, **sample.gauges},
+            )
+        else:
+            found.append(sample)
+    return found
+
+
 def merge_samples(samples: Sequence[Sample]) -> list[Sample]:
-    """Intervals that end within the same second are one."""
+    """Join what several parts measured in the same second: connections add up."""
     by_second: dict[int, list[Sample]] = {}
     for sample in samples:
         by_second.setdefault(round(sample.at), []).append(sample)

@@ -3,6 +3,7 @@
 Owns these commands, the choice of the target, where the result goes, and the summary at the end.
 """
 
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,8 +15,17 @@ import click
 import trio
 
 from loadtest import chaos, parameters, profiles, results
-from loadtest.commands import FAILED, MISUSED, ending_signals, fail, user_errors
-from loadtest.coordinator import Coordinator, Options
+from loadtest.commands import (
+    FAILED,
+    INTERRUPTED,
+    MISUSED,
+    UNCOUNTED,
+    UNREACHABLE,
+    ending_signals,
+    fail,
+    user_errors,
+)
+from loadtest.coordinator import Coordinator, Options, uncounted
 from loadtest.histogram import Histogram
 from loadtest.live import LiveView
 from loadtest.reference import ReferenceUnusable, require
@@ -23,7 +33,7 @@ from loadtest.report.page import write_report
 from loadtest.results import PERCENTILES, Result
 from loadtest.scenarios import SCENARIOS
 from loadtest.scenarios.base import Scenario
-from loadtest.targets import Target, TargetError, check_files, check_ownership, dev
+from loadtest.targets import Target, TargetError, TargetUnfit, check_files, check_ownership, dev
 from loadtest.worker_pool import WorkerError
 from loadtest.world import REFERENCE
 from server.protocol import terminal
@@ -35,6 +45,7 @@ _FLAG = {"is_flag": True, "default": None}
 _PATH = click.Path(dir_okay=False, path_type=Path)
 _NEW = click.Path(file_okay=False, path_type=Path)
 _EXISTING = click.Path(exists=True, path_type=Path)
+_SECONDS = click.FloatRange(min=0, max=86400)
 _CLIENTS = click.Choice(["lean", "reference"])
 _OPTIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("--dev", "Start an own `parley dev`, in a temporary directory.", _FLAG),
@@ -49,7 +60,7 @@ _OPTIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("--seed", "Of everything that is random.  [default: 1]", {"type": int}),
     ("--client", "reference: trio-websocket, no codec of ours.  [default: lean]", {"type": _CLIENTS}),
     ("--chaos", 'Faults while it runs: "5 kill instance; 9 cut 0.5", or a file.', {}),
-    ("--settle", "Seconds to wait until everybody has everything.  [default: 30]", {"type": float}),
+    ("--settle", "Seconds to wait until everybody has everything.  [default: 30]", {"type": _SECONDS}),
     ("--out", f"The result.  [default: {RUNS}/...json]", {"type": _PATH}),
     ("--record", "Keep what every client did and saw, for `check`, in this new directory.", {"type": _NEW}),
     ("--metrics", "HOST:PORT or URL of a server's metrics, for CPU, memory and lag. Several.", {"multiple": True}),
@@ -106,7 +117,7 @@ def run() -> None:
 
 
 def run_scenario(kind: type[Scenario], name: str, profile: profiles.Profile, given: dict[str, Any]) -> None:
-    """Ends the process: 0 when every promise held."""
+    """Ends the process: 0 when every promise held and something was measured, else an exit code of `commands`."""
     options = {key: value for key, value in given.items() if key in OPTION_NAMES and value not in (None, ())}
     own = {key: value for key, value in given.items() if key not in OPTION_NAMES}
     unknown = profile.run.keys() - OPTION_NAMES
@@ -117,6 +128,8 @@ def run_scenario(kind: type[Scenario], name: str, profile: profiles.Profile, giv
         scenario = kind(parameters.make(kind.Parameters, own, profile.parameters))
     try:
         faults = chaos.parse(chosen["chaos"] if "chaos" in chosen else scenario.schedule(bool(chosen.get("dev"))))
+        if scenario.parameters.shape != "step":  # which ends when it has found what it looks for
+            chaos.check_times(faults, max((phase.end for phase in scenario.phases()), default=0.0))
     except chaos.ChaosError as error:
         fail(str(error), MISUSED)
     out = Path(chosen.get("out") or RUNS / f"{name_of(name)}-{datetime.now():%Y%m%d-%H%M%S}.json")
@@ -129,12 +142,14 @@ def run_scenario(kind: type[Scenario], name: str, profile: profiles.Profile, giv
         _make_record(Path(record))
     try:
         result = trio.run(_run_interruptibly, scenario, chosen, faults, name if name not in SCENARIOS else "")
-    except* (Misused, ReferenceUnusable) as group:
+    except* (Misused, TargetUnfit, ReferenceUnusable) as group:
         fail(_first(group), MISUSED)
-    except* (TargetError, WorkerError, chaos.ChaosError) as group:
-        fail(_first(group))
+    except* (TargetError, chaos.ChaosError) as group:
+        fail(_first(group), UNREACHABLE)
+    except* WorkerError as group:
+        fail(_first(group), UNCOUNTED)
     except* KeyboardInterrupt:
-        fail("interrupted: nothing was written")
+        fail("interrupted: nothing was written", INTERRUPTED)
     terminal.echo(summary(result))
     try:
         page, data = write_report(result, out)
@@ -144,8 +159,15 @@ def run_scenario(kind: type[Scenario], name: str, profile: profiles.Profile, giv
     terminal.echo(f"report    {page}")
     if record is not None:
         terminal.echo(f"record    {record}: `parley loadtest check {record}`")
+    sys.exit(exit_code(result))
+
+
+def exit_code(result: Result) -> int:
+    if result.interrupted_at is not None:
+        return INTERRUPTED
     if not result.oracle.holds:
-        sys.exit(FAILED)
+        return FAILED
+    return UNCOUNTED if uncounted(result) else 0
 
 
 def _make_record(path: Path) -> None:
@@ -173,20 +195,29 @@ async def _run_interruptibly(
     scenario: Scenario, chosen: dict[str, Any], faults: list[chaos.Fault], profile: str
 ) -> Result:
     async with trio.open_nursery() as nursery:
-        await nursery.start(_interrupt)
-        result = await _run(scenario, chosen, faults, profile)
+        running: list[Coordinator] = []
+        await nursery.start(_interrupt, running)
+        result = await _run(scenario, chosen, faults, profile, running)
         nursery.cancel_scope.cancel()
     return result
 
 
-async def _interrupt(*, task_status: trio.TaskStatus[None]) -> None:
-    with trio.open_signal_receiver(*ending_signals()) as signals:
+async def _interrupt(running: list[Coordinator], *, task_status: trio.TaskStatus[None]) -> None:
+    """The first signal ends the load, if it has begun; the next one, or one before, ends the command."""
+    with trio.open_signal_receiver(*ending_signals(signal.SIGINT)) as signals:
         task_status.started()
         async for _ in signals:
-            raise KeyboardInterrupt
+            if not running or not running.pop().interrupt():
+                raise KeyboardInterrupt
 
 
-async def _run(scenario: Scenario, chosen: dict[str, Any], faults: list[chaos.Fault], profile: str) -> Result:
+async def _run(
+    scenario: Scenario,
+    chosen: dict[str, Any],
+    faults: list[chaos.Fault],
+    profile: str,
+    running: list[Coordinator],
+) -> Result:
     options = Options(
         workers=chosen.get("workers", 1),
         shard=_shard(chosen.get("shard")),
@@ -204,9 +235,14 @@ async def _run(scenario: Scenario, chosen: dict[str, Any], faults: list[chaos.Fa
             raise ReferenceUnusable("--client reference speaks JSON only")
     people = scenario.cast().people
     async with _target(chosen, people) as target:
-        chaos.check(faults, target)
+        try:
+            chaos.check(faults, target)
+        except chaos.ChaosError as error:
+            raise Misused(str(error)) from None
         with LiveView(f"{scenario.name} on {target.url}", scenario.phases(), plain=chosen.get("plain")) as view:
-            return await Coordinator(scenario, target, options, view, faults).run()
+            coordinator = Coordinator(scenario, target, options, view, faults)
+            running.append(coordinator)
+            return await coordinator.run()
 
 
 def _shard(text: str | None) -> tuple[int, int]:
@@ -262,6 +298,8 @@ def summary(result: Result) -> str:
     lines += [f"{name:30} {value:,.3f}" for name, value in result.figures.items()]
     for promise, times in sorted(result.oracle.breached.items()):
         lines.append(f"BREACHED  {promise} {times:,}")
-    if result.oracle.holds:
+    if reason := uncounted(result):
+        lines.append(f"UNCOUNTED {reason}")
+    elif result.oracle.holds:
         lines.append(f"oracle    every promise held ({sum(result.oracle.checked.values()):,} checks)")
     return "\n".join(lines)

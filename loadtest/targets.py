@@ -29,6 +29,10 @@ class TargetError(Exception):
     """The system under test cannot be had, or must not be loaded; the message says what to do."""
 
 
+class TargetUnfit(TargetError):
+    """It must not be loaded, or not so: the command line has to be another one."""
+
+
 class Target:
     """A server at a base URL. `key` signs its tokens, if we have it; `pid` is the process, if it is our own."""
 
@@ -70,7 +74,12 @@ class DevTarget(Target):
         command += ["--instances", str(self.instances), "--until-eof"]  # of our pipe: it ends when we are killed, too
         with (self.directory / "log").open("ab") as log:
             self._process = await trio.lowlevel.open_process(
-                command, env=environment, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.PIPE
+                command,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                stdin=subprocess.PIPE,
+                start_new_session=True,  # the terminal's Ctrl-C is for us: what was sent until then is still audited
             )
         self.pid = self._process.pid
         with trio.move_on_after(START_TIMEOUT):
@@ -138,7 +147,13 @@ class DevTarget(Target):
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         with (self.directory / "log").open("ab") as log:
             process = await trio.lowlevel.open_process(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=self.directory / "data", env=environment
+                command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                cwd=self.directory / "data",
+                env=environment,
+                start_new_session=True,
             )
         self._adopted.append(process)
         return process
@@ -159,7 +174,7 @@ async def dev(instances: int, connections: int) -> AsyncIterator[DevTarget]:
 def check_ownership(origin: Origin, *, owned: bool) -> None:
     """Raise TargetError for a server on another machine, unless the user owns it."""
     if not owned and not is_loopback(origin.host):
-        raise TargetError(
+        raise TargetUnfit(
             f"{origin.host} is not this machine. A load test can bring a server down: "
             "say --i-own-this-target if it is yours to load"
         )
@@ -179,7 +194,7 @@ def check_files(connections: int, *, whose: str) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = connections + SPARE
     if hard != resource.RLIM_INFINITY and needed > hard:
-        raise TargetError(
+        raise TargetUnfit(
             f"{connections:,} connections need {needed:,} open files in {whose}, but the limit is {hard:,}: "
             f"raise it (ulimit -n {needed}, or LimitNOFILE= of a unit), or use more --workers"
             + (" and --instances" if "server" in whose else "")

@@ -17,7 +17,7 @@ import trio
 from loadtest import results
 from loadtest.processes import Watch, metrics_usage, parse_metrics
 from loadtest.results import Sample
-from loadtest.targets import TargetError
+from loadtest.targets import TargetUnfit
 
 INTERVAL = 5.0  # seconds between readings
 TIMEOUT = 2.0  # seconds
@@ -89,12 +89,12 @@ class Telemetry:
 
 
 def page_url(text: str) -> str:
-    """HOST:PORT or a URL, with or without /metrics. Raises TargetError."""
+    """HOST:PORT or a URL, with or without /metrics. Raises TargetUnfit."""
     url = text if "://" in text else f"http://{text}"
     try:
         httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise TargetError(f"--metrics {text}: {error}") from None
+        raise TargetUnfit(f"--metrics {text}: {error}") from None
     return url if url.rstrip("/").endswith("/metrics") else url.rstrip("/") + "/metrics"
 
 

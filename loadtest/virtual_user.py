@@ -712,7 +712,7 @@ class VirtualUser:
             self._stranger(view.id, VIEWED)
 
     def _typing(self, update: Typing, target: str) -> None:
-        self.world.recorder.count("typing_updates")
+        self.world.recorder.count(results.TYPING)
         if target == TYPING:
             self.refusals.see(update.user_id, "typing")
         if update.conversation_id not in self.views:

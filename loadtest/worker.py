@@ -41,6 +41,7 @@ class Worker:
         shards = given.parts // given.workers
         self.share = len(world.actors) / (len(given.actors) or 1) / shards
         self._started_at = datetime.now(UTC)
+        self._under_way: set[trio.CancelScope] = set()  # phases
 
     def report(self, message: plan.Report) -> None:
         sys.stdout.buffer.write(_encode(message) + b"\n")
@@ -62,9 +63,11 @@ class Worker:
                             nursery.start_soon(self.scenario.background, self.world)
                     case plan.Play(phase=phase):
                         self.world.recorder.begin(phase)
-                        nursery.start_soon(self._play, phase)
+                        nursery.start_soon(self._play_unless_stopped, phase)
                     case plan.Cut(part=part):
                         self._cut(part)
+                    case plan.Stop():
+                        self._stop()
                     case plan.Settle(patience=seconds):
                         await self._settle(seconds)
                     case plan.Audit(patience=seconds):
@@ -108,6 +111,20 @@ class Worker:
             number += 1
             sample = self.world.recorder.cut()
             self.report(plan.Beat(sample, sum(self.world.oracle.breached.values())))
+
+    async def _play_unless_stopped(self, phase: results.Phase) -> None:
+        with trio.CancelScope() as scope:
+            self._under_way.add(scope)
+            try:
+                await self._play(phase)
+            finally:
+                self._under_way.discard(scope)
+
+    def _stop(self) -> None:
+        for scope in self._under_way:
+            scope.cancel()
+        self.world.recorder.stop()
+        self.report(plan.Stopped())
 
     async def _play(self, phase: results.Phase) -> None:
         """What is due is done when it is due, or as soon after as we can; its time counts from when it was due."""
@@ -231,7 +248,8 @@ async def run() -> None:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the coordinator's: it closes our input
+    for number in (signal.SIGINT, signal.SIGHUP):  # the terminal's are for the coordinator: it closes our input
+        signal.signal(number, signal.SIG_IGN)
     trio.run(run)
 
 

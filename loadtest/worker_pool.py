@@ -45,12 +45,14 @@ class WorkerPool:
             for process in self._processes:
                 nursery.start_soon(_write, process, order)
 
-    async def answers(self, kind: type[R]) -> list[R]:
-        """One of this kind from each worker. Raises WorkerError."""
+    async def answers(self, kind: type[R], *, skipping: bool = False) -> list[R]:
+        """One of this kind from each worker; other ones before it are passed over if `skipping`. Raises WorkerError."""
         found: dict[int, R] = {}
 
         async def one(number: int) -> None:
             answer = await self._answers[number][1].receive()
+            while skipping and not isinstance(answer, kind):
+                answer = await self._answers[number][1].receive()
             assert isinstance(answer, kind), f"worker {number} answered {answer}, not {kind.__name__}"
             found[number] = answer
 

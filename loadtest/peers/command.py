@@ -27,6 +27,7 @@ from server.protocol import terminal
 
 DATABASE = "peers"
 PARLEY = "Parley"
+NAMES = [PARLEY, *(contestant.made_of for contestant in CONTESTANTS)]
 WARM_UP = 1.0  # seconds before anything is measured
 US, MS = 1e6, 1e3
 WIDTH = 110  # columns, where it is not a terminal that is written to
@@ -78,7 +79,13 @@ class Comparison(msgspec.Struct, frozen=True, rename="camel"):
 @click.option("--seconds", default=5.0, show_default=True, type=click.FloatRange(min=0.2), help="Of each measurement.")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 20), help="Turns; medians are shown.")
 @click.option("--pairs", default=50, show_default=True, type=click.IntRange(1, 1000), help="Direct conversations.")
-@click.option("--rate", default=500.0, show_default=True, help="Messages/s at which latency is measured.")
+@click.option(
+    "--rate",
+    default=500.0,
+    show_default=True,
+    type=click.FloatRange(0, 1e6, min_open=True),
+    help="Messages/s at which latency is measured.",
+)
 @click.option("--only", multiple=True, help="Part of a server's name; may be repeated. Parley always runs.")
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Where the servers are installed.")
 @click.option("--json", "output", type=click.Path(dir_okay=False, path_type=Path), help="Write every round here, too.")
@@ -98,6 +105,9 @@ def peers(
     Each checks membership, commits the message to the same PostgreSQL, answers the sender and delivers to both sides.
     They are installed on first use (npm, pip; pinned versions) into a cache; what cannot be had is skipped.
     """
+    unknown = [part for part in only if not any(_is_meant(part, name) for name in NAMES)]
+    if unknown:
+        raise click.BadParameter(f"no server is called {', '.join(unknown)}: {', '.join(NAMES)}", param_hint="--only")
     skipped: dict[str, str] = {}
     installed = list(_installed(cache or default_cache(), only, skipped))
     with tempfile.TemporaryDirectory(prefix="parley-peers-") as directory:
@@ -115,9 +125,13 @@ def peers(
         _print(found)
 
 
+def _is_meant(part: str, name: str) -> bool:
+    return part.lower() in name.lower()
+
+
 def _installed(cache: Path, only: tuple[str, ...], skipped: dict[str, str]) -> Iterator[tuple[Contestant, list[str]]]:
     for contestant in CONTESTANTS:
-        if only and not any(part.lower() in contestant.made_of.lower() for part in only):
+        if only and not any(_is_meant(part, contestant.made_of) for part in only):
             skipped[contestant.name] = "not asked for"
             continue
         try:

@@ -31,7 +31,7 @@ def render(result: Result) -> str:
     body = "".join(
         (
             _header(result),
-            _verdict(result.oracle),
+            _verdict(result.oracle, result.has_measured),
             _tiles(result),
             _section("Over time", _charts(result)),
             _section("Latency", _latency(result)),
@@ -64,12 +64,14 @@ def _header(result: Result) -> str:
     )
 
 
-def _verdict(oracle: Oracle) -> str:
+def _verdict(oracle: Oracle, has_measured: bool) -> str:
     checked = sum(oracle.checked.values())
     if not oracle.holds:
         broken = ", ".join(f"{name} ({count:,})" for name, count in oracle.breached.items())
         first = f"<small>{escape(oracle.breaches[0].text)}</small>" if oracle.breaches else ""
         return f'<div class="verdict bad">Promises were broken: {escape(broken)}{first}</div>'
+    if not has_measured:
+        return "<div class=verdict>Nothing was measured in this run</div>"
     if checked:
         return f'<div class="verdict good">Every promise held: {checked:,} checks, no breach</div>'
     return "<div class=verdict>Nothing was checked in this run</div>"

@@ -51,8 +51,11 @@ class Connect(Scenario, Enters, NoticesArrivals):
         self._offline.insert(0, virtual_user)
 
 
+Level = Annotated[int, Meta(ge=1)]
+
+
 class IdleParameters(Common, frozen=True, kw_only=True):
-    levels: Annotated[tuple[int, ...], Meta(description="connections at which memory is measured")] = (
+    levels: Annotated[tuple[Level, ...], Meta(min_length=1, description="connections at which memory is measured")] = (
         1000,
         5000,
         15000,

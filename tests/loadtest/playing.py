@@ -27,6 +27,9 @@ class Silent:
         if text.startswith("connected"):
             self.connected.set()
 
+    def warn(self, text: str) -> None:
+        pass
+
 
 async def play(
     target: str | Target,

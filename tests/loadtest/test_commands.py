@@ -1,6 +1,7 @@
 """The command line: what is listed, what is shown, what is refused, and that the README says the same."""
 
 import errno
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from loadtest import chaos, profiles, results, targets
-from loadtest.commands import described, ending_signals, main
+from loadtest.commands import INTERRUPTED, described, ending_signals, main
 from loadtest.lean_client import Origin
 from loadtest.parameters import ParameterError, make, parameters
 from loadtest.plan import Person
@@ -19,7 +20,7 @@ from loadtest.provisioning import check_tokens, mint
 from loadtest.scenarios import SCENARIOS
 from server.cli.dev.process import command_line
 from server.cli.main import main as parley
-from tests.loadtest.runs import run
+from tests.loadtest.runs import breached, run
 from tests.waiting import block_until
 
 README = Path(__file__).parents[2] / "loadtest" / "README.md"
@@ -96,7 +97,7 @@ def test_parley_has_it_too() -> None:
 def test_what_is_refused(words: list[str], says: str) -> None:
     """One line that says what to do, and no traceback."""
     done = call(*words)
-    assert done.exit_code in (1, 2)
+    assert done.exit_code in (2, 3)
     assert says in done.output
     assert "Traceback" not in done.output
     assert done.exception is None or isinstance(done.exception, SystemExit)
@@ -116,6 +117,95 @@ def test_a_wrong_command_line_is_exit_code_2(words: list[str]) -> None:
     """Scripts can distinguish it from a broken promise; it is found before anything is loaded, and is one line."""
     done = call(*words)
     assert (done.exit_code, done.output.count("\n")) == (2, 1), done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["direct", "--rate", "-1"], "--rate: at least 0, not -1"),
+        (["direct", "--rate", "nan"], "--rate: a finite number"),
+        (["direct", "--seconds", "0"], "--seconds: more than 0"),
+        (["direct", "--spike-factor", "1"], "--spike-factor: more than 1"),
+        (["direct", "--edits", "2"], "--edits: at most 1"),
+        (["idle", "--levels", "a"], "--levels: each a whole number, not a"),
+        (["idle", "--levels", "-1,5"], "--levels: each at least 1"),
+        (["idle", "--levels", ""], "--levels: several"),
+        (["direct", "--chaos", "90 cut"], "--chaos: 90 cut 1 of the connections: the load ends after 33 s"),
+        (["direct", "--chaos", "5 stop instance for 100"], "--chaos: 5 stop instance for 100 s"),
+        (["direct", "--chaos", "5 cut 2"], "--chaos: '5 cut 2' is no fault"),
+        (["direct", "--chaos", "inf cut"], "--chaos: 'inf cut' is no fault"),
+        (["nothing"], "there is no scenario, profile or file 'nothing'"),
+    ],
+)
+def test_what_is_said_names_the_option(words: list[str], says: str) -> None:
+    """A value that cannot be: exit code 2, and one line with the option and what it takes, before anything starts."""
+    done = call("run", *words, "--url", "http://127.0.0.1:1")
+    assert (done.exit_code, done.output.count("\n")) == (2, 1), done.output
+    assert says in done.output
+
+
+def test_a_fault_of_an_instance_that_there_is_not_is_refused() -> None:
+    """Not done to another one instead."""
+    target = targets.DevTarget.__new__(targets.DevTarget)
+    target.instances = 2
+    chaos.check(chaos.parse("5 kill instance 2"), target)
+    with pytest.raises(chaos.ChaosError, match="--instances 3"):
+        chaos.check(chaos.parse("5 kill instance 3"), target)
+
+
+def test_a_target_that_cannot_be_reached_is_exit_code_3() -> None:
+    """Scripts can distinguish it from a wrong command line and from a broken promise."""
+    done = call("run", "direct", "--url", "http://127.0.0.1:1", "--plain", "--pairs", "1")
+    assert (done.exit_code, "unreachable" in done.output) == (3, True), done.output
+
+
+LATE = {"send": run(millis=60).histograms["send"], results.GENERATOR_LATE: run(millis=60).histograms["send"]}
+
+
+@pytest.mark.parametrize(
+    ("result", "code", "says"),
+    [
+        (run(), 0, "every promise held"),
+        (run(oracle=breached()), 1, "BREACHED"),
+        (run(histograms={}), 4, "UNCOUNTED nothing was measured"),
+        (run(histograms={}, oracle=breached()), 1, "BREACHED"),
+        (run(histograms=LATE), 4, "UNCOUNTED the generator was too late"),
+        (run(interrupted_at=5.0), 130, "every promise held"),
+        (run(interrupted_at=5.0, oracle=breached()), 130, "BREACHED"),
+    ],
+)
+def test_the_exit_code_says_what_a_run_is_worth(
+    result: results.Result, code: int, says: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A promise that broke; no figure that counts; an interruption: each has its code, and the result is written."""
+
+    async def played(*_: object) -> results.Result:
+        return result
+
+    monkeypatch.setattr("loadtest.run_command._run", played)
+    out = tmp_path / "run.json"
+    done = call("run", "direct", "--dev", "--out", str(out))
+    assert done.exit_code == code, done.output
+    assert says in done.output and ("every promise held" in done.output) == (says == "every promise held")
+    assert results.read(out) == result
+    if code != 130:
+        assert call("audit", str(out)).exit_code == (code if says != "UNCOUNTED the generator was too late" else 0)
+
+
+def test_a_name_is_a_scenario_or_a_profile() -> None:
+    """`run NAME` can mean one only."""
+    assert not set(profiles.names()) & SCENARIOS.keys()
+
+
+def test_ctrl_c_in_another_command_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 130, as after a run, and no traceback."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("loadtest.peers.command._installed", interrupted)
+    done = call("peers")
+    assert (done.exit_code, done.output) == (130, "loadtest: interrupted\n")
 
 
 def test_a_disk_that_is_full_costs_the_files_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -139,6 +229,7 @@ def test_a_closed_terminal_ends_a_run_except_under_nohup() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         assert ending_signals() == [signal.SIGTERM, signal.SIGHUP]
+        assert ending_signals(signal.SIGINT) == [signal.SIGTERM, signal.SIGHUP, signal.SIGINT]
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         assert ending_signals() == [signal.SIGTERM]
     finally:
@@ -175,8 +266,38 @@ def test_a_run_that_is_ended_leaves_nothing_behind(number: signal.Signals, tmp_p
         said = process.stdout.read()
     assert len(started) > 5
     if number != signal.SIGKILL:
-        assert "interrupted" in said and process.returncode == 1
+        assert "interrupted" in said and process.returncode == INTERRUPTED
         assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+    block_until(lambda: not any(map(command_line, started)), lambda: [pid for pid in started if command_line(pid)])
+
+
+@pytest.mark.services
+def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
+    """As the terminal sends it, to all processes: the load ends, what was done until then is audited, and the result
+    is written as a part; the exit code is 130, and nothing is left."""
+    out = tmp_path / "run.json"
+    command = [sys.executable, "-m", "loadtest", "run", "direct", "--dev", "--pairs", "2", "--rate", "40"]
+    command += ["--warmup", "0", "--seconds", "3000", "--plain", "--out", str(out), "--workers", "2"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        heard = []
+        for line in process.stdout:
+            heard.append(line)
+            if "acknowledged" in line:
+                break
+        else:
+            pytest.fail("".join(heard))
+        started = list(family(process.pid))
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.stdout.read()
+    assert process.returncode == INTERRUPTED, said
+    result = results.read(out)
+    assert result.interrupted_at is not None and result.seconds == pytest.approx(result.interrupted_at, abs=30)
+    assert result.oracle.holds, result.oracle.breaches
+    assert result.oracle.checked["missing"] > 0 and result.has_measured
+    assert "interrupted after" in said and str(out) in said
     block_until(lambda: not any(map(command_line, started)), lambda: [pid for pid in started if command_line(pid)])
 
 
@@ -221,5 +342,5 @@ def test_without_trio_websocket_the_reference_client_says_what_to_install(monkey
     """Without its optional package the reference client ends with the command that installs it."""
     monkeypatch.setitem(sys.modules, "trio_websocket", None)
     done = call("run", "direct", "--dev", "--client", "reference")
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "pip install 'parley[loadtest]'" in done.output

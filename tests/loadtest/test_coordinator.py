@@ -2,13 +2,13 @@
 
 import pytest
 
-from loadtest.coordinator import doubts, shard_of
+from loadtest.coordinator import doubts, shard_of, uncounted
 from loadtest.histogram import Histogram
 from loadtest.recorder import LATE
 from loadtest.results import Result
 from loadtest.scenarios.base import Cast, pairs_of
 from loadtest.targets import TargetError
-from tests.loadtest.runs import MACHINE, START
+from tests.loadtest.runs import MACHINE, START, run
 
 
 def result(late: float, count: int) -> Result:
@@ -31,6 +31,23 @@ def test_a_late_generator_is_doubted() -> None:
     assert "late" in doubts(result(0.05, 1000))[0]
     assert doubts(result(0.001, 1000)) == []
     assert doubts(result(0.05, 5)) == []
+
+
+def test_figures_that_are_the_generators_own_do_not_count() -> None:
+    """A generator so late that most of what was measured is its own; and nothing that was measured at all. One that
+    is late by a part of what others take is doubted, and counts."""
+    late = result(0.1, 1000).histograms[LATE]
+    send = run(millis=60).histograms["send"]
+    assert "too late" in uncounted(run(histograms={"send": send, LATE: late}))
+    assert "nothing was measured" in uncounted(result(0.001, 1000))
+    slow = run(histograms={"send": run(millis=500).histograms["send"], LATE: late})
+    assert (uncounted(slow), len(doubts(slow))) == ("", 1)
+    assert uncounted(run()) == ""
+
+
+def test_an_interrupted_run_is_doubted() -> None:
+    """It says when it was ended."""
+    assert doubts(run(interrupted_at=4.25)) == ["interrupted after 4.2 s: this is a part of the run"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])

@@ -18,14 +18,16 @@ def shown(result: Result, *, terminal: bool) -> str:
             view.update(sample, result.processes)
             if sample.at == 6:
                 view.note("kill parley 1")
+                view.warn("2 breaches")
     return out.getvalue()
 
 
 def test_a_log_gets_a_line_now_and_then() -> None:
-    """The title, a line each five seconds and at the end, and each note when it happens; no control characters."""
+    """The title, a line each five seconds and at the end, and each note when it happens: marked if it should not be.
+    No control characters."""
     lines = shown(run(), terminal=False).splitlines()
     assert lines[0] == "direct [steady]"
-    assert [line.split("/")[0].strip() for line in lines[1:]] == ["1", "6", "! kill parley 1", "10"]
+    assert [line.split("/")[0].strip() for line in lines[1:]] == ["1", "6", "kill parley 1", "! 2 breaches", "10"]
     assert "hold" in lines[-1] and "sent 200/s" in lines[-1] and "p99" in lines[-1] and "errors 1" in lines[-1]
     assert "connections 100" in lines[-1] and "parley 1 50%" in lines[-1]
     assert "\x1b" not in "".join(lines)
@@ -35,8 +37,20 @@ def test_a_terminal_gets_a_table() -> None:
     """The last picture has the phase, rates with their sums, percentiles, the process and the note."""
     text = shown(run(), terminal=True)
     last = text[text.rindex("direct [steady]") :]
-    for part in ("10/10 s", "hold", "200/s", "2,000", "p99.9", "parley 1", "50%", "kill parley 1", "connections"):
+    for part in (
+        "10/10 s",
+        "hold",
+        "200/s",
+        "2,000",
+        "p99.9",
+        "parley 1",
+        "50%",
+        "kill parley 1",
+        "! 2 breaches",
+        "connections",
+    ):
         assert part in last, part
+    assert "! kill" not in last
 
 
 def test_an_empty_sample_is_no_trouble() -> None:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 import trio
+from click.testing import CliRunner
 from trio_websocket import ConnectionClosed, serve_websocket
 
 from loadtest.peers import contestants
-from loadtest.peers.command import Comparison, Round, Score, as_markdown, at_peer, check_kept, rows, started
+from loadtest.peers.command import Comparison, Round, Score, as_markdown, at_peer, check_kept, peers, rows, started
 from loadtest.peers.contestants import CONTESTANTS, Unavailable
 from loadtest.peers.dialects import Answers, Hub, PlainJson, Refused, Seat, SocketIo
 from loadtest.peers.driver import Pairs, PeerError
@@ -146,6 +147,13 @@ def test_what_cannot_be_installed_is_left_out_with_the_reason(tmp_path: Path, mo
     assert command == [str(tmp_path / "node"), str(tmp_path / "cache" / "node" / "socketio.js")]
     (tmp_path / "npm").write_text("#!/bin/sh\nexit 1\n")
     assert CONTESTANTS[0].install(tmp_path / "cache") == command  # it is there, with these pins
+
+
+def test_a_server_that_there_is_not_cannot_be_asked_for() -> None:
+    """`--only` with a name that is none's: exit code 2 and the names, rather than a table of Parley alone."""
+    done = CliRunner().invoke(peers, ["--only", "ejabbert"])
+    assert done.exit_code == 2
+    assert "--only" in done.output and "ejabbert" in done.output and "Socket.IO" in done.output
 
 
 def test_packages_are_pinned() -> None:

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from loadtest import results
@@ -68,6 +69,37 @@ def test_workers_of_one_run_add_up() -> None:
     assert [(phase.name, phase.rate) for phase in whole.phases] == [("warm-up", 0), ("hold", 400)]
     assert [(event.kind, event.at) for event in whole.chaos] == [("cut", pytest.approx(3.2)), ("kill", 6.0)]
     assert len(whole.processes) == 1
+
+
+def test_a_worker_has_its_connections_once() -> None:
+    """The last beat of a worker and the end of its run are often within one second: its connections do not add up
+    there, and its rate is over both intervals; those of two workers add up, and so do their rates."""
+    last = run().samples[-1]
+    end = msgspec.structs.replace(last, at=10.4, seconds=0.4, counters={"sent": 20}, gauges={"connections": 90.0})
+    one = run(seed=1, samples=[*run().samples, end])
+    (whole,) = (sample for sample in results.merge([one]).samples if round(sample.at) == 10)
+    assert whole.gauges["connections"] == 90
+    assert (whole.counters["sent"], whole.seconds) == (220, 1.4)
+    (both,) = (sample for sample in results.merge([one, one]).samples if round(sample.at) == 10)
+    assert both.gauges["connections"] == 180
+    assert both.counters["sent"] == 440
+
+
+def test_a_run_without_operations_has_measured_nothing() -> None:
+    """The generator's own lateness is no figure of the server; typing has no answer, and is seen by others."""
+    late = {results.GENERATOR_LATE: run().histograms["send"]}
+    assert run().has_measured
+    assert not run(histograms=late).has_measured
+    assert not run(histograms={}).has_measured
+    typing = [Sample(at=5.0, counters={"typing_updates": 3})]
+    assert run(histograms=late, samples=typing).has_measured
+
+
+def test_a_part_that_was_interrupted_makes_the_whole_a_part() -> None:
+    """The interruption counts from the start of the whole run."""
+    whole = results.merge([run(shard="1/2"), run(shard="2/2", started_at=later(2.0), interrupted_at=3.0)])
+    assert whole.interrupted_at == pytest.approx(5.0)
+    assert results.merge([run()]).interrupted_at is None
 
 
 def test_merged_percentiles_are_those_of_all_the_latencies() -> None:

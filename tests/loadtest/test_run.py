@@ -11,7 +11,7 @@ import trio
 from click.testing import CliRunner
 
 from loadtest import results
-from loadtest.commands import main
+from loadtest.commands import UNCOUNTED, main
 from loadtest.history_checker.check import check
 from tests.certificates import Authority
 from tests.loadtest.playing import Silent, play
@@ -71,9 +71,10 @@ def test_the_command_breaks_things_and_no_promise_is_broken(tmp_path: Path) -> N
     command += ["--record", str(tmp_path / "record"), "--chaos"]
     command += ["0.5 kill instance 1; 0.7 cut 0.5; 1 restart redis; 1.2 stop instance 2 for 0.5"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "every promise held" in done.stdout
+    assert done.returncode in (0, UNCOUNTED), done.stdout + done.stderr  # where the machine has no time for it
+    assert "BREACHED" not in done.stdout
     result = results.read(out)
+    assert max(sample.gauges["connections"] for sample in result.samples) == 12
     assert {process.role for process in result.processes} == {"server", "generator", "database", "redis"}
     assert sorted(event.kind for event in result.chaos) == ["cut", "kill", "restart", "stop"]
     assert all("not mended" not in event.detail for event in result.chaos)
@@ -201,10 +202,20 @@ async def test_shards_are_joined_into_one_run(database: str, redis_url: str) -> 
 
 
 async def test_steps_end_at_the_knee(database: str, redis_url: str) -> None:
-    """Shape `step` ends with the first step that does not hold; the knee is the last rate that did."""
+    """Shape `step` ends with the first step that does not hold; the knee is the last rate that did. Faults for which
+    it did not last long enough are left out, and not waited for."""
     async with running(database, redis_url) as server:
         found = await play(
-            server.url, "direct", shape="step", pairs=2, rate=20, step_seconds=0.5, step_limit_ms=0.001, seconds=1
+            server.url,
+            "direct",
+            shape="step",
+            pairs=2,
+            rate=20,
+            step_seconds=0.5,
+            step_limit_ms=0.001,
+            seconds=1,
+            chaos="100000 cut",
         )
+    assert found.chaos == []
     assert found.figures["knee_per_second"] == 0
     assert [phase.name for phase in found.phases] == ["step 1"]
