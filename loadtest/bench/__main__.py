@@ -102,10 +102,10 @@ def _parley(
         console.print("measuring invocations, rooms and direct messages ...")
         noop = measures.invocation(server, users[MEMBERS:], seconds)
         yield Row("no-op invocation", noop, "us", ws_echo and 1.25 * ws_echo)
-        single = measures.room(server, users[:MEMBERS], big, seconds, 1)
+        single = measures.room(server, users[:MEMBERS], big, seconds, 1).cost
         limits = [limit for limit in (floor_fan and 1.25 * floor_fan, ws_fan) if limit]
         yield Row(f"delivered event, {measures.FAN} sockets", single, "us", min(limits, default=None))
-        burst = measures.room(server, users[:MEMBERS], big, seconds, measures.BURST)
+        burst = measures.room(server, users[:MEMBERS], big, seconds, measures.BURST).cost
         yield Row(f"the same in bursts of {measures.BURST}", burst, "us", floor_fan and 0.4 * floor_fan)
         durable = measures.durable(server, pairs[MEMBERS:][: measures.PAIRS], seconds)
         yield Row("durable direct message", durable.cost, "us", 140)

@@ -31,6 +31,11 @@ class Durable(NamedTuple):
     p99: float  # ms, at half of that rate
 
 
+class Fan(NamedTuple):
+    cost: float  # us of a delivery
+    done: int  # deliveries
+
+
 def _units(data: bytes) -> int:
     return data.count(SEPARATOR)
 
@@ -89,7 +94,7 @@ def fan_out(server: Server, seconds: float) -> float:
     return spent / done * US
 
 
-def room(server: Server, members: list[User], conversation: str, seconds: float, burst: int) -> float:
+def room(server: Server, members: list[User], conversation: str, seconds: float, burst: int) -> Fan:
     """Messages to a conversation with `FAN` sockets in it, `burst` at a time, in all its cost but the database's."""
     lean_client = Sockets(server.port)
     lean_client.connect(FAN, [member.token for member in members])
@@ -104,7 +109,7 @@ def room(server: Server, members: list[User], conversation: str, seconds: float,
         done += burst * FAN
     spent = server.cpu() - spent
     lean_client.close()
-    return spent / done * US
+    return Fan(spent / done * US, done)
 
 
 def idle(server: Server, users: list[User], count: int) -> tuple[float, float]:

@@ -4,13 +4,13 @@ import resource
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import msgspec
 from rich.table import Table
 
-from loadtest.capacity.measured import measure
+from loadtest.capacity.measured import TooFew, measure
 from loadtest.capacity.population import Cost, Costs, Needs, Population, needs
 from loadtest.peers.driver import PeerError
 from loadtest.report.charts import number
@@ -19,6 +19,7 @@ from server.protocol import terminal
 
 FAILED = 1
 MISUSED = 2
+UNCOUNTED = 4
 SPARE_FILES = 500  # descriptors beside the connections
 WIDTH = 110  # columns, where it is not a terminal that is written to
 HELP = {
@@ -62,7 +63,7 @@ def _assumptions(command: click.Command) -> click.Command:
 
 @_assumptions
 @click.command("capacity")
-@click.option("--connections", default=4000, show_default=True, type=click.IntRange(100), help="To measure with.")
+@click.option("--connections", default=4000, show_default=True, type=click.IntRange(500), help="To measure with.")
 @click.option("--seconds", default=5.0, show_default=True, type=click.FloatRange(0.2), help="Of each measurement.")
 @click.option("--costs", type=click.Path(dir_okay=False, path_type=Path), help="Measure nothing: read these (--json).")
 @click.option("--json", "output", type=click.Path(dir_okay=False, path_type=Path), help="Write the costs here, too.")
@@ -74,7 +75,7 @@ def capacity(
 
     Measures on this machine, in some minutes, what a connect, an idle connection, a durable message, a delivery,
     a receipt and a page of history cost the server, PostgreSQL and Redis; the rest is computed from that and from the
-    population. The figures are for cores like this machine's.
+    population. The figures are for cores like this machine's. Exit code 4: too little was done to name a cost.
     """
     population = Population(**assumed)
     if not 0 < population.utilisation <= 1 or not population.session_minutes or not population.connections_per_process:
@@ -89,7 +90,7 @@ def capacity(
     show(f"what {population.users:,} users need", need_rows(needed, population), "")
 
 
-def fail(message: str, code: int) -> None:
+def fail(message: str, code: int) -> NoReturn:
     terminal.echo(f"loadtest capacity: {message}", err=True)
     sys.exit(code)
 
@@ -104,7 +105,8 @@ def _measured(connections: int, seconds: float) -> Capacity:
         costs = measure(connections, seconds, lambda text: terminal.echo(text, err=True))
     except PeerError as error:
         fail(str(error), FAILED)
-        raise
+    except TooFew as error:
+        fail(str(error), UNCOUNTED)
     return Capacity(costs, connections, seconds, this_machine(), installed_versions())
 
 
@@ -113,7 +115,6 @@ def _read(path: Path) -> Capacity:
         return msgspec.json.decode(path.read_bytes(), type=Capacity)
     except (OSError, msgspec.DecodeError) as error:
         fail(f"{path}: {error}", MISUSED)
-        raise
 
 
 # -- the tables ---------------------------------------------------------------------------------

@@ -31,7 +31,27 @@ RECEIPTS = 200  # read marks of each pair
 PING = frame(b'{"type":6}' + SEPARATOR)
 US, KIB, MIB = 1e6, 1024, 2**20
 
+LEAST = {  # operations that it takes to name a cost: of fewer, most is ticks of the clock and what is done once
+    "connects": 500,
+    "pings": 2000,
+    "messages": 1000,
+    "deliveries": 20_000,
+    "receipts": 1000,
+    "pages of history": 100,
+}
+
 Progress = Callable[[str], None]
+
+
+class TooFew(Exception):
+    """A cost would be that of too few operations; the message says of which, and what to do."""
+
+
+def check_enough(count: float, what: str) -> None:
+    """Raises TooFew."""
+    if count < LEAST[what]:
+        more = "--connections" if what in ("connects", "pings") else "--seconds"
+        raise TooFew(f"{count:,.0f} {what} were measured, and a cost takes {LEAST[what]:,}: give it more {more}")
 
 
 class Spent(NamedTuple):
@@ -53,8 +73,9 @@ class CostRecorder:
         memory = {role: each.rss_bytes - self._before.get(role, nothing).rss_bytes for role, each in now.items()}
         return Spent(Cost(used["server"], used.get("database", 0.0), used.get("redis", 0.0)), memory)
 
-    def each(self, count: float) -> Cost:
-        """Microseconds, of `count` pieces of work."""
+    def each(self, count: float, what: str) -> Cost:
+        """Microseconds, of `count` pieces of work. Raises TooFew."""
+        check_enough(count, what)
         return self.spent().cost.times(US / count)
 
 
@@ -67,6 +88,9 @@ class World(NamedTuple):
 
 
 def measure(connections: int, seconds: float, progress: Progress) -> Costs:
+    """Raises PeerError, TooFew."""
+    check_enough(connections, "connects")
+    check_enough(connections * ROUNDS, "pings")
     with tempfile.TemporaryDirectory(prefix="parley-capacity-") as directory:
         data = Path(directory, "data")
         progress("making users ...")
@@ -88,6 +112,7 @@ def measure(connections: int, seconds: float, progress: Progress) -> Costs:
             receipt = _receipts(server, world)
             history = _history(server, rest, world, seconds)
             room = measures.room(server, world.users[: measures.PAIRS * 2], world.room, seconds, 1)
+            check_enough(room.done, "deliveries")
         progress("sending messages through two processes ...")
         with parley(data, instances=2) as server:
             spread, _ = _messages(server, world, seconds)
@@ -96,7 +121,7 @@ def measure(connections: int, seconds: float, progress: Progress) -> Costs:
         idle_second=idle,
         message=message,
         across=_more(spread, message),
-        delivery=Cost(server=room),
+        delivery=Cost(server=room.cost),
         receipt=receipt,
         history=history,
         connection_kib=connection_kib,
@@ -145,7 +170,7 @@ def _idle(server: Server, users: Sequence[User], count: int) -> Cost:
                 sock.send(PING)
             while (wait := start + number * KEEPALIVE - time.monotonic()) > 0:
                 lean_client.receive(lambda sock, data: None, wait)
-        return recorder.each(count * ROUNDS * REAL_KEEPALIVE)
+        return recorder.each(count * ROUNDS, "pings").times(1 / REAL_KEEPALIVE)
 
 
 def _seats(world: World) -> list[tuple[Seat, Seat]]:
@@ -160,7 +185,7 @@ def _messages(server: Server, world: World, seconds: float) -> tuple[Cost, int]:
         warm = pairs.saturate(seconds / 5)
         recorder = CostRecorder(server)
         full = pairs.saturate(seconds)
-        return recorder.each(full.sent), warm.sent + full.sent
+        return recorder.each(full.sent, "messages"), warm.sent + full.sent
     finally:
         pairs.close()
 
@@ -189,7 +214,7 @@ def _receipts(server: Server, world: World) -> Cost:
                 reader.send(frame(call(str(seq), "MarkRead", conversation, seq)))
             lean_client.collect(len(pairs), lambda data: data.count(done))
         lean_client.quiet()
-        return recorder.each(RECEIPTS * len(pairs))
+        return recorder.each(RECEIPTS * len(pairs), "receipts")
 
 
 def _history(server: Server, rest: Rest, world: World, seconds: float) -> Cost:
@@ -202,7 +227,7 @@ def _history(server: Server, rest: Rest, world: World, seconds: float) -> Cost:
             lean_client.sockets[0].send(frame(call(str(pages), "StreamHistory", conversation, None, PAGE, kind=4)))
             lean_client.collect(PAGE + 1, lambda data: data.count(SEPARATOR))
             pages += 1
-        return recorder.each(pages)
+        return recorder.each(pages, "pages of history")
 
 
 def _stored(data: Path) -> int:

@@ -58,6 +58,7 @@ class _NamedShare(click.ParamType[tuple[str, float]]):
 @click.option("--threshold-for", type=_NamedShare(), multiple=True, help="For measures with NAME in theirs: p99=20%.")
 @click.option("--confidence", type=_Share(), default="95%", show_default=True, help="How sure it must be.")
 @click.option("--without-confidence", is_flag=True, help="Judge single runs by the threshold alone.")
+@click.option("--unlike", is_flag=True, help="Compare also what was measured under different conditions.")
 @click.option("--json", "output", type=click.Path(dir_okay=False, path_type=Path), help="Write the finding here, too.")
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
 def compare(
@@ -67,14 +68,16 @@ def compare(
     threshold_for: tuple[tuple[str, float], ...],
     confidence: float,
     without_confidence: bool,
+    unlike: bool,
     output: Path | None,
     markdown: bool,
 ) -> None:
     """Compare the runs B with the runs A: each a result, a directory of results, or several with commas between.
 
     Exit code 0: no regression. 1: something is worse by more than its threshold, and not by chance; or a promise
-    broke that held before. 2: these cannot be compared. Chance can be excluded only with several runs of each: three,
-    better five.
+    broke that held before. 2: these cannot be compared; or they were measured under different conditions (machines,
+    parameters, faults, ...), and --unlike does not say to compare them all the same. Chance can be excluded only with
+    several runs of each: three, better five.
     """
     try:
         base, other = _read(a), _read(b)
@@ -85,6 +88,7 @@ def compare(
             thresholds=dict(threshold_for),
             confidence=min(confidence, 0.9999),
             without_confidence=without_confidence,
+            unlike=unlike,
         )
     except (ResultError, NotComparable) as error:
         terminal.echo(f"loadtest compare: {error}", err=True)
@@ -112,7 +116,8 @@ def _read(argument: str) -> list[Result]:
 
 
 def summary(finding: Finding, base: int, other: int) -> str:
-    lines = [f"note: {remark}" for remark in finding.remarks]
+    lines = [f"left out: {reason}" for reason in finding.left_out]
+    lines += [f"note: {remark}" for remark in finding.remarks]
     if not finding.confident:
         lines.append(
             f"no confidence: {base} and {other} run{'s' if base + other > 2 else ''}; a difference may be chance. "

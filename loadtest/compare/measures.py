@@ -49,6 +49,19 @@ def measures(result: Result) -> dict[Measure, float]:
     return found
 
 
+def why_missing(measure: Measure) -> str:
+    """What a run lacks that does not have it."""
+    operation, _, last = measure.name.rpartition(" ")
+    for _, name, least in PERCENTILES:
+        if last == name and measure.unit == "ms":
+            return f"no {operation}" if least == 1 else f"under {least:,} of {operation}"
+    if measure.name in (results.SENT, results.ACKNOWLEDGED, results.DELIVERED, results.CONNECTS):
+        return "none"
+    if measure.name.startswith(("server", "database", "redis")):
+        return "its processes were not seen (--dev, a server on this machine, or --metrics)"
+    return "not found by it"
+
+
 def _costs(result: Result, done: int) -> dict[Measure, float]:
     found = {}
     for role in ("server", "database", "redis"):

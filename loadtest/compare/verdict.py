@@ -5,15 +5,16 @@ test over the repeated runs, corrected for the number of measures. A promise tha
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from loadtest.compare.measures import Better, Measure, measures
+from loadtest.compare.measures import Better, Measure, measures, why_missing
 from loadtest.compare.welch import Difference, difference, holm
 from loadtest.results import Result
 
 SAME, BETTER, WORSE, SLIGHTLY_WORSE, UNCLEAR, SHOWN = "same", "better", "worse", "slightly worse", "unclear", ""
+UNCHANGED = "unchanged"  # the same values, to the last digit
 REPEATS = 3  # runs of each side that are asked for
 
 
@@ -41,6 +42,7 @@ class Finding(msgspec.Struct, frozen=True, rename="camel"):
     confidence: float
     broken: list[str]  # promises that held before
     remarks: list[str]
+    left_out: list[str] = []  # measures that some of the runs lack, and why
 
     @property
     def regressions(self) -> list[str]:
@@ -55,11 +57,16 @@ def judge(
     thresholds: Mapping[str, float] | None = None,
     confidence: float = 0.95,
     without_confidence: bool = False,
+    unlike: bool = False,
 ) -> Finding:
-    """`thresholds` by a part of the measure's name. Raises NotComparable."""
+    """`thresholds` by a part of the measure's name; `unlike`: compare what was measured under different conditions,
+    too. Raises NotComparable."""
     scenarios = {result.scenario for result in (*base, *other)}
     if len(scenarios) != 1:
         raise NotComparable(f"these are runs of different scenarios: {', '.join(sorted(scenarios))}")
+    differences = unequal(base, other)
+    if differences and not unlike:
+        raise NotComparable(f"{'; '.join(differences)}. --unlike compares them all the same")
     found = _common([measures(result) for result in base], [measures(result) for result in other])
     compared = {measure: difference(*values, confidence) for measure, values in found.items()}
     judged = [measure for measure in found if measure.better is not Better.NEITHER]
@@ -70,10 +77,13 @@ def judge(
         change = _relative(compared[measure], statistics.fmean(before))
         proven = chances.get(measure, 1.0) <= 1 - confidence or (without_confidence and not compared[measure].confident)
         verdict = _verdict(measure, compared[measure], change, limit, proven)
+        if measure.better is not Better.NEITHER and sorted(before) == sorted(after):
+            verdict = UNCHANGED
         low, high = change[1:] if compared[measure].confident else (None, None)
         lines.append(Line(measure.name, measure.unit, before, after, change[0], low, high, verdict, limit))
     confident = min(len(base), len(other)) > 1
-    return Finding(lines, confident, confidence, _newly_broken(base, other), _remarks(base, other))
+    broken, remarks = _newly_broken(base, other), [*differences, *_remarks(base, other)]
+    return Finding(lines, confident, confidence, broken, remarks, left_out(base, other))
 
 
 def _common(
@@ -127,16 +137,58 @@ def _newly_broken(base: Sequence[Result], other: Sequence[Result]) -> list[str]:
     return sorted(after - before)
 
 
-def _remarks(base: Sequence[Result], other: Sequence[Result]) -> list[str]:
-    """What may make the comparison unfair."""
-    remarks = []
+def unequal(base: Sequence[Result], other: Sequence[Result]) -> list[str]:
+    """What makes a comparison unfair: differences other than of the server's version."""
     everything = [*base, *other]
-    if len({(result.machine.cpu, result.machine.cores) for result in everything}) > 1:
-        remarks.append("the runs are from different machines")
-    names = {name for result in everything for name in result.parameters}
-    different = [name for name in sorted(names) if len({repr(each.parameters.get(name)) for each in everything}) > 1]
-    if different:
-        remarks.append(f"the runs have different parameters: {', '.join(different)}")
+    found = []
+    for name, value in _CONDITIONS.items():
+        values = list(dict.fromkeys(value(result) for result in everything))
+        if len(values) > 1:
+            found.append(f"the runs have different {name}: {' and '.join(each or 'none' for each in values)}")
+    names = sorted({name for result in everything for name in result.parameters})
+    for name in names:
+        values = list(dict.fromkeys(_written(result.parameters.get(name)) for result in everything))
+        if len(values) > 1:
+            found.append(f"the runs have different --{name.replace('_', '-')}: {' and '.join(values)}")
+    if any(result.interrupted_at is not None for result in everything):
+        found.append("some of the runs were interrupted")
+    return found
+
+
+def _written(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _faults(result: Result) -> str:
+    """What was broken on purpose. When each came is never the same to the millisecond."""
+    return ", ".join(sorted(f"{event.kind} {event.target}" for event in result.chaos))
+
+
+_CONDITIONS: dict[str, Callable[[Result], str]] = {
+    "machines": lambda result: f"{result.machine.cores} cores, {result.machine.cpu}",
+    "clients": lambda result: result.client,
+    "numbers of workers": lambda result: str(result.workers),
+    "faults": _faults,
+}
+
+
+def left_out(base: Sequence[Result], other: Sequence[Result]) -> list[str]:
+    """Why a measure that some run has is in no line: a reason for each."""
+    sides = {"A": [measures(result) for result in base], "B": [measures(result) for result in other]}
+    everything = [run for runs in sides.values() for run in runs]
+    reasons: dict[str, list[str]] = {}
+    for measure in dict.fromkeys(measure for run in everything for measure in run):
+        lacking = [f"{sum(measure not in run for run in runs)} of {side}" for side, runs in sides.items()
+                   if any(measure not in run for run in runs)]  # fmt: skip
+        if lacking:
+            reasons.setdefault(f"{why_missing(measure)} (in {' and '.join(lacking)})", []).append(measure.name)
+    return [f"{', '.join(names)}: {why}" for why, names in reasons.items()]
+
+
+def _remarks(base: Sequence[Result], other: Sequence[Result]) -> list[str]:
+    remarks = []
+    if list(base) == list(other):
+        remarks.append("A and B are the same runs")
     if any(not result.oracle.holds for result in base):
         remarks.append("promises were broken in the base runs already")
     return remarks

@@ -1,5 +1,6 @@
 """loadtest.capacity: the arithmetic, the tables and the command. The measurement itself is `loadtest capacity`."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 from click.testing import CliRunner
 from click.testing import Result as Done
 
+from loadtest.bench.process import running
 from loadtest.capacity.command import Capacity, capacity
+from loadtest.capacity.measured import LEAST, CostRecorder, TooFew
 from loadtest.capacity.population import Cost, Costs, Population, needs
 from loadtest.results import Machine
 
@@ -100,6 +103,25 @@ def test_measured_inputs_stand_beside_what_is_computed(tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused(tmp_path: Path, options: list[str]) -> None:
     """Options outside of their bounds are refused with exit code 2."""
     assert invoked(tmp_path / "costs.json", *options).exit_code == 2
+
+
+def test_costs_of_too_few_operations_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cost of five messages is that of whatever else was done meanwhile: exit code 4, and no table; what to give
+    more of is said. A thousand are enough."""
+    with running([sys.executable, "-c", "import time; time.sleep(600)"], port=1) as server:
+        recorder = CostRecorder(server)
+        recorder.each(LEAST["messages"], "messages")
+        with pytest.raises(TooFew, match=r"999 messages .* 1,000: give it more --seconds"):
+            recorder.each(LEAST["messages"] - 1, "messages")
+
+    def few(*_: object) -> None:
+        raise TooFew("5 messages were measured")
+
+    monkeypatch.setattr("loadtest.capacity.command.measure", few)
+    done = CliRunner().invoke(capacity, [])
+    assert done.exit_code == 4
+    assert done.output == "loadtest capacity: 5 messages were measured\n"
+    assert CliRunner().invoke(capacity, ["--connections", "499"]).exit_code == 2
 
 
 def test_costs_that_are_none_are_refused(tmp_path: Path) -> None:

@@ -129,10 +129,51 @@ def test_several_files_and_other_outputs(tmp_path: Path) -> None:
     assert len(written["lines"][0]["base"]) == 2
 
 
-def test_unequal_conditions_are_said() -> None:
-    """Runs with different parameters are compared with a remark that names them."""
-    other = msgspec.structs.replace(run(), parameters={"rate": 300, "users": 100, "arrivals": "poisson"})
-    assert judge([run()], [other]).remarks == ["the runs have different parameters: rate"]
+def test_unequal_conditions_are_refused(tmp_path: Path) -> None:
+    """Runs under different conditions are not compared, with the option that makes the difference; with --unlike they
+    are, with a remark. Another seed and another version are what is to be compared."""
+    base = keep(tmp_path / "a", [run()])
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"parameters": {"rate": 300, "users": 100, "arrivals": "poisson"}}, "different --rate: 200 and 300"),
+        ({"machine": msgspec.structs.replace(run().machine, cores=64)}, "different machines: 2 cores"),
+        ({"client": "reference"}, "different clients: lean and reference"),
+        ({"workers": 4}, "different numbers of workers"),
+        ({"chaos": []}, "different faults: kill parley 1 and none"),
+        ({"interrupted_at": 4.0}, "interrupted"),
+    ]
+    for changes, says in cases:
+        other = tmp_path / "b.json"
+        results.write(run(**changes), other)
+        done = compared(base, other)
+        assert (done.exit_code, done.output.count("\n")) == (2, 1), done.output
+        assert says in done.output and "--unlike" in done.output
+        done = compared(base, other, "--unlike")
+        assert done.exit_code == 0 and "note: " in done.output
+        assert any(says in remark for remark in judge([run()], [run(**changes)], unlike=True).remarks)
+    alike = run(seed=2, versions={"parley": "0.2.0"})
+    assert judge([run()], [alike]).remarks == []
+
+
+def test_a_measure_that_is_left_out_has_its_reason(tmp_path: Path) -> None:
+    """Too few operations for a percentile in one of the runs, no processes, an operation that was not done: said below
+    the table, with the side that lacks it."""
+    long = keep(tmp_path / "a", [run(seconds=40)])
+    short = keep(tmp_path / "b", [run(processes=[])])
+    done = compared(long, short)
+    assert done.exit_code == 0, done.output
+    assert "left out: send p99.9: under 5,000 of send (in 1 of B)" in done.output
+    assert "left out: server CPU per operation, server memory, peak: its processes were not seen" in done.output
+    assert judge([run()], [run(seed=2)]).left_out == []
+
+
+def test_what_is_identical_is_unchanged(tmp_path: Path) -> None:
+    """The same runs on both sides: no line is unclear, with one run or with five, and it is said."""
+    for count in (1, 5):
+        runs = repeated(count, 9)
+        finding = judge(runs, list(reversed(runs)))
+        assert {line.verdict for line in finding.lines} == {"unchanged"}
+    path = keep(tmp_path / "a", [run()])
+    assert "A and B are the same runs" in compared(path, path).output
 
 
 def test_a_scenarios_own_figures_are_compared_by_their_unit() -> None:
