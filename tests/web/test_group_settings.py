@@ -188,7 +188,7 @@ async def waits(others: Others, page: Page, alice: User, bob: User, team: str) -
     await say(page, "the first")
     await page.see(WAITS)
     await page.see(shown("the first", " .mark:not(.pending)"))
-    await page.do("reload")  # the page does not know of the wait any more: the server says it
+    await page.do("reload")  # it knows of the wait by what is there
     await page.see(shown("the first"))
     await say(page, "too early")
     await page.see(WAITS)

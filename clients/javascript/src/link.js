@@ -211,7 +211,7 @@ export class Link {
 
 /** @param {ParleyError} error */
 function isRefusal({ code }) {
-  return code === "unauthenticated" || code === "forbidden" || code === "closed";
+  return code === "unauthenticated" || code === "banned" || code === "forbidden" || code === "closed";
 }
 
 function isOffline() {

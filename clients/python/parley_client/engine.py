@@ -173,7 +173,7 @@ class Engine:
         # A balancer in front of instances that come and go says many things: at first they are the user's to see.
         if self.me is None and (isinstance(error, NotUnderstood) or not error.is_retryable):
             return True
-        return error.code in ("unauthenticated", "forbidden")
+        return error.code in ("unauthenticated", "banned", "forbidden")
 
     async def _pause(self, seconds: float) -> None:
         self._at_once = anyio.Event()

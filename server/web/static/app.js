@@ -10,7 +10,8 @@ import { sleep } from "./client/waiting.js";
 import { ChatView } from "./chat-view.js";
 import { h, replace } from "./dom.js";
 import { forgetDrafts } from "./drafts.js";
-import { comeBack, isSignedIn, onOtherTab, signOut, stored, token, tokenOtherThan, userOfToken } from "./session.js";
+import { explained } from "./explained.js";
+import { comeBack, onOtherTab, signOut, stored, token, tokenOtherThan, userOfToken, whySignedOut } from "./session.js";
 import { showSignIn } from "./sign-in.js";
 import { plural } from "./text.js";
 import { applyTheme } from "./theme.js";
@@ -20,6 +21,7 @@ sessionStorage.removeItem("parley.loads"); // boot.js: all of the page is there
 const NOTICES = {
   unauthenticated: "You were signed out.",
   forbidden: "This account cannot be used here any more.",
+  banned: "You were signed out.",
 };
 const ACCOUNT = "parley.me";
 const OF_PERSON = [ACCOUNT, "parley.notify"]; // what of localStorage is not the browser's
@@ -83,13 +85,17 @@ async function whoAmI(signal) {
         localStorage.setItem(ACCOUNT, JSON.stringify(account));
         return account;
       }
+      if (response.status === 403) {
+        const { code, detail, until } = await response.json();
+        if (code === "banned") throw new ParleyError(code, detail, { until });
+      }
       if (response.status === 401 && refused) throw new ParleyError("unauthenticated", "The server does not take this session.");
       if (response.status === 401) {
         refused = accessToken;
         continue;
       }
     } catch (error) {
-      if (signal.aborted || error.code === "unauthenticated") throw error;
+      if (signal.aborted || error.code === "unauthenticated" || error.code === "banned") throw error;
     }
     const known = knownAccount();
     if (known && known.id === userOfToken(stored()?.accessToken)) return known;
@@ -112,11 +118,11 @@ async function onEnd(reason, userId, pending) {
   if (!NOTICES[reason?.code]) return stopped(reason, unsent, userId);
   if (stored() && userOfToken(stored().accessToken) !== userId) return begin(); // somebody else has signed in meanwhile
   splash("The connection was ended …");
-  const goesOn = reason.code === "unauthenticated" && (await isSignedIn());
+  const why = reason.code === "forbidden" || reason.until ? reason : await whySignedOut();
   if (running) return; // another tab was faster
-  if (goesOn) return stopped(reason, unsent, userId);
+  if (!why && reason.code === "unauthenticated") return stopped(reason, unsent, userId);
   void signOut();
-  void begin(`${NOTICES[reason.code]} ${reason.message}${unsent && `${unsent}sign in again.`}`);
+  void begin(`${NOTICES[reason.code]} ${explained(why ?? reason)}${unsent && `${unsent}sign in again.`}`);
   await ended;
   await clearHistory(userId);
 }

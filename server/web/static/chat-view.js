@@ -9,12 +9,14 @@ import { Composer } from "./composer.js";
 import { Details, showReactors, showReceipts } from "./details.js";
 import { ask, closeAbout, openMenu } from "./dialog.js";
 import { keepDraft } from "./drafts.js";
+import { explained } from "./explained.js";
 import { askToJoin, findGroups } from "./find-groups.js";
 import { showMentions } from "./mentioned.js";
 import { summaryOf } from "./message-view.js";
 import { Notifier } from "./notify.js";
 import { People, avatar, setAvatar } from "./people.js";
 import { Pictures } from "./pictures.js";
+import { Safety } from "./safety.js";
 import { STATUSES, openSettings, openShortcuts } from "./settings.js";
 import { offer } from "./session.js";
 import { searchMessages } from "./search.js";
@@ -47,6 +49,7 @@ export class ChatView {
     const people = (this.people = new People(chat, me));
     const say = (text) => this.say(text);
     const pictures = new Pictures(chat, say);
+    const safety = (this.safety = new Safety({ chat, people, say }));
     const actions = {
       say,
       open: (id) => this.open(id),
@@ -57,7 +60,10 @@ export class ChatView {
       showMentions: () => this.#showMentions(),
       showThreads: () => this.#showThreads(),
       findGroups: (start) => this.#findGroups(start),
-      talkTo: (id) => chat.createDirect(id).then((conversation) => this.open(conversation.id), (error) => say(error.message)),
+      talkTo: (id) => chat.createDirect(id).then((conversation) => this.open(conversation.id), (error) => say(explained(error))),
+      more: (message, button) => openMenu(button, safety.items(message.senderId, { conversation: this.#conversation, message })),
+      isModerator: () => safety.isModerator,
+      unblock: (id) => safety.unblock(id),
       openSelfMenu: (button) => this.#selfMenu(button, onSignOut),
       onDetails: (isOpen) => this.#onDetails(isOpen),
       onThread: (isOpen) => this.#onThread(isOpen),
@@ -69,7 +75,7 @@ export class ChatView {
       react: (message, button) => openMenu(button, REACTIONS.map((text) => ({ text, run: () => this.#react(message, text, true) }))),
       onReact: (message, emoji, adds) => this.#react(message, emoji, adds),
       edit: (message) => this.composer.edit(message),
-      pin: (message) => (message.pinnedAt ? message.unpin() : message.pin()).catch((error) => say(error.message)),
+      pin: (message) => (message.pinnedAt ? message.unpin() : message.pin()).catch((error) => say(explained(error))),
       remove: (message) => this.#remove(message),
       copy: (message) => navigator.clipboard?.writeText(message.content).then(() => say("Copied."), () => say("The browser does not let it be copied.")),
       reactors: (message) => showReactors({ people, conversation: this.#conversation, message }),
@@ -80,7 +86,7 @@ export class ChatView {
     this.sidebar = new Sidebar({ chat, people, actions, signal });
     this.timeline = new Timeline({ chat, people, files: pictures, actions, signal });
     this.composer = new Composer({ chat, people, pictures, actions });
-    this.details = new Details({ chat, people, actions });
+    this.details = new Details({ chat, people, actions, safety });
     this.thread = new ThreadPanel({ chat, people, pictures, actions, signal });
     this.notice = h("div", { class: "toast", role: "status", "aria-live": "polite" });
     this.#build();
@@ -334,7 +340,7 @@ export class ChatView {
   // -- acting -----------------------------------------------------------------------------------------------------
 
   #react(message, emoji, adds) {
-    (adds ? message.react(emoji) : message.unreact(emoji)).catch((error) => this.say(error.message));
+    (adds ? message.react(emoji) : message.unreact(emoji)).catch((error) => this.say(explained(error)));
   }
 
   #remove(message) {
@@ -363,7 +369,7 @@ export class ChatView {
     const status = people.get(people.me.id)?.status ?? "Online";
     openMenu(button, [
       ...STATUSES.map(([value, text]) => ({ text, isChecked: value === status, run: () => this.#setStatus(value) })),
-      { text: "Settings", run: () => openSettings({ chat: this.#chat, people, notifier: this.notifier, say: (said) => this.say(said) }) },
+      { text: "Settings", run: () => openSettings({ chat: this.#chat, people, safety: this.safety, notifier: this.notifier, say: (said) => this.say(said) }) },
       { text: "Light or dark", run: toggleTheme },
       { text: "Keyboard", run: openShortcuts },
       { text: "Sign out", isDanger: true, run: onSignOut },

@@ -5,7 +5,9 @@
  */
 import { attribute, debounced, h, icon, replace } from "./dom.js";
 import { openDialog } from "./dialog.js";
+import { explained } from "./explained.js";
 import { avatar } from "./people.js";
+import { untilOf } from "./text.js";
 
 let numbers = 0;
 
@@ -102,7 +104,7 @@ export function startConversation({ chat, people, start, onDone }) {
       dialog.close();
       onDone(conversation);
     } catch (error) {
-      problem.textContent = error.message;
+      problem.textContent = explained(error);
       button.disabled = false;
       delete button.dataset.busy;
     }
@@ -129,7 +131,7 @@ export function addMembers({ chat, people, conversation, say }) {
       dialog.close();
       say("Added.");
     } catch (error) {
-      problem.textContent = error.message;
+      problem.textContent = error.code === "kept_out" ? `Somebody whom you chose is kept out of this group${untilOf(error.until)}: let them in again first.` : explained(error);
       button.disabled = false;
     }
   } } }, field.element, problem, h("footer", {}, button));

@@ -5,6 +5,7 @@
  */
 import { delayed, h, icon, iconButton, replace, setText } from "./dom.js";
 import { draftOf, keepDraft } from "./drafts.js";
+import { explained } from "./explained.js";
 import { MentionList, mentionedBy } from "./mentions.js";
 import { summaryOf } from "./message-view.js";
 import { Posting } from "./posting.js";
@@ -45,7 +46,7 @@ export class Composer {
     this.button = iconButton("send", "Send", () => this.submit(), { class: "send" });
     this.attach = offer.hasFiles ? iconButton("attach", "Attach files", () => this.picker.click()) : null;
     this.mentions = new MentionList({ input: this.input, chat, people, signal: this.#life.signal });
-    this.posting = new Posting(() => this.#paint());
+    this.posting = new Posting({ chat, people, onChange: () => this.#paint(), unblock: (id) => void actions.unblock(id).then((isDone) => isDone && this.focus()) });
     this.row = h("div", { class: "composer-row" }, this.attach, this.picker, this.input, this.button);
     this.element = h("form", { class: "composer", "aria-label": "Write a message", on: { submit: (event) => (event.preventDefault(), this.submit()) } },
       this.mentions.element, this.context, this.tray, this.posting.element, this.row, this.note);
@@ -233,7 +234,7 @@ export class Composer {
     try {
       await message.edit(text, mentionedBy(text, conversation, this.#people, message));
     } catch (error) {
-      this.#actions.say(`The message was not changed: ${error.message}`);
+      this.#actions.say(`The message was not changed: ${explained(error)}`);
       if (this.#conversation?.id === message.conversationId) {
         this.edit(message);
         this.input.value = text;

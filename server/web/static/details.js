@@ -5,6 +5,7 @@
 import { h, icon, iconButton, replace, throttled } from "./dom.js";
 import { addMembers } from "./choose-people.js";
 import { ask, openDialog, openMenu } from "./dialog.js";
+import { explained } from "./explained.js";
 import { editGroup, manageLinks } from "./group-settings.js";
 import { avatar, setAvatar } from "./people.js";
 import { Pins } from "./pins.js";
@@ -20,10 +21,12 @@ export class Details {
   #conversation = null;
   #stop = null;
   #pins = null;
+  #safety;
   #isWhole = false;
 
-  constructor({ chat, people, actions }) {
+  constructor({ chat, people, actions, safety }) {
     this.#chat = chat;
+    this.#safety = safety;
     this.#people = people;
     this.#actions = actions;
     this.body = h("div", { class: "details-body" });
@@ -83,7 +86,8 @@ export class Details {
     setAvatar(picture, name, id ?? conversation.id, id ? people.statusOf(id) : "");
     return [
       h("div", { class: "profile" }, picture, h("h3", {}, h("bdi", { text: name })), user?.username && h("p", { class: "muted" }, "@", h("bdi", { text: user.username })),
-        id && h("p", { dir: "auto", text: people.standingOf(id) })),
+        id && h("p", { dir: "auto", text: people.standingOf(id) }),
+        id && h("div", { class: "profile-buttons" }, this.#safety.items(id, { conversation }).map(({ text, isDanger, run }, index) => h("button", { type: "button", class: isDanger ? "danger-text" : "", text, data: { focus: `do-${index}` }, on: { click: run } })))),
       this.#settings(conversation),
       this.#pins.element,
       user?.createdAt && h("p", { class: "muted", text: `Here since ${new Date(user.createdAt).toLocaleDateString(undefined, { dateStyle: "long" })}` }),
@@ -110,7 +114,8 @@ export class Details {
         conversation.avatarUrl && safeLink(conversation.avatarUrl, "Picture of the group"),
         mayManage && h("div", { class: "profile-buttons" },
           h("button", { type: "button", text: "Edit", data: { focus: "edit" }, on: { click: () => editGroup({ conversation, say: this.#actions.say }) } }),
-          h("button", { type: "button", text: "Join links", data: { focus: "links" }, on: { click: () => manageLinks({ people, conversation }) } }))),
+          h("button", { type: "button", text: "Join links", data: { focus: "links" }, on: { click: () => manageLinks({ people, conversation }) } }),
+          h("button", { type: "button", text: "Kept out", data: { focus: "kept-out" }, on: { click: () => void this.#safety.open("showKeptOut", conversation) } }))),
       this.#settings(conversation),
       this.#pins.element,
       h("section", { "aria-label": "Members" },
@@ -149,6 +154,7 @@ export class Details {
       !isMe && { text: "Send a message", run: () => this.#actions.talkTo(userId) },
       ...(mine === "Owner" ? ["Member", "Admin", "Owner"].map((each) => ({ text: `Make ${each === "Member" ? "a member" : each === "Admin" ? "an admin" : "an owner"}`, isChecked: each === role, run: () => each !== role && this.#do(conversation.setRole(userId, each)) })) : []),
       !isMe && (mine === "Owner" || (mine === "Admin" && role === "Member")) && { text: "Remove from the group", isDanger: true, run: () => ask({ title: "Remove from the group", about: [conversation.id], text: [h("bdi", { text: name }), " will no longer see what is written here."], action: "Remove", run: () => conversation.removeMember(userId) }) },
+      ...this.#safety.items(userId, { conversation }),
     ].filter(Boolean);
     const button = items.length ? iconButton("more", `What to do with ${name}`, () => openMenu(button, items), { "aria-haspopup": "menu", "aria-expanded": "false", data: { focus: `m-${userId}` } }) : null;
     return h("li", { class: "member" }, picture, h("span", { class: "option-text" }, h("bdi", { text: name }), h("small", { dir: "auto", text: isMe ? "You" : people.standingOf(userId) })), role !== "Member" && h("span", { class: "role", text: role }), button);
@@ -158,7 +164,7 @@ export class Details {
     try {
       await promise;
     } catch (error) {
-      this.#actions.say(error.code === "last_owner" ? "A group keeps an owner: make somebody else an owner first." : error.message);
+      this.#actions.say(explained(error));
     }
   }
 

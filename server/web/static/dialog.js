@@ -77,7 +77,7 @@ export function openMenu(button, items) {
   const options = { signal: stop.signal, capture: true };
   addEventListener("pointerdown", ({ target }) => !menu.contains(target) && close(), options);
   addEventListener("resize", close, options);
-  (button.closest("dialog") ?? document.body).append(menu);
+  (button.closest("dialog, .main, .sidebar, .details, .thread") ?? document.body).append(menu); // in the landmark of its button
   const at = button.getBoundingClientRect();
   const { width, height } = menu.getBoundingClientRect();
   const left = Math.max(8, Math.min(at.right - width, innerWidth - width - 8));

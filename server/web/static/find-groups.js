@@ -5,6 +5,7 @@
  */
 import { debounced, h, replace } from "./dom.js";
 import { ask, closeAbout, openDialog } from "./dialog.js";
+import { explained } from "./explained.js";
 import { avatar } from "./people.js";
 import { plural } from "./text.js";
 
@@ -37,7 +38,7 @@ export function askToJoin({ chat, onDone }) {
       try {
         joined = await chat.join(token);
       } catch (error) {
-        throw ["not_found", "invalid_request"].includes(error.code) ? new Error("This link is not good any more: ask for a new one.") : error;
+        throw new Error(["not_found", "invalid_request"].includes(error.code) ? "This link is not good any more: ask for a new one." : explained(error));
       }
     },
     onClose: () => {
@@ -112,7 +113,7 @@ export function findGroups({ chat, start = "", onDone }) {
       dialog.close();
     } catch (error) {
       if (signal.aborted) return;
-      problem.textContent = error.code === "not_found" ? "This group is not public any more." : error.message;
+      problem.textContent = error.code === "not_found" ? "This group is not public any more." : explained(error);
       button.disabled = false;
       button.focus();
     }

@@ -12,13 +12,13 @@ const SLOW = [0, 10, 30, 60, 300, 900, 3600, 21_600]; // seconds
 const LASTS = [["3600", "An hour"], ["86400", "A day"], ["604800", "A week"], ["2592000", "30 days"], ["31536000", "A year"]];
 const USES = [["", "Any number"], ["1", "1 person"], ["10", "10 people"], ["100", "100 people"]];
 
-function select(id, options, value) {
+export function select(id, options, value) {
   const element = h("select", { id }, options.map(([each, text]) => h("option", { value: each, text })));
   element.value = value;
   return element;
 }
 
-const field = (element, label, hint) => [h("label", { for: element.id }, label, hint && [" ", h("small", { text: hint })]), element];
+export const field = (element, label, hint) => [h("label", { for: element.id }, label, hint && [" ", h("small", { text: hint })]), element];
 
 /** Change a group. Only what is changed here is sent: what others change meanwhile stays. */
 export function editGroup({ conversation, say }) {

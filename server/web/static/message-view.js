@@ -4,9 +4,10 @@
  * @module
  */
 import { h, icon, replace, set } from "./dom.js";
+import { explained } from "./explained.js";
 import { mentionsOf } from "./mentions.js";
 import { avatar } from "./people.js";
-import { dayKey, dayOf, fileName, formatted, isOnlyEmoji, isolated, momentOf, plural, shortTime, sizeOf, timeOf } from "./text.js";
+import { dayKey, dayOf, fileName, formatted, isOnlyEmoji, isolated, momentOf, plural, shortTime, sizeOf, timeOf, untilOf } from "./text.js";
 
 const TOGETHER = 5 * 60_000; // ms within which messages of one person stand under one name
 const LONG = 1800; // characters, or
@@ -178,8 +179,6 @@ function thread(message, { onThread }) {
 const REASONS = {
   not_found: "This conversation or the message you replied to is gone.",
   forbidden: "You may not write here.",
-  posting_forbidden: "Only admins and owners send messages in this group.",
-  slow_mode: "The group is in slow mode: wait a little.",
   too_large: "It is too long.",
   gone: "The message that began this thread was deleted.",
   invalid_content: "There is nothing to see in it.",
@@ -187,7 +186,7 @@ const REASONS = {
 
 function trouble(message) {
   if (message.status !== "failed") return null;
-  const reason = REASONS[message.error?.code] ?? message.error?.message ?? "";
+  const reason = REASONS[message.error?.code] ?? (message.error ? explained(message.error) : "");
   return h("p", { class: "trouble" }, h("span", { text: `Not sent. ${reason} ` }),
     h("button", { type: "button", class: "link", text: "Try again", on: { click: () => message.retry() } }), " ",
     h("button", { type: "button", class: "link", text: "Discard", on: { click: () => message.discard() } }));
@@ -209,7 +208,9 @@ function systemParts(message, people) {
   switch (said.event) {
     case "conversationCreated": return [by, " started this conversation"];
     case "memberAdded": return said.by === said.userId ? [by, " joined"] : [by, " added ", whom];
-    case "memberRemoved": return said.by === said.userId ? [by, " left"] : [by, " removed ", whom];
+    case "memberRemoved": return said.by === said.userId ? [by, " left"] : [by, " removed ", whom, ...(said.until ? [untilOf(said.until, ", who cannot come back before ") || ", for good"] : [])];
+    case "memberMuted": return [by, " muted ", whom, untilOf(said.until)];
+    case "memberUnmuted": return [by, " ended the mute of ", whom];
     case "roleChanged": return [by, " made ", whom, said.role === "Member" ? " a member" : said.role === "Admin" ? " an admin" : " an owner"];
     case "titleChanged": return [by, " named this conversation ", `“${said.name}”`];
     case "detailsChanged": return [by, " changed the details of this conversation"];

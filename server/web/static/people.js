@@ -26,6 +26,7 @@ export class People extends EventTarget {
     this.me = me;
     this.learn(me);
     chat.on("presence", ({ userId }) => this.#say("presence", userId));
+    chat.on("blocks", () => this.#say("presence", null));
     chat.on("state", ({ state }) => this.#onState(state));
   }
 
@@ -90,6 +91,7 @@ export class People extends EventTarget {
 
   /** In words: the text that somebody chose, or whether they are there. */
   standingOf(id) {
+    if (this.#chat.isBlocked(id)) return "Blocked";
     const known = this.presenceOf(id);
     if (!known || this.isBlind) return "";
     const words = { Online: "Online", Away: "Away", Busy: "Busy", Offline: known.lastSeenAt ? `Last seen ${agoOf(known.lastSeenAt)}` : "Offline" };

@@ -82,16 +82,16 @@ async function ask(method, path, body, headers = {}) {
     // a proxy's page
   }
   const code = problem.code ?? (response.status >= 500 ? "unavailable" : "invalid_request");
-  throw new ParleyError(code, problem.detail ?? `The server answered ${response.status}.`, { status: response.status, fields: problem.errors });
+  throw new ParleyError(code, problem.detail ?? `The server answered ${response.status}.`, { status: response.status, fields: problem.errors, until: problem.until });
 }
 
-/** Whether the session goes on: all but a server that refuses it leaves it as it is. */
-export async function isSignedIn() {
+/** Why the session does not go on; null: all but a server that refuses it leaves it as it is. */
+export async function whySignedOut() {
   try {
     await ask("GET", "/api/users/me", undefined, { Authorization: `Bearer ${await tokenOtherThan("")}` });
-    return true;
+    return null;
   } catch (error) {
-    return error.code !== "unauthenticated";
+    return error.code === "unauthenticated" || error.code === "banned" ? error : null;
   }
 }
 
@@ -129,6 +129,7 @@ export async function goToProvider(name) {
 // Only these: what an address says is not shown, as it may be made by others.
 const NOT_SIGNED_IN = new Map([
   ["sign_in_failed", "You were not signed in: it was declined, or it took too long. Try again."],
+  ["banned", "You were not signed in: this account is banned."],
   ["registration_closed", "You were not signed in: no one new can join here at the moment."],
   ["unavailable", "You were not signed in: the provider does not answer. Try again in a minute."],
 ]);

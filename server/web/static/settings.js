@@ -9,7 +9,7 @@ import { agoOf } from "./text.js";
 
 export const STATUSES = [["Online", "Online"], ["Away", "Away"], ["Busy", "Do not disturb"], ["Offline", "Appear offline"]];
 
-export function openSettings({ chat, people, notifier, say }) {
+export function openSettings({ chat, people, safety, notifier, say }) {
   const { me } = people;
   const name = h("input", { id: "own-name", value: me.displayName, maxLength: 128, required: true, dir: "auto", autocomplete: "name" });
   const text = h("input", { id: "own-status", value: me.statusText ?? "", maxLength: 256, dir: "auto", autocomplete: "off", placeholder: "What are you up to?" });
@@ -32,6 +32,9 @@ export function openSettings({ chat, people, notifier, say }) {
   openDialog({ title: "Settings", content: [
     h("section", { "aria-label": "Profile" }, profile),
     h("section", {}, h("h3", { text: "Privacy" }), privacy(chat)),
+    h("section", {}, h("h3", { text: "Safety" }), h("div", { class: "profile-buttons start" },
+      h("button", { type: "button", text: "Blocked people", data: { focus: "blocked" }, on: { click: () => void safety.open("showBlocked") } }),
+      h("button", { type: "button", text: "What you have reported", data: { focus: "reported" }, on: { click: () => void safety.open("showReports") } }))),
     h("section", {}, h("h3", { text: "Colours" }), themeSwitch()),
     h("section", {}, h("h3", { text: "Notifications" }), notifications(notifier)),
     h("section", {}, h("h3", { text: "Signed in" }), sessions(chat)),
@@ -111,7 +114,7 @@ const SHORTCUTS = [
   ["Enter", "Send"],
   ["Shift+Enter", "New line"],
   ["↑ in an empty field", "Edit your last message"],
-  ["Alt+M", "Go to the messages; then ↑ ↓ move, R T + E C W I P Delete act"],
+  ["Alt+M", "Go to the messages; then ↑ ↓ move, R T + E C W I P Delete M act"],
   ["Alt+I", "About this conversation"],
   ["Escape", "Back to the field"],
   ["Ctrl+/ or ?", "This list"],

@@ -3,6 +3,7 @@
  * @module
  */
 import { h, replace } from "./dom.js";
+import { explained } from "./explained.js";
 import { goToProvider, offer, register, useToken } from "./session.js";
 import { themeSwitch } from "./theme.js";
 
@@ -58,7 +59,7 @@ function provider(name, problem) {
     const again = () => (button.disabled = false);
     goToProvider(name).then(() => setTimeout(again, 3000), (error) => { // who comes back may want it again
       again();
-      problem.textContent = EXPLAINED[error.code] ?? error.message;
+      problem.textContent = EXPLAINED[error.code] ?? explained(error);
     });
   });
   return button;
@@ -82,7 +83,7 @@ async function attempt(event, button, problem, onSession, signIn, field) {
     await signIn();
     onSession();
   } catch (error) {
-    problem.textContent = EXPLAINED[error.code] ?? error.message;
+    problem.textContent = EXPLAINED[error.code] ?? explained(error);
     field.focus();
   } finally {
     button.disabled = false;

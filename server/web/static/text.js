@@ -56,6 +56,9 @@ export function sizeOf(bytes) {
   return `${decimal.format(bytes / 1024 ** 3)} GiB`;
 }
 
+/** Until when something is so, to stand behind a sentence; of what is for good, nothing. */
+export const untilOf = (when, word = " until ") => (!when || new Date(when).getUTCFullYear() >= 9999 ? "" : word + dateTimeOf(when));
+
 /** So many seconds, in words. */
 export function durationOf(seconds) {
   const units = [[Math.floor(seconds / 3600), "hour"], [Math.floor(seconds / 60) % 60, "minute"], [seconds % 60, "second"]];

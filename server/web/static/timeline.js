@@ -702,8 +702,8 @@ export class Timeline {
     if (message.type === "System" || message.deletedAt || this.#conversation?.isGone) return [];
     const isSent = message.seq > 0;
     const role = this.#conversation.role;
-    const mayDelete = message.isOwn || (this.#conversation.type === "Group" && (role === "Owner" || role === "Admin"));
-    const { reply, react, reactors, edit, pin, remove, copy, info, thread } = this.#actions;
+    const mayDelete = message.isOwn || this.#actions.isModerator() || (this.#conversation.type === "Group" && (role === "Owner" || role === "Admin"));
+    const { reply, react, reactors, edit, pin, remove, copy, info, thread, more } = this.#actions;
     return [
       isSent && { name: "reply", label: "Reply", key: "R", run: () => reply(message) },
       isSent && thread && { name: "thread", label: "Reply in thread", key: "T", run: () => thread(message) },
@@ -714,6 +714,7 @@ export class Timeline {
       isSent && message.isOwn && { name: "info", label: "Who has read it", key: "I", run: () => info(message) },
       mayPin(this.#conversation) && isSent && { name: "pin", label: message.pinnedAt ? "Unpin" : "Pin", key: "P", run: () => pin(message) },
       mayDelete && isSent && { name: "trash", label: "Delete", key: "Delete", run: () => remove(message) },
+      isSent && !message.isOwn && { name: "more", label: "Report, block and more", key: "M", run: () => more(message, this.#toolbar.querySelector(".icon-more").parentNode) },
     ].filter(Boolean);
   }
 
