@@ -186,6 +186,41 @@ async def test_the_list_of_threads(database: str, redis_url: str, tmp_path: Path
         await one.see("role=button[name='Threads 1 unread']")
 
 
+async def test_where_a_thread_goes_on(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:
+    """A line stands above the first reply that one has not read. The address is that of the thread: it leads there
+    again, going back leads out of it, and where it is of no thread here that is said."""
+    async with two_instances(database, redis_url, tmp_path / "files") as site:
+        others, alice, bob, chat, one, _ = await two_people(site, browser)
+        root = await others.say(bob, chat, ROOT)
+        await others.say(bob, chat, "read before", threadId=root)
+        await others.do(alice, "PUT", f"/api/threads/{root}/following")
+        await others.say(bob, chat, "new to Alice", threadId=root)
+        await one.click(f"{LINE}:has-text('2 replies')")
+        await one.see(f"{PANEL} .message:has(.unread-line):has-text('new to Alice')")
+        await one.check()
+        await read_to_the_end(one, others, alice)
+        address = f"#/c/{chat}/t/{root}"
+        assert await one.evaluate("location.hash") == address
+        await one.do("reload")
+        await one.see(f"{PANEL} {shown('new to Alice')}")
+        await one.gone(f"{PANEL} .unread-line")
+        await one.click(f"{PANEL} [aria-label='Close the thread']")
+        await one.gone(PANEL)
+        assert await one.evaluate("location.hash") == f"#/c/{chat}"
+        await one.click(LINE)
+        await one.see(PANEL)
+        await one.evaluate("void history.back()")
+        await one.gone(PANEL)
+        other_place = await others.group(alice, "Cyclists", bob.id)
+        for where, said in ((chat, "not there"), (other_place, "not in this conversation")):
+            wrong = root if where == other_place else other_place
+            await one.evaluate(f"void (location.hash = '#/c/{where}/t/{wrong}')")
+            await one.see(f".toast:has-text('{said}')")
+            await one.until(f"location.hash === '#/c/{where}'")
+        await one.gone(PANEL)
+        await one.check()
+
+
 async def test_a_reply_that_was_found(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:
     """Who searches and chooses a reply gets to it in its thread, on a phone as well."""
     async with two_instances(database, redis_url, tmp_path / "files") as site:

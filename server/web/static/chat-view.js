@@ -30,6 +30,7 @@ import { toggleTheme } from "./theme.js";
 const REACTIONS = ["👍", "❤️", "😂", "🎉", "😮", "😢"]; // those that are offered
 const SAID_FOR = 5000; // ms
 const OVER_IT = "(max-width: 1100px)"; // what is beside the conversation covers it
+const ADDRESS = /^#\/c\/([0-9a-f-]{36})(?:\/t\/([0-9a-f-]{36}))?$/i; // of a conversation, and of a thread in it
 const RESTART = 60_000; // ms for which a server that has said so is taken to be restarting
 const QUIET = 700; // ms for which a lost connection is not mentioned: most are back by then
 
@@ -168,11 +169,15 @@ export class ChatView {
   }
 
   #route() {
-    const id = /^#\/c\/([0-9a-f-]{36})$/i.exec(location.hash)?.[1]?.toLowerCase() ?? null;
+    const [id = null, rootId = null] = ADDRESS.exec(location.hash)?.slice(1).map((each) => each?.toLowerCase()) ?? [];
     this.#opened = id;
     const conversation = id ? (this.#chat.conversation(id) ?? null) : null;
-    if (conversation === this.#conversation && this.#root.dataset.open === String(Boolean(id))) return conversation && this.#isNarrow === false && this.composer.focus();
+    if (conversation === this.#conversation && this.#root.dataset.open === String(Boolean(id))) {
+      if (conversation && !this.#routeThread(rootId) && this.#isNarrow === false) this.composer.focus();
+      return;
+    }
     this.#conversation = conversation;
+    this.#isRouting = true;
     this.#root.dataset.open = String(Boolean(conversation));
     this.conversationArea.hidden = !conversation;
     this.nothing.hidden = Boolean(conversation);
@@ -184,8 +189,44 @@ export class ChatView {
     this.#paintNothing();
     this.#nameLandmarks();
     this.#paintHead();
+    this.#isRouting = false;
     if (conversation && !matchMedia("(pointer: coarse)").matches) this.composer.focus();
     else if (!conversation && this.#isNarrow) this.sidebar.list.querySelector("a[tabindex='0']")?.focus();
+    if (conversation) this.#routeThread(rootId);
+  }
+
+  #isRouting = false;
+
+  /** Show the thread that the address names, or none. Returns whether it names one. */
+  #routeThread(rootId) {
+    if (!rootId) this.thread.close(false);
+    else if (this.thread.rootId !== rootId) void this.#openThread(rootId);
+    return Boolean(rootId);
+  }
+
+  /** An address may be of a thread that is not there, or is in another conversation. */
+  async #openThread(rootId) {
+    const conversation = this.#conversation;
+    let said = "";
+    try {
+      const { conversationId } = await this.#chat.request("GET", `/api/threads/${rootId}`, { signal: this.#stop.signal });
+      if (conversationId !== conversation.id) said = "That thread is not in this conversation.";
+    } catch (error) {
+      said = error.code === "not_found" ? "That thread is not there, or you cannot read it." : explained(error);
+    }
+    if (this.#stop.signal.aborted || this.#conversation !== conversation || !location.hash.toLowerCase().endsWith(rootId)) return;
+    if (!said) return this.thread.open(conversation, rootId);
+    history.replaceState(null, "", `#/c/${conversation.id}`);
+    this.say(said);
+  }
+
+  /** The address says which thread is open: one can keep it, and go back from there. */
+  #addressThread() {
+    const { rootId } = this.thread;
+    const address = `#/c/${this.#conversation.id}${rootId ? `/t/${rootId}` : ""}`;
+    if (location.hash === address) return;
+    if (rootId && !location.hash.includes("/t/")) history.pushState(null, "", address);
+    else history.replaceState(null, "", address);
   }
 
   /** Open a conversation at one of its messages. */
@@ -278,6 +319,7 @@ export class ChatView {
   }
 
   #onThread(isOpen) {
+    if (this.#conversation && !this.#isRouting) this.#addressThread();
     if (isOpen) this.details.close();
     this.#root.dataset.thread = String(isOpen);
     this.#nameLandmarks();

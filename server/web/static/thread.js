@@ -18,6 +18,7 @@ class Thread {
   #before = null; // where the page above begins
   #isComplete = false;
   #readSeq = -1; // said, or being said
+  #isReady = false; // it is known how far it was read before
   #round = 0;
   #shown = { of: null, messages: [] };
 
@@ -91,6 +92,17 @@ class Thread {
     if (type === "update") this.#conversation.on("change", ({ message }) => this.#has(message) && listener(), options);
   }
 
+  /** How far one had read it, and how much was new, when it was opened; null where that cannot be known. */
+  async asOfBefore(signal) {
+    try {
+      return await this.#chat.request("GET", `/api/threads/${this.rootId}`, { signal });
+    } catch {
+      return null;
+    } finally {
+      this.#isReady = true; // from here on it may be read
+    }
+  }
+
   async loadOlder({ limit, signal }) {
     const round = this.#round;
     const root = this.root ?? (await this.#find(signal));
@@ -122,7 +134,7 @@ class Thread {
   /** What could not be said is said with what comes next, or when one looks again. */
   markRead(seq = this.head) {
     const before = this.#readSeq;
-    if (seq <= before || !seq) return;
+    if (seq <= before || !seq || !this.#isReady) return;
     this.#readSeq = seq;
     this.#conversation.markThreadRead(this.rootId, { seq }).catch(() => (this.#readSeq = before));
   }
@@ -183,6 +195,11 @@ export class ThreadPanel {
 
   get isOpen() {
     return !this.element.hidden;
+  }
+
+  /** The message that began the thread which is open; null: none is. */
+  get rootId() {
+    return this.#thread?.rootId ?? null;
   }
 
   /** Open the thread of a message of this conversation, at one of its replies if that is said. */

@@ -113,9 +113,10 @@ export class Timeline {
   }
 
   async #begin(conversation, signal) {
-    const { readSeq, unreadCount } = conversation;
     const jumps = this.#jumps;
     this.#update();
+    const { readSeq, unreadCount } = (await conversation.asOfBefore?.(signal)) ?? conversation;
+    if (signal.aborted) return;
     try {
       if (conversation.messages.length < PAGE / 2 && !conversation.isComplete) await this.#loadOlder();
       for (let pages = 0; unreadCount > 0 && pages < FOR_UNREAD && !signal.aborted && !conversation.isComplete && (conversation.messages[0]?.seq ?? 0) > readSeq + 1; pages++)
@@ -131,7 +132,8 @@ export class Timeline {
   }
 
   #markUnreadFrom(readSeq) {
-    const first = this.#conversation.messages.find((message) => message.seq > readSeq && !message.isOwn && message.type !== "System");
+    const { messages, rootId } = this.#conversation; // what began a thread is not new in it
+    const first = messages.find(({ id, seq, isOwn, type }) => seq > readSeq && !isOwn && type !== "System" && id !== rootId);
     this.#firstUnread = first?.key ?? null;
   }
 
