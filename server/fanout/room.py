@@ -150,6 +150,7 @@ class Room:
         "last_id",
         "newest_id",
         "next_seq",
+        "opening",
         "pins",
         "repaired",
         "repairing",
@@ -165,6 +166,7 @@ class Room:
         self.newest_id: int | None = None  # the message that was made last
         self.attached: dict[Subscriber, SendQueue] = {}  # a delivery reads nothing else
         self.held: dict[int, Change] | None = None  # arrived ahead of its turn
+        self.opening = 0  # which opening of all of this instance it was
         self.pins = 0  # tasks that keep the room open even while no connection is attached
         self.failure: BaseException | None = None  # with which its opening ended, if it did not open
         self.repairing = False

@@ -100,6 +100,7 @@ class Rooms:
             follow_up=self._follow_up,
         )
         self._connections: dict[UUID, list[Subscriber]] = {}
+        self.openings = 0  # rooms opened since the start
         self.recent = RecentEvents()
         self.privacy = PrivacySettings()
         self.blocks = BlockLists()
@@ -266,9 +267,14 @@ class Rooms:
             if position is None:
                 self._forget([room])
                 continue
+            self._number(room)
             room.place(position)
             room.moved()
             self._deliver_held_guarded(room)
+
+    def _number(self, room: Room) -> None:
+        self.openings += 1
+        room.opening = self.openings
 
     def _forget(self, rooms: Iterable[Room], failure: BaseException | None = None) -> None:
         """Remove rooms that could not be opened, and wake the tasks that wait for them. Without a `failure` their
@@ -576,6 +582,7 @@ class Rooms:
         room.next_seq = change.seq + 1
         room.last_id = room.newest_id = message.id.int  # members are added by a message
         room.fresh = True
+        self._number(room)
         self.repair.schedule(room, 0.0)
         return room
 

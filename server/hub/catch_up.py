@@ -127,11 +127,30 @@ async def attach_all(connection: Target, rooms: Rooms, sync: SyncSource) -> None
     it itself, and one that removes them puts the conversation into `expelled`.
     """
     async with moving_cursors(connection) as expelled:
+        openings = rooms.openings
         mine = await sync.memberships(connection.user_id)
         async with rooms.opened(mine) as opened:
+            still = await _memberships(connection, sync, mine, opened, openings)
             for room in opened.values():
+                if room.conversation_id not in still:
+                    continue
                 if room.conversation_id not in expelled and not connection.closed:
                     room.attach(connection)
+
+
+async def _memberships(
+    connection: Target, sync: SyncSource, mine: Collection[UUID], opened: Mapping[UUID, Room], openings: int
+) -> Collection[UUID]:
+    """The memberships `mine`, read when there had been that many `openings`, as of the heads of these rooms or later.
+
+    A room that was open by then has delivered every removal since, or will. One that was opened since begins at a head
+    that may be behind a removal which is in neither: it was committed after the memberships were read, and sent to
+    those who had registered for the conversation by then. News of it for the user may come late, or never, if Redis is
+    out of reach meanwhile. So they are read once more, while the rooms are open.
+    """
+    if all(room.opening <= openings for room in opened.values()):
+        return mine
+    return set(await sync.memberships(connection.user_id))
 
 
 async def sync_all(
@@ -163,6 +182,7 @@ async def sync_all(
         raise ChatError("too_large", sentence, errors={"cursors": f"at most {most_named}"})
     connection.auto_attach = True
     async with moving_cursors(connection):
+        openings = rooms.openings
         mine = set(await sync.memberships(connection.user_id))
         named = {conversation_id: cursor for conversation_id, cursor in shown if conversation_id in mine}
         gone = [conversation_id for conversation_id, _ in shown if conversation_id not in mine]
@@ -177,7 +197,7 @@ async def sync_all(
             is_attached = key in lagging or rooms.is_attached(key, connection)
             outcomes[key] = SyncOutcome.ATTACHED if is_attached else BY_DEFAULT[others]
         cursors = dict.fromkeys(outcomes, BEGINNING) | named
-        heads = await _carry_out(connection, rooms, sync, cursors, outcomes)
+        heads = await _carry_out(connection, rooms, sync, cursors, outcomes, mine, openings)
         ignored = await sync.positions([key for key in outcomes if outcomes[key] is SyncOutcome.IGNORED])
         shown_heads = heads | {key: position.cursor for key, position in ignored.items()}
         gone += [key for key in outcomes if outcomes[key] is SyncOutcome.GONE]
@@ -209,8 +229,12 @@ async def _carry_out(
     sync: SyncSource,
     cursors: Mapping[UUID, Cursor | None],
     outcomes: dict[UUID, SyncOutcome],
+    mine: Collection[UUID],
+    openings: int,
 ) -> dict[UUID, Cursor]:
     """Replay and attach as `outcomes` says, and write there what has come of it. Return the heads of what is attached.
+
+    `mine` are the user's memberships, read when there had been that many `openings` of rooms.
 
     A conversation is detached first and attached at the end of its own replay, so while one of many is replayed the
     others are live already, or still detached, but never both live and replayed.
@@ -219,11 +243,12 @@ async def _carry_out(
     wanted = [key for key, outcome in outcomes.items() if outcome is not SyncOutcome.IGNORED]
     async with rooms.opened(wanted) as opened:
         generations = {room: room.generation for room in opened.values()}
+        still = await _memberships(connection, sync, mine, opened, openings)
         proved = await _prove(sync, cursors)
         for conversation_id in wanted:
             room = opened.get(conversation_id)
             left = (connection.cursors or {}).get(conversation_id)
-            if room is None:
+            if room is None or conversation_id not in still:
                 outcomes[conversation_id] = SyncOutcome.GONE
                 continue
             try:
@@ -258,11 +283,13 @@ async def join(
     the changes between them twice.
     """
     async with moving_cursors(connection) as expelled:
-        if conversation_id not in await sync.memberships(connection.user_id):
+        openings = rooms.openings
+        mine = await sync.memberships(connection.user_id)
+        if conversation_id not in mine:
             raise no_such_conversation()
         async with rooms.opened([conversation_id]) as opened:
             room = opened.get(conversation_id)
-            if room is None:
+            if room is None or conversation_id not in await _memberships(connection, sync, mine, opened, openings):
                 raise no_such_conversation()
             if connection.cursors is not None:
                 connection.cursors.pop(conversation_id, None)  # else what lag has left behind would come once more

@@ -29,6 +29,7 @@ from store.redis.inbox_entries import BlockNotice
 from tests.server.fanout.test_rooms import CONVERSATION, change
 from tests.server.hub.test_connection import SHAKE, USER, EmptyStore, Transport, World
 
+MOMENTS = ("memberships read", "head read", "before the head is read", "memberships read again")
 MEMBERSHIPS, HEADS, CHANGES, VIEW = "memberships", "heads", "changes", "view"
 
 
@@ -115,6 +116,20 @@ class Hub(World):
         self.database.head += 1
         self.rooms.publish([change(self.database.head, removed=(USER,))])
 
+    def remove_at(self, moment: str) -> None:
+        """Once, at one of the `MOMENTS`."""
+        if moment == "before the head is read":
+            self.database.before[HEADS] = self.remove
+        elif moment == "memberships read again":
+            self.database.meanwhile[HEADS] = lambda: self.database.meanwhile.update({MEMBERSHIPS: self.remove})
+        else:
+            self.database.meanwhile[MEMBERSHIPS if moment == "memberships read" else HEADS] = self.remove
+
+    def remove_unheard(self) -> None:
+        """The same, and Redis is slow, or this instance had not registered yet: nothing of it comes here."""
+        self.database.is_member = False
+        self.database.head += 1
+
     def say(self) -> None:
         self.database.head += 1
         self.rooms.publish([change(self.database.head)])
@@ -195,13 +210,10 @@ async def hub(nursery: trio.Nursery, autojump_clock: MockClock) -> AsyncIterator
     yield found
 
 
-@pytest.mark.parametrize("moment", ["memberships read", "head read", "before the head is read"])
+@pytest.mark.parametrize("moment", MOMENTS)
 async def test_removed_while_it_is_opened(hub: Hub, nursery: trio.Nursery, moment: str) -> None:
     """A user who is removed between the reading of their memberships and the opening of the rooms is not attached."""
-    if moment == "before the head is read":
-        hub.database.before[HEADS] = hub.remove
-    else:
-        hub.database.meanwhile[MEMBERSHIPS if moment == "memberships read" else HEADS] = hub.remove
+    hub.remove_at(moment)
     reader = Reader(hub, nursery, manual=False)
     await reader.begin()
     assert not hub.is_attached
@@ -243,16 +255,13 @@ async def test_registered_before_anything_is_read(hub: Hub, nursery: trio.Nurser
     assert asked == ["require_session", "require_user", *([] if manual else ["memberships"])] and not hub.is_attached
 
 
-@pytest.mark.parametrize("moment", ["memberships read", "head read", "before the head is read"])
+@pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("since", [None, 8])
 async def test_removed_while_it_is_joined(hub: Hub, nursery: trio.Nursery, moment: str, since: int | None) -> None:
     """The same when the client attaches by itself."""
     reader = Reader(hub, nursery, manual=True)
     await reader.begin()
-    if moment == "before the head is read":
-        hub.database.before[HEADS] = hub.remove
-    else:
-        hub.database.meanwhile[MEMBERSHIPS if moment == "memberships read" else HEADS] = hub.remove
+    hub.remove_at(moment)
     try:
         await join(hub, reader, since)
     except ChatError as error:
@@ -261,6 +270,50 @@ async def test_removed_while_it_is_joined(hub: Hub, nursery: trio.Nursery, momen
     hub.say()
     await wait_all_tasks_blocked()
     assert reader.look().seqs == []
+
+
+@pytest.mark.parametrize("how", ["connects", "joins", "joins at a cursor", "syncs", "syncs at a cursor"])
+@pytest.mark.parametrize("before", [True, False])
+async def test_removed_unheard_while_it_is_opened(hub: Hub, nursery: trio.Nursery, how: str, before: bool) -> None:
+    """A removal that no room delivers, as it is behind the head at which the room is opened, counts all the same. News
+    of it for the user is late, or lost."""
+    reader = Reader(hub, nursery, manual=how != "connects")
+    if how != "connects":
+        await reader.begin()
+    if before:
+        hub.database.before[HEADS] = hub.remove_unheard
+    else:
+        hub.database.meanwhile[MEMBERSHIPS] = hub.remove_unheard
+    if how == "connects":
+        await reader.begin()
+    elif how.startswith("joins"):
+        with pytest.raises(ChatError, match="not_found"):
+            await join(hub, reader, 11 if "cursor" in how else None)
+    else:
+        shown = [(CONVERSATION, Cursor(11))] if "cursor" in how else []
+        synced = await catch_up.sync_all(reader.connection, hub.rooms, hub.database, shown, Others.ATTACH)
+        assert synced.resync == (CONVERSATION,) and not synced.heads
+    assert not hub.is_attached
+    hub.say()
+    await wait_all_tasks_blocked()
+    assert reader.look().seqs == []
+
+
+async def test_what_is_open_is_asked_once(hub: Hub, nursery: trio.Nursery) -> None:
+    """Memberships are read a second time only where a room had to be opened."""
+    asked = []
+    memberships = hub.database.memberships
+
+    async def watched(user_id: UUID) -> Sequence[UUID]:
+        asked.append(user_id)
+        return await memberships(user_id)
+
+    hub.database.memberships = watched  # type: ignore[method-assign]
+    first, second = (Reader(hub, nursery, manual=False) for _ in range(2))
+    await first.begin()
+    assert len(asked) == 2 and hub.is_attached
+    await second.begin()
+    assert len(asked) == 3
 
 
 async def test_removed_after_it_attached_by_itself(hub: Hub, nursery: trio.Nursery) -> None:
