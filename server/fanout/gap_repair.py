@@ -114,7 +114,7 @@ class GapRepair:
         async with trio.open_nursery() as nursery:
             task_status.started()
             while True:
-                if not self._due:
+                while not self._due:  # the room that was due may be closed by the time this goes on
                     self._wake = trio.Event()
                     await self._wake.wait()
                 room, due = min(self._due.items(), key=lambda entry: entry[1])

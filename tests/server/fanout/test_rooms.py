@@ -252,6 +252,20 @@ async def test_a_gap_is_repaired(nursery: trio.Nursery, autojump_clock: MockCloc
     assert trio.current_time() - start < 2 * REPAIR_DELAY
 
 
+async def test_a_room_that_closes_before_its_repair(nursery: trio.Nursery) -> None:
+    """It is scheduled while no other is, and closed in the same step. The next one is repaired."""
+    world = World()
+    await nursery.start(world.rooms.repair.run)
+    await wait_all_tasks_blocked()
+    async with world.rooms.opened([CONVERSATION]) as opened:
+        world.rooms.repair.schedule(opened[CONVERSATION], 0.0)
+    await wait_all_tasks_blocked()
+    async with world.rooms.opened([CONVERSATION]) as opened:
+        world.database.head += 1
+        world.rooms.repair.schedule(opened[CONVERSATION], 0.0)
+        await world.rooms.wait_moved(opened[CONVERSATION])
+
+
 async def test_a_repair_is_tried_again(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """A gap stays while PostgreSQL is away, and is repaired when it is back."""
     world = World()
