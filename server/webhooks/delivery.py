@@ -149,6 +149,7 @@ class WebhookDelivery:
         self.is_at_work = False
         self.is_noting = False
         self._own, self._deliverers = 0, [0]  # sessions: that of this instance, and of all
+        self._is_any = False  # there is an active endpoint, served by whichever instance
         self.delivered = 0
         self.failed = 0  # attempts
         self.dead = 0  # events that were given up
@@ -232,7 +233,8 @@ class WebhookDelivery:
                 is_more = self.is_noting and await store.note(
                     conn, stuck_after=STUCK, unread_after=self._terms.unread_delay
                 )
-                note_at = now if is_more else now + (PERIOD if self._endpoints else REFRESH)
+                is_busy = self._endpoints or (self.is_noting and self._is_any)
+                note_at = now if is_more else now + (PERIOD if is_busy else REFRESH)
                 for endpoint in self._endpoints.values():
                     endpoint.is_all_known = False
                 self.outage.over()
@@ -245,6 +247,7 @@ class WebhookDelivery:
     async def _refresh(self, conn: Connection) -> None:
         """Take in what was made, changed or ended of the endpoints, and which of them this instance is to serve."""
         targets = {target.id: target for target in await store.list_targets(conn)}
+        self._is_any = bool(targets)
         hands = itertools.cycle(self._deliverers)
         dealt = {webhook_id for webhook_id, hand in zip(targets, hands, strict=False) if hand == self._own}
         for webhook_id, endpoint in list(self._endpoints.items()):

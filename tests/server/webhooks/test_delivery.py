@@ -540,6 +540,39 @@ async def test_spread(
     assert sum(one.is_noting for one in instances) == 1
 
 
+async def test_noted_for_others(
+    conn: Connection,
+    pool: Pool,
+    nursery: trio.Nursery,
+    receiver: Receiver,
+    handler: Webhooks,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The instance that notes does so as often for endpoints that others serve as for its own."""
+    await make_endpoint(handler, receiver)
+    noted = 0
+    note = webhook_deliveries.note
+
+    async def count(conn: Connection, **options: float) -> bool:
+        nonlocal noted
+        noted += 1
+        return await note(conn, **options)
+
+    async def list_deliverers(conn: Connection) -> tuple[int, list[int]]:
+        await trio.lowlevel.checkpoint()
+        return 1, [2]  # all is another one's
+
+    monkeypatch.setattr(webhook_deliveries, "note", count)
+    monkeypatch.setattr(webhook_deliveries, "list_deliverers", list_deliverers)
+    made = make_delivery(pool)
+    await nursery.start(made.run)
+    await wait_until(lambda: noted)
+    monkeypatch.setattr(delivery, "REFRESH", 3600.0)
+    before = noted
+    await wait_until(lambda: noted > before + 5)
+    assert made.is_noting and not made._endpoints
+
+
 async def test_code_of_before(
     conn: Connection, pool: Pool, nursery: trio.Nursery, writer: Writer, receiver: Receiver, handler: Webhooks
 ) -> None:
