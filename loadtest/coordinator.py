@@ -23,7 +23,7 @@ from loadtest.report.charts import busiest
 from loadtest.results import Phase, Result, Sample
 from loadtest.scenarios.base import Cast, Scenario
 from loadtest.steps import Step
-from loadtest.targets import Target, TargetError, TargetUnfit, check_files
+from loadtest.targets import Target, TargetError, TargetUnfit, check_files, is_loopback
 from loadtest.telemetry import INTERVAL, Telemetry
 from loadtest.worker_pool import WorkerPool, open_worker_pool
 
@@ -100,6 +100,7 @@ class Coordinator:
         plans = self._plans(cast, people, conversations)
         async with open_worker_pool(plans, self._on_report) as worker_pool:
             self._watch_roots()
+            self._watch_listeners()
             for number, pid in enumerate(worker_pool.pids):
                 self.watch.add(pid, f"worker {number + 1}", "generator")
             await self._gather(worker_pool)
@@ -229,8 +230,14 @@ class Coordinator:
         for pid in self.target.roots:
             self.watch.add_tree(pid)
 
+    def _watch_listeners(self) -> None:
+        """A server that is there already, on this machine: also what listens in the place of what was killed."""
+        if not self.target.roots and not self.options.metrics and is_loopback(self.target.origin.host):
+            self.watch.add_listeners(self.target.origin.port)
+
     async def _listen(self) -> None:
         while True:
+            self._watch_listeners()
             await self.telemetry.read(round(self.now(), 3), self.watch)
             await trio.sleep(INTERVAL)
 
@@ -265,7 +272,7 @@ class Coordinator:
             steps=self._steps,
             interrupted_at=self._interrupted_at if self._loading.cancelled_caught else None,
         )
-        whole = msgspec.structs.replace(whole, notes=[*self.options.notes, *doubts(whole)])
+        whole = msgspec.structs.replace(whole, notes=[*self.options.notes, *unseen(whole), *doubts(whole)])
         return msgspec.structs.replace(whole, figures=summary.of(whole))
 
 
@@ -296,6 +303,12 @@ def shard_of(cast: Cast, index: int, count: int) -> Cast:
         groups=dealt[direct:],
         actors=[anew[number] for number in cast.actors if number in anew],
     )
+
+
+def unseen(result: Result) -> list[str]:
+    if any(process.role == "server" for process in result.processes):
+        return []
+    return ["no process of the server was seen: its processor time and memory take --metrics"]
 
 
 def doubts(result: Result) -> list[str]:

@@ -6,6 +6,7 @@ killed and come again are seen); and what a server's Prometheus page says of its
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,18 @@ from loadtest.results import Process, ProcessSample
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 SERVICES = {"postgres": "database", "valkey-server": "redis", "redis-server": "redis"}  # command: role
+PROXIES = {
+    "haproxy",
+    "nginx",
+    "envoy",
+    "traefik",
+    "caddy",
+    "socat",
+    "ssh",
+    "docker-proxy",
+    "rootlessport",
+}  # not servers
+LISTENING = "0A"  # a state in /proc/net/tcp
 CPU_METRIC = "process_cpu_seconds_total"
 MEMORY_METRIC = "process_resident_memory_bytes"
 
@@ -35,6 +48,16 @@ class Watch:
         """`parley dev` or any other server, with the processes it has started or will start."""
         if pid not in self._roots:
             self._roots.append(pid)
+
+    def add_listeners(self, port: int) -> None:
+        """The servers of this machine that listen at a port, with what belongs to them, as far as they can be seen."""
+        for pid in listeners(port):
+            root = _started_by_dev(pid)
+            if root is not None:
+                self.add_tree(root)
+            elif pid not in self._instances and _program(pid) not in PROXIES:
+                self._instances[pid] = len(self._instances) + 1
+                self.add(pid, f"server {self._instances[pid]}")
 
     def add(self, pid: int, name: str, role: str = "server") -> None:
         self._known[name, pid] = Process(name=name, pid=pid, role=role)
@@ -77,6 +100,46 @@ def _serves(command: list[str]) -> bool:
     if "serve" in words:
         return True
     return "dev" in words and ("--instances" not in words or words[words.index("--instances") + 1 :][:1] == ["1"])
+
+
+def listeners(port: int) -> list[int]:
+    """The processes that listen at this TCP port; other users' are seen by root only."""
+    lines = [line.split() for name in ("tcp", "tcp6") for line in _lines(Path("/proc/net", name))[1:]]
+    wanted = {
+        f"socket:[{words[9]}]"
+        for words in lines
+        if words[3] == LISTENING and int(words[1].rpartition(":")[2], 16) == port
+    }
+    pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()) if wanted else ()
+    return sorted(pid for pid in pids if wanted & _open_files(pid))
+
+
+def _open_files(pid: int) -> set[str]:
+    found = set()
+    try:
+        for path in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                found.add(os.readlink(path))
+    except OSError:
+        pass  # gone, or somebody else's
+    return found
+
+
+def _started_by_dev(pid: int) -> int | None:
+    """The `parley dev` of which this process is a part: the topmost one."""
+    found = None
+    while pid > 1:
+        words = [Path(word).name for word in _command(pid)]
+        if "dev" in words and words[0].startswith(("python", "parley")) and {"parley", "server"} & set(words):
+            found = pid
+        fields = _stat(pid)
+        pid = int(fields[1]) if fields else 0
+    return found
+
+
+def _program(pid: int) -> str:
+    words = _command(pid)
+    return Path(words[0].partition(":")[0]).name if words else ""
 
 
 def services(root: int) -> dict[str, list[int]]:
@@ -133,6 +196,13 @@ def _stat(pid: int) -> list[str]:
     """The fields of /proc/PID/stat from the third on, the state; none when it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
     except OSError:
         return []
 

@@ -1,8 +1,9 @@
 """What is made of a run before and after it: its shards, and the doubts about its figures."""
 
+import msgspec
 import pytest
 
-from loadtest.coordinator import doubts, shard_of, uncounted
+from loadtest.coordinator import doubts, shard_of, uncounted, unseen
 from loadtest.histogram import Histogram
 from loadtest.recorder import LATE
 from loadtest.results import Result
@@ -43,6 +44,13 @@ def test_figures_that_are_the_generators_own_do_not_count() -> None:
     slow = run(histograms={"send": run(millis=500).histograms["send"], LATE: late})
     assert (uncounted(slow), len(doubts(slow))) == ("", 1)
     assert uncounted(run()) == ""
+
+
+def test_a_server_that_was_not_seen_is_said() -> None:
+    """Otherwise its costs would be missing without a reason; the generator's own processes are none of it."""
+    assert unseen(run()) == []
+    generator = msgspec.structs.replace(run().processes[0], role="generator")
+    assert "--metrics" in unseen(run(processes=[generator]))[0]
 
 
 def test_an_interrupted_run_is_doubted() -> None:

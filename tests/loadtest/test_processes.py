@@ -1,9 +1,11 @@
 """loadtest.processes: what a process and its children use."""
 
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
-from loadtest.processes import Watch, family, joint_usage, metrics_usage, parse_metrics, usage
+from loadtest.processes import Watch, family, joint_usage, listeners, metrics_usage, parse_metrics, usage
 from tests.waiting import block_until
 
 BUSY = (
@@ -31,6 +33,37 @@ def test_a_tree_is_watched_through_its_servers() -> None:
     parent.communicate("\n", timeout=60)
     watch.sample(2.0)
     assert len(watch.processes()[0].samples) == 1
+
+
+LISTENER = "import socket\ns = socket.create_server(('127.0.0.1', 0))\nprint(s.getsockname()[1], flush=True)\ninput()"
+DEV_PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1], 'serve'])"
+
+
+def test_what_listens_at_a_port_is_the_server(tmp_path: Path) -> None:
+    """A server that was not started by us is found by its port, alone or below the `parley dev` that has started it; a
+    proxy is none, and neither is what only listens elsewhere."""
+    proxy = tmp_path / "haproxy"
+    proxy.symlink_to(sys.executable)
+    for command, found in [
+        ([sys.executable, "-c", LISTENER], 1),
+        ([sys.executable, "-c", DEV_PARENT, LISTENER, "server", "dev", "--instances", "2"], 1),
+        ([str(proxy), "-I", "-c", LISTENER], 0),
+    ]:
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            port = int(process.stdout.readline())
+            (pid,) = listeners(port)
+            watch, other = Watch(), Watch()
+            for _ in range(2):  # the same one again
+                watch.add_listeners(port)
+            watch.sample(1.0)
+            assert [(one.pid, one.name, one.role) for one in watch.processes()] == [(pid, "server 1", "server")][:found]
+            with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+                unused = elsewhere.getsockname()[1]
+            other.add_listeners(unused)
+            other.sample(1.0)
+            assert pid not in [one.pid for one in other.processes()]
+            process.communicate("\n", timeout=60)
 
 
 def test_shared_memory_counts_once() -> None:

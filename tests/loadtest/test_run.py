@@ -52,6 +52,7 @@ async def test_direct_messages_by_two_workers(database: str, redis_url: str, tmp
     assert verdict.holds, "\n".join(verdict.lines())
     assert sorted(path.name for path in record.iterdir()) == ["worker-0.jsonl", "worker-1.jsonl"]
     assert verdict.changes >= counted(result, results.ACKNOWLEDGED)
+    assert [one for one in result.processes if one.role == "server" and one.samples], "it is on this machine"
     assert result.oracle.holds, result.oracle.breaches
     whole = counted(result, results.ACKNOWLEDGED)
     assert abs(whole - 200) <= 2
