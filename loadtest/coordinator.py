@@ -230,14 +230,15 @@ class Coordinator:
         for pid in self.target.roots:
             self.watch.add_tree(pid)
 
-    def _watch_listeners(self) -> None:
+    def _watch_listeners(self) -> list[int]:
         """A server that is there already, on this machine: also what listens in the place of what was killed."""
-        if not self.target.roots and not self.options.metrics and is_loopback(self.target.origin.host):
-            self.watch.add_listeners(self.target.origin.port)
+        if self.target.roots or self.options.metrics or not is_loopback(self.target.origin.host):
+            return []
+        return self.watch.add_listeners(self.target.origin.port)
 
     async def _listen(self) -> None:
         while True:
-            self._watch_listeners()
+            await self.telemetry.find(self._watch_listeners())
             await self.telemetry.read(round(self.now(), 3), self.watch)
             await trio.sleep(INTERVAL)
 
@@ -267,6 +268,7 @@ class Coordinator:
             profile=self.options.profile,
             shard=f"{index}/{count}" if count > 1 else "",
             versions={**results.installed_versions(), **self.telemetry.versions},
+            settings=self.telemetry.settings,
             processes=self.watch.processes(),
             chaos=self._faults,
             steps=self._steps,

@@ -49,15 +49,18 @@ class Watch:
         if pid not in self._roots:
             self._roots.append(pid)
 
-    def add_listeners(self, port: int) -> None:
-        """The servers of this machine that listen at a port, with what belongs to them, as far as they can be seen."""
-        for pid in listeners(port):
+    def add_listeners(self, port: int) -> list[int]:
+        """The servers of this machine that listen at a port, with what belongs to them, as far as they can be seen.
+        Returns the processes that listen."""
+        found = listeners(port)
+        for pid in found:
             root = _started_by_dev(pid)
             if root is not None:
                 self.add_tree(root)
             elif pid not in self._instances and _program(pid) not in PROXIES:
                 self._instances[pid] = len(self._instances) + 1
                 self.add(pid, f"server {self._instances[pid]}")
+        return found
 
     def add(self, pid: int, name: str, role: str = "server") -> None:
         self._known[name, pid] = Process(name=name, pid=pid, role=role)
@@ -112,6 +115,13 @@ def listeners(port: int) -> list[int]:
     }
     pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()) if wanted else ()
     return sorted(pid for pid in pids if wanted & _open_files(pid))
+
+
+def unix_directories(pids: Iterable[int]) -> list[Path]:
+    """Where these processes listen at Unix sockets."""
+    lines = [line.split(maxsplit=7) for line in _lines(Path("/proc/net/unix"))[1:]]
+    paths = {f"socket:[{words[6]}]": words[7] for words in lines if len(words) == 8 and words[7].startswith("/")}
+    return sorted({Path(paths[name]).parent for pid in pids for name in _open_files(pid) & paths.keys()})
 
 
 def _open_files(pid: int) -> set[str]:

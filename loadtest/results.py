@@ -164,6 +164,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     shard: str = ""
     machine: Machine
     versions: dict[str, str] = {}
+    settings: dict[str, str] = {}  # of the servers, where they are not as by default
     phases: list[Phase] = []
     samples: list[Sample] = []
     histograms: dict[str, str] = {}  # by operation, of all measured phases

@@ -6,16 +6,17 @@ that a `parley dev` of our own puts into a directory. Read seldom, because makin
 
 import re
 import ssl
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
 import trio
 
 from loadtest import results
-from loadtest.processes import Watch, metrics_usage, parse_metrics
+from loadtest.processes import Watch, metrics_usage, parse_metrics, unix_directories
 from loadtest.results import Sample
 from loadtest.targets import TargetUnfit
 
@@ -37,18 +38,31 @@ class Telemetry:
     def __init__(self, pages: Sequence[str] = (), directory: Path | None = None) -> None:
         self.gauges: dict[int, dict[str, float]] = {}
         self.versions: dict[str, str] = {}  # of the servers' parts; several where they differ
+        self.settings: dict[str, str] = {}  # likewise, where they are not as by default
+        self._sockets: set[Path] = set()  # admin sockets of servers on this machine
+        self._asked: set[Path] = set()
         self._pages = [page_url(page) for page in pages]
         self._directory = directory
         self._lags: dict[str, tuple[float, float]] = {}  # by page: count and sum of all until now
 
+    async def find(self, pids: Collection[int]) -> None:
+        """The admin sockets of these processes, as far as this user may open them."""
+        for directory in unix_directories(pids):
+            for path in sorted(directory.glob(f"*{SUFFIX}")):
+                status = await _ask(path, "/status")
+                if status is not None and status.get("pid") in pids:
+                    self._sockets.add(path)
+
     async def read(self, at: float, watch: Watch) -> None:
         """Every page there is at this moment. Processes of pages that were named are noted in `watch`."""
         found: dict[str, dict[str, float]] = {}
+        own = set(self._directory.glob(f"*{SUFFIX}")) if self._directory else set()
         async with trio.open_nursery() as nursery:
             for page in self._pages:
                 nursery.start_soon(_fetch, page, None, found)
-            for path in sorted(self._directory.glob(f"*{SUFFIX}")) if self._directory else ():
+            for path in sorted(own | self._sockets):
                 nursery.start_soon(_fetch, "http://admin/metrics", path, found)
+                nursery.start_soon(self._read_settings, path)
         for page in self._pages:
             watch.note(name_of(page), at, metrics_usage(found[page]) if page in found else None)
         if found:
@@ -63,11 +77,19 @@ class Telemetry:
             for sample in samples
         ]
 
+    async def _read_settings(self, path: Path) -> None:
+        """Once of each: what is changed later in a running server is not in the result."""
+        if path in self._asked:
+            return
+        answer = await _ask(path, "/settings")
+        if answer is not None:
+            self._asked.add(path)
+            for name, value in answer.items():
+                _add(self.settings, name, str(value))
+
     def _note_versions(self, build: str) -> None:
         for part, version in BUILD.findall(build):
-            name = "server" if part == "version" else f"server's {part}"
-            known = self.versions.get(name, "").split(", ") if name in self.versions else []
-            self.versions[name] = ", ".join(dict.fromkeys([*known, version]))
+            _add(self.versions, "server" if part == "version" else f"server's {part}", version)
 
     def _gauges(self, found: dict[str, dict[str, float]]) -> dict[str, float]:
         gauges = {}
@@ -106,6 +128,23 @@ def name_of(page: str) -> str:
 def _tls() -> ssl.SSLContext:
     """Made once: it reads every root certificate."""
     return httpx.create_ssl_context()
+
+
+def _add(known: dict[str, str], name: str, value: str) -> None:
+    """One more, where the servers differ."""
+    found = known[name].split(", ") if name in known else []
+    known[name] = ", ".join(dict.fromkeys([*found, value]))
+
+
+async def _ask(path: Path, route: str) -> dict[str, Any] | None:
+    """An answer of an admin socket; None if there is none, as from a server of before that route."""
+    transport = httpx.AsyncHTTPTransport(uds=str(path), verify=_tls())
+    try:
+        async with httpx.AsyncClient(transport=transport, timeout=TIMEOUT, verify=_tls()) as http:
+            answer = await http.get(f"http://admin{route}")
+            return msgspec.json.decode(answer.content, type=dict[str, Any]) if answer.is_success else None
+    except (httpx.HTTPError, msgspec.DecodeError):
+        return None
 
 
 async def _fetch(page: str, path: Path | None, found: dict[str, dict[str, float]]) -> None:

@@ -237,6 +237,7 @@ def _run(result: Result) -> str:
         ["system", machine.system],
         *([name, version] for name, version in result.versions.items()),
     ]
+    settings = sorted([name, value] for name, value in result.settings.items())
     phases = [
         [
             phase.name,
@@ -250,6 +251,8 @@ def _run(result: Result) -> str:
         _card(_table([], configuration, caption="Configuration", text=True)),
         _card(_table([], where, caption="Machine and versions", text=True)),
     ]
+    if settings:
+        cards.append(_card(_table([], settings, caption="Settings of the server that are not the default", text=True)))
     if phases:
         cards.append(_card(_table(["phase", "when", "rate", "measured"], phases, caption="Phases", text=True)))
     return f"<div class=columns>{''.join(cards)}</div>"

@@ -76,6 +76,10 @@ def _questions(parts: Parts, control: Control) -> Blueprint:
     async def status() -> Response:
         return _answer(control.status())
 
+    @routes.get("/settings")
+    async def settings() -> Response:
+        return _answer(control.list_settings())
+
     @routes.get("/health")
     async def health() -> Response:
         verdict, results = await run_checks(parts.checks)

@@ -16,6 +16,8 @@ from server.admin.schemas import InstanceView, Killed, Status
 from server.admin.snapshots import renewed_ago
 from server.cluster.publisher import Publisher
 from server.cluster.subscriptions import Subscriptions
+from server.config.declaration import settings_of
+from server.config.settings import Settings
 from server.fanout.rooms import Rooms
 from server.hub.server import HubServer
 from server.observability import logs
@@ -35,6 +37,7 @@ class Parts(Protocol):
     """The parts of an instance that operators act on (`server.instance.Instance`)."""
 
     name: str
+    settings: Settings
     hub: HubServer
     rooms: Rooms
     pool: Pool
@@ -65,6 +68,16 @@ class Control:
             draining=parts.hub.draining,
             hangs=parts.liveness.verdict(),
         )
+
+    def list_settings(self) -> dict[str, str]:
+        """Return the settings that are not as they are by default, as they are written. What may be secret is left out,
+        and so are providers, which are no texts."""
+        settings = self._parts.settings
+        return {
+            name.upper(): declared.kind.show(value)
+            for name, declared in settings_of(Settings).items()
+            if declared.kind.redact is None and (value := getattr(settings, name)) != declared.default
+        }
 
     async def list_instances(self) -> list[InstanceView]:
         """Return all instances that are registered in Redis. Raises Unavailable."""

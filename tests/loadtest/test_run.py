@@ -13,9 +13,10 @@ from click.testing import CliRunner
 from loadtest import results
 from loadtest.commands import UNCOUNTED, main
 from loadtest.history_checker.check import check
+from server.observability.version import version
 from tests.certificates import Authority
 from tests.loadtest.playing import Silent, play
-from tests.running import running
+from tests.running import JWT_KEY, running
 
 
 def counted(result: results.Result, counter: str) -> int:
@@ -36,7 +37,7 @@ async def test_direct_messages_by_two_workers(database: str, redis_url: str, tmp
     """What was due was sent, acknowledged and delivered, the oracle looked at all of it and found nothing wrong; and
     neither does the history checker in the record of both workers."""
     record = tmp_path / "record"
-    async with running(database, redis_url) as server:
+    async with running(database, redis_url, admin_listen=str(tmp_path / "one.sock")) as server:
         result = await play(
             server.url,
             "direct",
@@ -53,6 +54,9 @@ async def test_direct_messages_by_two_workers(database: str, redis_url: str, tmp
     assert sorted(path.name for path in record.iterdir()) == ["worker-0.jsonl", "worker-1.jsonl"]
     assert verdict.changes >= counted(result, results.ACKNOWLEDGED)
     assert [one for one in result.processes if one.role == "server" and one.samples], "it is on this machine"
+    assert result.versions["server"] == version()
+    assert "LISTEN" in result.settings and "JWT_KEY" not in result.settings
+    assert not [value for value in result.settings.values() if JWT_KEY in value or database in value]
     assert result.oracle.holds, result.oracle.breaches
     whole = counted(result, results.ACKNOWLEDGED)
     assert abs(whole - 200) <= 2
