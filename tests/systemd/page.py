@@ -34,6 +34,7 @@ AFTER = {
     "make install-units": "installed",
     "systemctl enable parley.target": "started",
     "parley check": "right",
+    "systemd-journald": "logged",
     LOOP: "restarted",
     "systemctl reload": "serving",
     "git fetch": "upgraded",

@@ -105,6 +105,17 @@ def right() -> None:
             assert not any(secret in Path(f"/proc/{pid}/{place}").read_text() for secret in secrets), place
 
 
+def logged() -> None:
+    """A journal that is started anew has what the same instances write from then on."""
+    before = remember()["pids"]
+    run("systemctl", "reload", "parley@1")
+    until = time.monotonic() + WAIT
+    while "reloaded" not in run("journalctl", "--boot", "-u", "parley@1", "-o", "cat"):
+        assert time.monotonic() < until
+        time.sleep(0.1)  # this file runs by itself in a sandbox, without tests.waiting
+    assert pids() == before
+
+
 def restarted() -> None:
     before = remember()["pids"]
     assert not set(before) & set(pids()), before
