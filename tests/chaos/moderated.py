@@ -204,10 +204,19 @@ class Moderated:
 
     @staticmethod
     async def _hold(url: str, user: User, *, task_status: trio.TaskStatus[HubClient]) -> None:
-        async with transports.connect("socket", url, user.token) as client:
-            await client.invoke("Ping")
-            task_status.started(client)
-            await trio.sleep_forever()
+        """Until cancelled. News of the ban before, in an inbox that was out of reach, may end the first of them."""
+        client: HubClient | None = None
+        while client is None:
+            try:
+                async with transports.connect("socket", url, user.token) as tried:
+                    await tried.invoke("Ping")
+                    client = tried
+                    task_status.started(client)
+                    await trio.sleep_forever()
+            except* (ClientError, OSError, httpx.HTTPError):
+                if client is not None:
+                    raise
+            await trio.sleep(0.05)  # a client's pause before it connects again
 
     async def differences(self) -> list[str]:
         """All that is not as it was answered."""

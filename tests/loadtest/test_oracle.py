@@ -28,6 +28,7 @@ from loadtest.oracle.oracle import Oracle
 from loadtest.oracle.pins import Pins
 from loadtest.oracle.reactions import Reactions
 from loadtest.oracle.reconciliation import Overtaken, Reconciliation
+from loadtest.oracle.refusals import Refusals
 from loadtest.oracle.threads import Threads
 from loadtest.payloads import Cursor, Joined, Message, MessagePage, Reaction, StatusUpdate
 from loadtest.plan import Conversation, Person
@@ -396,6 +397,7 @@ async def test_all_sends_of_one_user_lost_is_a_breach() -> None:
             acknowledged=sent,
             edits=Edits(oracle, number),
             mentions=Mentions(oracle, number),
+            refusals=Refusals(oracle, number),
         )
         for number, sent in enumerate(acknowledged)
     }
@@ -421,6 +423,8 @@ async def test_who_has_nothing_yet_is_waited_for(wait: float, fine: bool, autoju
         acknowledged=[hash(said.id)],
         edits=Edits(oracle, 0),
         mentions=Mentions(oracle, 0),
+        refusals=Refusals(oracle, 0),
+        removed={},
         user_id="u0",
     )
 

@@ -573,7 +573,7 @@ async def test_little_is_read(conn: Connection) -> None:
     assert rows_read(await explained(conn, queries.list_threads, listed)) <= 1000 + PARTITIONS
     view = {"id": group, "viewer_id": bob}
     assert rows_read(await explained(conn, queries.fetch_conversation, view)) <= 1000 + PARTITIONS
-    totals = {"user_id": bob, "budget": 1000, "threads": 2000}
+    totals = {"user_id": bob, "budget": 1000, "capped": 1000, "threads": 2000}
     assert rows_read(await explained(conn, queries.fetch_unread_totals, totals)) <= 1000 + PARTITIONS
 
 
