@@ -226,14 +226,17 @@ def test_a_disk_that_is_full_costs_the_files_only(monkeypatch: pytest.MonkeyPatc
 
 def test_a_closed_terminal_ends_a_run_except_under_nohup() -> None:
     """SIGHUP is heeded as SIGTERM is, and not where it is ignored."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT)}  # we may be under nohup
     try:
+        for number in before:
+            signal.signal(number, signal.default_int_handler)
         assert ending_signals() == [signal.SIGTERM, signal.SIGHUP]
         assert ending_signals(signal.SIGINT) == [signal.SIGTERM, signal.SIGHUP, signal.SIGINT]
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         assert ending_signals() == [signal.SIGTERM]
     finally:
-        signal.signal(signal.SIGHUP, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # As a shell starts what it puts into the background, and as nohup does.
