@@ -274,13 +274,19 @@ def test_a_run_that_is_ended_leaves_nothing_behind(number: signal.Signals, tmp_p
     block_until(lambda: not any(map(command_line, started)), lambda: [pid for pid in started if command_line(pid)])
 
 
+IN_FOREGROUND = (  # whatever these tests themselves were started by
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
+
+
 @pytest.mark.services
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     """As the terminal sends it, to all processes: the load ends, what was done until then is audited, and the result
     is written as a part; the exit code is 130, and nothing is left."""
     out = tmp_path / "run.json"
-    command = [sys.executable, "-m", "loadtest", "run", "direct", "--dev", "--pairs", "2", "--rate", "40"]
-    command += ["--warmup", "0", "--seconds", "3000", "--plain", "--out", str(out), "--workers", "2"]
+    command = [sys.executable, "-c", IN_FOREGROUND, "-m", "loadtest", "run", "direct", "--dev", "--pairs", "2"]
+    command += ["--rate", "40", "--warmup", "0", "--seconds", "3000", "--plain", "--out", str(out), "--workers", "2"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as process:

@@ -192,6 +192,7 @@ async def mutes(page: Page, theirs: Page) -> None:
 async def keeps_out(page: Page, theirs: Page) -> None:
     await page.click("[aria-label='What to do with Bob']")
     await page.click(entry("Remove and keep out"))
+    await page.see("dialog[open] #restrict-term")
     await choose(page, "#restrict-term", "86400")
     await page.click("dialog button:text-is('Remove and keep out')")
     await page.gone("dialog")
