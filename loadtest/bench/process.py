@@ -71,12 +71,18 @@ def _read_port(process: subprocess.Popen[str]) -> int:
     raise SystemExit("bench: the server did not start; try `parley dev` by hand")
 
 
-def parley(data: Path, *, instances: int = 1, keepalive: str = "1h") -> AbstractContextManager[Server]:
-    """`parley dev` in `data`. Keep-alive pings are put off: they would be counted as deliveries."""
+def environ_of(keepalive: str = "10m") -> dict[str, str]:
+    """The settings of a server under measurement. Keep-alive pings are put off as far as they can be: they would be
+    counted as deliveries."""
+    return {"PARLEY_KEEPALIVE": keepalive, "PARLEY_LOG_LEVEL": "error", "PARLEY_RATE_LIMITS": "off"}
+
+
+def parley(data: Path, *, instances: int = 1, keepalive: str = "10m") -> AbstractContextManager[Server]:
+    """`parley dev` in `data`, with the settings of `environ_of`."""
     several = ["--instances", str(instances)] if instances > 1 else []
     return running(
         [sys.executable, "-m", "server", "dev", "--port", "0", "--data", str(data), *several],
-        environ={"PARLEY_KEEPALIVE": keepalive, "PARLEY_LOG_LEVEL": "error", "PARLEY_RATE_LIMITS": "off"},
+        environ=environ_of(keepalive),
     )
 
 

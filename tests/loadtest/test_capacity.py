@@ -9,11 +9,13 @@ import pytest
 from click.testing import CliRunner
 from click.testing import Result as Done
 
-from loadtest.bench.process import running
+from loadtest.bench.process import environ_of, running
 from loadtest.capacity.command import Capacity, capacity
-from loadtest.capacity.measured import LEAST, CostRecorder, TooFew
+from loadtest.capacity.measured import KEEPALIVE, LEAST, CostRecorder, TooFew
 from loadtest.capacity.population import Cost, Costs, Population, needs
 from loadtest.results import Machine
+from server.config.loading import load
+from tests.running import JWT_KEY
 
 COSTS = Costs(
     connect=Cost(400, 100, 50),
@@ -28,6 +30,13 @@ COSTS = Costs(
     process_mib=90,
     message_bytes=512,
 )
+
+
+@pytest.mark.parametrize("keepalive", [None, f"{KEEPALIVE:g}s"])
+def test_servers_take_the_settings_with_which_they_are_measured(keepalive: str | None) -> None:
+    """Those of the bench and of this command are within the ranges that settings have."""
+    environ = environ_of() if keepalive is None else environ_of(keepalive)
+    assert load(environ, None, jwt_key=JWT_KEY).keepalive > 0
 
 
 def people(**changes: Any) -> Population:
