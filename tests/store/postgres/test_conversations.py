@@ -713,6 +713,29 @@ async def test_totals_read_little(conn: Connection) -> None:
     assert rows_read(nodes) <= 1000 + PARTITIONS * len(groups)
 
 
+@pytest.mark.parametrize("day", [2, 14, 27])
+async def test_totals_after_a_long_silence(conn: Connection, day: int) -> None:
+    """Many messages of one month and one of a later month: no more than the budget are read, on whatever day."""
+    alice, bob = await make_users(conn, 2)
+    group = await make_group(conn, [alice, bob])
+    await fill(conn, group, bob, 300)
+    first = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    last = (first + timedelta(days=40)).replace(day=day)  # a month before it is within the month of the others
+    early, late = id_floor(int(first.timestamp() * 1000)), id_floor(int(last.timestamp() * 1000))
+    change = (
+        "UPDATE messages SET id = (left(%s::text, 15) || substr(id::text, 16))::uuid WHERE {} AND conversation_id = %s"
+    )
+    await conn.execute(change.format("seq < 300").encode(), [str(early), group])
+    await conn.execute(change.format("seq = 300").encode(), [str(late), group])
+    await conn.execute("UPDATE conversations SET last_message_id = (SELECT id FROM messages WHERE seq = 300)")
+    await conn.execute("UPDATE members SET read_seq = 1")
+    await conn.execute("VACUUM ANALYZE messages")
+    nodes = await explained(
+        conn, queries.fetch_unread_totals, {"user_id": alice, "budget": 20, "capped": 20, "threads": 2000}
+    )
+    assert rows_read(nodes) <= 2 * (20 + PARTITIONS)
+
+
 async def test_members_past_a_hundred(conn: Connection) -> None:
     """A conversation shows its first hundred members; the list carries on from there."""
     people = await make_users(conn, 105)
