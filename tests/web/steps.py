@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from tests.running import Running, User, checked, free_port, running
+from tests.waiting import wait_until
 from tests.web.browser import Browser, Page
 
 ATTACKS = (
@@ -77,6 +78,15 @@ class Others:
             (await self.do(user, "POST", "/api/messages", {"conversationId": chat, "content": text, **fields}))["id"]
         )
 
+    async def until_found(self, user: User, text: str, words: str) -> None:
+        """Wait until this message is found by these words: that is a moment after it was sent."""
+
+        async def is_found() -> bool:
+            page = await self.do(user, "GET", "/api/search/messages", params={"q": words})
+            return text in [hit["message"]["content"] for hit in page["items"]]
+
+        await wait_until(is_found)
+
     async def group(self, owner: User, name: str, *members: str) -> str:
         body = {"type": "Group", "name": name, "memberIds": members}
         return str((await self.do(owner, "POST", "/api/conversations", body))["id"])
@@ -110,6 +120,21 @@ async def enter(browser: Browser, site: Site, user: User, **options: object) -> 
     await page.do("begin", script=f"localStorage['parley.session'] ??= {json.dumps(session)};")
     await page.do("goto", url=site.url)
     return page
+
+
+async def who(page: Page) -> User:
+    """The person who sits there."""
+    token = await page.evaluate("JSON.parse(localStorage['parley.session']).accessToken")
+    me = await page.evaluate("JSON.parse(localStorage['parley.me']).id")
+    return User(me, page.name, token)
+
+
+async def choose(page: Page, selector: str, value: str) -> None:
+    await page.see(selector)
+    await page.evaluate(
+        f"(() => {{ const one = document.querySelector('{selector}'); one.value = '{value}';"
+        "one.dispatchEvent(new Event('change', { bubbles: true })); })()"
+    )
 
 
 async def say(page: Page, text: str) -> None:

@@ -33,6 +33,7 @@ async def test_it_is_readable(site: Site, browser: Browser) -> None:
     """On a phone and on a wide screen nothing is cut off, examples wrap, no text is tiny, axe finds nothing wrong."""
     for width, dark in ((PHONE, False), (WIDE, True)):
         page = await browser.open(f"docs-{width}", f"{site.url}/docs", width=width, phone=width == PHONE, dark=dark)
+        await page.until("document.readyState === 'complete'")  # with its styles
         await page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
         assert await page.evaluate(LOOK) == {"wider": [], "hidden": [], "small": [], "page": 0}
         await page.check()

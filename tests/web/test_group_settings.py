@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.running import User
 from tests.web.browser import Browser, Page
-from tests.web.steps import Others, Site, join, say, shown
+from tests.web.steps import Others, Site, choose, join, say, shown, who
 
 MARKUP = '<img src=x onerror="globalThis.attacked=11">'
 PICTURE = "https://pictures.example/roses.png"
@@ -15,19 +15,6 @@ LINKS = ".details button:text-is('Join links')"
 TEXT = "document.querySelector('.composer textarea').value"
 WAITS = ".composer-wait:has-text('Slow mode: you can send again in')"
 SAVE = "dialog button:text-is('Save')"
-
-
-async def who(page: Page) -> User:
-    token = await page.evaluate("JSON.parse(localStorage['parley.session']).accessToken")
-    me = await page.evaluate("JSON.parse(localStorage['parley.me']).id")
-    return User(me, page.name, token)
-
-
-async def choose(page: Page, selector: str, value: str) -> None:
-    await page.evaluate(
-        f"(() => {{ const one = document.querySelector('{selector}'); one.value = '{value}';"
-        "one.dispatchEvent(new Event('change', { bubbles: true })); })()"
-    )
 
 
 async def test_what_admins_set(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:
@@ -205,13 +192,17 @@ async def waits(others: Others, page: Page, alice: User, bob: User, team: str) -
     await page.until(f"{TEXT} === 'too early'")  # also over a reload
     await others.do(bob, "PUT", path, {"slowModeSeconds": 1})
     await page.see(".system-text:has-text('changed the details') >> nth=3")
+    await page.gone(".composer-wait")  # the group as it is now comes behind what is said of it
     await page.press("Enter", ".composer textarea")
     await page.see(shown("too early", " .mark:not(.pending)"))
     assert await page.evaluate(TEXT) == ""
+    await page.click("[aria-label='About this conversation']")
     await others.do(bob, "PUT", f"{path}/members/{alice.id}/role", {"role": "Admin"})
     await page.see(".system-text:has-text('made you an admin')")
     await others.do(bob, "PUT", path, {"slowModeSeconds": 21_600, "posting": "Admins"})
     await page.see(".system-text:has-text('changed the details') >> nth=4")
+    await page.see(".profile p:has-text('Slow mode: 6 hours')")
+    await page.see(".member:has-text('You') .role:text-is('Admin')")
     for text in ("an admin does not wait", "nor is an admin kept out"):
         await say(page, text)
         await page.see(shown(text, " .mark:not(.pending)"))

@@ -8,8 +8,7 @@ import psycopg
 
 from tests.running import User
 from tests.web.browser import Browser, Page
-from tests.web.steps import Others, Site, enter, join, shown
-from tests.web.test_group_settings import choose, who
+from tests.web.steps import Others, Site, choose, enter, join, shown, who
 
 MORE = ".toolbar [aria-label='Report, block and more']"
 BLOCKED = ".composer-wait:has-text('You have blocked')"

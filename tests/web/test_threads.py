@@ -224,9 +224,10 @@ async def test_where_a_thread_goes_on(database: str, redis_url: str, tmp_path: P
 async def test_a_reply_that_was_found(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:
     """Who searches and chooses a reply gets to it in its thread, on a phone as well."""
     async with two_instances(database, redis_url, tmp_path / "files") as site:
-        others, _, bob, chat, one, _ = await two_people(site, browser)
+        others, alice, bob, chat, one, _ = await two_people(site, browser)
         root = await others.say(bob, chat, ROOT)
         await others.say(bob, chat, "the blue rucksack", threadId=root)
+        await others.until_found(alice, "the blue rucksack", "rucksack")
         await one.see(f"{LINE}:has-text('1 reply')")
         await one.press("Alt+S")
         await one.fill("dialog input[type=search]", "rucksack")
