@@ -295,15 +295,19 @@ count(*) AS entries, count(*) FILTER (WHERE {is_unread}) AS unread, count(*) FIL
 -- bound for a reason to read them all.) Of these months those since a month before the conversation's last message are
 -- looked into first. That is all, where they have as many messages as there are seqs past the cursor, or as the level;
 -- else it is looked again, into all months. Bounds are the beginnings of months, as partitions are: a bound within one
--- would have a partition whose messages are all before it walked through, for the first one that is not. Mentions are counted among the same messages; where these are not all, by
+-- would have a partition whose messages are all before it walked through, for the first one that is not. (uuid7_floor,
+-- written out in double precision: a microsecond less for each conversation.) Mentions are counted among the same
+-- messages; where these are not all, by
 -- mentions_pkey, up to the same number of them.
 WITH behind AS MATERIALIZED (
     SELECT b.*, coalesce(b.recent > b.since, false) AS is_bounded, greatest(b.since, b.recent) AS bound FROM (
         SELECT c.id, v.user_id, v.read_seq,
-               uuid7_floor(date_trunc('month', coalesce(v.caught_up_at, v.joined_at) - interval '1 day', 'UTC')) AS since,
-               uuid7_floor(date_trunc('month', to_timestamp((
-                   'x' || encode(substr(uuid_send(c.last_message_id), 1, 6), 'hex')
-               )::bit(48)::bigint / 1000.0) - interval '31 days', 'UTC')) AS recent,
+               (lpad(to_hex((date_part('epoch', date_trunc('month',
+                   (coalesce(v.caught_up_at, v.joined_at) - interval '1 day') AT TIME ZONE 'UTC'
+               )) * 1000)::bigint), 12, '0') || '70008000000000000000')::uuid AS since,
+               (lpad(to_hex((date_part('epoch', date_trunc('month', to_timestamp(
+                   ('x' || encode(substr(uuid_send(c.last_message_id), 1, 6), 'hex'))::bit(48)::bigint / 1000e0
+               ) AT TIME ZONE 'UTC' - interval '31 days')) * 1000)::bigint), 12, '0') || '70008000000000000000')::uuid AS recent,
                c.last_seq - v.read_seq AS gap, least(c.last_seq - v.read_seq, 1000) AS wanted,
                coalesce(v.notifications_muted_until > clock_timestamp(), false) AS is_muted
         FROM members AS v JOIN conversations AS c ON c.id = v.conversation_id
