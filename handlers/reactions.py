@@ -271,8 +271,8 @@ def settle(
 
 
 def _refusal(reactor: store.Reactor, own: dict[str, None], kinds: dict[str, int], emoji: str) -> ChatError | None:
-    if reactor.is_banned:
-        return banned_until_ms(None)
+    if reactor.banned_until_ms is not None:
+        return banned_until_ms(reactor.banned_until_ms)
     if reactor.muted_until_ms is not None:
         return muted_until_ms(reactor.muted_until_ms)
     if reactor.is_refused:
@@ -294,7 +294,7 @@ def _require_emoji(text: str) -> str:
 
 def _like(error: ChatError) -> ChatError:
     """One for each who waits: an exception that is raised keeps its traceback."""
-    return ChatError(error.code, error.sentence, errors=error.errors, retry_after=error.retry_after)
+    return ChatError(error.code, error.sentence, errors=error.errors, retry_after=error.retry_after, until=error.until)
 
 
 def _encode(last: store.Reacted) -> str:

@@ -25,7 +25,7 @@ class Reactor(NamedTuple):
     muted_until_ms: int | None  # since the epoch; None: they are not muted
     emojis: frozenset[str]
     is_refused: bool = False  # by the other user of a direct conversation
-    is_banned: bool = False
+    banned_until_ms: int | None = None  # as above
 
 
 class Reactors(NamedTuple):
@@ -76,8 +76,8 @@ async def list_reactors(conn: Connection, message: Message, user_ids: Collection
     }
     rows = await (await conn.execute(queries.list_reactors, parameters)).fetchall()
     members = {
-        user_id: Reactor(muted_until, frozenset(emojis), no, is_banned)
-        for user_id, muted_until, emojis, _, no, is_banned in rows
+        user_id: Reactor(muted_until, frozenset(emojis), no, banned_until)
+        for user_id, muted_until, emojis, _, no, banned_until in rows
     }
     return Reactors(members, rows[0][3] if rows else None)
 

@@ -1300,8 +1300,9 @@ def _list_reactors(tables: Tables, message: Message, user_ids: Collection[UUID])
             muted_until = None if until is None else timestamp_ms(until)
             partner = _fetch_partner(tables, message.conversation_id, user_id)
             is_refused = partner is not None and bool(_list_unavailable(tables, user_id, [partner]))
-            is_banned = tables.ban_of(user_id) is not None
-            found[user_id] = reactions.Reactor(muted_until, emojis, is_refused, is_banned)
+            ban = tables.ban_of(user_id)
+            banned_until = None if ban is None else timestamp_ms(ban)
+            found[user_id] = reactions.Reactor(muted_until, emojis, is_refused, banned_until)
     return reactions.Reactors(found, None)
 
 

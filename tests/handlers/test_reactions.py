@@ -323,6 +323,18 @@ async def test_the_list(world: Memory, autojump_clock: MockClock) -> None:
     assert await world.reactions.list(people[0], said.id, emoji=None, limit=2, cursor=None) == ((), None)
 
 
+async def test_who_is_banned(world: Memory, autojump_clock: MockClock) -> None:
+    """A user whose connection has not ended yet does not react, and hears until when; once that is over, they do."""
+    alice, bob = world.user(), world.user()
+    said = world.say(world.group((alice, Role.OWNER), (bob, Role.MEMBER)), alice)
+    for until in (FOR_EVER, "2999-01-01T00:00:00.000Z"):
+        world.tables.bans[bob.user_id] = until
+        error = await refused(world, world.reactions.react(bob, said.id, THUMB))
+        assert (error.code, error.until) == ("banned", until)
+    world.tables.bans[bob.user_id] = "2020-01-01T00:00:00.000Z"
+    assert shown(await world.reactions.react(bob, said.id, THUMB)) == {THUMB: 1}
+
+
 USERS = [new_id() for _ in range(3)]
 ACTS = st.lists(st.tuples(st.sampled_from(USERS), st.sampled_from([f":{n}:" for n in range(6)]), st.booleans()))
 

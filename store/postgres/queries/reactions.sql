@@ -17,7 +17,8 @@ SELECT m.user_id,
                OR EXISTS (SELECT FROM blocks AS b WHERE b.user_id = o.id AND b.blocked_id = m.user_id)
            )
        ),
-       EXISTS (SELECT FROM users AS u WHERE u.id = m.user_id AND u.banned_until > clock_timestamp())
+       (SELECT (extract(epoch FROM u.banned_until) * 1000)::bigint
+        FROM users AS u WHERE u.id = m.user_id AND u.banned_until > clock_timestamp())
 FROM members AS m WHERE m.conversation_id = %(conversation_id)s AND m.user_id = ANY(%(user_ids)s::uuid[])
 
 -- name: list_reactions_of_user

@@ -90,7 +90,13 @@ async def test_who_may_react(conn: Connection, writer: Writer) -> None:
     assert found.since_change is not None and found.since_change > 0
     await conn.execute("UPDATE users SET banned_until = now() + interval '1 h' WHERE id = %s", (alice,))
     found = await reactions.list_reactors(conn, message, [alice, bob])
-    assert [found.members[user].is_banned for user in (alice, bob)] == [True, False]
+    banned_until = await fetch_value(
+        conn, "SELECT (1000 * extract(epoch FROM banned_until))::bigint FROM users WHERE id = %s", alice
+    )
+    assert [found.members[user].banned_until_ms for user in (alice, bob)] == [banned_until, None]
+    await conn.execute("UPDATE users SET banned_until = now() - interval '1 s' WHERE id = %s", (alice,))
+    found = await reactions.list_reactors(conn, message, [alice])
+    assert found.members[alice].banned_until_ms is None
     assert (await reactions.list_reactors(conn, message, [stranger])).members == {}
 
 
