@@ -116,6 +116,7 @@ sbom: $(VENV)/.packaged
 	@$(PYTHON) -m venv --clear --without-pip $(VENV)/slim
 	@$(BIN)/python -m pip --python $(VENV)/slim/bin/python install --quiet --disable-pip-version-check --constraint constraints.txt "$$(ls dist/*.whl)[s3,otel]"
 	@$(BIN)/cyclonedx-py environment --output-reproducible --output-format JSON --output-file dist/parley.cdx.json $(VENV)/slim/bin/python
+	@$(BIN)/python .ci/sbom.py dist/parley.cdx.json
 	@ls dist/parley.cdx.json
 
 # docs/operations.md and what it links to, so that links work in the installed copies, too.

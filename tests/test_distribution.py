@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import trio
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -229,12 +231,25 @@ async def test_an_extra_that_is_missing(
 
 
 def test_what_is_in_it(slim: Path, built: Built, tmp_path: Path) -> None:
-    """The SBOM, by cyclonedx-bom, lists each package of an installation with its version, and no time of its own."""
+    """The SBOM, by cyclonedx-bom, is of this distribution, from which each package of an installation is reached; it
+    lists them with their versions, and has no time of its own."""
     file = tmp_path / "parley.cdx.json"
     options = ["--output-reproducible", "--output-format", "JSON", "--output-file", str(file)]
     run(Path(sys.executable).parent / "cyclonedx-py", "environment", *options, slim / "bin" / "python")
+    run(sys.executable, ROOT / ".ci" / "sbom.py", file)
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(file.read_text()) is None
     found = json.loads(file.read_text())
     listed = {canonicalize_name(one["name"]): one["version"] for one in found["components"]}
     assert found["bomFormat"] == "CycloneDX" and "timestamp" not in found["metadata"]
-    assert listed.keys() == {*needed(built), "parley"}
-    assert all(importlib.metadata.version(name) == listed[name] for name in listed if name != "parley")
+    assert listed.keys() == needed(built)
+    assert all(importlib.metadata.version(name) == listed[name] for name in listed)
+    root = found["metadata"]["component"]
+    assert (root["type"], root["name"], root["version"]) == ("application", "parley", built.version)
+    needs = {one["ref"]: one.get("dependsOn", ()) for one in found["dependencies"]}
+    reached, waiting = set(), [root["bom-ref"]]
+    while waiting:
+        here = waiting.pop()
+        if here not in reached:
+            reached.add(here)
+            waiting.extend(needs[here])
+    assert reached == {root["bom-ref"], *(one["bom-ref"] for one in found["components"])}
