@@ -11,9 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
-
-from tests.running import Running, User, checked, free_port, running
+from tests.running import Running, User, free_port, running, served
 from tests.waiting import wait_until
 from tests.web.browser import Browser, Page
 
@@ -60,18 +58,17 @@ class Others:
         self._server = server
 
     async def add(self, username: str, display_name: str, status: str = "") -> User:
+        body = {"username": username, "displayName": display_name}
         async with self._server.http() as http:
-            made = await http.post("/api/users", json={"username": username, "displayName": display_name})
-        user = User(checked(made)["id"], username, made.json()["accessToken"])
+            made = await served(lambda: http.post("/api/users", json=body))
+        user = User(made["id"], username, made["accessToken"])
         if status:
             await self.do(user, "PUT", "/api/users/status", {"status": "Away", "statusText": status})
         return user
 
     async def do(self, user: User, method: str, path: str, body: Any = None, **options: Any) -> Any:
         async with self._server.http(user) as http:
-            answer: httpx.Response = await http.request(method, path, json=body, **options)
-        assert answer.is_success, f"{answer.status_code} {answer.text}"
-        return answer.json() if answer.content else None
+            return await served(lambda: http.request(method, path, json=body, **options))
 
     async def say(self, user: User, chat: str, text: str, **fields: Any) -> str:
         return str(
@@ -113,11 +110,11 @@ async def join(browser: Browser, site: Site, name: str, **options: object) -> Pa
     return page
 
 
-async def enter(browser: Browser, site: Site, user: User, **options: object) -> Page:
-    """The page of somebody who is signed in, in a browser that has nothing of theirs."""
+async def enter(browser: Browser, site: Site, user: User, begin: str = "", **options: object) -> Page:
+    """The page of somebody who is signed in, in a browser that has nothing of theirs. `begin` runs before its own."""
     page = await browser.open(user.name, "", **options)
     session = json.dumps({"accessToken": user.token, "refreshToken": None, "expiresAt": 2**42})
-    await page.do("begin", script=f"localStorage['parley.session'] ??= {json.dumps(session)};")
+    await page.do("begin", script=f"localStorage['parley.session'] ??= {json.dumps(session)};{begin}")
     await page.do("goto", url=site.url)
     return page
 

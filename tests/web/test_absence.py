@@ -7,7 +7,7 @@ from tests.running import User, checked
 from tests.server.metrics.samples import admin
 from tests.waiting import wait_until
 from tests.web.browser import Browser, Page
-from tests.web.steps import Site, contents, say, shown
+from tests.web.steps import Site, contents, join, say, shown
 
 LONGEST = 31  # seconds: more than the longest pause between two attempts
 ATTEMPTS = 10  # the pauses are at their longest before
@@ -33,6 +33,26 @@ import(document.querySelector("script[type=module]").src.replace("app.js", "dom.
   performance.now = now;
   return [during, count];
 })
+"""
+# A person is pressed while the search for others ends: are they there until they are released, and not any longer?
+CHOSEN = """
+(async () => {
+  const after = (ms) => new Promise((done) => setTimeout(done, ms));
+  const { now } = performance;
+  const dialog = document.querySelector("dialog");
+  const [field, option] = [dialog.querySelector("[role=combobox]"), dialog.querySelector("[role=option]")];
+  performance.now = () => 0;
+  dispatchEvent(new PointerEvent("pointerdown"));
+  field.value = "somebody else";
+  field.dispatchEvent(new Event("input", { bubbles: true }));
+  while (!dialog.querySelector("[role=status]").textContent) await after(20);
+  await after(400);
+  const during = option.isConnected;
+  dispatchEvent(new PointerEvent("pointerup"));
+  while (option.isConnected) await after(20);
+  performance.now = now;
+  return during;
+})()
 """
 TYPED = "document.querySelector('.composer textarea').value"
 
@@ -132,6 +152,9 @@ async def test_what_is_pressed_stays(database: str, redis_url: str, tmp_path: Pa
     async with AsyncExitStack() as stack:
         site = Site(stack, database, redis_url, tmp_path / "files")
         await site.start()
-        alice = await browser.open("alice", site.url)
-        await alice.see("#username")
+        await site.instances[0].register("bob")
+        alice = await join(browser, site, "alice")
         assert await alice.evaluate(PRESSED) == [0, 1]
+        await alice.click("text=Start one")
+        await alice.see("dialog [role=option]")
+        assert await alice.evaluate(CHOSEN)

@@ -50,7 +50,7 @@ export class ChatView {
     const people = (this.people = new People(chat, me));
     const say = (text) => this.say(text);
     const pictures = new Pictures(chat, say);
-    const safety = (this.safety = new Safety({ chat, people, say }));
+    const safety = (this.safety = new Safety({ chat, people, say, onRole: () => (this.timeline.permit(), this.thread.timeline.permit()) }));
     const actions = {
       say,
       open: (id) => this.open(id),

@@ -3,7 +3,7 @@
  * adding members.
  * @module
  */
-import { attribute, debounced, h, icon, replace } from "./dom.js";
+import { attribute, debounced, h, icon, replace, throttled } from "./dom.js";
 import { openDialog } from "./dialog.js";
 import { explained } from "./explained.js";
 import { avatar } from "./people.js";
@@ -36,6 +36,8 @@ function peopleField({ chat, people, isExcluded, onChange, start = "" }) {
     options.children[active]?.scrollIntoView({ block: "nearest" });
   }
 
+  const later = throttled(paint); // somebody may be about to press one of them
+
   function toggle(user) {
     if (!chosen.delete(user.id)) chosen.set(user.id, user);
     input.value = "";
@@ -58,7 +60,7 @@ function peopleField({ chat, people, isExcluded, onChange, start = "" }) {
       if (mine !== asked) return;
       status.textContent = `The search failed: ${error.message}`;
     }
-    paint();
+    later();
   }, 150);
 
   input.addEventListener("input", search);

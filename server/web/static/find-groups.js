@@ -3,7 +3,7 @@
  * have called and described them stays text.
  * @module
  */
-import { debounced, h, replace } from "./dom.js";
+import { debounced, h, replace, throttled } from "./dom.js";
 import { ask, closeAbout, openDialog } from "./dialog.js";
 import { explained } from "./explained.js";
 import { avatar } from "./people.js";
@@ -84,8 +84,9 @@ export function findGroups({ chat, start = "", onDone }) {
       if (!cursor) [found, next] = [[], null];
       replace(status, `The search failed: ${error.message} `, h("button", { type: "button", class: "link", text: "Try again", on: { click: () => void read(cursor) } }));
     }
+    if (!cursor) return later();
     paint();
-    if (cursor && found.length > count) list.children[count].querySelector("button").focus();
+    if (found.length > count) list.children[count].querySelector("button").focus();
   }
 
   function paint() {
@@ -94,6 +95,8 @@ export function findGroups({ chat, start = "", onDone }) {
     more.disabled = false;
     replace(list, found.map(entry));
   }
+
+  const later = throttled(() => signal.aborted || paint()); // somebody may be about to press one of them
 
   function entry({ id, name, description, memberCount }, index) {
     const title = name || "A group without a name";

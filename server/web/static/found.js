@@ -96,8 +96,9 @@ export class FoundList {
       this.#found = items;
       this.#next = following;
       this.#say(items.length ? "" : following ? this.#texts.yet : this.#texts.none);
+      if (!isFurther) return this.paint();
       this.#paint();
-      if (isFurther) this.list.children[count]?.querySelector("button").focus();
+      this.list.children[count]?.querySelector("button").focus();
     } catch (error) {
       if (mine !== this.#asked || this.#signal.aborted) return;
       if (!cursor) [this.#found, this.#next] = [[], null];

@@ -118,7 +118,7 @@ export function manageLinks({ people, conversation }) {
       const page = await conversation.links({ cursor, signal });
       found = cursor ? [...found, ...page.items] : page.items;
       next = page.next;
-      paint();
+      later();
     } catch (error) {
       if (!signal.aborted) replace(status, `The links could not be read: ${error.message} `, h("button", { type: "button", class: "link", text: "Try again", on: { click: () => void read(cursor) } }));
     }

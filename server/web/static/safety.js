@@ -9,12 +9,15 @@ export class Safety {
   #chat;
   #people;
   #say;
+  #onRole;
   role = "User"; // in the service
 
-  constructor({ chat, people, say }) {
+  /** @param {{chat, people, say, onRole: () => void}} options `onRole`: it is known by now */
+  constructor({ chat, people, say, onRole }) {
     this.#chat = chat;
     this.#people = people;
     this.#say = say;
+    this.#onRole = onRole;
     chat.on("state", ({ state }) => state === "live" && void this.#learn());
     if (chat.state === "live") void this.#learn();
   }
@@ -26,6 +29,7 @@ export class Safety {
   async #learn() {
     try {
       this.role = (await this.#chat.standing()).role;
+      this.#onRole();
     } catch {
       // with the next connection
     }

@@ -46,8 +46,8 @@ export class Sidebar {
     countThreads({ chat, signal, onCount: (count) => this.#paintThreads(count) });
     this.paint = throttled(() => this.#paint());
     for (const type of ["list", "update", "typing", "receipt"]) chat.on(type, this.paint);
-    people.addEventListener("change", () => (this.#paintSelf(), this.paint()));
-    people.addEventListener("presence", () => (this.#paintSelf(), this.paint()));
+    const paintSelf = throttled(() => this.#paintSelf());
+    for (const type of ["change", "presence"]) people.addEventListener(type, () => (paintSelf(), this.paint()));
     const timer = setInterval(this.paint, 60_000); // times become days
     signal.addEventListener("abort", () => clearInterval(timer));
     this.#paintSelf();

@@ -68,7 +68,7 @@ export class Timeline {
     this.element = h("div", { class: "timeline-area" }, this.scroller, this.latest, this.live);
     this.#observer = new ResizeObserver(() => this.#render());
     this.#observer.observe(this.scroller);
-    people.addEventListener("change", ({ detail }) => this.#names.has(detail) && this.#refill());
+    people.addEventListener("change", ({ detail }) => this.#names.has(detail) && this.#refillSoon());
     for (const type of ["focus", "visibilitychange"]) addEventListener(type, () => this.#markRead(), { signal });
     let today = dayKey(Date.now());
     const timer = setInterval(() => today !== (today = dayKey(Date.now())) && this.#refill(), 30_000); // today is yesterday then
@@ -416,6 +416,8 @@ export class Timeline {
     this.#render();
   }
 
+  #refillSoon = throttled(() => this.#refill());
+
   get #context() {
     return {
       people: this.#people,
@@ -462,7 +464,7 @@ export class Timeline {
       if (found === undefined) this.#originals.delete(id);
       else this.#originals.set(id, found);
       if (found) this.#names.add(found.senderId);
-      this.#refill();
+      this.#refillSoon();
     });
     return undefined;
   }
@@ -699,6 +701,14 @@ export class Timeline {
     replace(this.#toolbar, wanted.map(({ name, label, run, key }) => iconButton(name, label, run, { title: key ? `${label} (${key})` : label, "aria-keyshortcuts": key ?? null })));
     node.append(this.#toolbar);
   }
+
+  /** What one may do is known by now, or is another thing. */
+  permit = throttled(() => {
+    const node = this.#toolbar.closest("article");
+    if (!node || this.#toolbar.matches(":focus-within")) return;
+    this.#toolbar.dataset.key = "";
+    this.#showToolbar(node);
+  });
 
   #actionsFor(message) {
     if (message.type === "System" || message.deletedAt || this.#conversation?.isGone) return [];
