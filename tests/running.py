@@ -126,7 +126,7 @@ class Running(Server):
 
 def checked(answer: httpx.Response) -> dict[str, Any]:
     assert answer.is_success, f"{answer.status_code} {answer.text}"
-    body: dict[str, Any] = answer.json()
+    body: dict[str, Any] = answer.json() if answer.content else {}
     return body
 
 

@@ -8,7 +8,7 @@ import { createInterface } from "node:readline";
 import { createRequire } from "node:module";
 import { chromium } from "playwright-core";
 
-const WITHIN = Number(process.env.WITHIN ?? 300_000); // ms: long past anything but a hang
+const WITHIN = Number(process.env.WITHIN ?? 120_000); // ms: long past anything but a hang
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const browser = await chromium.launch({
   executablePath: process.argv[2],
@@ -16,6 +16,8 @@ const browser = await chromium.launch({
   args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-extensions", "--force-color-profile=srgb"],
 });
 const pages = new Map();
+// What follows from a change is done a frame later; a page that is not seen may have no frames.
+const PAINTED = "Promise.race([new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(null)))), new Promise((done) => setTimeout(done, 1000, null))])";
 
 async function open({ name, url, width = 1280, height = 800, dark = false, phone = false, scale = 1, permissions = [] }) {
   const context = await browser.newContext({
@@ -82,7 +84,7 @@ const commands = {
   // This tab alone, which does not learn that it is.
   cut: ({ session, is }) => session.send("Network.emulateNetworkConditions", { offline: is, latency: 0, downloadThroughput: -1, uploadThroughput: -1 }).then(() => null),
   media: ({ page, dark }) => page.emulateMedia({ colorScheme: dark ? "dark" : "light" }),
-  size: ({ page, width, height }) => page.setViewportSize({ width, height }),
+  size: ({ page, session, width, height }) => page.setViewportSize({ width, height }).then(() => look(session, PAINTED)),
   shot: ({ page, path }) => page.screenshot({ path, animations: "disabled" }).then(() => null),
   front: ({ page }) => page.bringToFront(),
   // Runs in each document that this page opens from now on, before its own scripts.
@@ -100,6 +102,8 @@ const commands = {
       id + ": " + help + ": " + nodes.slice(0, 3).map(({ html, failureSummary }) => html.slice(0, 160) + " (" + failureSummary.replace(/\\s+/g, " ").slice(0, 200) + ")").join(" | ")))`);
   },
 };
+
+const SEEN = "[location.hash, ...[...document.querySelectorAll('dialog, body')].map(({ innerText }) => innerText.slice(-1500)), ...[...document.querySelectorAll('input, textarea')].map(({ value }) => value).filter(Boolean)].join(' | ').replace(/\\s+/g, ' ')";
 
 // By the debugger, which the page's policy does not concern.
 async function look(session, expression) {
@@ -139,7 +143,7 @@ async function traced() {
 async function until(session, expression) {
   const end = Date.now() + WITHIN;
   for (;;) {
-    if (await look(session, `Boolean(${expression})`).catch(() => false)) return null;
+    if (await look(session, `(async () => Boolean(await (${expression})))()`).catch(() => false)) return null;
     if (Date.now() > end) throw new Error("it did not become true");
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
@@ -155,8 +159,12 @@ for await (const line of createInterface({ input: process.stdin })) {
       (value) => ({ id, value: value ?? null }),
       async (error) => {
         // What everybody saw then says more than what was waited for.
-        for (const [name, { page }] of pages) await page.screenshot({ path: `shots/failed-${name}.png`, timeout: 60_000 }).catch(() => {});
-        return { id, error: String(error.message ?? error) };
+        const seen = [];
+        for (const [name, { page, session }] of pages) {
+          await page.screenshot({ path: `shots/failed-${name}.png`, timeout: 60_000 }).catch(() => {});
+          seen.push(`${name} sees: ${await look(session, SEEN).catch(String)}`);
+        }
+        return { id, error: [String(error.message ?? error), ...seen].join("\n") };
       },
     )
     .then((answer) => process.stdout.write(`${JSON.stringify(answer)}\n`));

@@ -84,7 +84,8 @@ class Page:
         await self.do("wait", selector=selector)
 
     async def gone(self, selector: str) -> None:
-        await self.do("wait", selector=selector, state="hidden")
+        """Wait until it is not to be seen any more; what follows from the end of a dialog is done then, too."""
+        await self.do("wait", selector=selector, state="detached" if selector == "dialog" else "hidden")
 
     async def until(self, expression: str) -> None:
         await self.do("until", expression=expression)

@@ -253,7 +253,7 @@ async def test_joining(database: str, redis_url: str, tmp_path: Path, browser: B
         await page.do("reload")  # it asks again
         await page.click("dialog button:text-is('Cancel')")
         await page.gone("dialog")
-        assert await page.evaluate("location.hash") == "#/"
+        await page.until("location.hash === '#/'")
         alice = await who(page)
         assert alice.id not in await others.roles(bob, team)
 

@@ -186,7 +186,7 @@ async def removed(others: Others, page: Page, alice: User, bob: User, team: str)
     await page.gone(".details")
     assert await page.evaluate("location.hash") == "#/"
     await page.until("!Object.keys(localStorage).some((key) => key.startsWith('parley.draft/'))")
-    assert len(await page.texts(".conversations a")) == 1
+    await page.until("document.querySelectorAll('.conversations a').length === 1")
     await page.check()
 
 

@@ -22,7 +22,7 @@ ALL = """
   const timeline = document.querySelector(".timeline");
   const found = new Set();
   for (timeline.scrollTop = 0; ; timeline.scrollTop += 1000) {
-    await new Promise((resolve) => setTimeout(resolve, 300)); // and a frame is late at most so
+    for (let frame = 0; frame < 3; frame++) await new Promise(requestAnimationFrame); // it is laid out by then
     for (const one of document.querySelectorAll(".message .content")) found.add(one.textContent);
     if (timeline.scrollTop + timeline.clientHeight > timeline.scrollHeight - 10) return [...found];
   }

@@ -49,6 +49,18 @@ GIVE = """
   return [wasShown, zone.hidden, paste(clipboardData), paste(office)];
 })()
 """
+# Whether the browser keeps something that is to be sent.
+UNSENT = """
+new Promise((done, fail) => {
+  const opening = indexedDB.open(`parley-${JSON.parse(localStorage["parley.me"]).id}`);
+  opening.onsuccess = () => {
+    const asked = opening.result.transaction("entries").objectStore("entries").getAllKeys();
+    asked.onsuccess = () => (opening.result.close(), done(asked.result.some((key) => key.startsWith("q/"))));
+    asked.onerror = fail;
+  };
+  opening.onerror = fail;
+})
+"""
 KEPT = """
 indexedDB.databases().then((all) => [
   ...all.map(({ name }) => name).filter((name) => name.startsWith("parley")),
@@ -169,6 +181,7 @@ async def one_is_closed(http: httpx.AsyncClient, chat: str, alice: Page, second:
     await second.see(".connection:has-text('offline')")
     await say(second, "from a tab that is closed")
     await second.see(shown("from a tab that is closed", " .mark.pending"))
+    await second.until(UNSENT)
     await second.do("leave")
     await alice.see(shown("from a tab that is closed", " .mark:not(.pending)"))
     assert await once(http, chat, "from a tab that is closed")

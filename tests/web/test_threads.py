@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from tests.running import User
+from tests.waiting import wait_until
 from tests.web.browser import Browser, Page
 from tests.web.steps import Others, Site, enter, say, shown, two_instances
 
@@ -65,7 +66,7 @@ async def test_replies(database: str, redis_url: str, tmp_path: Path, browser: B
         await one.see(f".main {shown('for all of you')}:has-text('Replied in a thread')")
         assert not await other.evaluate("document.querySelector('.thread .also input').checked")
         [state] = (await others.do(alice, "GET", "/api/threads"))["items"]
-        await read_to_the_end(one, others, alice)
+        await read_to_the_end(others, alice)
         assert state["root"]["content"] == ROOT
         await one.shot("thread")
         await one.check()
@@ -104,13 +105,12 @@ async def test_replies(database: str, redis_url: str, tmp_path: Path, browser: B
         await other.check()
 
 
-async def read_to_the_end(page: Page, others: Others, user: User) -> None:
-    for _ in range(300):
+async def read_to_the_end(others: Others, user: User) -> None:
+    async def is_read() -> bool:
         [state] = (await others.do(user, "GET", "/api/threads"))["items"]
-        if state["unreadCount"] == 0 and state["readSeq"] >= state["lastReplySeq"]:
-            return
-        await page.evaluate("new Promise((resolve) => setTimeout(resolve, 100))")
-    raise AssertionError(state)
+        return bool(state["unreadCount"] == 0 and state["readSeq"] >= state["lastReplySeq"])
+
+    await wait_until(is_read)
 
 
 async def test_a_long_thread(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:
@@ -170,7 +170,7 @@ async def test_the_list_of_threads(database: str, redis_url: str, tmp_path: Path
         await one.see(f"{PANEL} {shown('and one more')}")
         await one.see(f".main {shown(ROOT)}")
         await one.gone(".to-threads .badge")
-        await read_to_the_end(one, others, alice)
+        await read_to_the_end(others, alice)
         assert await one.evaluate("globalThis.attacked ?? null") is None
         await one.shot("threads-after")
         await one.check()
@@ -198,7 +198,7 @@ async def test_where_a_thread_goes_on(database: str, redis_url: str, tmp_path: P
         await one.click(f"{LINE}:has-text('2 replies')")
         await one.see(f"{PANEL} .message:has(.unread-line):has-text('new to Alice')")
         await one.check()
-        await read_to_the_end(one, others, alice)
+        await read_to_the_end(others, alice)
         address = f"#/c/{chat}/t/{root}"
         assert await one.evaluate("location.hash") == address
         await one.do("reload")
