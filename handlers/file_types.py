@@ -1,15 +1,13 @@
 """What a file is, by its content: its type, a picture's size, a name that is safe to save under.
 
-Owns the rules. Sans-I/O. What a client or a file name says of the type counts for nothing.
+Owns the rules. Sans-I/O; the libraries are loaded by the first file. What a client or a file name says of the type
+counts for nothing.
 """
 
 import io
 import re
 import unicodedata
 from collections.abc import Collection
-
-import imagesize
-import puremagic
 
 from handlers import media_types
 
@@ -66,6 +64,8 @@ def dimensions(head: bytes, kind: str) -> tuple[int, int] | tuple[None, None]:
     """Width and height of a picture in pixels, from its header; nothing is decoded."""
     if not (kind in _MEASURED and head.startswith(_MEASURED[kind])):
         return None, None
+    import imagesize  # noqa: PLC0415
+
     try:
         width, height = imagesize.get(io.BytesIO(head))
     except Exception:  # noqa: BLE001  # a parser of strangers' bytes: whatever it makes of them, there is no size
@@ -105,6 +105,8 @@ def _signatures(head: bytes) -> list[str]:
 
 
 def _by_library(head: bytes) -> list[str]:
+    import puremagic  # noqa: PLC0415
+
     try:
         matches = puremagic.magic_string(head)
     except (puremagic.PureError, ValueError):

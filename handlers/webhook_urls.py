@@ -11,8 +11,6 @@ WEBHOOK_HOSTS names are excepted: in private networks, and by plain http; but no
 from collections.abc import Collection
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 
-import ada_url
-
 from handlers.errors import ChatError
 
 MAX_URL = 2048  # octets
@@ -30,6 +28,8 @@ def check_url(text: str, hosts: Collection[str]) -> str:
     """Return the URL as it is stored. `hosts`: those of WEBHOOK_HOSTS. Raise ChatError("invalid_request")."""
     if not text.isascii() or any(character <= " " for character in text) or len(text) > MAX_URL:
         raise _refused(f"at most {MAX_URL} visible ASCII characters")
+    import ada_url  # noqa: PLC0415
+
     try:
         url = ada_url.URL(text)
     except ValueError:
@@ -53,8 +53,17 @@ def check_url(text: str, hosts: Collection[str]) -> str:
     return url.href
 
 
+def host_of(url: str) -> str:
+    """The host and port of a URL as it is stored."""
+    import ada_url  # noqa: PLC0415
+
+    return ada_url.URL(url).host
+
+
 def is_host(text: str) -> bool:
     """Whether it is what WEBHOOK_HOSTS may name: a name or an address, without a port."""
+    import ada_url  # noqa: PLC0415
+
     bare = text.strip("[]").lower()
     try:
         url = ada_url.URL(f"https://[{bare}]/" if ":" in bare else f"https://{bare}/")

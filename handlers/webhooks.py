@@ -10,7 +10,6 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-import ada_url
 from msgspec.structs import asdict
 
 from handlers import page_cursors, permissions, standing
@@ -18,14 +17,14 @@ from handlers.errors import ChatError
 from handlers.idempotency import claim
 from handlers.model import Caller, CreateWebhook, NewWebhook, Once, ReplayDeadLetters, UpdateWebhook
 from handlers.ports import Connections
-from handlers.webhook_urls import check_url
+from handlers.webhook_urls import check_url, host_of
 from store.ids import new_id
 from store.model import Act, DeadLetter, UserRole, Webhook, WebhookEvent, WebhookState
 from store.postgres import audit
 from store.postgres import conversations as conversation_store
 from store.postgres import webhooks as store
 from store.postgres.connection import Connection
-from store.sealing import seal
+from store.sealing import load, seal
 from store.signing import DerivedKeys, SigningKeys
 
 MAX_WEBHOOKS = 100
@@ -54,7 +53,7 @@ class Webhooks:
 
         Here and below, `caller` is None for an operator of this machine.
         """
-        shown, sealed = self._new_secret()
+        shown, sealed = await self._new_secret()
         webhook_id = new_id()
         async with self._pool.connection() as conn, conn.transaction():
             await _require(conn, caller)
@@ -71,7 +70,7 @@ class Webhooks:
             if await store.count_webhooks(conn) >= MAX_WEBHOOKS:
                 raise ChatError("conflict", f"There are {MAX_WEBHOOKS} webhooks; delete one of them first.")
             made = await store.insert_webhook(conn, webhook_id, url, events, request.conversation_id, sealed)
-            await _note(conn, caller, Act.WEBHOOK_CREATED, webhook_id, ada_url.URL(url).host)
+            await _note(conn, caller, Act.WEBHOOK_CREATED, webhook_id, host_of(url))
         return _with_secret(made, shown)
 
     async def list(self, caller: Caller | None, limit: int, cursor: str | None) -> tuple[Sequence[Webhook], str | None]:
@@ -103,7 +102,7 @@ class Webhooks:
     async def rotate_secret(self, caller: Caller | None, webhook_id: UUID, once: Once | None = None) -> NewWebhook:
         """A new secret; the one before signs, too, for BOTH_SIGN. The same request again: another one in place of the
         new one, as its answer may have been lost."""
-        shown, sealed = self._new_secret()
+        shown, sealed = await self._new_secret()
         async with self._pool.connection() as conn, conn.transaction():
             await _require(conn, caller)
             earlier = None if caller is None else await claim(conn, caller.user_id, once, webhook_id)
@@ -141,8 +140,9 @@ class Webhooks:
             await _note(conn, caller, Act.WEBHOOK_CHANGED, webhook_id, "replay")
             return await store.replay_dead_letters(conn, webhook_id, request.ids)
 
-    def _new_secret(self) -> tuple[str, bytes]:
+    async def _new_secret(self) -> tuple[str, bytes]:
         """As it is shown, and as it is kept."""
+        await load()
         secret = secrets.token_bytes(SECRET_BYTES)
         return PREFIX + base64.b64encode(secret).decode(), seal(self._keys, secret, PURPOSE)
 

@@ -29,15 +29,20 @@ def serve(config: Path | None) -> None:
     PARLEY_REDIS_URL=redis://cache:6379 PARLEY_JWT_KEY=... \\
     PARLEY_REGISTRATION=closed parley serve
     """
-    import trio  # noqa: PLC0415
+    from server.process.spared_imports import FOR_PUBLIC_KEYS, NEVER_USED, spared  # noqa: PLC0415
 
-    from server import app  # noqa: PLC0415
-    from server.config.checks import require  # noqa: PLC0415
-    from server.observability import logs  # noqa: PLC0415
+    with spared(*NEVER_USED), report_errors():
+        import trio  # noqa: PLC0415
 
-    with report_errors():
+        from server.config.checks import require  # noqa: PLC0415
+        from server.observability import logs  # noqa: PLC0415
+
         settings = load_settings(config)
         require(settings)
+        with spared(*(() if settings.jwks_url or settings.oauth else FOR_PUBLIC_KEYS)):
+            from server import app  # noqa: PLC0415
+
+    with report_errors():
         logs.configure(settings.log_format, settings.log_level)
         app.report_overridden(locate_settings(config).hidden)
         trio.run(partial(app.serve, settings, reread=partial(load_settings, config)))

@@ -6,8 +6,10 @@ parts, so that the browser cannot interpret it differently. Sans-I/O.
 
 import re
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
-import ada_url
+if TYPE_CHECKING:
+    import ada_url
 
 LOOPBACK = "loopback"  # in RETURN_ORIGINS: this machine's own addresses, any port (RFC 8252, 7.3)
 MAX_URL = 2048
@@ -41,7 +43,9 @@ def with_query(url: str, field: str) -> str:
     return f"{url}{'&' if '?' in url else '?'}{field}"
 
 
-def _parse(url: str) -> ada_url.URL | None:
+def _parse(url: str) -> "ada_url.URL | None":
+    import ada_url  # noqa: PLC0415
+
     if len(url) > MAX_URL or not _PLAIN.fullmatch(url):
         return None
     try:

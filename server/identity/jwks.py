@@ -14,7 +14,6 @@ import httpx
 import jwt
 import structlog
 import trio
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from handlers.errors import ChatError
 from store.defects import guard
@@ -192,7 +191,7 @@ def _parse(entry: Any) -> jwt.PyJWK | None:
         key = jwt.PyJWK.from_dict(entry)
     except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError):  # an invalid key does not affect the others
         return None
-    if isinstance(key.key, RSAPublicKey) and key.key.key_size not in RSA_BITS:
+    if key.key_type == "RSA" and key.key.key_size not in RSA_BITS:
         return None
     return key if key.algorithm_name in ALGORITHMS else None
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import structlog
 import trio
-from cryptography import x509
 
 from server.config.settings import ConfigError
 from server.config.units import SECONDS
@@ -55,6 +54,8 @@ def load_context(cert: str, key: str) -> ssl.SSLContext:
 
 def expiry(cert: str) -> datetime:
     """Return the expiry of the certificate in this file. Raise ConfigError."""
+    from cryptography import x509  # noqa: PLC0415
+
     try:
         return x509.load_pem_x509_certificate(Path(cert).read_bytes()).not_valid_after_utc
     except (OSError, ValueError) as error:

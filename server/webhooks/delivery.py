@@ -47,7 +47,7 @@ from store.postgres.pool import Pool
 from store.postgres.sessions import NOT_OURS, TRANSIENT
 from store.postgres.webhook_deliveries import Happened, Target
 from store.postgres.webhook_events import Waiting
-from store.sealing import Unreadable, seal, unseal
+from store.sealing import Unreadable, load, seal, unseal
 from store.signing import DerivedKeys
 
 PERIOD = 0.2  # seconds between looks at what has changed
@@ -261,6 +261,8 @@ class WebhookDelivery:
             kind = WebhookEvent.USER_OFFLINE_WITH_UNREAD.value
             self._scanner.want(any(kind in target.events for target in targets.values()))
         is_readable = True
+        if targets:
+            await load()
         for target in targets.values():
             held = self._endpoints.get(target.id)
             if held is None and target.id not in dealt:
