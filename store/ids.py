@@ -14,7 +14,11 @@ _RANDOM = (1 << 62) - 1  # rand_b
 _COUNTER_BITS = 12  # rand_a
 _VERSION_AND_VARIANT = (7 << 76) | (2 << 62)
 
+_DRAWN = 64  # ids for which randomness is drawn at once: asking the system costs more than all the rest of an id
+
 _last = 0  # the millisecond and the counter of the newest id
+_drawn: list[int] = []  # 80 random bits for each of the next ids
+os.register_at_fork(after_in_child=_drawn.clear)  # parent and child make different ones
 
 
 def new_id() -> UUID:
@@ -24,7 +28,10 @@ def new_id() -> UUID:
     when it is used up the ids run ahead of the clock. rand_b stays random: no id can be guessed from another.
     """
     global _last
-    random = int.from_bytes(os.urandom(10))
+    if not _drawn:
+        drawn = os.urandom(10 * _DRAWN)
+        _drawn.extend(int.from_bytes(drawn[at : at + 10]) for at in range(0, len(drawn), 10))
+    random = _drawn.pop()
     fresh = ((time.time_ns() // 1_000_000) << _COUNTER_BITS) | (random >> 69)
     _last = fresh if fresh >> _COUNTER_BITS > _last >> _COUNTER_BITS else _last + 1
     ms, counter = _last >> _COUNTER_BITS, _last & 0xFFF

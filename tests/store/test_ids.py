@@ -1,6 +1,7 @@
 """Ids: in the order in which a process makes them, of the time at which it does, and not to be guessed."""
 
 import itertools
+import os
 import time
 from uuid import RFC_4122
 
@@ -37,3 +38,19 @@ def test_not_to_be_guessed() -> None:
     tails = [ids.new_id().int & ((1 << 62) - 1) for _ in range(200)]
     assert len(set(tails)) == 200
     assert all({tail >> bit & 1 for tail in tails} == {0, 1} for bit in range(62))
+
+
+def test_a_process_that_is_forked() -> None:
+    """It makes ids of its own: what its parent has drawn for the next ones is not in them."""
+    ids.new_id()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, b"".join(ids.new_id().bytes for _ in range(3)))
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = os.read(reading, 48)
+    os.close(reading)
+    os.close(writing)
+    ours = [ids.new_id().bytes[8:] for _ in range(3)]
+    assert len(theirs) == 48 and not {theirs[at + 8 : at + 16] for at in (0, 16, 32)} & set(ours)
