@@ -253,9 +253,9 @@ class Settings:
     )
     lanes: int = SERVICES.setting(
         COUNT,
-        2,
+        1,
         "Group-commit queues, with one connection to PostgreSQL each.",
-        more="More only help when commits wait for a slow disk.",
+        more="One makes the largest batches, which cost least. More only help when commits wait for a slow disk.",
         minimum=1,
         maximum=64,
     )

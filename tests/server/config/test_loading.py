@@ -17,7 +17,7 @@ def test_environment_wins_over_file_and_both_over_defaults(tmp_path: Path) -> No
     file.write_text('max_connections = 5\nkeepalive = "20s"\nallowed_origins = ["https://a", "https://b"]\n')
     settings = load({"PARLEY_MAX_CONNECTIONS": "7", "PARLEY_SEND_QUEUE_BYTES": "1MiB", "HOME": "/"}, file)
     assert (settings.max_connections, settings.keepalive, settings.send_queue_bytes) == (7, 20.0, 1024 * 1024)
-    assert settings.allowed_origins == ("https://a", "https://b") and settings.lanes == 2
+    assert settings.allowed_origins == ("https://a", "https://b") and settings.lanes == 1
 
 
 @pytest.mark.parametrize(
