@@ -35,7 +35,7 @@ from store.outage import Outage
 from store.postgres import damage, disk, durability, message_batch, queries
 from store.postgres.connection import Connection, ends_session
 from store.postgres.lane_health import LaneHealth
-from store.postgres.message_batch import OutcomeUnknown, Row
+from store.postgres.message_batch import Kind, OutcomeUnknown, Packed, Row
 from store.postgres.messages import file_info, message_of
 from store.postgres.partitions import ensure_partitions
 from store.reasons import reason
@@ -243,6 +243,15 @@ class Lanes:
 
     def statistics_each(self) -> list[LaneStatistics]:
         return [lane.statistics() for lane in self._lanes]
+
+
+def kind_of(appends: Sequence[Append]) -> Kind:
+    """The least that writes all of them."""
+    if any(a.mentions or a.all_up_to is not None or a.thread_id is not None for a in appends):
+        return Kind.FULL
+    if any(a.file_id is not None or a.reply_to_id is not None for a in appends):
+        return Kind.FILES
+    return Kind.LONE if len(appends) == 1 else Kind.PLAIN
 
 
 class _Faulty(Exception):
@@ -467,7 +476,7 @@ class _Lane:
         one of REJECTED, _Faulty, OutcomeUnknown, another psycopg.Error, or Unavailable; see `_write`.
         """
         try:
-            columns = self._pack(appends)
+            packed = self._pack(appends)
         except REJECTED:
             raise
         except Exception as error:  # nothing was sent yet: whose message it is can be found out
@@ -477,7 +486,7 @@ class _Lane:
             self.batches += 1
             began = time.perf_counter()
             try:
-                rows = await message_batch.write(conn, columns)
+                rows = await message_batch.write(conn, packed)
                 ended = time.perf_counter()
                 self.times.commits.observe(ended - began)
                 self.health.committed(ended - began)
@@ -501,20 +510,33 @@ class _Lane:
                 self._hang_up()
         raise AssertionError("unreachable")
 
-    def _pack(self, appends: Sequence[Append]) -> list[bytes | None]:
-        """The parameters of lane_write, or of lane_write_full where that is needed. Raises UnicodeEncodeError."""
+    def _pack(self, appends: Sequence[Append]) -> Packed:
+        """Raises UnicodeEncodeError."""
+        kind = kind_of(appends)
+        conversation_ids = message_batch.pack_uuids([a.conversation_id for a in appends])
+        if kind is Kind.LONE:
+            [a] = appends
+            key = a.client_message_id
+            one = [
+                a.message_id.bytes, a.conversation_id.bytes, a.sender_id.bytes, a.type.value.encode(),
+                a.content.encode(), None if key is None else key.encode(), self._outbox,
+            ]  # fmt: skip
+            return Packed(kind, [conversation_ids], one)
         columns: list[bytes | None] = [
             message_batch.pack_uuids([a.message_id for a in appends]),
-            message_batch.pack_uuids([a.conversation_id for a in appends]),
+            conversation_ids,
             message_batch.pack_uuids([a.sender_id for a in appends]),
             message_batch.pack_texts([a.type.value for a in appends]),
             message_batch.pack_texts([a.content for a in appends]),
-            message_batch.pack_uuids([a.file_id for a in appends]),
-            message_batch.pack_uuids([a.reply_to_id for a in appends]),
             message_batch.pack_texts([a.client_message_id for a in appends]),
             self._outbox,
         ]
-        if any(a.mentions or a.all_up_to is not None or a.thread_id is not None for a in appends):
+        if kind >= Kind.FILES:
+            columns += (
+                message_batch.pack_uuids([a.file_id for a in appends]),
+                message_batch.pack_uuids([a.reply_to_id for a in appends]),
+            )
+        if kind is Kind.FULL:
             named = [(position, user_id) for position, a in enumerate(appends, 1) for user_id in a.mentions]
             columns += (
                 message_batch.pack_numbers([a.all_up_to for a in appends]),
@@ -523,7 +545,7 @@ class _Lane:
                 message_batch.pack_uuids([a.thread_id for a in appends]),
                 message_batch.pack_numbers([None if a.thread_id is None else a.also_in_conversation for a in appends]),
             )
-        return columns
+        return Packed(kind, [conversation_ids], columns)
 
     async def _make_partitions(self, conn: Connection) -> None:
         """`parley migrate` has not run for months: log it, and create the partition here if the role may."""

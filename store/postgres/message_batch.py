@@ -10,6 +10,7 @@ takes a third of the time of psycopg's list dumpers.
 
 import struct
 from collections.abc import Generator, Iterable, Sequence
+from enum import IntEnum
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -28,12 +29,37 @@ _ARRAY = struct.Struct("!iiIii")  # dimensions, has nulls, element type, length,
 _LENGTH = struct.Struct("!i")
 _NUMBER = struct.Struct("!iq")
 
-LOCK, WRITE, WRITE_FULL = b"parley_lane_lock", b"parley_lane_write", b"parley_lane_write_full"
-COLUMNS = [UUID_ARRAY] * 3 + [TEXT_ARRAY] * 2 + [UUID_ARRAY] * 2 + [TEXT_ARRAY, BOOL_OID]
+LOCK = b"parley_lane_lock"
+
+
+class Kind(IntEnum):
+    """What is in a batch: one message of nothing but text; several such; files, or replies to messages; mentions, or
+    replies in threads. Each has a statement, which writes the kinds before it, too (LONE is of one message only)."""
+
+    LONE = 0
+    PLAIN = 1
+    FILES = 2
+    FULL = 3
+
+
+class Packed(NamedTuple):
+    """A batch as it is sent: its kind, and the parameters of the two statements."""
+
+    kind: Kind
+    lock: Sequence[bytes | None]
+    write: Sequence[bytes | None]
+
+
+WRITE = {kind: f"parley_lane_write_{kind.name.lower()}".encode() for kind in Kind}
+_PLAIN = [UUID_ARRAY] * 3 + [TEXT_ARRAY] * 3 + [BOOL_OID]
+_FILES = [*_PLAIN, UUID_ARRAY, UUID_ARRAY]
+_FULL = [*_FILES, BIGINT_ARRAY, BIGINT_ARRAY, UUID_ARRAY, UUID_ARRAY, BIGINT_ARRAY]
 STATEMENTS = (
     (LOCK, queries.lane_lock, [UUID_ARRAY]),
-    (WRITE, queries.lane_write, COLUMNS),
-    (WRITE_FULL, queries.lane_write_full, [*COLUMNS, BIGINT_ARRAY, BIGINT_ARRAY, UUID_ARRAY, UUID_ARRAY, BIGINT_ARRAY]),
+    (WRITE[Kind.LONE], queries.lane_write_lone, [UUID_OID] * 3 + [TEXT_OID] * 3 + [BOOL_OID]),
+    (WRITE[Kind.PLAIN], queries.lane_write_plain, _PLAIN),
+    (WRITE[Kind.FILES], queries.lane_write, _FILES),
+    (WRITE[Kind.FULL], queries.lane_write_full, _FULL),
 )
 # Planned once a connection, for any batch; by index whatever the statistics say: on a new database the
 # tables look small when the plan is made, and are not for long.
@@ -49,9 +75,9 @@ class OutcomeUnknown(psycopg.OperationalError):
 
 
 class Row(NamedTuple):
-    """What became of one message: its outcome (see lane_write), its seq, how far its sender had read before this batch,
-    its file as it stands, the message before the batch (for the first of a conversation), whether the sender hides
-    read receipts (asked if they had not read up to the message), and how long they have to wait (of slow mode)."""
+    """What became of one message: its outcome (see lane_write_lone), its seq, how far its sender had read before this
+    batch, its file as it stands, the message before the batch (for the first of a conversation), whether the sender
+    hides read receipts (asked if they had not read up to the message), and how long they have to wait (slow mode)."""
 
     outcome: int
     seq: int | None
@@ -74,17 +100,15 @@ async def prepare(conn: Connection) -> None:
         await conn.wait(_prepare(conn.pgconn, name, sql.encode(), types))
 
 
-async def write(conn: Connection, columns: Sequence[bytes | None]) -> list[Row]:
-    """Write a packed batch and commit it. Return one row for each message, in their order. `columns` has what
-    lane_write takes, or lane_write_full.
+async def write(conn: Connection, batch: Packed) -> list[Row]:
+    """Write a batch and commit it. Return one row for each message, in their order.
 
     Guaranteed: when this returns, the batch is committed, as a whole. When it raises psycopg.Error, nothing of it was
     written. When it raises OutcomeUnknown, the batch was committed as a whole or not at all, and only the database
     knows which. After either error the connection may be closed. Cancellation has the meaning of OutcomeUnknown.
     """
-    conversation_ids = columns[1]
     try:
-        result = await conn.wait(_exchange(conn.pgconn, [conversation_ids], columns))
+        result = await conn.wait(_exchange(conn.pgconn, batch))
     except psycopg.OperationalError as error:
         if error.sqlstate is None:  # not PostgreSQL's word, but that we could not get it
             raise OutcomeUnknown(str(error)) from error
@@ -123,7 +147,7 @@ def _prepare(pgconn: Any, name: bytes, sql: bytes, types: list[int]) -> Generato
             raise psycopg.errors.error_from_result(result)
 
 
-def _exchange(pgconn: Any, lock: Sequence[bytes | None], write: Sequence[bytes | None]) -> Generator[Any, Any, Any]:
+def _exchange(pgconn: Any, batch: Packed) -> Generator[Any, Any, Any]:
     """Send both statements and the Sync that commits them in one go, then read their results.
 
     The pipeline is one implicit transaction. LOCK comes first and by itself, because each statement takes its own
@@ -137,9 +161,9 @@ def _exchange(pgconn: Any, lock: Sequence[bytes | None], write: Sequence[bytes |
     unknown, too.
     """
     pgconn.enter_pipeline_mode()
+    kind, lock, write = batch
     pgconn.send_query_prepared(LOCK, lock, param_formats=[BINARY], result_format=BINARY)
-    statement = WRITE if len(write) == len(COLUMNS) else WRITE_FULL
-    pgconn.send_query_prepared(statement, write, param_formats=[BINARY] * len(write), result_format=BINARY)
+    pgconn.send_query_prepared(WRITE[kind], write, param_formats=[BINARY] * len(write), result_format=BINARY)
     pgconn.pipeline_sync()
     failure: psycopg.Error | None = None
     try:

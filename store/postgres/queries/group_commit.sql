@@ -1,19 +1,26 @@
 -- The statements of a lane's batch: the lock, and one that writes. They are sent together, so they use libpq's own $1 parameters.
 -- PostgreSQL runs them in one transaction (a pipeline up to its Sync), which commits when both succeed.
+--
+-- There are four that write, as most of what one costs is to begin it: each has all that the one before it has, and what it may
+-- meet besides. Their first parameters are the same; of a lone message they are single values.
 
 -- name: lane_lock
 -- conversations_pkey. Every lock on conversations is taken here, in id order, before the second statement takes its
 -- snapshot: what it then sees of these conversations and their members cannot change until the commit.
 SELECT FROM conversations WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE
 
+-- fragment: given_plain
+unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[])
+    WITH ORDINALITY AS i (id, conversation_id, sender_id, kind, body, key, position)
+
 -- fragment: given
-unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::uuid[], $7::uuid[], $8::text[])
-    WITH ORDINALITY AS i (id, conversation_id, sender_id, kind, body, file_id, reply_to, key, position)
+unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $8::uuid[], $9::uuid[])
+    WITH ORDINALITY AS i (id, conversation_id, sender_id, kind, body, key, file_id, reply_to, position)
 
 -- fragment: held
 held AS MATERIALIZED (
     -- Until the commit no other transaction can decide that no message holds these files (files.sql, retire_files).
-    SELECT * FROM files WHERE id = ANY($6) AND state = 'Ready' FOR SHARE
+    SELECT * FROM files WHERE id = ANY($8) AND state = 'Ready' FOR SHARE
 )
 
 -- fragment: is_unavailable
@@ -32,12 +39,13 @@ EXISTS (
     SELECT u.banned_until FROM users AS u WHERE u.id = i.sender_id
 ) > clock_timestamp()
 
--- fragment: looked_up
-    SELECT i.*, c.last_seq, c.last_message_id, m.read_seq, s.message_id IS NOT NULL AS is_duplicate,
+-- fragment: state
+c.last_seq, c.last_message_id, m.read_seq, s.message_id IS NOT NULL AS is_duplicate,
            CASE WHEN c.slow_mode_seconds > 0 AND m.role = 'Member' THEN c.slow_mode_seconds END AS slow_seconds,
-           m.last_sent_at, m.muted_until, m.shown_read_seq IS NOT NULL AS is_hidden,
-           f.key AS file_key, f.name, f.size, f.content_type, f.width, f.height,
-           CASE WHEN c.id IS NULL THEN 2
+           m.last_sent_at, m.muted_until, m.shown_read_seq IS NOT NULL AS is_hidden
+
+-- fragment: problems
+WHEN c.id IS NULL THEN 2
                 WHEN m.user_id IS NULL THEN 3
                 WHEN {is_banned} THEN 12
                 WHEN c.kind = 'Direct' AND {is_unavailable} THEN 11
@@ -45,14 +53,30 @@ EXISTS (
                 WHEN c.admins_post AND m.role = 'Member' THEN 9
                 WHEN c.slow_mode_seconds > 0 AND m.role = 'Member'
                     AND m.last_sent_at > statement_timestamp() - make_interval(secs => c.slow_mode_seconds) THEN 10
+
+-- fragment: beside
+LEFT JOIN conversations AS c ON c.id = i.conversation_id AND c.deleted_at IS NULL
+    LEFT JOIN members AS m ON m.conversation_id = i.conversation_id AND m.user_id = i.sender_id
+    LEFT JOIN sends AS s ON s.sender_id = i.sender_id AND s.client_message_id = i.key
+
+-- fragment: no_file
+NULL::text AS file_key, NULL::text AS name, NULL::bigint AS size, NULL::text AS content_type,
+           NULL::integer AS width, NULL::integer AS height
+
+-- fragment: plain
+    SELECT i.*, {state}, {no_file},
+           CASE {problems}
+                ELSE 0 END AS problem
+
+-- fragment: looked_up
+    SELECT i.*, {state}, f.key AS file_key, f.name, f.size, f.content_type, f.width, f.height,
+           CASE {problems}
                 WHEN i.reply_to IS NOT NULL AND r.id IS NULL THEN 5
                 WHEN i.file_id IS NOT NULL AND f.id IS NULL THEN 6
 
--- fragment: beside
-    FROM input AS i
-    LEFT JOIN conversations AS c ON c.id = i.conversation_id AND c.deleted_at IS NULL
-    LEFT JOIN members AS m ON m.conversation_id = i.conversation_id AND m.user_id = i.sender_id
-    LEFT JOIN sends AS s ON s.sender_id = i.sender_id AND s.client_message_id = i.key
+-- fragment: beside_files
+FROM input AS i
+    {beside}
     LEFT JOIN held AS f ON f.id = i.file_id AND f.owner_id = i.sender_id
     LEFT JOIN messages AS r ON r.id = i.reply_to AND r.conversation_id = i.conversation_id
 
@@ -109,8 +133,19 @@ senders AS MATERIALIZED (
     FROM (
         SELECT conversation_id, min(seq) AS seq, min(position) AS position FROM accepted GROUP BY conversation_id
     ) AS first
-    HAVING $9::boolean AND count(*) > 0
+    HAVING $7::boolean AND count(*) > 0
 )
+
+-- fragment: details
+a.seq, c.read_seq, c.file_key, c.name, c.size, c.content_type, c.width, c.height,
+       CASE WHEN a.seq = c.last_seq + 1 THEN c.last_message_id END,
+       CASE WHEN c.read_seq < a.seq - 1 THEN c.is_hidden OR coalesce((
+           SELECT NOT p.read_receipts FROM privacy AS p WHERE p.user_id = c.sender_id
+       ), false) ELSE false END,
+       CASE WHEN c.problem = 4 THEN (1000 * extract(epoch FROM least(c.muted_until, '9999-12-31T23:59:59.999Z')))
+            WHEN c.problem = 12 THEN (SELECT 1000 * extract(epoch FROM u.banned_until) FROM users AS u WHERE u.id = c.sender_id)
+            WHEN a.seq IS NULL AND c.slow_seconds IS NOT NULL THEN 1000 * c.slow_seconds - CASE WHEN c.problem = 10 THEN
+           floor(1000 * extract(epoch FROM statement_timestamp() - c.last_sent_at)) ELSE 0 END END::bigint
 
 -- fragment: outcomes
 SELECT CASE WHEN a.seq IS NOT NULL THEN 0
@@ -120,29 +155,66 @@ SELECT CASE WHEN a.seq IS NOT NULL THEN 0
             WHEN c.problem > 0 THEN c.problem
             WHEN {is_early} THEN 10
             ELSE 1 END,
-       a.seq, c.read_seq, c.file_key, c.name, c.size, c.content_type, c.width, c.height,
-       CASE WHEN a.seq = c.last_seq + 1 THEN c.last_message_id END,
-       CASE WHEN c.read_seq < a.seq - 1 THEN c.is_hidden OR coalesce((
-           SELECT NOT p.read_receipts FROM privacy AS p WHERE p.user_id = c.sender_id
-       ), false) ELSE false END,
-       CASE WHEN c.problem = 4 THEN (1000 * extract(epoch FROM least(c.muted_until, '9999-12-31T23:59:59.999Z')))
-            WHEN c.problem = 12 THEN (SELECT 1000 * extract(epoch FROM u.banned_until) FROM users AS u WHERE u.id = c.sender_id)
-            WHEN a.seq IS NULL AND c.slow_seconds IS NOT NULL THEN 1000 * c.slow_seconds - CASE WHEN c.problem = 10 THEN
-           floor(1000 * extract(epoch FROM statement_timestamp() - c.last_sent_at)) ELSE 0 END END::bigint
+       {details}
 FROM checked AS c LEFT JOIN accepted AS a ON a.position = c.position
 ORDER BY c.position
 
--- name: lane_write
--- conversations_pkey, members_pkey, sends_pkey, files_pkey, messages_pkey; a look-up of each per message at most. And
--- privacy_pkey where a sender catches up with what others wrote, users_pkey of the sender, and in direct conversations of
--- the other user, with blocks_pkey.
+-- name: lane_write_lone
+-- conversations_pkey, members_pkey, sends_pkey; users_pkey of the sender, and in direct conversations of the other user, with
+-- blocks_pkey; privacy_pkey where a sender catches up with what others wrote. Of one message that has no file, is no reply and
+-- mentions no member.
 -- Outcomes: 0 accepted, 1 duplicate, then the reasons in the order of group_commit.REFUSALS.
+WITH checked AS MATERIALIZED (
+    {plain}
+    FROM (VALUES ($1::uuid, $2::uuid, $3::uuid, $4::text, $5::text, $6::text)) AS i (id, conversation_id, sender_id, kind, body, key)
+    {beside}
+), claimed AS (
+    -- As below.
+    INSERT INTO sends (sender_id, client_message_id, message_id)
+    SELECT sender_id, key, id FROM checked WHERE problem = 0 AND NOT is_duplicate AND key IS NOT NULL
+    ON CONFLICT DO NOTHING
+    RETURNING message_id
+), accepted AS MATERIALIZED (
+    SELECT c.*, last_seq + 1 AS seq FROM checked AS c
+    WHERE problem = 0 AND NOT is_duplicate AND (key IS NULL OR EXISTS (SELECT FROM claimed))
+), advanced AS (
+    UPDATE conversations AS c SET last_seq = a.seq, last_message_id = a.id FROM accepted AS a WHERE c.id = a.conversation_id
+), written AS (
+    INSERT INTO messages (id, conversation_id, seq, changed_seq, sender_id, kind, body, client_message_id)
+    SELECT id, conversation_id, seq, seq, sender_id, kind, body, key FROM accepted
+), moved AS (
+    UPDATE members AS m
+    SET delivered_seq = greatest(m.delivered_seq, a.seq), read_seq = greatest(m.read_seq, a.seq),
+        last_sent_at = CASE WHEN a.slow_seconds IS NULL THEN m.last_sent_at ELSE statement_timestamp() END
+    FROM accepted AS a WHERE m.conversation_id = a.conversation_id AND m.user_id = a.sender_id
+), noted AS (
+    INSERT INTO outbox (conversation_id, seq, conversation_ids, seqs)
+    SELECT conversation_id, seq, ARRAY[conversation_id], ARRAY[seq] FROM accepted WHERE $7::boolean
+)
+SELECT CASE WHEN a.seq IS NOT NULL THEN 0 WHEN c.is_duplicate THEN 1 WHEN c.problem > 0 THEN c.problem ELSE 1 END,
+       {details}
+FROM checked AS c LEFT JOIN accepted AS a ON true
+
+-- name: lane_write_plain
+-- The same indexes, for each message: of several such messages.
+WITH checked AS MATERIALIZED (
+    {plain}
+    FROM {given_plain}
+    {beside}
+), {accepted}, written AS (
+    INSERT INTO messages (id, conversation_id, seq, changed_seq, sender_id, kind, body, client_message_id)
+    SELECT id, conversation_id, seq, seq, sender_id, kind, body, key FROM accepted ORDER BY position
+), {noted}
+{outcomes}
+
+-- name: lane_write
+-- And files_pkey and messages_pkey. Of a batch in which a message has a file or is a reply: $8, $9.
 WITH input AS MATERIALIZED (
     SELECT * FROM {given}
 ), {held}, checked AS MATERIALIZED (
     {looked_up}
                 ELSE 0 END AS problem
-    {beside}
+    {beside_files}
 ), {accepted}, written AS (
     INSERT INTO messages (id, conversation_id, seq, changed_seq, sender_id, kind, body, file_id, reply_to, client_message_id)
     SELECT id, conversation_id, seq, seq, sender_id, kind, body, file_id, reply_to, key FROM accepted ORDER BY position
@@ -177,7 +249,7 @@ WITH named AS MATERIALIZED (
                 WHEN t.kind = 'System' THEN 22
                 WHEN t.deleted_at IS NOT NULL THEN 23
                 ELSE 0 END AS problem, t.sender_id AS root_author, t.mentions AS root_mentions
-    {beside}
+    {beside_files}
     LEFT JOIN messages AS t ON t.id = i.thread_id AND t.conversation_id = i.conversation_id
 ), {accepted}, written AS (
     INSERT INTO messages (id, conversation_id, seq, changed_seq, sender_id, kind, body, file_id, reply_to, client_message_id,

@@ -20,7 +20,8 @@ from store.model import Change, FileInfo, GroupDetails, Message, MessageStatus, 
 from store.postgres import conversations, lane_health, message_batch, messages, queries
 from store.postgres import group_commit as lanes
 from store.postgres.connection import Connection
-from store.postgres.group_commit import AppendError, Lanes
+from store.postgres.group_commit import Append, AppendError, Lanes
+from store.postgres.message_batch import Kind, Packed
 from store.postgres.pool import Pool
 from store.postgres.sessions import Connector
 from store.redis.inbox_entries import Receipt
@@ -54,6 +55,20 @@ async def start_proxied(database: str, cluster: Cluster, tmp_path: Path, nursery
     return writer, proxy
 
 
+@pytest.fixture(params=Kind, ids=lambda kind: kind.name)
+def any_statement(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every batch is written by a statement of this kind, or by what its messages need: what they mean is the same."""
+    kind_of, least = lanes.kind_of, Kind(request.param)
+
+    def at_least(appends: Sequence[Append]) -> Kind:
+        return max(kind_of(appends), least)
+
+    monkeypatch.setattr(lanes, "kind_of", at_least)
+
+
+any_kind = pytest.mark.usefixtures("any_statement")
+
+
 async def insert_file(conn: Connection, owner_id: UUID, state: str = "Ready") -> UUID:
     file_id = new_id()
     await conn.execute(
@@ -63,9 +78,27 @@ async def insert_file(conn: Connection, owner_id: UUID, state: str = "Ready") ->
     return file_id
 
 
+def test_kinds() -> None:
+    """A batch is written by the least statement that has what its messages need."""
+    plain = make_append(new_id(), new_id(), Sent(), key="k")
+    file = make_append(new_id(), new_id(), Sent(), file_id=new_id())
+    reply = make_append(new_id(), new_id(), Sent(), reply_to_id=new_id())
+    naming = make_append(new_id(), new_id(), Sent(), mentions=[new_id()])
+    to_all = make_append(new_id(), new_id(), Sent(), all_up_to=5)
+    in_thread = make_append(new_id(), new_id(), Sent(), thread_id=new_id())
+    assert lanes.kind_of([plain]) is Kind.LONE
+    assert lanes.kind_of([]) is lanes.kind_of([plain, plain]) is Kind.PLAIN
+    assert {lanes.kind_of(batch) for batch in ([file], [reply], [plain, file])} == {Kind.FILES}
+    assert {lanes.kind_of(batch) for batch in ([naming], [to_all], [in_thread], [file, to_all, plain])} == {Kind.FULL}
+    for more in ("thread", "mention", "files", "reply_to"):
+        assert more not in queries.lane_write_lone and more not in queries.lane_write_plain
+    assert "thread" not in queries.lane_write and "mention" not in queries.lane_write
+
+
 # -- what a message becomes -------------------------------------------------------------------
 
 
+@any_kind
 async def test_accepted_means_committed(writer: Writer, conn: Connection) -> None:
     """P1: when the answer comes, the message is in the database, exactly as answered; so is its outbox row."""
     [alice, bob] = await make_users(conn, 2)
@@ -95,6 +128,7 @@ async def test_file_and_reply(writer: Writer, conn: Connection) -> None:
     assert await messages.fetch_message(conn, message.id) == message
 
 
+@any_kind
 async def test_refusals(writer: Writer, conn: Connection) -> None:
     """Whatever is wrong is named; nothing of it is kept, and the key may be used again."""
     [alice, bob, eve] = await make_users(conn, 3)
@@ -122,6 +156,7 @@ async def test_refusals(writer: Writer, conn: Connection) -> None:
     assert await fetch_value(conn, "SELECT count(*) FROM sends WHERE client_message_id = 'k'") == 1
 
 
+@any_kind
 async def test_refused_and_accepted_in_one_batch(writer: Writer, conn: Connection) -> None:
     """Refused messages take no seq; those around them are contiguous, in the order offered."""
     [alice, eve] = await make_users(conn, 2)
@@ -134,6 +169,7 @@ async def test_refused_and_accepted_in_one_batch(writer: Writer, conn: Connectio
     assert writer.lanes.statistics().batches <= 2
 
 
+@any_kind
 async def test_who_writes_has_read(writer: Writer, conn: Connection, other: Connection) -> None:
     """A message says whether its sender has read others' by it: not when all from the cursor on is the sender's own."""
     [alice, bob] = await make_users(conn, 2)
@@ -162,6 +198,7 @@ async def test_who_writes_has_read(writer: Writer, conn: Connection, other: Conn
 # -- P2: no duplicates ------------------------------------------------------------------------
 
 
+@any_kind
 async def test_duplicates_within_a_batch(writer: Writer, conn: Connection) -> None:
     """The first of a key in a batch wins, whatever the conversation; the others get its message."""
     [alice] = await make_users(conn, 1)
@@ -175,6 +212,7 @@ async def test_duplicates_within_a_batch(writer: Writer, conn: Connection) -> No
     assert await conversations.fetch_heads(conn, [two]) == {two: 1}
 
 
+@any_kind
 async def test_duplicate_after_a_refused_one(writer: Writer, conn: Connection) -> None:
     """A key whose first use was refused in the same batch goes to the next use."""
     [alice] = await make_users(conn, 1)
@@ -186,6 +224,7 @@ async def test_duplicate_after_a_refused_one(writer: Writer, conn: Connection) -
     assert (await accepted.message()) == (await late.message())
 
 
+@any_kind
 async def test_duplicate_shows_the_latest_state(writer: Writer, conn: Connection) -> None:
     """A repeat is answered with the first message as it is now, even to somebody who has left since."""
     [alice, bob] = await make_users(conn, 2)
@@ -199,6 +238,7 @@ async def test_duplicate_shows_the_latest_state(writer: Writer, conn: Connection
     assert len(writer.changes) == 1
 
 
+@any_kind
 async def test_duplicates_across_processes(pool: Pool, conn: Connection, nursery: trio.Nursery) -> None:
     """The same keys through two processes at once: one message for each, and both processes say the same."""
     writers = [make_writer(pool), make_writer(pool)]
@@ -232,6 +272,7 @@ async def assert_no_gaps(conn: Connection, groups: Collection[UUID]) -> None:
     assert {key: list(range(1, head + 1)) for key, head in heads.items()} == dict(rows)
 
 
+@any_kind
 async def test_two_processes_write_the_same_conversations(pool: Pool, conn: Connection, nursery: trio.Nursery) -> None:
     """P3: overlapping sets of conversations from two processes: no gap, no deadlock, each in the order offered."""
     writers = [make_writer(pool, count=2), make_writer(pool, count=2)]
@@ -260,6 +301,7 @@ async def test_two_processes_write_the_same_conversations(pool: Pool, conn: Conn
     assert log == 0
 
 
+@any_kind
 async def test_removal_while_the_batch_waits(writer: Writer, conn: Connection, other: Connection) -> None:
     """A member whose removal commits while their message waits for the lock is refused: the check follows the lock."""
     [alice, bob] = await make_users(conn, 2)
@@ -272,6 +314,7 @@ async def test_removal_while_the_batch_waits(writer: Writer, conn: Connection, o
     assert (await writer.send(group, alice).message()).seq == change.seq + 1
 
 
+@any_kind
 async def test_edit_while_the_batch_waits(writer: Writer, conn: Connection, other: Connection) -> None:
     """A seq taken by a transaction that the batch had to wait for is not given out twice."""
     [alice] = await make_users(conn, 1)
@@ -284,6 +327,7 @@ async def test_edit_while_the_batch_waits(writer: Writer, conn: Connection, othe
     assert [(await one.message()).seq for one in sent] == [4, 5, 6]
 
 
+@any_kind
 async def test_key_in_flight_elsewhere(writer: Writer, conn: Connection, other: Connection) -> None:
     """A key that another transaction is taking is waited for: a duplicate if that commits, ours if it does not."""
     [alice] = await make_users(conn, 1)
@@ -308,6 +352,7 @@ async def test_key_in_flight_elsewhere(writer: Writer, conn: Connection, other: 
 # -- who may send when --------------------------------------------------------------------------
 
 
+@any_kind
 async def test_only_admins_post(writer: Writer, conn: Connection, other: Connection) -> None:
     """Members are refused from the commit on that says so, also those who wait for it; a repeat is answered with the
     message, and what was refused leaves its key free."""
@@ -345,6 +390,7 @@ async def wait_is_over(conn: Connection, user_id: UUID, seconds: int = 3600) -> 
     )
 
 
+@any_kind
 @pytest.mark.parametrize("mentions", [False, True])
 async def test_slow_mode(writer: Writer, conn: Connection, mentions: bool) -> None:
     """A member waits between two messages, and the refusal says how long yet; a repeat is no message. Admins do not
@@ -367,6 +413,7 @@ async def test_slow_mode(writer: Writer, conn: Connection, mentions: bool) -> No
     assert await rows.fetchall() == [(member, group)]  # who does not wait costs no more than before
 
 
+@any_kind
 async def test_slow_mode_within_a_batch(writer: Writer, conn: Connection, other: Connection) -> None:
     """One message of a batch is taken: the first that nothing else is wrong with. The others are refused, but for a
     repeat of that one."""
@@ -394,6 +441,7 @@ async def test_slow_mode_within_a_batch(writer: Writer, conn: Connection, other:
     await assert_no_gaps(conn, [group])
 
 
+@any_kind
 async def test_slow_mode_across_processes(pool: Pool, conn: Connection, nursery: trio.Nursery) -> None:
     """Through two processes at once: one message is taken of all that a member sends."""
     writers = [make_writer(pool), make_writer(pool)]
@@ -416,6 +464,7 @@ async def test_slow_mode_across_processes(pool: Pool, conn: Connection, nursery:
 # -- what breaks ------------------------------------------------------------------------------
 
 
+@any_kind
 @pytest.mark.parametrize("poison", ["a\x00b", "a\ud800b"], ids=["NUL", "surrogate"])
 async def test_poison_fails_alone(writer: Writer, conn: Connection, poison: str) -> None:
     """One message that PostgreSQL cannot store costs no other sender anything, not even the order."""
@@ -534,6 +583,7 @@ async def test_postgres_down(cluster: Cluster, pool: Pool, writer: Writer, conn:
     assert isinstance(found, Message) and found.seq == 3
 
 
+@any_kind
 async def test_missing_partition(writer: Writer, conn: Connection) -> None:
     """No partition for this month: an error is logged, the partitions are made, the messages are written."""
     [alice] = await make_users(conn, 1)
@@ -551,12 +601,12 @@ async def test_deadlock_is_tried_again(writer: Writer, conn: Connection, monkeyp
     group = await make_group(conn, [alice])
     write, calls = message_batch.write, 0
 
-    async def flaky(connection: Connection, columns: Sequence[bytes | None]) -> list[message_batch.Row]:
+    async def flaky(connection: Connection, batch: Packed) -> list[message_batch.Row]:
         nonlocal calls
         calls += 1
         if calls == 1:
             raise psycopg.errors.DeadlockDetected("victim")
-        return await write(connection, columns)
+        return await write(connection, batch)
 
     monkeypatch.setattr(message_batch, "write", flaky)
     assert (await writer.send(group, alice).message()).seq == 2
@@ -568,7 +618,7 @@ async def test_bug_does_not_kill_the_lane(writer: Writer, conn: Connection, monk
     [alice] = await make_users(conn, 1)
     group = await make_group(conn, [alice])
 
-    async def broken(connection: Connection, columns: Sequence[bytes | None]) -> list[message_batch.Row]:
+    async def broken(connection: Connection, batch: Packed) -> list[message_batch.Row]:
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
@@ -758,7 +808,7 @@ async def test_no_room_is_what_it_is_called(writer: Writer, conn: Connection, mo
     [alice] = await make_users(conn, 1)
     group = await make_group(conn, [alice])
 
-    async def write(connection: Connection, columns: Sequence[bytes | None]) -> list[message_batch.Row]:
+    async def write(connection: Connection, batch: Packed) -> list[message_batch.Row]:
         raise psycopg.errors.DiskFull("could not extend file")
 
     with monkeypatch.context() as patch:

@@ -24,7 +24,6 @@ from store.postgres import (
     users,
 )
 from store.postgres.connection import Connection
-from store.postgres.message_batch import COLUMNS
 from store.postgres.pool import Pool
 from store.redis.inbox_entries import Personal, ThreadChange
 from tests.store.postgres.test_conversations import PARTITIONS, rows_read
@@ -356,29 +355,6 @@ async def test_pages_of_replies(conn: Connection, writer: Writer) -> None:
                     break
                 at = page.next
             assert found == (every if is_forward else every[::-1])
-
-
-async def test_a_plain_batch_is_written_as_before(conn: Connection, pool: Pool, nursery: trio.Nursery) -> None:
-    """A batch without replies and mentions goes through the statement that knows nothing of them, with its nine
-    columns."""
-    taken: list[int] = []
-    writer = make_writer(pool)
-    [lane] = writer.lanes._lanes
-    pack = lane._pack
-
-    def packed(appends: object) -> list[bytes | None]:
-        columns = pack(appends)  # type: ignore[arg-type]
-        taken.append(len(columns))
-        return columns
-
-    lane._pack = packed  # type: ignore[method-assign]
-    await nursery.start(writer.lanes.run)
-    [alice] = await make_users(conn, 1)
-    group = await make_group(conn, [alice])
-    root = await writer.send(group, alice).message()
-    await writer.send(group, alice, thread_id=root.id).message()
-    assert len(COLUMNS) == 9 and taken[-2:] == [9, 14] and set(taken[:-1]) == {9}
-    assert "thread" not in queries.lane_write and "mention" not in queries.lane_write
 
 
 class Published:
