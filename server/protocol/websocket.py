@@ -161,7 +161,7 @@ class Decoder:
         if self._partial is not None:
             start = 0
         else:
-            start = self._fast_plain(data, events) if self._client else self._fast(data, events)
+            start = self._whole(data, 0, events)
         if start < len(data):
             if self._partial is None:
                 self._partial = _Partial()
@@ -176,9 +176,13 @@ class Decoder:
                 self._partial = None
         return events
 
-    def _fast(self, data: bytes, events: list[Event]) -> int:
-        """Whole masked data frames up to 64 KiB with FIN set. Returns where the slow lane must go on."""
-        pos, end = 0, len(data)
+    def _whole(self, data: bytes, pos: int, events: list[Event]) -> int:
+        """The fast lane: whole data frames up to 64 KiB with FIN set. Returns where the slow lane must go on."""
+        return self._fast_plain(data, pos, events) if self._client else self._fast(data, pos, events)
+
+    def _fast(self, data: bytes, pos: int, events: list[Event]) -> int:
+        """The fast lane of what a client sends, which is masked."""
+        end = len(data)
         while end - pos >= 6:
             first = data[pos]
             if first != 0x81 and first != 0x82:
@@ -212,9 +216,9 @@ class Decoder:
             pos = after
         return pos
 
-    def _fast_plain(self, data: bytes, events: list[Event]) -> int:
+    def _fast_plain(self, data: bytes, pos: int, events: list[Event]) -> int:
         """The same for what a server sends, which is not masked."""
-        pos, end = 0, len(data)
+        end = len(data)
         while end - pos >= 2:
             first, size = data[pos], data[pos + 1]
             if (first != 0x81 and first != 0x82) or size > 126:
@@ -270,6 +274,8 @@ class Decoder:
                     self._closed = True
                     self._partial = None
                     return
+                if state.message_opcode < 0:
+                    pos = self._whole(data, pos, events)
 
     def _header(self, state: _Partial, data: bytes, pos: int) -> int:
         """Parse a frame header (5.2) into `state`. Returns where its payload starts, or -1 for "more bytes"."""

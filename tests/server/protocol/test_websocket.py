@@ -210,6 +210,31 @@ def test_nothing_is_kept_between_messages() -> None:
     assert decoder._partial is None
 
 
+@pytest.mark.parametrize("as_client", [False, True])
+def test_whole_frames_behind_a_part(as_client: bool) -> None:
+    """Behind a frame that came in two parts, or a ping, whole frames are read as if they came by themselves."""
+
+    class Counting(Decoder):
+        headers = 0
+
+        def _header(self, state: websocket._Partial, data: bytes, pos: int) -> int:
+            self.headers += len(data) > pos
+            return super()._header(state, data, pos)
+
+    def frame(opcode: int, payload: bytes) -> bytes:
+        if as_client:
+            return websocket.encode(opcode, payload)
+        return websocket.encode_masked(opcode, payload, mask=b"abcd")
+
+    one = frame(websocket.TEXT, b"x" * 50)
+    decoder = Counting(client=as_client)
+    assert decoder.receive(one[:10]) == []
+    behind = one[10:] + 20 * one + frame(websocket.PING, b"") + 20 * one + one[:30]
+    events = decoder.receive(behind) + decoder.receive(one[30:])
+    assert [type(event) for event in events] == [Message] * 21 + [websocket.Ping] + [Message] * 21
+    assert decoder.headers == 3
+
+
 def test_close_reason_fits_and_stays_utf8() -> None:
     """A reason is cut to 123 bytes, never inside a character."""
     payload = websocket.close_payload(1000, "é" * 100)
