@@ -87,7 +87,7 @@ class Search:
 def _marks(asked: SearchMessages) -> list[str]:
     found = []
     if asked.sender_id is not None:
-        found.append(search_text.of_sender(asked.sender_id.hex))
+        found.append(search_text.of_sender(asked.sender_id.bytes))
     if asked.has is not None:
         found.append({"file": search_text.FILE, "link": search_text.LINK}[asked.has])
     return found

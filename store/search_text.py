@@ -146,17 +146,17 @@ def of_conversation(conversation_id: UUID) -> str:
     return f"=c{conversation_id.hex}"
 
 
-def of_sender(sender_id: str) -> str:
-    """Of the 32 hexadecimal digits of their id."""
-    return f"=u{sender_id}"
+def of_sender(sender_id: bytes) -> str:
+    """Of the 16 octets of their id."""
+    return f"=u{sender_id.hex()}"
 
 
-def marks(sender_id: str, content: str, *, has_file: bool) -> list[str]:
+def marks(sender_id: bytes, content: str, *, has_file: bool) -> list[str]:
     """The terms of a message that are no words."""
     found = [of_sender(sender_id)]
     if has_file:
         found.append(FILE)
-    if _LINK.search(content):
+    if "://" in content and _LINK.search(content):
         found.append(LINK)
     return found
 
@@ -165,7 +165,7 @@ class Terms:
     """Collects the terms of one message, and writes them as PostgreSQL reads a tsvector."""
 
     def __init__(self, marks: Iterable[str]) -> None:
-        self._positions: dict[str, list[int]] = {mark: [] for mark in marks}
+        self._positions: dict[str, int | list[int]] = dict.fromkeys(marks, 0)  # one or several; of marks none
         self._next = 1
         self._size = 0
 
@@ -178,12 +178,8 @@ class Terms:
             for token in tokens(text):
                 if self._next > MAX_POSITION or self._size > MAX_BYTES:
                     return
-                at = self._positions.get(token.term)
-                if at is None:
-                    self._positions[token.term] = [self._next]
+                if self._note(token.term, self._next):
                     self._size += len(token.term.encode())
-                else:
-                    at.append(self._next)
                 self._next += 1
                 yield 1
         self._next += 1  # a phrase does not go on in the next text
@@ -194,17 +190,33 @@ class Terms:
         self._size += len(text)
         for self._next, word in enumerate(_WORD.findall(text.lower()), first + 1):
             term = word if len(word) <= MAX_TERM else word[:MAX_TERM]
-            at = positions.get(term)
-            if at is None:
-                positions[term] = [self._next - 1]
+            if term in positions:
+                self._note(term, self._next - 1)
             else:
-                at.append(self._next - 1)
+                positions[term] = self._next - 1
         return self._next - first
 
+    def _note(self, term: str, position: int) -> bool:
+        """Return whether the term is new."""
+        at = self._positions.get(term)
+        if at is None:
+            self._positions[term] = position
+        elif isinstance(at, int):
+            self._positions[term] = [at, position]
+        else:
+            at.append(position)
+        return at is None
+
     def __str__(self) -> str:
-        return " ".join(
-            f"{_quoted(term)}:{','.join(map(str, at))}" if at else _quoted(term) for term, at in self._positions.items()
-        )
+        written = []
+        for term, at in self._positions.items():
+            shown = _quoted(term) if "'" in term or "\\" in term else f"'{term}'"
+            if isinstance(at, list):
+                shown = f"{shown}:{','.join(map(str, at))}"
+            elif at:
+                shown = f"{shown}:{at}"
+            written.append(shown)
+        return " ".join(written)
 
 
 class Part(NamedTuple):

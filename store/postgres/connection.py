@@ -27,6 +27,7 @@ from psycopg.rows import TupleRow
 from psycopg.types.uuid import UUIDBinaryDumper
 
 from store import tcp
+from store.postgres import arrays
 
 CONNECT_TIMEOUT = 5.0  # seconds for a name, and for one address, unless the conninfo says connect_timeout
 CONNECT_TIMEOUT_OF_SEVERAL = 2.0  # the same, where there are several hosts
@@ -61,6 +62,7 @@ def _make_adapters() -> AdaptersMap:
     adapters = AdaptersMap(psycopg.adapters)
     adapters.register_dumper(UUID, UUIDBinaryDumper)  # the last one registered is what %s takes
     adapters.register_loader("uuid", _UUIDLoader)
+    arrays.register(adapters)
     return adapters
 
 

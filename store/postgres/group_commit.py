@@ -32,7 +32,7 @@ from store.histogram import Histogram
 from store.ids import timestamp
 from store.model import Change, Message, MessageStatus, MessageType
 from store.outage import Outage
-from store.postgres import damage, disk, durability, message_batch, queries
+from store.postgres import arrays, damage, disk, durability, message_batch, queries
 from store.postgres.connection import Connection, ends_session
 from store.postgres.lane_health import LaneHealth
 from store.postgres.message_batch import Kind, OutcomeUnknown, Packed, Row
@@ -513,7 +513,7 @@ class _Lane:
     def _pack(self, appends: Sequence[Append]) -> Packed:
         """Raises UnicodeEncodeError."""
         kind = kind_of(appends)
-        conversation_ids = message_batch.pack_uuids([a.conversation_id for a in appends])
+        conversation_ids = arrays.pack_uuids([a.conversation_id for a in appends])
         if kind is Kind.LONE:
             [a] = appends
             key = a.client_message_id
@@ -523,27 +523,27 @@ class _Lane:
             ]  # fmt: skip
             return Packed(kind, [conversation_ids], one)
         columns: list[bytes | None] = [
-            message_batch.pack_uuids([a.message_id for a in appends]),
+            arrays.pack_uuids([a.message_id for a in appends]),
             conversation_ids,
-            message_batch.pack_uuids([a.sender_id for a in appends]),
-            message_batch.pack_texts([a.type.value for a in appends]),
-            message_batch.pack_texts([a.content for a in appends]),
-            message_batch.pack_texts([a.client_message_id for a in appends]),
+            arrays.pack_uuids([a.sender_id for a in appends]),
+            arrays.pack_texts([a.type.value for a in appends]),
+            arrays.pack_texts([a.content for a in appends]),
+            arrays.pack_texts([a.client_message_id for a in appends]),
             self._outbox,
         ]
         if kind >= Kind.FILES:
             columns += (
-                message_batch.pack_uuids([a.file_id for a in appends]),
-                message_batch.pack_uuids([a.reply_to_id for a in appends]),
+                arrays.pack_uuids([a.file_id for a in appends]),
+                arrays.pack_uuids([a.reply_to_id for a in appends]),
             )
         if kind is Kind.FULL:
             named = [(position, user_id) for position, a in enumerate(appends, 1) for user_id in a.mentions]
             columns += (
-                message_batch.pack_numbers([a.all_up_to for a in appends]),
-                message_batch.pack_numbers([position for position, _ in named]),
-                message_batch.pack_uuids([user_id for _, user_id in named]),
-                message_batch.pack_uuids([a.thread_id for a in appends]),
-                message_batch.pack_numbers([None if a.thread_id is None else a.also_in_conversation for a in appends]),
+                arrays.pack_numbers([a.all_up_to for a in appends]),
+                arrays.pack_numbers([position for position, _ in named]),
+                arrays.pack_uuids([user_id for _, user_id in named]),
+                arrays.pack_uuids([a.thread_id for a in appends]),
+                arrays.pack_numbers([None if a.thread_id is None else a.also_in_conversation for a in appends]),
             )
         return Packed(kind, [conversation_ids], columns)
 

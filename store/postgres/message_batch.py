@@ -4,12 +4,10 @@ Owns the prepared statements of a lane's connection and the exchange on it. `sto
 what is in a batch and what its outcome means for whom.
 
 This is the hottest path of the store, so it speaks to libpq directly (through psycopg.pq and the generators that
-psycopg's own cursors use): one network round trip a batch, and arrays packed here in PostgreSQL's binary form, which
-takes a third of the time of psycopg's list dumpers.
+psycopg's own cursors use): one network round trip a batch, and arrays in PostgreSQL's binary form.
 """
 
-import struct
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -19,15 +17,8 @@ from psycopg import generators, pq
 from psycopg.adapt import Transformer
 
 from store.postgres import queries
+from store.postgres.arrays import BIGINT_ARRAY, BOOL, TEXT, TEXT_ARRAY, UUID_ARRAY, UUID_TYPE
 from store.postgres.connection import Connection, ends_session
-
-UUID_OID, TEXT_OID, BOOL_OID, BIGINT_OID = 2950, 25, 16, 20
-UUID_ARRAY, TEXT_ARRAY, BIGINT_ARRAY = 2951, 1009, 1016
-_NULL = b"\xff\xff\xff\xff"
-_SIXTEEN = b"\x00\x00\x00\x10"
-_ARRAY = struct.Struct("!iiIii")  # dimensions, has nulls, element type, length, first index
-_LENGTH = struct.Struct("!i")
-_NUMBER = struct.Struct("!iq")
 
 LOCK = b"parley_lane_lock"
 
@@ -51,12 +42,12 @@ class Packed(NamedTuple):
 
 
 WRITE = {kind: f"parley_lane_write_{kind.name.lower()}".encode() for kind in Kind}
-_PLAIN = [UUID_ARRAY] * 3 + [TEXT_ARRAY] * 3 + [BOOL_OID]
+_PLAIN = [UUID_ARRAY] * 3 + [TEXT_ARRAY] * 3 + [BOOL]
 _FILES = [*_PLAIN, UUID_ARRAY, UUID_ARRAY]
 _FULL = [*_FILES, BIGINT_ARRAY, BIGINT_ARRAY, UUID_ARRAY, UUID_ARRAY, BIGINT_ARRAY]
 STATEMENTS = (
     (LOCK, queries.lane_lock, [UUID_ARRAY]),
-    (WRITE[Kind.LONE], queries.lane_write_lone, [UUID_OID] * 3 + [TEXT_OID] * 3 + [BOOL_OID]),
+    (WRITE[Kind.LONE], queries.lane_write_lone, [UUID_TYPE] * 3 + [TEXT] * 3 + [BOOL]),
     (WRITE[Kind.PLAIN], queries.lane_write_plain, _PLAIN),
     (WRITE[Kind.FILES], queries.lane_write, _FILES),
     (WRITE[Kind.FULL], queries.lane_write_full, _FULL),
@@ -118,28 +109,6 @@ async def write(conn: Connection, batch: Packed) -> list[Row]:
     return transformer.load_rows(0, result.ntuples, Row._make)
 
 
-def pack_uuids(values: Iterable[UUID | None]) -> bytes:
-    items = [_NULL if value is None else _SIXTEEN + value.int.to_bytes(16, "big") for value in values]
-    return _ARRAY.pack(1, 1, UUID_OID, len(items), 1) + b"".join(items)
-
-
-def pack_texts(values: Sequence[str | None]) -> bytes:
-    """Raises UnicodeEncodeError on a lone surrogate."""
-    items: list[bytes] = []
-    for value in values:
-        if value is None:
-            items.append(_NULL)
-        else:
-            data = value.encode()
-            items += (_LENGTH.pack(len(data)), data)
-    return _ARRAY.pack(1, 1, TEXT_OID, len(values), 1) + b"".join(items)
-
-
-def pack_numbers(values: Sequence[int | None]) -> bytes:
-    items = [_NULL if value is None else _NUMBER.pack(8, value) for value in values]
-    return _ARRAY.pack(1, 1, BIGINT_OID, len(items), 1) + b"".join(items)
-
-
 def _prepare(pgconn: Any, name: bytes, sql: bytes, types: list[int]) -> Generator[Any, Any, None]:
     pgconn.send_prepare(name, sql, param_types=types)
     for result in (yield from generators.execute(pgconn)):
@@ -167,7 +136,8 @@ def _exchange(pgconn: Any, batch: Packed) -> Generator[Any, Any, Any]:
     pgconn.pipeline_sync()
     failure: psycopg.Error | None = None
     try:
-        yield from generators.send(pgconn)
+        if pgconn.flush():  # the Sync has sent all of it, as a rule
+            yield from generators.send(pgconn)
         for _ in range(2):
             [result] = yield from generators.fetch_many(pgconn)
             if result.status == FATAL_ERROR:

@@ -27,6 +27,7 @@ from store import search_text
 from store.ids import id_floor
 from store.model import Message
 from store.postgres import queries
+from store.postgres.arrays import Numbers, RawUuids, Texts, Uuids
 from store.postgres.connection import Connection
 from store.postgres.messages import message_of
 from store.search_text import Query
@@ -101,7 +102,7 @@ async def list_noted(conn: Connection, *, stuck_after: float, limit: int = 1000)
 async def forget_noted(conn: Connection, positions: Sequence[int]) -> None:
     """What was noted there is brought in."""
     if positions:
-        await conn.execute(queries.delete_search_queue, {"positions": list(positions)})
+        await conn.execute(queries.delete_search_queue, {"positions": Numbers(positions)})
 
 
 async def bring_in(conn: Connection, noted: Mapping[UUID, int]) -> tuple[int, list[UUID]]:
@@ -111,7 +112,7 @@ async def bring_in(conn: Connection, noted: Mapping[UUID, int]) -> tuple[int, li
     """
     async with _quick(conn):
         rebuild = await fetch_rebuild(conn)
-        rows = await (await conn.execute(queries.list_search_heads, {"ids": list(noted)})).fetchall()
+        rows = await (await conn.execute(queries.list_search_heads, {"ids": Uuids(noted)})).fetchall()
         after = {}
         for conversation_id, _, position in rows:
             comes = rebuild is not None and rebuild.finished_at is None and conversation_id >= rebuild.conversation_id
@@ -209,14 +210,15 @@ class _Changes(NamedTuple):
 
 async def _read(conn: Connection, after: Mapping[UUID, int], heads: Mapping[UUID, int]) -> _Changes:
     """Of as many of these conversations, from the lowest id on, as are worth it."""
-    ids: list[UUID] = []
+    ids = Uuids()
     expected = 0
     for one in sorted(after):
         if expected >= ROWS:
             break
         ids.append(one)
         expected += min(heads[one] - after[one], CHANGES)
-    parameters = {"ids": ids, "after": [after[one] for one in ids], "limit": CHANGES, "max_bytes": MAX_BYTES}
+    beginnings = Numbers(after[one] for one in ids)
+    parameters = {"ids": ids, "after": beginnings, "limit": CHANGES, "max_bytes": MAX_BYTES}
     rows = await (await conn.execute(queries.list_search_changes, parameters)).fetchall()
     counts = Counter(row[0] for row in rows)
     ends = {row[0]: row for row in rows}  # the last row of each
@@ -232,16 +234,16 @@ async def _write(conn: Connection, changes: _Changes) -> None:
     """Write the terms of messages, and bring the blocks up to date that have some of them.
 
     Takes breaks for other tasks: the rows are a user's to choose, and this runs beside the sends of all."""
-    shown: list[tuple[int, str]] = []
-    terms: list[str] = []
-    gone: list[tuple[int, str]] = []
+    shown: list[tuple[int, bytes]] = []
+    terms = Texts()
+    gone: list[tuple[int, bytes]] = []
     count = 0
     for number, message_id, _, sender_id, body, has_file, name, is_shown, *_ in changes.rows:
         if not is_shown:
             gone.append((number, message_id))
             continue
         collected = search_text.Terms(search_text.marks(sender_id, body, has_file=has_file))
-        for added in chain(collected.add(body), collected.add(name or "")):
+        for added in collected.add(body) if name is None else chain(collected.add(body), collected.add(name)):
             count += added
             if count >= BREAK:
                 count = 0
@@ -255,21 +257,28 @@ async def _write(conn: Connection, changes: _Changes) -> None:
     if gone:
         in_blocks += await (await conn.execute(queries.delete_search_terms, _keys(changes.ids, gone))).fetchall()
     if in_blocks:
-        parameters = {"conversation_ids": [row[0] for row in in_blocks], "ids": [row[1] for row in in_blocks]}
+        parameters = {
+            "conversation_ids": Uuids(row[0] for row in in_blocks),
+            "ids": Uuids(row[1] for row in in_blocks),
+        }
         await conn.execute(queries.widen_search_blocks, parameters)
         await conn.execute(queries.refresh_search_blocks, parameters)
     if shown:
-        ids = [changes.ids[number - 1] for number in dict.fromkeys(number for number, _ in shown)]
+        ids = Uuids(changes.ids[number - 1] for number in dict.fromkeys(number for number, _ in shown))
         await conn.execute(queries.seal_search_blocks, {"ids": ids, "size": BLOCK, "spare": SPARE, "limit": SEALED})
 
 
-def _keys(ids: Sequence[UUID], rows: Sequence[tuple[int, str]]) -> dict[str, Sequence[object]]:
-    return {"conversation_ids": ids, "numbers": [row[0] for row in rows], "ids": [row[1] for row in rows]}
+def _keys(ids: Sequence[UUID], rows: Sequence[tuple[int, bytes]]) -> dict[str, Sequence[object]]:
+    return {
+        "conversation_ids": Uuids(ids),
+        "numbers": Numbers(row[0] for row in rows),
+        "ids": RawUuids(row[1] for row in rows),
+    }
 
 
 async def _write_positions(conn: Connection, reached: Mapping[UUID, int]) -> None:
     if reached:
-        await conn.execute(queries.write_search_positions, {"ids": list(reached), "seqs": list(reached.values())})
+        await conn.execute(queries.write_search_positions, {"ids": Uuids(reached), "seqs": Numbers(reached.values())})
 
 
 @asynccontextmanager

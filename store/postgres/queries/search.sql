@@ -42,7 +42,7 @@ WHERE c.id = ANY(%(ids)s::uuid[]) AND c.last_seq > coalesce(p.seq, 0)
 
 -- name: list_search_changes
 -- messages_changed_seq and messages_seq, as `changes` in messages.sql; files_pkey. `found` counts those of its
--- conversation: which has all of them below `limit`. Ids are text, and conversations numbers, which costs the server less. Stops before the row that would bring the bodies (and 100 octets for
+-- conversation: which has all of them below `limit`. Ids are octets, and conversations numbers, which costs the server less. Stops before the row that would bring the bodies (and 100 octets for
 -- each) past max_bytes, but never before the first.
 WITH found AS MATERIALIZED (
     SELECT k.number, m.conversation_id, m.id, m.changed_seq, m.sender_id, m.body, m.file_id,
@@ -61,7 +61,7 @@ WITH found AS MATERIALIZED (
         ORDER BY m.changed_seq LIMIT %(limit)s
     ) AS m
 )
-SELECT m.number, encode(uuid_send(m.id), 'hex'), m.changed_seq, encode(uuid_send(m.sender_id), 'hex'), m.body,
+SELECT m.number, uuid_send(m.id), m.changed_seq, uuid_send(m.sender_id), m.body,
        m.file_id IS NOT NULL, f.name, m.is_shown, m.found, m.is_cut
 FROM (
     SELECT *, sum(octet_length(body) + 100) OVER () > %(max_bytes)s AS is_cut,
@@ -73,19 +73,20 @@ WHERE m.total <= %(max_bytes)s OR m.position = 1
 ORDER BY m.number, m.changed_seq
 
 -- fragment: those_in_blocks
--- message_search_blocks_pkey. Of those that were changed, the ones that are not behind the last block.
-SELECT w.conversation_id, w.id FROM written AS w CROSS JOIN LATERAL (
-    SELECT b.last_id FROM message_search_blocks AS b
-    WHERE b.conversation_id = w.conversation_id ORDER BY b.first_id DESC LIMIT 1
+-- message_search_blocks_pkey, once a conversation. Of those that were changed, the ones that are not behind the last block.
+SELECT w.conversation_id, w.id
+FROM unnest(%(conversation_ids)s::uuid[]) AS c (id)
+CROSS JOIN LATERAL (
+    SELECT b.last_id FROM message_search_blocks AS b WHERE b.conversation_id = c.id ORDER BY b.first_id DESC LIMIT 1
 ) AS newest
-WHERE w.id <= newest.last_id
+JOIN written AS w ON w.conversation_id = c.id AND w.id <= newest.last_id
 
 -- name: write_search_terms
 -- message_search_pkey.
 WITH written AS (
     INSERT INTO message_search AS s (conversation_id, id, terms)
     SELECT c.id, i.id, i.terms::tsvector
-    FROM unnest(%(numbers)s::int[], %(ids)s::uuid[], %(terms)s::text[]) AS i (number, id, terms)
+    FROM unnest(%(numbers)s::bigint[], %(ids)s::uuid[], %(terms)s::text[]) AS i (number, id, terms)
     JOIN unnest(%(conversation_ids)s::uuid[]) WITH ORDINALITY AS c (id, number) ON c.number = i.number
     ORDER BY c.id, i.id
     ON CONFLICT (conversation_id, id) DO UPDATE SET terms = EXCLUDED.terms WHERE s.terms <> EXCLUDED.terms
@@ -97,7 +98,7 @@ WITH written AS (
 -- message_search_pkey.
 WITH written AS (
     DELETE FROM message_search AS s
-    USING unnest(%(numbers)s::int[], %(ids)s::uuid[]) AS i (number, id)
+    USING unnest(%(numbers)s::bigint[], %(ids)s::uuid[]) AS i (number, id)
     JOIN unnest(%(conversation_ids)s::uuid[]) WITH ORDINALITY AS c (id, number) ON c.number = i.number
     WHERE s.conversation_id = c.id AND s.id = i.id
     RETURNING s.conversation_id, s.id

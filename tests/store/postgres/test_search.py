@@ -265,7 +265,7 @@ async def test_filters(conn: Connection, writer: Writer) -> None:
     await writer.send(other, bob, "word there").message()
     await bring_in(conn)
     assert await find(conn, bob, "word", conversation_id=other) == ["word there"]
-    assert await find(conn, bob, "word", marks=[search_text.of_sender(bob.hex)]) == ["word there"]
+    assert await find(conn, bob, "word", marks=[search_text.of_sender(bob.bytes)]) == ["word there"]
     assert await find(conn, bob, "", marks=[search_text.LINK]) == ["word see https://example.org/x"]
     ms = first.id.int >> 80
     assert await find(conn, bob, "word", before_ms=ms) == []
