@@ -117,6 +117,7 @@ async function onEnd(reason, userId, pending) {
   const unsent = pending ? ` ${plural(pending, "message is", "messages are")} not sent: what you have written is kept here until you ` : "";
   if (!NOTICES[reason?.code]) return stopped(reason, unsent, userId);
   if (stored() && userOfToken(stored().accessToken) !== userId) return begin(); // somebody else has signed in meanwhile
+  if (!stored() && reason.code === "unauthenticated") return signedOutElsewhere(userId, ended);
   splash("The connection was ended …");
   const why = reason.code === "forbidden" || reason.until ? reason : await whySignedOut();
   if (running) return; // another tab was faster
@@ -160,9 +161,8 @@ async function clearHistory(userId) {
   }
 }
 
-async function onOther() {
-  const userId = running?.userId;
-  const ended = end();
+/** Another tab says so, or has ended the session before that was heard. */
+async function signedOutElsewhere(userId = running?.userId, ended = end()) {
   void begin("You were signed out in another tab.");
   await ended;
   if (userId && userOfToken(stored()?.accessToken) !== userId) await clearHistory(userId); // this tab may have written later than that one has cleared
@@ -177,7 +177,7 @@ function button(kind, text, onClick) {
 }
 
 applyTheme();
-onOtherTab(() => void onOther());
+onOtherTab(() => void signedOutElsewhere());
 try {
   await comeBack();
   void begin();
