@@ -97,12 +97,15 @@ const commands = {
   traced: () => traced(),
   faults: ({ faults }) => faults.splice(0),
   axe: async ({ session }) => {
-    await look(session, axe);
+    await look(session, CALM);
+    if (!(await look(session, "Boolean(globalThis.axe)"))) await look(session, axe);
     return look(session, `axe.run(document, { resultTypes: ["violations"] }).then(({ violations }) => violations.map(({ id, help, nodes }) =>
       id + ": " + help + ": " + nodes.slice(0, 3).map(({ html, failureSummary }) => html.slice(0, 160) + " (" + failureSummary.replace(/\\s+/g, " ").slice(0, 200) + ")").join(" | ")))`);
   },
 };
 
+// Colours are judged as they are when what is moving has arrived.
+const CALM = "void document.getAnimations().filter(({ effect }) => effect.getComputedTiming().iterations !== Infinity).forEach((one) => one.finish())";
 const SEEN = "[location.hash, ...[...document.querySelectorAll('dialog, body')].map(({ innerText }) => innerText.slice(-1500)), ...[...document.querySelectorAll('input, textarea')].map(({ value }) => value).filter(Boolean)].join(' | ').replace(/\\s+/g, ' ')";
 
 // By the debugger, which the page's policy does not concern.

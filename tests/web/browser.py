@@ -20,8 +20,9 @@ STOP_TIMEOUT = 60.0  # seconds
 
 
 class Browser:
-    def __init__(self, process: trio.Process) -> None:
+    def __init__(self, process: trio.Process, takes_shots: bool) -> None:
         self._process = process
+        self.takes_shots = takes_shots
         self._ids = count(1)
         self._answers: dict[int, trio.MemorySendChannel[dict[str, Any]]] = {}
         self._writing = trio.Lock()
@@ -98,9 +99,9 @@ class Page:
         return found
 
     async def shot(self, title: str) -> None:
-        """Keep a picture of it, in a folder that git ignores."""
-        SHOTS.mkdir(exist_ok=True)
-        await self.do("shot", path=str(SHOTS / f"{title}.png"))
+        """Keep a picture of it for people to look at, if they have asked for pictures."""
+        if self._browser.takes_shots:
+            await self.do("shot", path=str(SHOTS / f"{title}.png"))
 
     async def check(self) -> None:
         """It is accessible as far as axe can say, and nothing went wrong in it."""
@@ -110,11 +111,12 @@ class Page:
 
 
 @asynccontextmanager
-async def open_browser(node: str, chromium: str) -> AsyncIterator[Browser]:
+async def open_browser(node: str, chromium: str, takes_shots: bool = False) -> AsyncIterator[Browser]:
+    SHOTS.mkdir(exist_ok=True)  # git ignores it; what could not be done is shown there, too
     process = await trio.lowlevel.open_process(
         [node, str(HERE / "browser.mjs"), chromium], cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    browser = Browser(process)
+    browser = Browser(process, takes_shots)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(browser.read)

@@ -41,8 +41,8 @@ def chromium() -> str:
 
 
 @pytest.fixture
-async def browser(node: str, chromium: str) -> AsyncIterator[Browser]:
-    async with open_browser(node, chromium) as found:
+async def browser(request: pytest.FixtureRequest, node: str, chromium: str) -> AsyncIterator[Browser]:
+    async with open_browser(node, chromium, request.config.getoption("--web-messages") > 0) as found:
         yield found
 
 

@@ -1,13 +1,14 @@
 """What tests of the page share: instances on one address, people who join, and what they do and see.
 
-Owns the instances of a test. Pictures of what people saw are left in tests/web/shots, which git ignores.
+Owns the instances of a test. Pictures of what people saw are left in tests/web/shots by `make test-web`.
 """
 
 import json
 import struct
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,12 @@ class Others:
         if status:
             await self.do(user, "PUT", "/api/users/status", {"status": "Away", "statusText": status})
         return user
+
+    async def add_many(self, usernames: Iterable[str]) -> list[str]:
+        """Add users who do nothing themselves, and return their ids."""
+        async with self._server.http() as http:
+            made = [await served(partial(http.post, "/api/users", json={"username": name})) for name in usernames]
+        return [each["id"] for each in made]
 
     async def do(self, user: User, method: str, path: str, body: Any = None, **options: Any) -> Any:
         async with self._server.http(user) as http:

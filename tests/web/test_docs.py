@@ -1,11 +1,7 @@
 """The reference at /docs in a real Chromium, on a phone and on a wide screen."""
 
-from collections.abc import AsyncIterator
-
-import pytest
-
 from tests.site import Site
-from tests.web.browser import Browser, open_browser
+from tests.web.browser import Browser
 
 PHONE, WIDE = 390, 1280  # CSS pixels
 # What reaches beyond the screen, or has to be moved sideways to be read; what is smaller than one reads.
@@ -21,12 +17,6 @@ LOOK = """
   };
 })()
 """
-
-
-@pytest.fixture
-async def browser(node: str, chromium: str) -> AsyncIterator[Browser]:
-    async with open_browser(node, chromium) as found:
-        yield found
 
 
 async def test_it_is_readable(site: Site, browser: Browser) -> None:

@@ -217,7 +217,7 @@ async def test_a_large_group(database: str, redis_url: str, tmp_path: Path, brow
         await site.start()
         others = Others(site.instances[0])
         bob = await others.add("bob", "Bob")
-        many = [(await others.add(f"user{number}", "")).id for number in range(105)]
+        many = await others.add_many(f"user{number}" for number in range(105))
         page = await join(browser, site, "alice")  # the last one
         alice = await who(page)
         team = await others.group(bob, "Everybody", *many)

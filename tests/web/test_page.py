@@ -1,6 +1,6 @@
 """The page at `/` in a real Chromium: two people on two instances of one address, through all that may happen.
 
-Pictures of what they saw are left in tests/web/shots, which git ignores.
+Pictures of what they saw are left in tests/web/shots by `make test-web`.
 """
 
 import json

@@ -119,8 +119,10 @@ async def test_a_long_thread(database: str, redis_url: str, tmp_path: Path, brow
     async with two_instances(database, redis_url, tmp_path / "files") as site:
         others, _, bob, chat, one, _ = await two_people(site, browser)
         root = await others.say(bob, chat, ROOT)
-        for number in range(MANY):
-            await others.say(bob, chat, f"reply {number}", threadId=root)
+        async with site.instances[0].connect(bob) as hub:
+            for number in range(MANY):
+                reply = {"conversationId": chat, "content": f"reply {number}", "threadId": root}
+                await hub.invoke("SendMessage", reply)
         await one.do("reload")
         await one.see(f"{LINE}:has-text('{MANY} replies')")
         await one.do("refuse", pattern="**/replies?*", **{"is": True})
