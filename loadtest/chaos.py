@@ -70,21 +70,23 @@ def _fault(line: str) -> Fault:
     try:
         if "for" in words:
             position = words.index("for")
-            seconds = float(words[position + 1])
+            [text] = words[position + 1 :]
+            seconds = float(text)
             words = words[:position]
         at, kind, *rest = words
         if not (0 <= float(at) < math.inf and 0 <= seconds < math.inf):
             raise ValueError
         if kind == "cut":
             part = float(rest[0]) if rest else 1.0
-            if not 0 <= part <= 1:
+            if not 0 <= part <= 1 or len(rest) > 1:
                 raise ValueError
             return Fault(float(at), kind, part=part)
-        if kind not in KINDS or rest[0] not in KINDS[kind]:
+        number = int(rest[1]) if len(rest) > 1 else 0
+        if kind not in KINDS or rest[0] not in KINDS[kind] or number < 0 or len(rest) > 2:
             raise ValueError
         if kind == "stop":
             seconds = seconds or DEFAULT_STOP
-        return Fault(float(at), kind, rest[0], int(rest[1]) if len(rest) > 1 else 0, seconds)
+        return Fault(float(at), kind, rest[0], number, seconds)
     except (ValueError, IndexError):
         raise ChaosError(f"--chaos: {line!r} is no fault: AT KIND [TARGET [NUMBER]] [for SECONDS]") from None
 

@@ -5,7 +5,7 @@ Owns the mapping from the fields of a `Parameters` struct: types, descriptions a
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import click
@@ -23,6 +23,16 @@ _SIGNS = {">=": "at least", ">": "more than", "<=": "at most", "<": "less than"}
 
 class ParameterError(Exception):
     """A parameter has no such value, or there is no such parameter; the message says which."""
+
+
+class Finite(click.FloatRange):
+    """A number in a range, which neither `inf` nor `nan` is: click lets both pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"a finite number, not {value}", param, ctx)
+        return number
 
 
 class Parameter(NamedTuple):
@@ -92,9 +102,27 @@ def make(struct: type[Common], *given: Mapping[str, Any]) -> Common:
         if isinstance(value, float) and not math.isfinite(value):
             raise ParameterError(f"{_option(name)}: a finite number, not {value}")
     try:
-        return msgspec.convert(values, struct, strict=False)
+        made = msgspec.convert(values, struct, strict=False)
     except msgspec.ValidationError as error:
         raise ParameterError(in_words(str(error), values)) from None
+    for name in struct.__struct_fields__:
+        value = getattr(made, name)
+        if isinstance(value, float) and not math.isfinite(value):  # as a text of a profile says it
+            raise ParameterError(f"{_option(name)}: a finite number, not {value}")
+    _require_mix(made)
+    return made
+
+
+def _require_mix(made: Common) -> None:
+    """Raises ParameterError if nothing is left for arrivals to do, or more than there are of them."""
+    if made.MIX and not any(getattr(made, name) for name in made.MIX):
+        raise ParameterError(f"{_listed(made.MIX)}: one of these weights has to be more than 0")
+    if sum(getattr(made, name) for name in made.PARTS) > 1:
+        raise ParameterError(f"{_listed(made.PARTS)}: at most 1 together")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(_option, names))
 
 
 def in_words(error: str, values: Mapping[str, Any]) -> str:

@@ -45,7 +45,7 @@ _FLAG = {"is_flag": True, "default": None}
 _PATH = click.Path(dir_okay=False, path_type=Path)
 _NEW = click.Path(file_okay=False, path_type=Path)
 _EXISTING = click.Path(exists=True, path_type=Path)
-_SECONDS = click.FloatRange(min=0, max=86400)
+_SECONDS = parameters.Finite(min=0, max=86400)
 _CLIENTS = click.Choice(["lean", "reference"])
 _OPTIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("--dev", "Start an own `parley dev`, in a temporary directory.", _FLAG),
@@ -56,7 +56,7 @@ _OPTIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("--i-own-this-target", "Load a server that is not on this machine.", _FLAG),
     ("--workers", "Processes of the generator.  [default: 1]", {"type": click.IntRange(1, 256)}),
     ("--shard", "I/N: play the I-th of N parts; `loadtest merge` joins them.", {}),
-    ("--start-at", "Start at this time (seconds since the epoch): for shards.", {"type": float}),
+    ("--start-at", "Start at this time (seconds since the epoch): for shards.", {"type": parameters.Finite(min=0)}),
     ("--seed", "Of everything that is random.  [default: 1]", {"type": int}),
     ("--client", "reference: trio-websocket, no codec of ours.  [default: lean]", {"type": _CLIENTS}),
     ("--chaos", 'Faults while it runs: "5 kill instance; 9 cut 0.5", or a file.', {}),
@@ -123,7 +123,7 @@ def run_scenario(kind: type[Scenario], name: str, profile: profiles.Profile, giv
     unknown = profile.run.keys() - OPTION_NAMES
     if unknown:
         fail(f"{name}: there is no option {', '.join(sorted(unknown))}", MISUSED)
-    chosen = {**profile.run, **options}
+    chosen = {**_checked(name, profile.run), **options}
     with user_errors():
         scenario = kind(parameters.make(kind.Parameters, own, profile.parameters))
     try:
@@ -160,6 +160,21 @@ def run_scenario(kind: type[Scenario], name: str, profile: profiles.Profile, giv
     if record is not None:
         terminal.echo(f"record    {record}: `parley loadtest check {record}`")
     sys.exit(exit_code(result))
+
+
+def _checked(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The options of a profile, as the command line would take them. Ends the process for what it would not."""
+    context, made = click.get_current_context(), {}
+    for option in RUN_OPTIONS:
+        if option.name in given:
+            value = given[option.name]
+            try:
+                made[option.name] = option.type_cast_value(
+                    context, [value] if option.multiple and isinstance(value, str) else value
+                )
+            except click.BadParameter as error:
+                fail(f"{name}: {option.opts[0]}: {error.message}", MISUSED)
+    return made
 
 
 def exit_code(result: Result) -> int:
@@ -249,7 +264,7 @@ def _shard(text: str | None) -> tuple[int, int]:
     if text is None:
         return 1, 1
     index, _, count = text.partition("/")
-    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise Misused(f"--shard {text}: it is I/N, such as 1/3")
     return int(index), int(count)
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from loadtest.capacity.measured import TooFew, measure
 from loadtest.capacity.population import Cost, Costs, Needs, Population, needs
+from loadtest.parameters import Finite
 from loadtest.peers.driver import PeerError
 from loadtest.report.charts import number
 from loadtest.results import Machine, installed_versions, this_machine
@@ -54,7 +55,7 @@ class Capacity(msgspec.Struct, frozen=True, rename="camel"):
 def _assumptions(command: click.Command) -> click.Command:
     """An option for each field of the population, with its default."""
     for field in msgspec.structs.fields(Population):
-        kind = click.IntRange(min=0) if field.type is int else click.FloatRange(min=0)
+        kind = click.IntRange(min=0) if field.type is int else Finite(min=0)
         flag = f"--{field.name.replace('_', '-')}"
         option = click.Option([flag], default=field.default, show_default=True, type=kind, help=HELP[field.name])
         command.params.append(option)
@@ -64,7 +65,7 @@ def _assumptions(command: click.Command) -> click.Command:
 @_assumptions
 @click.command("capacity")
 @click.option("--connections", default=4000, show_default=True, type=click.IntRange(500), help="To measure with.")
-@click.option("--seconds", default=5.0, show_default=True, type=click.FloatRange(0.2), help="Of each measurement.")
+@click.option("--seconds", default=5.0, show_default=True, type=Finite(0.2, 3600), help="Of each measurement.")
 @click.option("--costs", type=click.Path(dir_okay=False, path_type=Path), help="Measure nothing: read these (--json).")
 @click.option("--json", "output", type=click.Path(dir_okay=False, path_type=Path), help="Write the costs here, too.")
 @click.option("--markdown", is_flag=True, help="Print the tables as Markdown.")

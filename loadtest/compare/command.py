@@ -76,8 +76,8 @@ def compare(
 
     Exit code 0: no regression. 1: something is worse by more than its threshold, and not by chance; or a promise
     broke that held before. 2: these cannot be compared; or they were measured under different conditions (machines,
-    parameters, faults, ...), and --unlike does not say to compare them all the same. Chance can be excluded only with
-    several runs of each: three, better five.
+    parameters, settings of the server, faults, ...), and --unlike does not say to compare them all the same. Chance
+    can be excluded only with several runs of each: three, better five.
     """
     try:
         base, other = _read(a), _read(b)

@@ -150,9 +150,29 @@ def unequal(base: Sequence[Result], other: Sequence[Result]) -> list[str]:
         values = list(dict.fromkeys(_written(result.parameters.get(name)) for result in everything))
         if len(values) > 1:
             found.append(f"the runs have different --{name.replace('_', '-')}: {' and '.join(values)}")
+    found += _different_settings(everything)
     if any(result.interrupted_at is not None for result in everything):
         found.append("some of the runs were interrupted")
     return found
+
+
+def _different_settings(everything: Sequence[Result]) -> list[str]:
+    """Of the servers, as far as they are known: every `parley dev` has some that are not as by default, so a run
+    without any did not see its servers'."""
+    known = [result.settings for result in everything if result.settings]
+    found = []
+    for name in sorted({name for settings in known for name in settings} - _ADDRESSES):
+        values = list(dict.fromkeys(_setting(name, settings.get(name)) for settings in known))
+        if len(values) > 1:
+            found.append(f"the servers have different {name}: {' and '.join(values)}")
+    return found
+
+
+def _setting(name: str, value: str | None) -> str:
+    """As it counts here: servers of one run that differ, in any order; that there is a certificate, and not where."""
+    if value is None:
+        return "the default"
+    return "set" if name in _PLACES else ", ".join(sorted(value.split(", ")))
 
 
 def _written(value: object) -> str:
@@ -164,6 +184,8 @@ def _faults(result: Result) -> str:
     return ", ".join(sorted(f"{event.kind} {event.target}" for event in result.chaos))
 
 
+_ADDRESSES = {"LISTEN", "PEER_LISTEN", "ADMIN_LISTEN", "INSTANCE"}  # where a server is makes no difference
+_PLACES = {"TLS_CERT", "TLS_KEY", "OBJECTS"}  # whether there is one does; which one is another in each `parley dev`
 _CONDITIONS: dict[str, Callable[[Result], str]] = {
     "machines": lambda result: f"{result.machine.cores} cores, {result.machine.cpu}",
     "clients": lambda result: result.client,
@@ -191,4 +213,7 @@ def _remarks(base: Sequence[Result], other: Sequence[Result]) -> list[str]:
         remarks.append("A and B are the same runs")
     if any(not result.oracle.holds for result in base):
         remarks.append("promises were broken in the base runs already")
+    unseen = [result for result in (*base, *other) if not result.settings]
+    if 0 < len(unseen) < len(base) + len(other):
+        remarks.append("the settings of some servers were not seen, so they may differ")
     return remarks

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from loadtest.bench.people import Rest
 from loadtest.bench.process import Server, free_port, parley, running, wait_for
+from loadtest.parameters import Finite
 from loadtest.peers.contestants import CONTESTANTS, SERVERS, Contestant, Unavailable, default_cache
 from loadtest.peers.dialects import Dialect, Hub, Seat
 from loadtest.peers.driver import Measured, Pairs, PeerError
@@ -76,14 +77,14 @@ class Comparison(msgspec.Struct, frozen=True, rename="camel"):
 
 
 @click.command("peers")
-@click.option("--seconds", default=5.0, show_default=True, type=click.FloatRange(min=0.2), help="Of each measurement.")
+@click.option("--seconds", default=5.0, show_default=True, type=Finite(0.2, 3600), help="Of each measurement.")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 20), help="Turns; medians are shown.")
 @click.option("--pairs", default=50, show_default=True, type=click.IntRange(1, 1000), help="Direct conversations.")
 @click.option(
     "--rate",
     default=500.0,
     show_default=True,
-    type=click.FloatRange(0, 1e6, min_open=True),
+    type=Finite(0, 1e6, min_open=True),
     help="Messages/s at which latency is measured.",
 )
 @click.option("--only", multiple=True, help="Part of a server's name; may be repeated. Parley always runs.")

@@ -41,6 +41,8 @@ class Common(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     step_limit_ms: Annotated[float, Meta(gt=0, description="shape step: a step holds while its p99 is below")] = 50.0
     attach: Attach = "sync"
     protocol: Annotated[Literal["json", "messagepack"], Meta(description="of the hub")] = "json"
+    MIX: ClassVar[tuple[str, ...]] = ()  # which of the parameters are weights of what arrivals do
+    PARTS: ClassVar[tuple[str, ...]] = ()  # which of them are parts of one whole
     ping: Annotated[float, Meta(gt=0, description="seconds between a client's keep-alive pings")] = 15.0
 
 

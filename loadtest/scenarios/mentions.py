@@ -28,6 +28,7 @@ CHANGES: tuple[dict[str, object], ...] = (
 
 
 class Parameters(Common, frozen=True, kw_only=True):
+    MIX = ("writes", "edits", "deletions", "reads", "pins", "settings", "searches")
     members: Annotated[int, Meta(ge=2, description="of each group")] = 20
     groups: Annotated[int, Meta(ge=1, description="groups; no user is in two")] = 10
     writes: Annotated[float, Meta(ge=0, description="weight of messages among the arrivals")] = 40

@@ -25,6 +25,7 @@ ENDED = "ban"  # the operation that is timed: from the answer of a ban until the
 
 
 class Parameters(Common, frozen=True, kw_only=True):
+    MIX = ("writes", "direct", "typing", "mutes", "blocks", "bans", "removals")
     members: Annotated[int, Meta(ge=3, description="of each group, the first of whom moderates it")] = 24
     groups: Annotated[int, Meta(ge=1, description="groups; no user is in two")] = 4
     writes: Annotated[float, Meta(ge=0, description="weight of messages to the group, among the arrivals")] = 50

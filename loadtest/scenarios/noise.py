@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 
 class Parameters(Common, frozen=True, kw_only=True):
+    PARTS = ("typing", "receipts")
     members: Annotated[int, Meta(ge=2, description="of each group")] = 10
     groups: Annotated[int, Meta(ge=1, description="groups; no user is in two")] = 20
     typing: Annotated[float, Share, Meta(description="part of the arrivals that are StartTyping")] = 0.5

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 class Parameters(Common, frozen=True, kw_only=True):
+    MIX = ("writes", "replies", "deletions", "follows", "marks", "reads", "pages")
     members: Annotated[int, Meta(ge=2, description="of each group")] = 100
     groups: Annotated[int, Meta(ge=1, description="groups; no user is in two")] = 4
     threads: Annotated[int, Meta(ge=1, description="threads of a group that are replied to, those that began last")] = 5

@@ -30,6 +30,11 @@ def call(*words: str) -> Result:
     return CliRunner().invoke(main, words)
 
 
+def zeros(scenario: str) -> list[str]:
+    """Every weight of a scenario, given as 0."""
+    return [word for name in SCENARIOS[scenario].Parameters.MIX for word in (f"--{name}", "0")]
+
+
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_the_readme_describes_every_scenario(name: str) -> None:
     """Parameters, defaults and example are in the README as `show --markdown` prints them."""
@@ -134,12 +139,76 @@ def test_a_wrong_command_line_is_exit_code_2(words: list[str]) -> None:
         (["direct", "--chaos", "5 stop instance for 100"], "--chaos: 5 stop instance for 100 s"),
         (["direct", "--chaos", "5 cut 2"], "--chaos: '5 cut 2' is no fault"),
         (["direct", "--chaos", "inf cut"], "--chaos: 'inf cut' is no fault"),
+        (["direct", "--chaos", "5 kill instance -1"], "--chaos: '5 kill instance -1' is no fault"),
+        (["direct", "--chaos", "5 kill instance 1 2"], "--chaos: '5 kill instance 1 2' is no fault"),
+        (["direct", "--chaos", "5 stop instance for 2 3"], "--chaos: '5 stop instance for 2 3' is no fault"),
+        (["direct", "--shard", "\u00b2/3"], "--shard"),
+        (
+            ["mentions", *zeros("mentions")],
+            "--writes, --edits, --deletions, --reads, --pins, --settings, --searches: one of",
+        ),
+        (["threads", *zeros("threads")], "--replies, --deletions, --follows, --marks, --reads, --pages: one of these"),
+        (
+            ["moderation", *zeros("moderation")],
+            "--blocks, --bans, --removals: one of these weights has to be more than 0",
+        ),
+        (["noise", "--typing", "0.7", "--receipts", "0.6"], "--typing, --receipts: at most 1 together"),
         (["nothing"], "there is no scenario, profile or file 'nothing'"),
     ],
 )
 def test_what_is_said_names_the_option(words: list[str], says: str) -> None:
     """A value that cannot be: exit code 2, and one line with the option and what it takes, before anything starts."""
     done = call("run", *words, "--url", "http://127.0.0.1:1")
+    assert (done.exit_code, done.output.count("\n")) == (2, 1), done.output
+    assert says in done.output
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_weights_are_known_as_such(name: str) -> None:
+    """Each parameter that is described as a weight counts as one: with all of them 0 a worker could choose nothing."""
+    kind = SCENARIOS[name].Parameters
+    weights = [one.name for one in parameters(kind) if one.description.startswith("weight of")]
+    assert sorted(weights) == sorted(kind.MIX)
+    if weights:
+        assert make(kind, dict.fromkeys(weights[1:], 0.0))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["run", "direct", "--url", "http://127.0.0.1:1", "--settle", "nan"], "'--settle'"),
+        (["run", "direct", "--url", "http://127.0.0.1:1", "--start-at", "inf"], "'--start-at'"),
+        (["capacity", "--seconds", "inf"], "'--seconds'"),
+        (["capacity", "--users", "-1"], "'--users'"),
+        (["peers", "--seconds", "nan"], "'--seconds'"),
+        (["peers", "--rate", "nan"], "'--rate'"),
+    ],
+)
+def test_numbers_are_finite(words: list[str], says: str) -> None:
+    """What would never end, or compare with nothing, is a usage error that names the option."""
+    done = call(*words)
+    assert done.exit_code == 2 and says in done.output and "Traceback" not in done.output, done.output
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[run]\nworkers = 0", "--workers: "),
+        ("[run]\nworkers = 'many'", "--workers: "),
+        ("[run]\nsettle = -1", "--settle: "),
+        ("[run]\nsettle = nan", "--settle: "),
+        ("[run]\nclient = 'none'", "--client: "),
+        ("[parameters]\nrate = nan", "--rate: a finite number"),
+        ("[parameters]\nrate = 'inf'", "--rate: a finite number"),
+        ("[parameters]\nrate = []", "--rate: a number"),
+        ("[parameters]\npairs = 1.5", "--pairs: a whole number"),
+    ],
+)
+def test_a_profile_is_checked_as_the_command_line_is(text: str, says: str, tmp_path: Path) -> None:
+    """Its values are those of options: what no option takes is refused by its name, before anything starts."""
+    file = tmp_path / "mine.toml"
+    file.write_text(f"scenario = 'direct'\n{text}\n")
+    done = call("run", str(file), "--url", "http://127.0.0.1:1")
     assert (done.exit_code, done.output.count("\n")) == (2, 1), done.output
     assert says in done.output
 

@@ -154,6 +154,39 @@ def test_unequal_conditions_are_refused(tmp_path: Path) -> None:
     assert judge([run()], [alike]).remarks == []
 
 
+SETTINGS = {
+    "LISTEN": "127.0.0.1:5000, 127.0.0.1:5001",
+    "LANES": "4",
+    "OBJECTS": "file:///tmp/a",
+    "REGISTRATION": "open",
+}
+
+
+def test_unlike_settings_of_servers_are_refused(tmp_path: Path) -> None:
+    """They are named with their values. Where a server is, which directory it has, and the order in which servers of
+    one run were seen make no difference; of servers whose settings were not seen it is said that they may differ."""
+    base = keep(tmp_path / "a", [run(settings=SETTINGS)])
+    for changes, says in (
+        ({"LANES": "2"}, "the servers have different LANES: 4 and 2"),
+        ({"LANES": "2, 4"}, "the servers have different LANES: 4 and 2, 4"),
+        ({"RETENTION_DAYS": "30"}, "the servers have different RETENTION_DAYS: the default and 30"),
+        ({"TLS_CERT": "/etc/cert"}, "the servers have different TLS_CERT: the default and set"),
+    ):
+        other = tmp_path / "b.json"
+        results.write(run(settings=SETTINGS | changes), other)
+        done = compared(base, other)
+        assert (done.exit_code, done.output.count("\n")) == (2, 1), done.output
+        assert says in done.output and "--unlike" in done.output
+        done = compared(base, other, "--unlike")
+        assert done.exit_code == 0 and f"note: {says}" in done.output
+    alike = {"LISTEN": "/run/parley", "OBJECTS": "file:///tmp/b", "INSTANCE": "one"}
+    assert judge([run(settings=SETTINGS)], [run(settings=SETTINGS | alike)]).remarks == []
+    both = [run(settings=SETTINGS | {"LANES": lanes}) for lanes in ("2, 4", "4, 2")]
+    assert judge(both[:1], both[1:]).remarks == []
+    [remark] = judge([run(settings=SETTINGS)], [run(settings={})]).remarks
+    assert "not seen" in remark
+
+
 def test_a_measure_that_is_left_out_has_its_reason(tmp_path: Path) -> None:
     """Too few operations for a percentile in one of the runs, no processes, an operation that was not done: said below
     the table, with the side that lacks it."""
