@@ -47,5 +47,9 @@ class WrongSchema(Unfit):
     """The schema is not there, older than this code needs, or newer than it knows: somebody has to migrate it."""
 
 
+class NoRights(Unfit):
+    """The role that PostgreSQL has let in may not do what is needed: somebody has to grant it, or name another role."""
+
+
 class RedisUnfit(RedisUnavailable, Unfit):
     """Redis answers, and refuses what we need of it."""

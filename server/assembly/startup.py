@@ -1,10 +1,11 @@
 """What an instance waits for before it is ready: PostgreSQL with the right schema, Redis that takes what it writes, and
 its own parts at work with both.
 
-Owns the questions and their order. What an operator has to change (a wrong password, a schema that was not migrated, a
-Redis that evicts) raises Unfit, which ends the process: to wait would not help, and a restart one by one stops at the
-first instance. What is out of reach is waited for, with a line in the log and in the status of the unit. `parley check`
-asks both services the same.
+Owns the questions and their order. What an operator has to change (a wrong password, a role without rights, a schema
+that was not migrated, a Redis that evicts) raises Unfit, which ends the process: to wait would not help, and a restart
+one by one stops at the first instance. What is out of reach is waited for, with a line in the log and in the status of
+the unit: a server that starts up, a standby that may be promoted, too many connections. `parley check` asks both
+services the same.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,9 +16,9 @@ from server.config.settings import Settings
 from server.config.units import SECONDS
 from server.observability.health_checks import Check
 from server.rest.routes.health import FINE_WORD, REQUIRED, Note, run_checks
-from store.errors import StoreError, Unavailable, Unfit
+from store.errors import NoRights, StoreError, Unavailable, Unfit
 from store.outage import Outage
-from store.postgres import clock, schema
+from store.postgres import clock, rights, schema
 from store.postgres.sessions import NOT_OURS, TRANSIENT, Connector
 from store.reasons import reason
 from store.redis import fitness
@@ -30,13 +31,20 @@ WANTED = (*sorted(REQUIRED), "redis")  # checks of health without which no insta
 
 
 async def require_postgres(settings: Settings) -> None:
-    """Raises Unfit if PostgreSQL has to be set up otherwise, its schema migrated, or a clock set; Unavailable."""
-    timeout = settings.statement_timeout
-    connection = await Connector(settings.database_url, name=NAME, statement_timeout=timeout, writes=True).connect()
+    """Raises Unfit if PostgreSQL has to be set up otherwise, rights granted, its schema migrated, or a clock set;
+    Unavailable."""
+    connector = Connector(settings.database_url, name=NAME, statement_timeout=settings.statement_timeout, writes=True)
+    try:
+        connection = await connector.connect()
+    except NoRights as error:
+        raise NoRights(f"DATABASE_URL: {error}") from error
     try:
         assert connection.clock_skew is not None
         clock.require(connection.clock_skew)
+        await rights.require(connection)
         await schema.require(connection)
+    except NoRights as error:
+        raise NoRights(f"DATABASE_URL: {error}") from error
     except NOT_OURS as error:
         raise Unfit(f"PostgreSQL: {reason(error)}; has `parley migrate` been run, by a role that may?") from error
     except TRANSIENT as error:

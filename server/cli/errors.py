@@ -1,6 +1,6 @@
 """How a command fails: one clear line on standard error, and an exit code.
 
-Owns the exit codes. 1 is an error, 2 a wrong command line, configuration or schema.
+Owns the exit codes. 1 is an error, 2 a wrong command line, configuration, schema or role.
 """
 
 import sys
@@ -70,14 +70,14 @@ def _describe(error: BaseException, also: tuple[type[Exception], ...]) -> tuple[
 
     from server.config.settings import ConfigError  # noqa: PLC0415
     from server.process.supervisor import PartLost  # noqa: PLC0415
-    from store.errors import StoreError, WrongSchema  # noqa: PLC0415
+    from store.errors import NoRights, StoreError, WrongSchema  # noqa: PLC0415
     from store.postgres.sessions import NOT_OURS  # noqa: PLC0415
     from store.reasons import reason  # noqa: PLC0415
 
     if isinstance(error, ConfigError):
         return "the configuration cannot be used:\n  " + str(error).replace("\n", "\n  "), MISUSED
-    if isinstance(error, WrongSchema):
-        return str(error), MISUSED  # the same for each start, until somebody migrates it
+    if isinstance(error, (WrongSchema, NoRights)):
+        return str(error), MISUSED  # the same for each start, until somebody migrates it, or grants them
     if isinstance(error, (StoreError, PartLost, *also)):
         return str(error), getattr(error, "exit_code", FAILED)
     if isinstance(error, psycopg.Error):

@@ -6,6 +6,7 @@ waiting differs between event loops, so `wait` and `open` are overridden and the
 Knows nothing of pools, nor of what is stored.
 """
 
+import contextlib
 import os
 import select
 import socket
@@ -28,6 +29,7 @@ from psycopg.types.uuid import UUIDBinaryDumper
 
 from store import tcp
 from store.postgres import arrays
+from store.postgres.logins import Logins, Refused
 
 CONNECT_TIMEOUT = 5.0  # seconds for a name, and for one address, unless the conninfo says connect_timeout
 CONNECT_TIMEOUT_OF_SEVERAL = 2.0  # the same, where there are several hosts
@@ -42,6 +44,8 @@ KEEPALIVES = {
     "keepalives_count": tcp.COUNT,
     "tcp_user_timeout": 1000 * tcp.USER_TIMEOUT,
 }
+
+LOGINS = Logins()  # of this process
 
 RV = TypeVar("RV")
 READ, WRITE, READ_WRITE = psycopg.waiting.Wait.R, psycopg.waiting.Wait.W, psycopg.waiting.Wait.RW
@@ -141,7 +145,8 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
     async def open(cls, conninfo: str = "", **params: ConnParam) -> Self:
         """Connect, trying each address of each host in turn. `params` override the conninfo.
 
-        Raises OperationalError when none answers, ProgrammingError when the conninfo makes no sense.
+        Raises OperationalError when none answers, Refused when the last one will not let us in however often we ask,
+        ProgrammingError when the conninfo makes no sense.
         """
         settings = {**KEEPALIVES, "gssencmode": "disable", **conninfo_to_dict(conninfo), **params}
         failure: psycopg.Error | None = None
@@ -172,10 +177,15 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
 
     @classmethod
     async def _open_one(cls, conninfo: str, timeout: float) -> Self:
-        with trio.move_on_after(timeout):
-            connection: Self = await _wait_connecting(cls._connect_gen(conninfo))
-            connection.opened_at = connection.last_used = trio.current_time()
-            return connection
+        try:
+            with trio.move_on_after(timeout):
+                connection: Self = await _wait_connecting(cls._connect_gen(conninfo))
+                connection.opened_at = connection.last_used = trio.current_time()
+                return connection
+        except psycopg.OperationalError as error:
+            if await _is_refusal(conninfo, str(error), timeout):
+                raise Refused(str(error)) from error
+            raise
         raise psycopg.errors.ConnectionTimeout(f"PostgreSQL did not accept the connection within {timeout:g} s")
 
     async def wait(self, gen: Generator[Any, Any, RV], interval: float = 0.0, timeout: float | None = None) -> RV:
@@ -310,6 +320,17 @@ def _hear(connection: "weakref.ref[Connection]", notice: psycopg.errors.Diagnost
     listener = connection()
     if listener is not None and notice.severity_nonlocalized in ("FATAL", "PANIC"):
         listener._is_ended = True
+
+
+async def _is_refusal(conninfo: str, text: str, timeout: float) -> bool:
+    """Whether a login that has failed with these words will always fail."""
+    text = text.removeprefix("connection failed: ").removeprefix("connection is bad: ")  # psycopg's own
+    known = LOGINS.is_refusal(text)
+    if known is None:
+        known = False
+        with trio.move_on_after(timeout), contextlib.suppress(psycopg.OperationalError):
+            known = await _wait_connecting(LOGINS.look(conninfo, text))
+    return known
 
 
 async def _resolve(attempt: ConnDict) -> list[ConnDict]:

@@ -7,7 +7,6 @@ commands all get theirs here, so what one of them finds holds for all.
 Settings are set by a statement and not by startup options: a pooler refuses those, or drops them without a word.
 """
 
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -15,9 +14,10 @@ import psycopg
 import structlog
 
 from store import tcp
-from store.errors import Unavailable, Unfit
+from store.errors import NoRights, Unavailable, Unfit
 from store.postgres.connection import CANCEL_TIMEOUT, Connection, Skew
 from store.postgres.damage import DAMAGED
+from store.postgres.logins import Refused
 from store.reasons import reason
 
 SECONDS = 1.0
@@ -36,18 +36,6 @@ PINNED_ON_TCP: Mapping[str, str] = {
     "tcp_keepalives_count": str(tcp.COUNT),
     "tcp_user_timeout": str(1000 * tcp.USER_TIMEOUT),
 }
-# What a server says that will not let us in however often we ask. The driver has no SQLSTATE of a login that fails;
-# where the words are in another language, it counts as out of reach.
-_REFUSALS = (
-    "password authentication failed",
-    "authentication failed for user",
-    "no password supplied",
-    "no pg_hba.conf entry",
-    "pg_hba.conf rejects",
-    "is not permitted to log in",
-    "permission denied for database",
-)
-_NOT_THERE = re.compile(r'(?:role|database) ".*" does not exist')
 # Ours to choose: the code relies on each of them.
 PINNED: Mapping[str, str] = {
     "client_encoding": "UTF8",
@@ -84,6 +72,8 @@ _LOOK = """pg_backend_pid(), current_setting('server_version_num')::int, current
     pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
     extract(epoch FROM clock_timestamp())::float8,
     current_setting('synchronous_standby_names') <> '' AND current_setting('synchronous_commit') <> 'local'"""
+
+_READ_ONLY_BY = "SELECT source, session_user FROM pg_settings WHERE name = 'default_transaction_read_only'"
 
 # What psycopg raises when the server is not there, not ready, or not ours to write to, or gave up on us.
 # All else that means "try again" (timeouts, shutdown, deadlock, serialization) is an OperationalError.
@@ -142,7 +132,7 @@ class Connector:
         except TRANSIENT as error:
             if "unsupported startup parameter" in str(error):
                 raise Unfit(f"a pooler refuses the connection: {reason(error)}") from error
-            if _is_refusal(str(error)):
+            if isinstance(error, Refused):
                 raise Unfit(f"PostgreSQL refuses the login: {reason(error)}") from error
             raise Unavailable(f"PostgreSQL: {reason(error)}") from error
         except psycopg.ProgrammingError:  # psycopg's own words quote it, password and all
@@ -179,6 +169,8 @@ class Connector:
         if pid != connection.info.backend_pid:
             await self._look_at_pooler(connection)
         if self._writes and (is_standby or is_read_only):
+            if not is_standby:
+                await _require_own_writes(connection)
             what = "a standby" if is_standby else "read-only (default_transaction_read_only)"
             raise Unavailable(f"PostgreSQL takes no writes: it is {what}")
 
@@ -191,8 +183,13 @@ class Connector:
             raise Unfit(POOLED)
 
 
-def _is_refusal(text: str) -> bool:
-    return any(words in text for words in _REFUSALS) or _NOT_THERE.search(text) is not None
+async def _require_own_writes(connection: Connection) -> None:
+    """A database or a server that is read-only may be so for a while: somebody repairs it, or its disk is full. A role
+    that is, or a URL, is so on purpose. Raises NoRights."""
+    row = await (await connection.execute(_READ_ONLY_BY)).fetchone()
+    if row is not None and row[0] in ("client", "user", "database user"):
+        whose = "the URL makes its sessions" if row[0] == "client" else f"the role {row[1]} is"
+        raise NoRights(f"PostgreSQL takes no writes: {whose} read-only (default_transaction_read_only)")
 
 
 async def check(conninfo: str) -> Skew:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -114,6 +115,69 @@ async def test_a_login_that_postgres_refuses(locked: Cluster, login: str, databa
     [line] = said(ended)
     assert ended.code == 1 and line.startswith("parley: PostgreSQL refuses the login: ") and sentence in line, ended
     assert '"event":"ready"' not in ended.out
+
+
+@contextmanager
+def role(database: str, may: str) -> Iterator[str]:
+    """A role that is in these roles of PostgreSQL's; its name."""
+    name = f"role_of_{conninfo_to_dict(database)['dbname']}"
+    Cluster.change(database, f"CREATE ROLE {name} LOGIN IN ROLE {may}")
+    try:
+        yield name
+    finally:
+        Cluster.change(database, f"DROP OWNED BY {name}")
+        Cluster.change(database, f"DROP ROLE {name}")
+
+
+@pytest.fixture
+def reader(database: str) -> Iterator[str]:
+    """A role that may read everything and write nothing."""
+    with role(database, "pg_read_all_data") as name:
+        yield name
+
+
+async def test_a_role_that_may_not_write(reader: str, database: str, redis_url: str) -> None:
+    """It ends at once with what the role lacks, the setting, and exit code 2: no grant comes by itself."""
+    ended = await serve(DATABASE_URL=make_conninfo(database, user=reader), REDIS_URL=redis_url)
+    [line] = said(ended)
+    expected = f"parley: DATABASE_URL: the role {reader} lacks DELETE on api_keys, "
+    assert ended.code == 2 and line.startswith(expected), ended
+    assert '"event":"ready"' not in ended.out
+
+
+async def test_a_role_or_url_that_is_read_only(reader: str, database: str, redis_url: str) -> None:
+    """The same of one whose sessions are read-only on purpose."""
+    Cluster.change(database, f"ALTER ROLE {reader} SET default_transaction_read_only = on")
+    own = make_conninfo(database, user=reader)
+    url = make_conninfo(database, options="-c default_transaction_read_only=on")
+    for given, whose in ((own, f"the role {reader} is read-only"), (url, "the URL makes its sessions read-only")):
+        ended = await serve(DATABASE_URL=given, REDIS_URL=redis_url)
+        [line] = said(ended)
+        assert ended.code == 2 and line.startswith("parley: DATABASE_URL: PostgreSQL takes no writes: "), ended
+        assert whose in line
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("ALTER ROLE {role} CONNECTION LIMIT 0", "ALTER ROLE {role} CONNECTION LIMIT -1"),
+        (
+            "ALTER DATABASE {database} SET default_transaction_read_only = on",
+            "ALTER DATABASE {database} RESET default_transaction_read_only",
+        ),
+    ],
+)
+async def test_what_comes_right_by_itself_is_waited_for(database: str, redis_url: str, before: str, after: str) -> None:
+    """A role with too many connections, and a database that is read-only for a while: not ready, and then ready."""
+    name = str(conninfo_to_dict(database)["dbname"])
+    writing = make_conninfo(database, options="-c default_transaction_read_only=off")
+    with role(writing, "pg_read_all_data, pg_write_all_data") as own:
+        Cluster.change(writing, f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {own}")
+        Cluster.change(writing, before.format(role=own, database=name))
+        async with running(make_conninfo(database, user=own), redis_url, until="not_ready") as server:
+            assert not server.events("ready")
+            Cluster.change(writing, after.format(role=own, database=name))
+            await wait_until(lambda: server.events("ready"))
 
 
 @pytest.fixture
