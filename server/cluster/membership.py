@@ -18,7 +18,7 @@ import trio
 
 from server.cluster.publisher import Publisher
 from server.cluster.reaper import Reaper
-from server.cluster.recovery import Recovery
+from server.cluster.recovery import Recovery, may_be_lifted
 from server.cluster.subscriptions import Subscriptions
 from server.fanout.change_publisher import ChangePublisher
 from store.defects import guard
@@ -241,7 +241,7 @@ class Membership:
                 log.warning("inbox_overrun", instance=instance, advice="what was lost is read from PostgreSQL")
                 self._doubt(self._heard_at)
             for delivery in found:
-                self._take(delivery)
+                await self._take(delivery)
                 last = delivery.id
                 read += 1
                 await trio.lowlevel.checkpoint()
@@ -252,7 +252,7 @@ class Membership:
                 await self._instances.trim(instance, last)
                 read = 0
 
-    def _take(self, delivery: Delivery) -> None:
+    async def _take(self, delivery: Delivery) -> None:
         if not delivery.data:
             return  # the entry that made the stream
         try:
@@ -262,7 +262,10 @@ class Membership:
             self._doubt(self._heard_at)
             return
         self.received += len(entry.changes)
-        self.delays.observe(max(0.0, time.time() - int(delivery.id.partition(b"-")[0]) / 1000))
+        delay = max(0.0, time.time() - int(delivery.id.partition(b"-")[0]) / 1000)
+        self.delays.observe(delay)
+        if any(may_be_lifted(one, delay) for one in entry.disconnections):
+            entry = msgspec.structs.replace(entry, disconnections=await self._recovery.still_due(entry.disconnections))
         try:
             self._change_publisher.receive(entry)
         except Exception as error:  # every instance may have got this entry: it must not end their epochs

@@ -5,6 +5,7 @@ memberships. A change of members that was missed shows in no head if its convers
 one meanwhile is read by time, and who has left one is found by what they are attached to.
 """
 
+import time
 from collections.abc import Collection, Sequence
 from typing import Protocol
 from uuid import UUID
@@ -14,13 +15,17 @@ import trio
 from server.fanout.conversation_updates import ConversationNotifier
 from server.fanout.rooms import Rooms
 from server.fanout.thread_updates import ThreadNotifier
+from store.errors import StoreError
+from store.ids import id_ms
 from store.model import Privacy
 from store.postgres.blocks import Concerning
-from store.redis.inbox_entries import BANNED, disconnection_of, killing_of, moderated
+from store.redis.inbox_entries import BANNED, Disconnection, disconnection_of, killing_of, moderated
 
 CHUNK = 500  # users in one query
 NONE = Concerning()
 SLACK = 30.0  # seconds that a change may have taken to be sent, and clocks may differ
+LATE = 5.0  # seconds after a ban: who is let in again sooner may be disconnected once more
+SAID_WITHIN = 1.0  # seconds for PostgreSQL to say who is still banned: other entries wait meanwhile
 
 
 class Truth(Protocol):
@@ -60,6 +65,15 @@ class Presence(Protocol):
     """Announces who comes and goes (`server.fanout.presence`)."""
 
     async def catch_up(self, seconds: float) -> None: ...
+
+
+def may_be_lifted(disconnection: Disconnection, delay: float) -> bool:
+    """Whether this is of a ban that was made so long ago that the user may have been let in again. `delay`: how long
+    the news of it has waited here, if not elsewhere."""
+    if disconnection.code != BANNED:
+        return False
+    act_id = disconnection.act_id
+    return delay > LATE or (act_id is not None and time.time() - id_ms(act_id) / 1000 > LATE)
 
 
 class Recovery:
@@ -105,6 +119,18 @@ class Recovery:
         for start in range(0, len(users), CHUNK):
             await self._close_withdrawn(users[start : start + CHUNK])
         await self.check_privacy()
+
+    async def still_due(self, found: Sequence[Disconnection]) -> tuple[Disconnection, ...]:
+        """Without those of bans that were lifted meanwhile, or are over: their users may have connected again since.
+        All of them where PostgreSQL does not say so at once."""
+        banned = {one.user_id for one in found if one.code == BANNED}
+        still: Collection[UUID] = banned
+        with trio.move_on_after(SAID_WITHIN):
+            try:
+                still = set(await self._truth.banned(banned))
+            except StoreError:
+                pass  # logged elsewhere
+        return tuple(one for one in found if one.code != BANNED or one.user_id in still)
 
     async def check_privacy(self) -> None:
         """Read what the users hide who are connected here, and the blocks that concern them: a notice is lost if its

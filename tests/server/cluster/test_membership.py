@@ -1,7 +1,7 @@
 """server.cluster.membership: after every fault a new epoch, in which no change is missed (docs/design.md 6 and 7)."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, cast
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from server.cluster.membership import RECHECK, RENEWAL, UNREGISTERED_PERIOD, Mem
 from server.cluster.subscriptions import Subscriptions
 from store.errors import Unavailable
 from store.ids import new_id
-from store.redis.inbox_entries import Draft, Entry, pack_change
+from store.redis.inbox_entries import BANNED, ENDED, Disconnection, Draft, Entry, moderated, pack_change
 from store.redis.instances import READ_COUNT, Delivery, Instances
 from tests.server.fanout.test_rooms import change
 
@@ -28,6 +28,8 @@ class World:
         self.asked_after: list[bytes] = []
         self.received: list[int] = []
         self.doubted: list[UUID] = []
+        self.ended: list[UUID] = []
+        self.lifted: set[UUID] = set()
         self.away = self.is_lost = self.is_overrun = False
         self.refuses = False  # to register
         self.is_complete = True  # what is registered
@@ -85,6 +87,7 @@ class World:
             defect, self.defect = self.defect, None
             raise defect
         self.received += [one.seq for one in entry.changes]
+        self.ended += [one.user_id for one in entry.disconnections]
 
     def doubt(self, conversation_ids: Collection[UUID]) -> None:
         self.doubted += conversation_ids
@@ -103,6 +106,11 @@ class World:
     async def check_privacy(self) -> None:
         await trio.lowlevel.checkpoint()
         self.log.append("check privacy")
+
+    async def still_due(self, found: Sequence[Disconnection]) -> tuple[Disconnection, ...]:
+        await trio.lowlevel.checkpoint()
+        self.log.append("still due?")
+        return tuple(one for one in found if one.user_id not in self.lifted)
 
     async def check_access(self) -> None:
         await self._check("check access")
@@ -291,6 +299,36 @@ async def test_the_inbox(world: World, nursery: trio.Nursery, autojump_clock: Mo
     await trio.sleep(0.5)
     assert "trim" in world.log and world.received[-1] == 209
     nursery.cancel_scope.cancel()
+
+
+async def test_news_of_bans_that_have_waited(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """News that comes late, because it has waited here or before it was sent, ends no connection of a user who was let
+    in again; on time nothing is asked, nor is it of other ends."""
+    lifted, banned, signed_out = new_id(), new_id(), new_id()
+    world.lifted = {lifted}
+    now = int(time.time() * 1000)
+    before = UUID(int=((now - 60_000) << 80) + 7)
+    await nursery.start(world.membership.run)
+
+    async def hear(at: int, *found: Disconnection) -> list[UUID]:
+        draft = Draft()
+        for one in found:
+            draft.add(one)
+        world.ended.clear()
+        world.inbox.append(Delivery(b"%d-1" % at, draft.pack()))
+        await trio.sleep(1)  # under a mock clock
+        return world.ended
+
+    for at, act_id in ((now, before), (now - 60_000, new_id()), (now - 60_000, None)):
+        world.log.clear()
+        found = [moderated(user_id, BANNED, act_id) for user_id in (lifted, banned)]
+        assert await hear(at, *found, moderated(signed_out, ENDED, act_id)) == [banned, signed_out]
+        assert "still due?" in world.log
+    world.log.clear()
+    ahead = now + 3_600_000  # however long the test has taken
+    assert await hear(ahead, moderated(lifted, BANNED, UUID(int=ahead << 80))) == [lifted]
+    assert await hear(now - 60_000, moderated(signed_out, ENDED, before)) == [signed_out]
+    assert "still due?" not in world.log
 
 
 async def test_attempts_that_fail(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:

@@ -16,6 +16,7 @@ from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Privacy
 from store.postgres.blocks import Around, Concerning
+from store.redis.inbox_entries import BANNED, ENDED, killing_of, moderated
 from tests.server.fanout.test_rooms import CONVERSATION, Connection, World
 
 
@@ -168,6 +169,28 @@ async def test_users_who_were_banned_meanwhile() -> None:
     cluster.truth.out = {out.user_id}
     await cluster.recovery.check_access()
     assert not cluster.is_here(out) and cluster.is_here(other)
+
+
+async def test_late_news_of_a_ban(autojump_clock: MockClock) -> None:
+    """Whom PostgreSQL still knows as banned is disconnected; so is everybody when it does not say, or takes long, for
+    access that was withdrawn must not last (P9)."""
+    cluster = Cluster()
+    banned, lifted, ended = new_id(), new_id(), new_id()
+    cluster.truth.out.add(banned)
+    found = [moderated(banned, BANNED), moderated(lifted, BANNED), moderated(ended, ENDED), killing_of(ended)]
+    assert await cluster.recovery.still_due(found) == (found[0], *found[2:])
+
+    async def away(user_ids: Collection[UUID]) -> list[UUID]:
+        await trio.lowlevel.checkpoint()
+        raise Unavailable("away")
+
+    async def silent(user_ids: Collection[UUID]) -> list[UUID]:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    for banned_now in (away, silent):
+        cluster.truth.banned = banned_now  # type: ignore[method-assign]
+        assert await cluster.recovery.still_due(found) == tuple(found)
 
 
 async def test_access_is_not_kept_by_what_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
