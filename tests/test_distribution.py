@@ -179,6 +179,13 @@ def test_every_module_of_it_can_be_imported(slim: Path, tmp_path: Path) -> None:
     assert Path(where).is_relative_to(slim)
 
 
+def test_the_load_test_is_not_part_of_a_server(slim: Path, tmp_path: Path) -> None:
+    """It comes with the wheel, works with what the wheel requires, and is not loaded by what serves."""
+    count = "import sys, server.app; print(sum(name.partition('.')[0] == 'loadtest' for name in sys.modules))"
+    assert run(slim / "bin" / "python", "-c", count, cwd=tmp_path, PYTHONPATH="") == "0"
+    assert "direct" in run(slim / "bin" / "parley", "loadtest", "list", cwd=tmp_path, PYTHONPATH="")
+
+
 async def test_it_serves(slim: Path, built: Built, database: str, redis_url: str, tmp_path: Path) -> None:
     """What is installed from the wheel serves, with its page, and says the number of the commit."""
     shown = built.version
