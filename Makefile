@@ -89,8 +89,8 @@ types: $(TESTABLE)
 imports: $(TESTABLE)
 	@$(BIN)/lint-imports --no-cache > $(VENV)/lint-imports.txt || (cat $(VENV)/lint-imports.txt; exit 1)
 
-bench: $(READY) ## the budgets of the socket path, measured here and now
-	@$(BIN)/python -m loadtest.bench
+bench: $(READY) ## the budgets of the socket path, measured here and now, as ratios (ARGS="--strict --json FILE")
+	@$(BIN)/python -m loadtest.bench $(ARGS)
 
 image: $(READY) ## the container image, with the engine that is here (ENGINE=, BASE=, TAG=)
 	@version=$$($(BIN)/parley --version | cut -d' ' -f2) && \

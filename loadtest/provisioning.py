@@ -139,10 +139,10 @@ def check_tokens(people: Sequence[Person], seconds: float) -> None:
         )
 
 
-def mint(key: str, user_id: str, *, is_admin: bool = False) -> str:
+def mint(key: str, user_id: str, *, is_admin: bool = False, seconds: int = TOKEN_TTL) -> str:
     """A token as the server would give it, or as an operator gives it to an administrator."""
     now = int(time.time())
-    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": user_id, "iat": now, "nbf": now, "exp": now + TOKEN_TTL}
+    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": user_id, "iat": now, "nbf": now, "exp": now + seconds}
     if is_admin:
         claims["role"] = "admin"
     return jwt.encode(claims, key, algorithm="HS256")

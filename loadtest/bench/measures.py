@@ -8,11 +8,13 @@ import itertools
 import socket
 import time
 from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from loadtest.bench.people import Rest, User
-from loadtest.bench.process import Server
+from loadtest.bench.process import BenchError, Server
 from loadtest.bench.sockets import SEPARATOR, Sockets, call, frame
+from server.protocol import websocket
 
 FAN = 2000  # sockets in the room
 ECHOERS = 100  # sockets that echo at a time, each with
@@ -25,8 +27,21 @@ US = 1e6
 _ids = itertools.count(1)
 
 
+class Way(NamedTuple):
+    """How a reference broadcasts: messages that come at a time, and the letter that says what is done with them."""
+
+    burst: int
+    kind: bytes
+
+
+ONE_BY_ONE = Way(1, b"B")
+BURSTS = Way(BURST, b"B")  # each message by a send of its own
+TOGETHER = Way(BURST, b"G")  # those that have come together, by one
+
+
 class Durable(NamedTuple):
     cost: float  # us
+    database: float  # us of PostgreSQL
     rate: float  # messages/s
     p99: float  # ms, at half of that rate
 
@@ -78,48 +93,72 @@ def _ping_pong(server: Server, lean_client: Sockets, request: bytes, *, answer: 
     return spent / done * US
 
 
-def fan_out(server: Server, seconds: float) -> float:
-    """A plain broadcast of 100 bytes to `FAN` sockets, one after the other."""
+def fan_out(server: Server, seconds: float, *, size: int, ways: Sequence[Way]) -> Iterator[float]:
+    """A plain broadcast to `FAN` sockets, of as many bytes as an event of Parley has: what one delivery costs, in each
+    way."""
     lean_client = Sockets(server.port)
     lean_client.connect(FAN)
-    request = frame(b"B" + PAYLOAD)
-    expected = FAN * (len(PAYLOAD) + 3)
-    spent, until, done = server.cpu(), time.monotonic() + seconds, 0
-    while time.monotonic() < until:
-        lean_client.sockets[0].send(request)
-        lean_client.collect(expected, len)
-        done += FAN
-    spent = server.cpu() - spent
+    for way in ways:
+        request = frame(way.kind + b"x" * (size - 1)) * way.burst
+        expected = FAN * way.burst * len(websocket.encode(websocket.TEXT, bytes(size)))
+        spent, until, done = server.cpu(), time.monotonic() + seconds, 0
+        while time.monotonic() < until:
+            lean_client.sockets[0].send(request)
+            lean_client.collect(expected, len)
+            done += FAN * way.burst
+        yield (server.cpu() - spent) / done * US
     lean_client.close()
-    return spent / done * US
 
 
-def room(server: Server, members: list[User], conversation: str, seconds: float, burst: int) -> Fan:
-    """Messages to a conversation with `FAN` sockets in it, `burst` at a time, in all its cost but the database's."""
+def room(
+    server: Server, members: list[User], conversation: str, seconds: float, bursts: Sequence[int]
+) -> Iterator[Fan]:
+    """Messages to a conversation with `FAN` sockets in it, so many at a time, in all its cost but the database's."""
     lean_client = Sockets(server.port)
     lean_client.connect(FAN, [member.token for member in members])
     lean_client.quiet()
     message = {"conversationId": conversation, "content": PAYLOAD.decode()}
-    spent, until, done = server.cpu(), time.monotonic() + seconds, 0
-    while time.monotonic() < until:
-        lean_client.sockets[0].send(
-            frame(b"".join(call(str(next(_ids)), "SendMessage", message) for _ in range(burst)))
-        )
-        lean_client.collect(burst * (FAN + 1), _units)  # and the completions
-        done += burst * FAN
-    spent = server.cpu() - spent
+    for burst in bursts:
+        spent, until, done = server.cpu(), time.monotonic() + seconds, 0
+        while time.monotonic() < until:
+            lean_client.sockets[0].send(
+                frame(b"".join(call(str(next(_ids)), "SendMessage", message) for _ in range(burst)))
+            )
+            lean_client.collect(burst * (FAN + 1), _units)  # and the completions
+            done += burst * FAN
+        yield Fan((server.cpu() - spent) / done * US, done)
     lean_client.close()
-    return Fan(spent / done * US, done)
 
 
-def idle(server: Server, users: list[User], count: int) -> tuple[float, float]:
-    """Connecting `count` times, authenticated and attached: us of processor and KiB of memory for each."""
+def event_size(server: Server, pair: tuple[User, User, str]) -> int:
+    """Bytes of the event that a message of one of these two is delivered as."""
+    lean_client = Sockets(server.port)
+    lean_client.connect(2, [pair[0].token, pair[1].token])
+    lean_client.quiet()
+    sizes: list[int] = []
+
+    def note(sock: socket.socket, data: bytes) -> None:
+        for message in websocket.Decoder(client=True).receive(data):
+            if isinstance(message, websocket.Message) and b'"ReceiveMessage"' in message.data:
+                sizes.append(len(message.data))
+
+    lean_client.sockets[0].send(_message(pair[2]))
+    while len(sizes) < 2 and lean_client.receive(note, 30):
+        pass
+    lean_client.close()
+    if not sizes:
+        raise BenchError("bench: a message was sent, and never came")
+    return sizes[0]
+
+
+def idle(server: Server, users: list[User], tokens: Sequence[str]) -> tuple[float, float]:
+    """Connecting with each of these tokens, authenticated and attached: us of processor and KiB of memory for each."""
     warm = Sockets(server.port)
     warm.connect(50, [user.token for user in users])  # what is allocated once is not a connection's
     warm.quiet()
-    memory, spent = server.memory(), server.cpu()
+    memory, spent, count = server.memory(), server.cpu(), len(tokens)
     lean_client = Sockets(server.port)
-    lean_client.connect(count, [user.token for user in users])
+    lean_client.connect(count, tokens)
     lean_client.quiet()
     cost, size = (server.cpu() - spent) / count * US, (server.memory() - memory) / count
     lean_client.close()
@@ -132,11 +171,11 @@ def durable(server: Server, pairs: list[tuple[User, User, str]], seconds: float)
     lean_client = Sockets(server.port)
     lean_client.connect(2 * len(pairs), [user.token for one, other, _ in pairs for user in (one, other)])
     lean_client.quiet()
-    cost, rate = _saturate(server, lean_client, pairs, seconds)
+    cost, database, rate = _saturate(server, lean_client, pairs, seconds)
     lean_client.quiet()
     p99 = percentile(delays(lean_client, pairs, rate / 2, seconds), 0.99)
     lean_client.close()
-    return Durable(cost, rate, p99)
+    return Durable(cost, database, rate, p99)
 
 
 def _message(conversation: str) -> bytes:
@@ -146,7 +185,7 @@ def _message(conversation: str) -> bytes:
 
 def _saturate(
     server: Server, lean_client: Sockets, pairs: list[tuple[User, User, str]], seconds: float
-) -> tuple[float, float]:
+) -> tuple[float, float, float]:
     """Each sender sends the next when it has its completion and its own copy."""
     senders = {lean_client.sockets[2 * index]: pair[2] for index, pair in enumerate(pairs)}
     due = dict.fromkeys(senders, 2)
@@ -163,10 +202,11 @@ def _saturate(
 
     for sock, conversation in senders.items():
         sock.send(_message(conversation))
-    spent, start = server.cpu(), time.monotonic()
+    spent, at_database, start = server.cpu(), server.database_cpu(), time.monotonic()
     while time.monotonic() < start + seconds:
         lean_client.receive(again)
-    return (server.cpu() - spent) / done * US, done / (time.monotonic() - start)
+    took, spent = time.monotonic() - start, server.cpu() - spent
+    return spent / done * US, (server.database_cpu() - at_database) / done * US, done / took
 
 
 def delays(lean_client: Sockets, pairs: list[tuple[User, User, str]], rate: float, seconds: float) -> list[float]:

@@ -5,9 +5,14 @@ Owns one kept-alive HTTP connection to the server under measurement.
 
 import http.client
 import json
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from loadtest.bench.process import BenchError
+from loadtest.provisioning import TOKEN_TTL, mint
+
+KEY_FILE = "jwt.key"  # of a `parley dev`
 MEMBERS = 1000  # that one request may name
 
 
@@ -36,7 +41,7 @@ class Rest:
         answer = self._connection.getresponse()
         data = answer.read()
         if answer.status >= 300:
-            raise SystemExit(f"bench: POST {path} answered {answer.status}: {data.decode()}")
+            raise BenchError(f"bench: POST {path} answered {answer.status}: {data.decode()}")
         return json.loads(data)
 
     def user(self, name: str) -> User:
@@ -54,3 +59,10 @@ class Rest:
         for one in ids[MEMBERS:]:
             self.post(f"/api/conversations/{made['id']}/members", {"userId": one}, owner.token)
         return str(made["id"])
+
+
+def fresh_tokens(data: Path, users: list[User], count: int) -> list[str]:
+    """So many tokens of these users in turn, none of which a server has seen, with the key of the `parley dev` in
+    `data`."""
+    key = (data / KEY_FILE).read_text().strip()
+    return [mint(key, users[number % len(users)].id, seconds=TOKEN_TTL + number) for number in range(count)]

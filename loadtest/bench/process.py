@@ -1,10 +1,13 @@
 """The servers under measurement: started, watched through /proc, and stopped again.
 
-Owns child processes and nothing else. Every process is on loopback and ends with its `with` block.
+Owns child processes, and what is built of the references: in `~/.cache/parley/bench`, once. Every process is on
+loopback and ends with its `with` block.
 """
 
+import hashlib
 import os
 import re
+import resource
 import shutil
 import socket
 import subprocess
@@ -12,13 +15,43 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
-TICKS = os.sysconf("SC_CLK_TCK")
+from loadtest.processes import by_role
+
 START_TIMEOUT = 60.0  # seconds; the first start makes a database
-REFERENCE = Path(__file__).parents[3] / "shared" / "bench"  # programs to compare with, where they are there
+INSTALL_TIMEOUT = 300.0
+DESCRIPTORS = 20_000
+REFERENCES = Path(__file__).parent / "references"
+ROOT = Path(__file__).parents[2]
+
+
+class BenchError(SystemExit):
+    """Something could not be measured; the message says why. It ends the command if it is not caught."""
+
+
+class Unavailable(BenchError):
+    """A reference cannot be had on this machine; the message says why."""
+
+
+def lift_file_limit() -> None:
+    """For this process and those that it starts."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    most = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+class Source(NamedTuple):
+    """The tree that a server is started from, and the interpreter that has what it needs."""
+
+    directory: Path
+    python: str
+
+
+HERE = Source(ROOT, sys.executable)
 
 
 class Server:
@@ -29,9 +62,13 @@ class Server:
         self.port = port
 
     def cpu(self) -> float:
-        """Seconds of processor time so far, user and system."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        """Seconds of processor time so far, user and system, of all its threads: to the nanosecond, where /proc counts
+        in ticks."""
+        return time.clock_gettime((~self.process.pid << 3) | 2)  # as clock_getcpuclockid(3) has it
+
+    def database_cpu(self) -> float:
+        """Seconds of processor time so far, of the PostgreSQL that a `parley dev` has started."""
+        return by_role(self.process.pid)["database"].cpu_seconds
 
     def memory(self) -> float:
         """Resident set in KiB."""
@@ -40,11 +77,22 @@ class Server:
 
 
 @contextmanager
-def running(command: list[str], *, port: int | None = None, environ: dict[str, str] | None = None) -> Iterator[Server]:
+def running(
+    command: list[str],
+    *,
+    port: int | None = None,
+    environ: dict[str, str] | None = None,
+    directory: Path | None = None,
+) -> Iterator[Server]:
     """Start `command`. Without `port`, the process writes its port in a line that starts with `ready`."""
     pipe = subprocess.DEVNULL if port else subprocess.PIPE
     process = subprocess.Popen(
-        command, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env={**os.environ, **(environ or {})}
+        command,
+        stdout=pipe,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, **(environ or {})},
+        cwd=directory,
     )
     try:
         yield Server(process, port or _read_port(process))
@@ -68,53 +116,94 @@ def _read_port(process: subprocess.Popen[str]) -> int:
                 return int(found[1])
     finally:
         impatience.cancel()
-    raise SystemExit("bench: the server did not start; try `parley dev` by hand")
+    raise BenchError("bench: the server did not start; try `parley dev` by hand")
 
 
-def environ_of(keepalive: str = "10m") -> dict[str, str]:
+def environ_of(keepalive: str = "10m", log_level: str = "error") -> dict[str, str]:
     """The settings of a server under measurement. Keep-alive pings are put off as far as they can be: they would be
     counted as deliveries."""
-    return {"PARLEY_KEEPALIVE": keepalive, "PARLEY_LOG_LEVEL": "error", "PARLEY_RATE_LIMITS": "off"}
+    return {"PARLEY_KEEPALIVE": keepalive, "PARLEY_LOG_LEVEL": log_level, "PARLEY_RATE_LIMITS": "off"}
 
 
-def parley(data: Path, *, instances: int = 1, keepalive: str = "10m") -> AbstractContextManager[Server]:
+def parley(
+    data: Path, *, instances: int = 1, keepalive: str = "10m", log_level: str = "error", source: Source = HERE
+) -> AbstractContextManager[Server]:
     """`parley dev` in `data`, with the settings of `environ_of`."""
     several = ["--instances", str(instances)] if instances > 1 else []
     return running(
-        [sys.executable, "-m", "server", "dev", "--port", "0", "--data", str(data), *several],
-        environ=environ_of(keepalive),
+        [source.python, "-m", "server", "dev", "--port", "0", "--data", str(data), *several],
+        environ={**environ_of(keepalive, log_level), "PYTHONPATH": str(source.directory)},
+        directory=source.directory,
     )
 
 
 @contextmanager
-def reference(name: str) -> Iterator[Server | None]:
-    """The floor (`floor`) or Node's ws (`ws`); None where it cannot be had."""
-    with tempfile.TemporaryDirectory(prefix="parley-bench-") as directory:
-        command = _floor(Path(directory)) if name == "floor" else _node(Path(directory))
-        if command is None:
-            yield None
-            return
-        port = free_port()
-        with running([*command, str(port)], port=port) as server:
-            wait_for(port)
-            yield server
+def reference(name: str) -> Iterator[Server]:
+    """The floor in C (`floor`) or Node's ws (`ws`). Raises Unavailable."""
+    port = free_port()
+    with running([*_REFERENCES[name](), str(port)], port=port) as server:
+        wait_for(port)
+        yield server
 
 
-def _floor(directory: Path) -> list[str] | None:
-    source, compiler = REFERENCE / "floor.c", shutil.which("cc")
-    if compiler is None or not source.exists():
-        return None
-    subprocess.run([compiler, "-O2", "-w", "-o", directory / "floor", source], check=True)
-    return [str(directory / "floor")]
+def compiled(name: str) -> Path:
+    """A reference in C, as a program. Raises Unavailable."""
+    source, compiler = REFERENCES / f"{name}.c", shutil.which("cc")
+    if compiler is None:
+        raise Unavailable("there is no C compiler (cc)")
+
+    def build(directory: Path) -> list[str]:
+        return [compiler, "-O2", "-o", str(directory / name), str(source)]
+
+    return _made(name, source.read_bytes(), build) / name
 
 
-def _node(directory: Path) -> list[str] | None:
-    source, node, npm = REFERENCE / "ws.js", shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None or not source.exists():
-        return None
-    shutil.copy(source, directory)
-    done = subprocess.run([npm, "install", "--silent", "--no-fund", "ws"], cwd=directory, capture_output=True)
-    return [node, str(directory / source.name)] if done.returncode == 0 else None
+def _floor() -> list[str]:
+    return [str(compiled("floor"))]
+
+
+def _node() -> list[str]:
+    source, pins, node, npm = (
+        REFERENCES / "ws.js",
+        REFERENCES / "package.json",
+        shutil.which("node"),
+        shutil.which("npm"),
+    )
+    if node is None or npm is None:
+        raise Unavailable("Node and npm are not installed")
+
+    def build(directory: Path) -> list[str]:
+        for file in (source, pins):
+            shutil.copy(file, directory)
+        return [npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(directory)]
+
+    directory = _made("ws", source.read_bytes() + pins.read_bytes(), build)
+    return [node, str(directory / source.name)]
+
+
+_REFERENCES = {"floor": _floor, "ws": _node}
+
+
+def cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "parley" / "bench"
+
+
+def _made(name: str, content: bytes, build: Callable[[Path], list[str]]) -> Path:
+    """The directory in which a command has built this content; anew when it has changed. Raises Unavailable."""
+    directory = cache() / f"{name}-{hashlib.sha256(content).hexdigest()[:16]}"
+    if directory.exists():
+        return directory
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent) as half:
+        unready = Path(half, name)
+        unready.mkdir()
+        done = subprocess.run(build(unready), capture_output=True, text=True, timeout=INSTALL_TIMEOUT)
+        if done.returncode:
+            said = (done.stderr or done.stdout).strip().splitlines() or ["nothing"]
+            raise Unavailable(f"{name} cannot be built: {said[-1]}")
+        with suppress(OSError):  # another bench was first
+            unready.rename(directory)
+    return directory
 
 
 def free_port() -> int:
@@ -131,4 +220,4 @@ def wait_for(port: int) -> None:
             return
         except OSError:
             time.sleep(0.05)
-    raise SystemExit(f"bench: nothing listens on port {port}")
+    raise BenchError(f"bench: nothing listens on port {port}")

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 
+from loadtest.bench.process import BenchError
 from server.protocol import websocket
 from server.protocol.http1 import head
 from server.protocol.signalr import handshake
@@ -69,7 +70,7 @@ class Sockets:
         while end not in data or rest not in data.partition(end)[2]:
             chunk = sock.recv(65536)
             if not chunk:
-                raise SystemExit(f"bench: the server closed a connection: {data[:200]!r}")
+                raise BenchError(f"bench: the server closed a connection: {data[:200]!r}")
             data += chunk
 
     def receive(self, handle: Callable[[socket.socket, bytes], None], timeout: float = 1.0) -> bool:
@@ -79,7 +80,7 @@ class Sockets:
             sock = self._by_number[number]
             data = sock.recv(READ_SIZE)
             if not data:
-                raise SystemExit("bench: the server closed a connection")
+                raise BenchError("bench: the server closed a connection")
             handle(sock, data)
         return bool(ready)
 
@@ -93,7 +94,7 @@ class Sockets:
 
         while got < expected:
             if not self.receive(count, 30):
-                raise SystemExit(f"bench: {got} of {expected} came, then nothing for 30 s")
+                raise BenchError(f"bench: {got} of {expected} came, then nothing for 30 s")
 
     def quiet(self, seconds: float = 2.0) -> None:
         """Until nothing comes any more. Who came and went is announced a few at a time, with pauses: those events would

@@ -111,7 +111,7 @@ def measure(connections: int, seconds: float, progress: Progress) -> Costs:
             progress("reading, marking as read, fanning out ...")
             receipt = _receipts(server, world)
             history = _history(server, rest, world, seconds)
-            room = measures.room(server, world.users[: measures.PAIRS * 2], world.room, seconds, 1)
+            [room] = measures.room(server, world.users[: measures.PAIRS * 2], world.room, seconds, [1])
             check_enough(room.done, "deliveries")
         progress("sending messages through two processes ...")
         with parley(data, instances=2) as server:

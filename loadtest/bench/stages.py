@@ -1,0 +1,113 @@
+"""The stages of a round: what is measured together, on one server process.
+
+Owns the order within each stage. A stage yields the figures of the rows that are wanted, by key; what fails ends the
+stage and keeps what it has found.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from typing import NamedTuple
+
+from loadtest.bench import measures, speed
+from loadtest.bench.measures import BURSTS, ONE_BY_ONE, TOGETHER
+from loadtest.bench.people import Rest, fresh_tokens
+from loadtest.bench.process import parley, reference
+from loadtest.bench.rows import PYTHON, C
+from loadtest.bench.storm import storm
+from loadtest.bench.world import World
+
+CONNECTIONS = 9000  # for connect and memory: few enough for a limit of 20,000 descriptors
+LOGGED = 3000  # for connects that are logged
+Figures = Iterator[tuple[str, float]]
+
+
+class Order(NamedTuple):
+    """What a stage is to measure."""
+
+    wanted: Collection[str]  # keys of rows
+    seconds: float
+    event_bytes: int
+
+
+def speeds(order: Order) -> Figures:
+    yield PYTHON, speed.python()
+    yield C, speed.c()
+
+
+def floor(order: Order) -> Figures:
+    ways = {"floor.event": ONE_BY_ONE, "floor.burst": BURSTS, "floor.together": TOGETHER}
+    return _reference("floor", ways, order)
+
+
+def ws(order: Order) -> Figures:
+    return _reference("ws", {"ws.event": ONE_BY_ONE}, order)
+
+
+def _reference(name: str, ways: dict[str, measures.Way], order: Order) -> Figures:
+    """Raises Unavailable."""
+    wanted = {key: way for key, way in ways.items() if key in order.wanted}
+    with reference(name) as server:
+        if f"{name}.echo" in order.wanted:
+            yield f"{name}.echo", measures.echo(server, order.seconds)
+        costs = measures.fan_out(server, order.seconds, size=order.event_bytes, ways=list(wanted.values()))
+        if wanted:
+            yield from zip(wanted, costs, strict=True)
+
+
+def idle(world: World, order: Order) -> Figures:
+    tokens = fresh_tokens(world.data, world.plain, CONNECTIONS)
+    with parley(world.data, source=world.source) as server:
+        cost, size = measures.idle(server, world.plain, tokens)
+    yield "connect", cost
+    yield "memory", size
+
+
+def logged(world: World, order: Order) -> Figures:
+    tokens = fresh_tokens(world.data, world.plain, LOGGED)
+    with parley(world.data, source=world.source, log_level="info") as server:
+        yield "connect_logged", measures.idle(server, world.plain, tokens)[0]
+
+
+def talk(world: World, order: Order) -> Figures:
+    with parley(world.data, source=world.source) as server, Rest(server.port) as rest:
+        if "noop" in order.wanted:
+            yield "noop", measures.invocation(server, world.plain, order.seconds)
+        bursts = {key: size for key, size in (("event", 1), ("burst", measures.BURST)) if key in order.wanted}
+        if bursts:
+            fans = measures.room(server, world.members, world.big, order.seconds, list(bursts.values()))
+            yield from zip(bursts, (fan.cost for fan in fans), strict=True)
+        if any(key.startswith("durable") for key in order.wanted):
+            durable = measures.durable(server, world.talking, order.seconds)
+            yield "durable", durable.cost
+            yield "durable_database", durable.database
+            yield "durable_rate", durable.rate
+            yield "durable_p99", durable.p99
+        if "history" in order.wanted:
+            one, _, conversation = world.pairs[-1]
+            yield "history", measures.history(server, rest, one, conversation, order.seconds)
+
+
+def storms(world: World, order: Order) -> Figures:
+    with parley(world.data, source=world.source) as server:
+        found = storm(server, world.crowd, world.crowded_room, world.talking)
+    yield "storm.alone", found.alone
+    yield "storm", found.beside
+    yield "storm_changes", found.events
+    yield "storm_missing", found.missing
+
+
+def many(world: World, order: Order) -> Figures:
+    tokens = fresh_tokens(world.data, world.many, CONNECTIONS)
+    with parley(world.data, source=world.source) as server:
+        cost, size = measures.idle(server, world.many, tokens)
+    yield "connect_many", cost
+    yield "memory_many", size
+
+
+REFERENCES: dict[str, Callable[[Order], Figures]] = {"speed": speeds, "floor": floor, "ws": ws}
+OURS: dict[str, Callable[[World, Order], Figures]] = {
+    "idle": idle,
+    "logged": logged,
+    "talk": talk,
+    "storm": storms,
+    "many": many,
+}

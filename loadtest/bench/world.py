@@ -1,0 +1,72 @@
+"""Who is in the database of a server under measurement, made once, before the first round.
+
+Owns the users and conversations of all measures. What is made depends on the stages that are measured: five thousand
+more users are not made for nothing.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+from loadtest.bench import measures
+from loadtest.bench.people import Rest, User
+from loadtest.bench.process import HERE, Source, parley
+from loadtest.bench.rows import CROWD, MANY
+
+MEMBERS = 200  # of the big room; ten connections each
+USERS = 2100  # with one conversation each, but for the members of the room
+CROWDED = 1900  # users with `MANY` conversations
+GROUP = 50  # members of each
+EVENT_BYTES = 640  # where nothing of Parley's is measured that would show it
+
+
+class World(NamedTuple):
+    data: Path  # of a `parley dev`, which is stopped
+    source: Source
+    users: list[User]
+    pairs: list[tuple[User, User, str]]
+    big: str
+    crowd: list[User]
+    crowded_room: str
+    many: list[User]
+    event_bytes: int
+
+    @property
+    def members(self) -> list[User]:
+        """Those in the room."""
+        return self.users[:MEMBERS]
+
+    @property
+    def plain(self) -> list[User]:
+        """Those with one conversation."""
+        return self.users[MEMBERS:]
+
+    @property
+    def talking(self) -> list[tuple[User, User, str]]:
+        """Pairs of whom no one is in the room."""
+        return self.pairs[MEMBERS:][: measures.PAIRS]
+
+
+def make(data: Path, stages: Collection[str], source: Source = HERE) -> World:
+    """Everybody whom these stages need. Raises BenchError."""
+    with parley(data, source=source) as server, Rest(server.port) as rest:
+        users = [rest.user(f"user{number}") for number in range(USERS)]
+        pairs = [(one, other, rest.direct(one, other)) for one, other in zip(users[::2], users[1::2], strict=True)]
+        big = rest.group(users[0], users[:MEMBERS], "big")
+        crowd, room = [], ""
+        if "storm" in stages:
+            crowd = [rest.user(f"crowd{number}") for number in range(CROWD)]
+            room = rest.group(crowd[0], crowd, "crowd")
+        many = [rest.user(f"many{number}") for number in range(CROWDED)] if "many" in stages else []
+        _fill(rest, many)
+        size = measures.event_size(server, (users[0], users[1], big))
+    return World(data, source, users, pairs, big, crowd, room, many, size)
+
+
+def _fill(rest: Rest, users: list[User]) -> None:
+    """Put every user into `MANY` conversations, each time with others."""
+    for turn in range(MANY):
+        shifted = users[turn:] + users[:turn]
+        for start in range(0, len(shifted), GROUP):
+            members = shifted[start : start + GROUP]
+            rest.group(members[0], members, f"group {turn}-{start}")
