@@ -13,7 +13,7 @@ TESTABLE := $(VENV)/.testable
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run install-units image test-image dist packages sbom rolling-restart test test-chaos test-webhooks test-failover test-together test-hosts test-hostile test-clients test-web test-upgrade check unit coverage fix mutants lint style types imports bench docs constraints clean
+.PHONY: help run install-units image test-image dist packages sbom rolling-restart test test-chaos test-webhooks test-failover test-together test-hosts test-hostile test-clients test-web test-upgrade check unit coverage fix mutants lint style types imports bench bench-compare docs constraints clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -91,6 +91,9 @@ imports: $(TESTABLE)
 
 bench: $(READY) ## the budgets of the socket path, measured here and now, as ratios (ARGS="--strict --json FILE")
 	@$(BIN)/python -m loadtest.bench $(ARGS)
+
+bench-compare: $(READY) ## this tree's server against that of another revision, in turns (REV=, ARGS="--only event --rounds 5")
+	@$(BIN)/python -m loadtest.bench.comparison $(REV) $(ARGS)
 
 image: $(READY) ## the container image, with the engine that is here (ENGINE=, BASE=, TAG=)
 	@version=$$($(BIN)/parley --version | cut -d' ' -f2) && \

@@ -35,8 +35,8 @@ whole rounds until then are shown)."""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m loadtest.bench", description=__doc__, epilog=EPILOG)
-    parser.add_argument("--rounds", type=_count, default=3, help="in which all take turns (default: %(default)s)")
-    parser.add_argument("--seconds", type=_seconds, default=3.0, help="of each measurement (default: %(default)s)")
+    parser.add_argument("--rounds", type=count, default=3, help="in which all take turns (default: %(default)s)")
+    parser.add_argument("--seconds", type=seconds, default=3.0, help="of each measurement (default: %(default)s)")
     parser.add_argument(
         "--only", action="append", default=[], metavar="ROW", help="this row or stage alone; may be repeated"
     )
@@ -54,9 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = chosen(only)
     except Unknown as error:
         parser.error(str(error))
-    rounds, seconds = (1, 1.0) if options.quick else (options.rounds, options.seconds)
+    rounds, length = (1, 1.0) if options.quick else (options.rounds, options.seconds)
     lift_file_limit()
-    began = Measured(datetime.now(UTC), this_machine(), installed_versions(), seconds, EVENT_BYTES)
+    began = Measured(datetime.now(UTC), this_machine(), installed_versions(), length, EVENT_BYTES)
     with interrupted_by_signals():
         found, is_whole = measure(rows, rounds, began, options.json)
     if not found.rounds:
@@ -73,14 +73,14 @@ def exit_code(found: Measured, *, strict: bool) -> int:
     return MISSED if strict and found.missed else 0
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
     number = int(text)
     if not 1 <= number <= 100:
         raise argparse.ArgumentTypeError("1 to 100")
     return number
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
     number = float(text)
     if not 0.2 <= number <= 600:
         raise argparse.ArgumentTypeError("0.2 to 600")
@@ -95,7 +95,7 @@ def measure(rows: Sequence[Row], rounds: int, began: Measured, output: Path | No
         size = world.event_bytes if world else began.event_bytes
         for number in range(rounds):
             plan = turns.turns(rows, world, began.seconds, size)
-            figures = turns.play(plan, faults, _progress(number, rounds))
+            figures = turns.play(plan, faults, progress(number, rounds))
             found = msgspec.structs.replace(
                 found, event_bytes=size, rounds=[*found.rounds, figures], left_out=faults.left_out, failed=faults.failed
             )
@@ -112,5 +112,6 @@ def _world(rows: Sequence[Row], data: Path) -> World | None:
     return make(data, {row.stage for row in rows})
 
 
-def _progress(number: int, rounds: int) -> Progress:
-    return lambda stage: terminal.echo(f"round {number + 1} of {rounds}: {stage} ...", err=True)
+def progress(number: int, rounds: int, side: str = "") -> Progress:
+    whose = f", {side}" if side else ""
+    return lambda stage: terminal.echo(f"round {number + 1} of {rounds}: {stage}{whose} ...", err=True)

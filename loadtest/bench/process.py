@@ -45,13 +45,17 @@ def lift_file_limit() -> None:
 
 
 class Source(NamedTuple):
-    """The tree that a server is started from, and the interpreter that has what it needs."""
+    """The tree that a server is started from; and where its packages are, when it needs others than we do."""
 
     directory: Path
-    python: str
+    packages: Path | None = None
+
+    @property
+    def path(self) -> str:
+        return os.pathsep.join(str(each) for each in (self.directory, self.packages) if each)
 
 
-HERE = Source(ROOT, sys.executable)
+HERE = Source(ROOT)
 
 
 class Server:
@@ -131,8 +135,8 @@ def parley(
     """`parley dev` in `data`, with the settings of `environ_of`."""
     several = ["--instances", str(instances)] if instances > 1 else []
     return running(
-        [source.python, "-m", "server", "dev", "--port", "0", "--data", str(data), *several],
-        environ={**environ_of(keepalive, log_level), "PYTHONPATH": str(source.directory)},
+        [sys.executable, "-m", "server", "dev", "--port", "0", "--data", str(data), *several],
+        environ={**environ_of(keepalive, log_level), "PYTHONPATH": source.path},
         directory=source.directory,
     )
 
@@ -155,7 +159,7 @@ def compiled(name: str) -> Path:
     def build(directory: Path) -> list[str]:
         return [compiler, "-O2", "-o", str(directory / name), str(source)]
 
-    return _made(name, source.read_bytes(), build) / name
+    return made(name, source.read_bytes(), build) / name
 
 
 def _floor() -> list[str]:
@@ -177,7 +181,7 @@ def _node() -> list[str]:
             shutil.copy(file, directory)
         return [npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(directory)]
 
-    directory = _made("ws", source.read_bytes() + pins.read_bytes(), build)
+    directory = made("ws", source.read_bytes() + pins.read_bytes(), build)
     return [node, str(directory / source.name)]
 
 
@@ -188,7 +192,7 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "parley" / "bench"
 
 
-def _made(name: str, content: bytes, build: Callable[[Path], list[str]]) -> Path:
+def made(name: str, content: bytes, build: Callable[[Path], list[str]]) -> Path:
     """The directory in which a command has built this content; anew when it has changed. Raises Unavailable."""
     directory = cache() / f"{name}-{hashlib.sha256(content).hexdigest()[:16]}"
     if directory.exists():

@@ -91,14 +91,9 @@ def conditions(found: Measured) -> str:
 
 
 def remarks(found: Measured) -> list[str]:
-    """What is to be known before a figure is believed."""
-    said = [f"left out: {stage}: {why}" for stage, why in found.left_out.items()]
-    said += [f"FAILED: {stage}: {why}" for stage, why in found.failed.items()]
-    moved = found.moved()
-    if moved:
-        far = ", ".join(f"{BY_KEY[key].what} by {share:.0%}" for key, share in moved.items())
-        said.append(f"DISTURBED: references moved by more than {STEADY:.0%} within the run, so no figure counts: {far}")
-    elif len(found.rounds) < JUDGED:
+    """What is to be known before a figure is believed, and what was missed."""
+    said = faults(found)
+    if not found.moved() and len(found.rounds) < JUDGED:
         said.append(f"fewer than {JUDGED} rounds: it cannot be seen whether anything was disturbed")
     missed = [f"{verdict.row.what.strip()} ({factor(verdict.ratio)})" for verdict in found.missed]
     if missed:
@@ -106,21 +101,38 @@ def remarks(found: Measured) -> list[str]:
     return said
 
 
+def faults(found: Measured) -> list[str]:
+    """What could not be measured, and whether any figure counts."""
+    said = [f"left out: {stage}: {why}" for stage, why in found.left_out.items()]
+    said += [f"FAILED: {stage}: {why}" for stage, why in found.failed.items()]
+    moved = found.moved()
+    if moved:
+        far = ", ".join(f"{BY_KEY[key].what} by {share:.0%}" for key, share in moved.items())
+        said.append(f"DISTURBED: references moved by more than {STEADY:.0%} within the run, so no figure counts: {far}")
+    return said
+
+
 def show(found: Measured) -> None:
     colours = {"holds": "green", "missed": "red"}
     rows = [(*line[:4], f"[{colours[line[4]]}]{line[4]}[/]" if line[4] else "", line[5]) for line in lines(found)]
-    _print("server process, one core: ratios", COLUMNS, rows)
-    _print("what they are compared with", ("reference", "measured", "moved"), references(found))
+    draw("server process, one core: ratios", COLUMNS, rows)
+    draw(*of_references(found))
     for text in (conditions(found), *remarks(found)):
         terminal.echo(text)
 
 
-def _print(title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
+def of_references(found: Measured) -> tuple[str, Sequence[str], list[tuple[str, ...]]]:
+    """Their table, for `draw`."""
+    return "what is compared with", ("reference", "measured", "moved"), references(found)
+
+
+def draw(title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
+    """Print a table; none without rows."""
     if not rows:
         return
     table = Table(title=title)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if not index or column in ("to", "") else "right")
+        table.add_column(column, justify="left" if not index or column in ("to", "", "verdict") else "right")
     for row in rows:
         table.add_row(*row)
     terminal.console(width=None if sys.stdout.isatty() else WIDTH, highlight=False).print(table)
