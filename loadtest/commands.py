@@ -31,6 +31,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "check": ("loadtest.check_command:check", "Is what the clients of a run saw one history?"),
     "compare": ("loadtest.compare.command:compare", "Compare two versions by their runs."),
     "peers": ("loadtest.peers.command:peers", "Parley beside servers on other libraries, doing the same."),
+    "rehearsal": ("loadtest.rehearsal.command:rehearsal", "One full process, then several: is the model right?"),
     "report": ("loadtest.report.command:report", "Write the HTML report of a run."),
     "run": ("loadtest.run_command:run", "Run a scenario, or a profile, against a server."),
 }

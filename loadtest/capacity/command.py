@@ -81,7 +81,7 @@ def capacity(
     population = Population(**assumed)
     if not 0 < population.utilisation <= 1 or not population.session_minutes or not population.connections_per_process:
         fail("utilisation must be over 0 and up to 1; sessions and processes cannot be empty", MISUSED)
-    found = _read(costs) if costs else _measured(connections, seconds)
+    found = read_costs(costs) if costs else measured_costs(connections, seconds)
     if output is not None:
         output.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1))
     show: Callable[[str, Sequence[tuple[str, ...]], str], None] = _markdown if markdown else _print
@@ -96,7 +96,7 @@ def fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _measured(connections: int, seconds: float) -> Capacity:
+def measured_costs(connections: int, seconds: float) -> Capacity:
     wanted, (soft, hard) = connections + SPARE_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < wanted:
         fail(f"{connections} connections need {wanted} open files; the limit is {hard} (ulimit -n)", FAILED)
@@ -111,7 +111,7 @@ def _measured(connections: int, seconds: float) -> Capacity:
     return Capacity(costs, connections, seconds, this_machine(), installed_versions())
 
 
-def _read(path: Path) -> Capacity:
+def read_costs(path: Path) -> Capacity:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Capacity)
     except (OSError, msgspec.DecodeError) as error:

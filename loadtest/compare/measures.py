@@ -72,11 +72,11 @@ def _costs(result: Result, done: int) -> dict[Measure, float]:
             cost = sum(spent(process, result) for process in processes) / done * 1e6
             found[Measure(f"{role} CPU per operation", "µs", Better.LOWER)] = cost
         if role == "server":
-            found[Measure("server memory, peak", "MiB", Better.LOWER)] = _peak(processes) / 2**20
+            found[Measure("server memory, peak", "MiB", Better.LOWER)] = peak(processes) / 2**20
     return found
 
 
-def _peak(processes: list[Process]) -> int:
+def peak(processes: list[Process]) -> int:
     """Of all together: one that was killed and the one in its place do not add up."""
     together: Counter[int] = Counter()
     for process in processes:

@@ -24,6 +24,7 @@ WEIGHTS = {DIRECT: 30, GROUP: 12, TYPING: 28, READING: 20, SCROLLING: 4, REST: 5
 class Parameters(Common, frozen=True, kw_only=True):
     people: Annotated[int, Meta(ge=4, description="users, all with phones")] = 400
     group: Annotated[int, Meta(ge=2, description="members of each of their groups")] = 20
+    active: Annotated[float, Meta(gt=0, le=1, description="share of them who do something; the others are there")] = 1.0
     size: Size = 80
     rate: Annotated[float, Meta(ge=0, description="arrivals per second at the busiest hour")] = 200.0
     seconds: Annotated[float, Meta(gt=0, description="that the day lasts")] = 120.0
@@ -42,7 +43,15 @@ class Day(Scenario):
         people = given.people - given.people % 2
         pairs = [(number, number + 1) for number in range(0, people, 2)]
         groups = [tuple(range(start, min(start + given.group, people))) for start in range(0, people, given.group)]
-        return Cast(people=people, pairs=pairs, groups=[group for group in groups if len(group) > 2])
+        groups = [group for group in groups if len(group) > 2]
+        return Cast(people=people, pairs=pairs, groups=groups, actors=self._actors(people))
+
+    def _actors(self, people: int) -> list[int]:
+        """So many, spread evenly over pairs and groups; none named: everybody."""
+        share: float = self.parameters.active
+        if share == 1:
+            return []
+        return [number for number in range(people) if int((number + 1) * share) > int(number * share)]
 
     def phases(self) -> list[Phase]:
         given = self.parameters
