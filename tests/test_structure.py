@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TREES = ("server", "handlers", "store", "loadtest")
 # Programs that are run beside the servers they are compared with; no modules of ours.
-PROGRAMS = "loadtest/peers/servers/"
+PROGRAMS = ("loadtest/peers/servers/", "loadtest/bench/references/")
 
 
 def tracked(*patterns: str) -> list[str]:
@@ -32,7 +32,7 @@ def module_of(name: str) -> str:
 FILES = {
     module_of(name): name
     for name in tracked(*(f"{tree}/*.py" for tree in TREES), f"{CLIENT}parley_client/*.py")
-    if PROGRAMS not in name
+    if not name.startswith(PROGRAMS)
 }
 
 

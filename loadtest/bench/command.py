@@ -26,7 +26,7 @@ MISSED = FAILED = 1
 MISUSED = 2
 DISTURBED = 4
 INTERRUPTED = 130
-QUICK = ("idle", "talk")  # stages
+QUICK = ("idle", "talk", "reads")  # stages
 
 EPILOG = """Exit codes: 0; 1: a part could not be measured, or, with --strict, a budget was missed; 2: a wrong command
 line; 4: with --strict, the references moved too far within the run, so that no figure counts; 130: interrupted (the

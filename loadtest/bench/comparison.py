@@ -34,6 +34,7 @@ MISUSED = 2
 DISTURBED = 4
 INTERRUPTED = 130
 ENOUGH = 3  # rounds
+OTHERS = ("ws", "hello")  # stages that are no yardstick of two revisions
 COLUMNS = ("what", "change", "noise", "verdict", "before", "now")
 
 EPILOG = """Exit codes: 0; 1: something is worse by more than the threshold and not by chance, or this tree could not be
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured here")
     options = parser.parse_args(arguments)
     try:
-        rows = [row for row in chosen(tuple(options.only)) if row.stage != "ws"]  # what is compared is on both sides
+        rows = [row for row in chosen(tuple(options.only)) if row.stage not in OTHERS]
         commit = resolved(options.revision)
     except (Unknown, RevisionError) as error:
         parser.error(str(error))

@@ -143,7 +143,7 @@ def parley(
 
 @contextmanager
 def reference(name: str) -> Iterator[Server]:
-    """The floor in C (`floor`) or Node's ws (`ws`). Raises Unavailable."""
+    """The floor in C (`floor`), Node's ws (`ws`), or a bare Quart-Trio (`hello`). Raises Unavailable."""
     port = free_port()
     with running([*_REFERENCES[name](), str(port)], port=port) as server:
         wait_for(port)
@@ -185,7 +185,11 @@ def _node() -> list[str]:
     return [node, str(directory / source.name)]
 
 
-_REFERENCES = {"floor": _floor, "ws": _node}
+def _hello() -> list[str]:
+    return [sys.executable, str(REFERENCES / "hello.py")]
+
+
+_REFERENCES = {"floor": _floor, "ws": _node, "hello": _hello}
 
 
 def cache() -> Path:

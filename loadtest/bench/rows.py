@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from loadtest.bench.measures import BURST, FAN
+from loadtest.bench.reading import BEHIND
 
 PYTHON, C = "speed.python", "speed.c"
 MANY = 20  # conversations of each user in the last rows
@@ -84,6 +85,7 @@ ROWS = [
         ("ws.echo", "Node's ws: echo of 100 bytes", "µs", ()),
         ("ws.event", f"Node's ws: delivery to {FAN:,} sockets", "µs", ()),
     ),
+    *_rows("hello", ("hello", "bare Quart-Trio on Hypercorn: GET", "µs", ())),
     *_rows(
         "idle",
         ("connect", "connect, with a token not seen before", "µs", _python(250)),
@@ -104,8 +106,15 @@ ROWS = [
         ("durable_database", "  PostgreSQL for it", "µs", _c(60)),
         ("durable_rate", "  messages", "/s", ()),
         ("durable_p99", "  p99 of delivery at half of that rate", "ms", (Budget(20),)),
-        ("history", "history page of 50", "µs", _python(350)),
         higher=("durable_rate",),
+    ),
+    *_rows(
+        "reads",
+        ("history", "history page of 50", "µs", _python(350)),
+        ("history_packed", "the same in MessagePack", "µs", _python(350)),
+        ("catch_up", f"one of {BEHIND:,} changes caught up", "µs", _python(10)),
+        ("rest_message", "GET of a message", "µs", (Budget(1.5, "hello"),)),
+        ("rest_list", "GET of 50 conversations", "µs", _python(3000)),
     ),
     *_rows(
         "storm",
@@ -122,7 +131,7 @@ ROWS = [
 ]
 BY_KEY = {row.key: row for row in ROWS}
 # What is measured only to compare with. It does the same work in each round, so that it moves is the machine's doing.
-REFERENCES = [PYTHON, C, *(row.key for row in ROWS if row.stage in ("floor", "ws"))]
+REFERENCES = [PYTHON, C, *(row.key for row in ROWS if row.stage in ("floor", "ws", "hello"))]
 
 
 class Unknown(Exception):

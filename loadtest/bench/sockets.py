@@ -10,6 +10,8 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from loadtest.bench.process import BenchError
 from server.protocol import websocket
 from server.protocol.http1 import head
@@ -21,6 +23,7 @@ SOURCES = 50  # loopback addresses to connect from: each has its own ports
 READ_SIZE = 16384  # bytes; a bigger buffer costs more to make than it saves
 HUB = "/hubs/chat"
 SEPARATOR = b"\x1e"
+JSON, MESSAGEPACK = "json", "messagepack"  # protocols of the hub
 
 
 def frame(payload: bytes) -> bytes:
@@ -33,6 +36,24 @@ def call(invocation_id: str, target: str, *arguments: object, kind: int = 1) -> 
     return json.dumps(message).encode() + SEPARATOR
 
 
+def packed_call(invocation_id: str, target: str, *arguments: object, kind: int = 1) -> bytes:
+    """The same in MessagePack, in its frame."""
+    return websocket.encode_masked(
+        websocket.BINARY,
+        _with_length(msgspec.msgpack.encode([kind, {}, invocation_id, target, arguments, []])),
+        mask=MASK,
+    )
+
+
+def _with_length(message: bytes) -> bytes:
+    """Before it, as a VarInt: seven bits a byte, the lowest first."""
+    length, left = bytearray(), len(message)
+    while left >= 0x80:
+        length.append(left & 0x7F | 0x80)
+        left >>= 7
+    return bytes([*length, left]) + message
+
+
 class Sockets:
     """Open sockets and the poll over them."""
 
@@ -42,10 +63,10 @@ class Sockets:
         self._by_number: dict[int, socket.socket] = {}
         self._poll = select.epoll()
 
-    def connect(self, count: int, tokens: Sequence[str] = ()) -> None:
+    def connect(self, count: int, tokens: Sequence[str] = (), protocol: str = JSON) -> None:
         """Open `count` more; with tokens, as hub connections that have shaken hands and been attached."""
         for start in range(0, count, FLIGHT):
-            fresh = [self._open(start + i, tokens) for i in range(min(FLIGHT, count - start))]
+            fresh = [self._open(start + i, tokens, protocol) for i in range(min(FLIGHT, count - start))]
             for sock in fresh:
                 self._await(sock, b"\r\n\r\n", rest=SEPARATOR if tokens else b"")
                 sock.setblocking(False)
@@ -53,13 +74,13 @@ class Sockets:
                 self._by_number[sock.fileno()] = sock
             self.sockets += fresh
 
-    def _open(self, number: int, tokens: Sequence[str]) -> socket.socket:
+    def _open(self, number: int, tokens: Sequence[str], protocol: str) -> socket.socket:
         sock = socket.socket()
         sock.bind((f"127.0.0.{2 + number % SOURCES}", 0))
         sock.connect(("127.0.0.1", self.port))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         headers = {"Authorization": f"Bearer {tokens[number % len(tokens)]}"} if tokens else {}
-        first = frame(handshake.encode_request("json")) if tokens else b""
+        first = frame(handshake.encode_request(protocol)) if tokens else b""
         sock.sendall(head.client_request("127.0.0.1", HUB, base64.b64encode(b"0123456789abcdef"), headers) + first)
         return sock
 

@@ -7,7 +7,7 @@ stage and keeps what it has found.
 from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
-from loadtest.bench import measures, speed
+from loadtest.bench import measures, reading, speed
 from loadtest.bench.measures import BURSTS, ONE_BY_ONE, TOGETHER
 from loadtest.bench.people import Rest, fresh_tokens
 from loadtest.bench.process import parley, reference
@@ -53,6 +53,11 @@ def _reference(name: str, ways: dict[str, measures.Way], order: Order) -> Figure
             yield from zip(wanted, costs, strict=True)
 
 
+def hello(order: Order) -> Figures:
+    with reference("hello") as server:
+        yield "hello", reading.get(server, "/", order.seconds)
+
+
 def idle(world: World, order: Order) -> Figures:
     tokens = fresh_tokens(world.data, world.plain, CONNECTIONS)
     with parley(world.data, source=world.source) as server:
@@ -68,7 +73,7 @@ def logged(world: World, order: Order) -> Figures:
 
 
 def talk(world: World, order: Order) -> Figures:
-    with parley(world.data, source=world.source) as server, Rest(server.port) as rest:
+    with parley(world.data, source=world.source) as server:
         if "noop" in order.wanted:
             yield "noop", measures.invocation(server, world.plain, order.seconds)
         bursts = {key: size for key, size in (("event", 1), ("burst", measures.BURST)) if key in order.wanted}
@@ -81,9 +86,23 @@ def talk(world: World, order: Order) -> Figures:
             yield "durable_database", durable.database
             yield "durable_rate", durable.rate
             yield "durable_p99", durable.p99
-        if "history" in order.wanted:
-            one, _, conversation = world.pairs[-1]
-            yield "history", measures.history(server, rest, one, conversation, order.seconds)
+
+
+def reads(world: World, order: Order) -> Figures:
+    assert world.read is not None
+    reader, conversation, head, message = world.read
+    one, _, growing = world.pairs[-1]  # each round adds a page to it
+    with parley(world.data, source=world.source) as server, Rest(server.port) as rest:
+        ways: dict[str, Callable[[], float]] = {
+            "history": lambda: measures.history(server, rest, one, growing, order.seconds),
+            "history_packed": lambda: reading.history_in_messagepack(server, reader, conversation, order.seconds),
+            "catch_up": lambda: reading.catch_up(server, reader, conversation, head, order.seconds),
+            "rest_message": lambda: reading.get(server, f"/api/messages/{message}", order.seconds, reader.token),
+            "rest_list": lambda: reading.get(server, "/api/conversations?limit=50", order.seconds, reader.token),
+        }
+        for key, measure in ways.items():
+            if key in order.wanted:
+                yield key, measure()
 
 
 def storms(world: World, order: Order) -> Figures:
@@ -103,11 +122,12 @@ def many(world: World, order: Order) -> Figures:
     yield "memory_many", size
 
 
-REFERENCES: dict[str, Callable[[Order], Figures]] = {"speed": speeds, "floor": floor, "ws": ws}
+REFERENCES: dict[str, Callable[[Order], Figures]] = {"speed": speeds, "floor": floor, "ws": ws, "hello": hello}
 OURS: dict[str, Callable[[World, Order], Figures]] = {
     "idle": idle,
     "logged": logged,
     "talk": talk,
+    "reads": reads,
     "storm": storms,
     "many": many,
 }

@@ -21,6 +21,7 @@ COMPARED = {
     "ws.echo": "echo of Node's ws",
     "ws.event": "Node's ws",
     "storm.alone": "without them",
+    "hello": "bare Quart-Trio",
 }
 
 

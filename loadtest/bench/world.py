@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from loadtest.bench import measures
+from loadtest.bench import measures, reading
 from loadtest.bench.people import Rest, User
 from loadtest.bench.process import HERE, Source, parley
 from loadtest.bench.rows import CROWD, MANY
@@ -17,7 +17,17 @@ MEMBERS = 200  # of the big room; ten connections each
 USERS = 2100  # with one conversation each, but for the members of the room
 CROWDED = 1900  # users with `MANY` conversations
 GROUP = 50  # members of each
+LISTED = 50  # conversations of the one who lists them
 EVENT_BYTES = 640  # where nothing of Parley's is measured that would show it
+
+
+class Read(NamedTuple):
+    """A conversation of two of the room with more than `BEHIND` changes; the reader has 50 groups besides."""
+
+    reader: User
+    conversation: str
+    head: int
+    message: str  # the last one's id
 
 
 class World(NamedTuple):
@@ -29,6 +39,7 @@ class World(NamedTuple):
     crowd: list[User]
     crowded_room: str
     many: list[User]
+    read: "Read | None"  # what is read, if anything is
     event_bytes: int
 
     @property
@@ -59,8 +70,20 @@ def make(data: Path, stages: Collection[str], source: Source = HERE) -> World:
             room = rest.group(crowd[0], crowd, "crowd")
         many = [rest.user(f"many{number}") for number in range(CROWDED)] if "many" in stages else []
         _fill(rest, many)
+        read = _long(rest, users, pairs[0][2]) if "reads" in stages else None
         size = measures.event_size(server, (users[0], users[1], big))
-    return World(data, source, users, pairs, big, crowd, room, many, size)
+    return World(data, source, users, pairs, big, crowd, room, many, read, size)
+
+
+def _long(rest: Rest, users: list[User], conversation: str) -> Read:
+    reader, other, *_ = users
+    for number in range(LISTED):
+        rest.group(reader, users[: 2 + number % 5], f"list {number}")
+    body = {"conversationId": conversation, "content": measures.PAYLOAD.decode()}
+    for _ in range(reading.BEHIND):
+        rest.post("/api/messages", body, other.token)
+    last = rest.post("/api/messages", body, reader.token)
+    return Read(reader, conversation, last["seq"], last["id"])
 
 
 def _fill(rest: Rest, users: list[User]) -> None:

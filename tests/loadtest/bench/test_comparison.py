@@ -40,8 +40,8 @@ class Machine:
             yield "noop", self.noop[side] * (1 + len(self.seen) % 3 / 1000)
         if side in self.broken:
             raise self.broken[side]
-        if name == "talk" and "history" in order.wanted:
-            yield "history", 900.0
+        if name == "talk" and "burst" in order.wanted:
+            yield "burst", 1.3
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
         yield Source(Path("elsewhere"))
 
     def world(data: Path, wanted: object, source: Source | None = None) -> World:
-        return World(data, source or Source(Path()), [], [], "", [], "", [], 500)
+        return World(data, source or Source(Path()), [], [], "", [], "", [], None, 500)
 
     for name in stages.REFERENCES:
         monkeypatch.setitem(stages.REFERENCES, name, partial(made.reference, name))
@@ -102,12 +102,12 @@ def test_a_disturbed_machine_judges_nothing(machine: Machine, capsys: pytest.Cap
 def test_what_the_other_revision_lacks_is_left_out(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     """It is said, and the rest is judged; what this tree cannot do fails."""
     machine.broken["there"] = BenchError("bench: the server closed a connection")
-    assert main(["main", "--only", "noop", "--only", "history"]) == 0
+    assert main(["main", "--only", "noop", "--only", "burst"]) == 0
     printed = capsys.readouterr().out.replace("\n", " ")
     assert "left out: talk: 012345678 cannot: bench: the server closed a connection" in printed
-    assert "not compared: history page of 50" in printed
+    assert "not compared: the same in bursts of 10" in printed
     machine.broken = {"here": BenchError("bench: it ended")}
-    assert main(["main", "--only", "noop", "--only", "history"]) == FAILED
+    assert main(["main", "--only", "noop", "--only", "burst"]) == FAILED
 
 
 def test_an_interruption_keeps_whole_rounds(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
