@@ -54,13 +54,17 @@ class Declaration:
         if self.answers is not None:
             return self.answers
         found = inspect.signature(self.function, eval_str=True).return_annotation
-        return get_args(found)[0] if self.kind is STREAM else found
+        if self.kind is not STREAM:
+            return found
+        (page,) = get_args(found)
+        return get_args(page)[0]
 
 
 class Method:
     """One hub method, as an instance serves it.
 
-    `call(connection, *arguments)` returns the result, an awaitable or an async iterator.
+    `call(connection, *arguments)` returns the result, an awaitable or, for a stream, an async iterator of pages, which
+    are sequences of its items.
 
     `pipelined` methods get `call(connection, ticket, *arguments)`, return at once, and report with
     `invocations.answer` when they are done; up to 32 of them run at a time, in order.

@@ -266,10 +266,13 @@ async def _stream(
 ) -> None:
     try:
         with streams[invocation_id]:
-            async with aclosing(method.call(connection, *arguments)) as items:
-                async for item in items:
-                    await connection.wait_room()
-                    connection.offer(connection.send_queue.encoding.stream_item(invocation_id, item))  # with its page
+            async with aclosing(method.call(connection, *arguments)) as pages:
+                async for page in pages:
+                    send_queue = connection.send_queue
+                    for frame in send_queue.encoding.stream_items(invocation_id, page):
+                        if send_queue.size > send_queue.limit // 2:
+                            await connection.wait_room()
+                        connection.offer(frame)  # flushed with its page
     except trio.Cancelled:
         _interrupted(connection, invocation_id)
         raise

@@ -258,7 +258,7 @@ class HubMethods:
         before_seq: Seq | None = None,
         limit: int | None = None,
         replies: bool | None = None,
-    ) -> AsyncIterator[Message]:
+    ) -> AsyncIterator[Sequence[Message]]:
         """Stream the messages of a conversation, newest first, at the pace of the client; with `replies` all of
         them."""
         left = STREAM_LIMIT if limit is None else limit
@@ -276,8 +276,7 @@ class HubMethods:
                 limit=min(left, STREAM_PAGE),
                 replies=bool(replies),
             )
-            for message in page.messages:
-                yield message
+            yield page.messages
             if page.next is None:
                 return
             left -= len(page.messages)

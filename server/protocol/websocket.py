@@ -403,13 +403,19 @@ def _header(opcode: int, size: int, *, fin: bool, mask_bit: int) -> bytes:
     return bytes((first, mask_bit | 127)) + size.to_bytes(8)
 
 
-_SHORT_TEXT = tuple(_header(TEXT, size, fin=True, mask_bit=0) for size in range(1024))
+LISTED = 1024  # bytes of a payload, below which its header is looked up
+_SHORT_TEXT, _SHORT_BINARY = (
+    tuple(_header(opcode, size, fin=True, mask_bit=0) for size in range(LISTED)) for opcode in (TEXT, BINARY)
+)
 
 
 def encode(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
     """A frame from the server: not masked (5.1)."""
-    if opcode == TEXT and fin and len(payload) < len(_SHORT_TEXT):
-        return _SHORT_TEXT[len(payload)] + payload
+    if fin and len(payload) < LISTED:
+        if opcode == TEXT:
+            return _SHORT_TEXT[len(payload)] + payload
+        if opcode == BINARY:
+            return _SHORT_BINARY[len(payload)] + payload
     return _header(opcode, len(payload), fin=fin, mask_bit=0) + payload
 
 

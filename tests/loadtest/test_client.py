@@ -49,11 +49,11 @@ async def test_a_stream_that_is_not_taken(nursery: trio.Nursery, leaves: bool) -
 
     async def ping() -> object:
         call = await client.start("Ping")
-        await answer(*(JSON.encode_stream_item("1", number) for number in range(1, 2000)))
+        await answer(*JSON.encode_stream_items("1", range(1, 2000)))
         await answer(JSON.encode_void("1"), JSON.encode_completion("2", "pong"))
         return await client.result(call)
 
-    await answer(JSON.encode_stream_item("1", 0))
+    await answer(*JSON.encode_stream_items("1", [0]))
     with trio.fail_after(60):
         async with aclosing(client.stream("StreamHistory")) as stream:
             assert await anext(stream) == 0

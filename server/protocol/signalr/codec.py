@@ -74,7 +74,8 @@ class HubProtocol(Protocol):
 
     def encode_cancel(self, invocation_id: str) -> bytes: ...
 
-    def encode_stream_item(self, invocation_id: str, item: object) -> bytes: ...
+    def encode_stream_items(self, invocation_id: str, items: Sequence[object]) -> list[bytes]:
+        """A message for each item."""
 
     def encode_completion(self, invocation_id: str, result: object) -> bytes: ...
 

@@ -36,8 +36,9 @@ class Encoding:
     def error(self, invocation_id: str, error: str) -> bytes:
         return self.frame(self.protocol.encode_error(invocation_id, error))
 
-    def stream_item(self, invocation_id: str, item: object) -> bytes:
-        return self.frame(self.protocol.encode_stream_item(invocation_id, item))
+    def stream_items(self, invocation_id: str, items: Sequence[object]) -> list[bytes]:
+        """Each item in a frame of its own, as the reference server sends them."""
+        return list(map(self.frame, self.protocol.encode_stream_items(invocation_id, items)))
 
     def stream_end(self, invocation_id: str) -> bytes:
         return self.frame(self.protocol.encode_void(invocation_id))

@@ -375,8 +375,9 @@ class JsonProtocol:
     def encode_cancel(self, invocation_id: str) -> bytes:
         return b'{"type":5,"invocationId":%b}\x1e' % _encode(invocation_id)
 
-    def encode_stream_item(self, invocation_id: str, item: object) -> bytes:
-        return b'{"type":2,"invocationId":%b,"item":%b}\x1e' % (_encode(invocation_id), _encode(item))
+    def encode_stream_items(self, invocation_id: str, items: Items[object]) -> list[bytes]:
+        head = b'{"type":2,"invocationId":%b,"item":' % _encode(invocation_id)
+        return [b"%b%b}\x1e" % (head, _encode(item)) for item in items]
 
     def encode_completion(self, invocation_id: str, result: object) -> bytes:
         return b'{"type":3,"invocationId":%b,"result":%b}\x1e' % (_encode(invocation_id), _encode(result))

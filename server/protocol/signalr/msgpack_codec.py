@@ -298,6 +298,8 @@ def _prefixed(body: bytes) -> bytes:
     size = len(body)
     if size < 0x80:
         return bytes((size,)) + body
+    if size < 0x4000:
+        return bytes((size & 0x7F | 0x80, size >> 7)) + body
     prefix = bytearray()
     while size >= 0x80:
         prefix.append(size & 0x7F | 0x80)
@@ -326,8 +328,9 @@ class MsgpackProtocol:
     def encode_cancel(self, invocation_id: str) -> bytes:
         return _prefixed(b"\x93\x05\x80" + _encode(invocation_id))
 
-    def encode_stream_item(self, invocation_id: str, item: object) -> bytes:
-        return _prefixed(b"\x94\x02\x80%b%b" % (_encode(invocation_id), _encode(item)))
+    def encode_stream_items(self, invocation_id: str, items: Items[object]) -> list[bytes]:
+        head = b"\x94\x02\x80" + _encode(invocation_id)
+        return [_prefixed(head + _encode(item)) for item in items]
 
     def encode_completion(self, invocation_id: str, result: object) -> bytes:
         return _prefixed(b"\x95\x03\x80%b\x03%b" % (_encode(invocation_id), _encode(result)))

@@ -69,7 +69,7 @@ def test_round_trip(protocol: HubProtocol) -> None:
         protocol.encode_invocation("Send", ("a", 1), "7")
         + protocol.encode_invocation("Send", ())
         + protocol.encode_stream_invocation("Stream", (None,), "8")
-        + protocol.encode_stream_item("8", {"x": 1})
+        + b"".join(protocol.encode_stream_items("8", [{"x": 1}]))
         + protocol.encode_completion("7", None)
         + protocol.encode_void("8")
         + protocol.encode_error("9", "bad")
@@ -260,7 +260,7 @@ def test_what_is_over_the_limit_is_not_kept(protocol: HubProtocol) -> None:
 def test_what_is_too_big(protocol: HubProtocol) -> None:
     """Past half as much again as the limit, and where no invocation is recognised: a violation, and the messages before it."""
     long = "x" * 4 * LIMIT
-    others = [protocol.encode_completion("1", "x" * LIMIT), protocol.encode_stream_item("1", "x" * LIMIT)]
+    others = [protocol.encode_completion("1", "x" * LIMIT), *protocol.encode_stream_items("1", ["x" * LIMIT])]
     if protocol is JSON:
         others += [
             b"x" * (LIMIT + 1),

@@ -15,7 +15,7 @@ def test_what_is_counted(encoding: Encoding) -> None:
     counted = [
         encoding.event("X", ("y" * 70_000,)),
         encoding.event("X", ()),
-        encoding.stream_item("1", 2),
+        *encoding.stream_items("1", [2]),
         encoding.completion("1", None),
         encoding.error("1", "no"),
         encoding.stream_end("1"),
