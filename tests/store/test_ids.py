@@ -3,6 +3,7 @@
 import itertools
 import os
 import time
+from datetime import UTC, datetime, timedelta
 from uuid import RFC_4122
 
 import pytest
@@ -54,3 +55,15 @@ def test_a_process_that_is_forked() -> None:
     os.close(writing)
     ours = [ids.new_id().bytes[8:] for _ in range(3)]
     assert len(theirs) == 48 and not {theirs[at + 8 : at + 16] for at in (0, 16, 32)} & set(ours)
+
+
+@pytest.mark.parametrize(
+    "ms", [-62_135_596_800_000, -1, 0, 999, 1_000, 951_782_399_999, 1_764_443_084_007, 253_402_300_799_999]
+)
+def test_times(ms: int) -> None:
+    """A time is written to the millisecond, whatever else of its second was written before, and read back the same."""
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)
+    for offset in (0, 1 if ms < 253_402_300_799_999 else -1, 0):
+        at = moment + timedelta(milliseconds=offset)
+        written = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        assert ids.timestamp(ms + offset) == written and ids.timestamp_ms(written) == ms + offset
