@@ -370,17 +370,35 @@ class Messages:
 
         Without `replies` it has what the main history shows: no replies but those that are in the conversation, too.
         """
-
-        async def read(conn: Connection) -> store.Page:
-            return await store.list_messages(
-                conn, conversation_id, before=before, after=after, limit=limit, replies=replies
+        replica = self._replica
+        if replica is not None and replica.is_reachable and trio.current_time() >= self._replica_after:
+            found = await self._page_of_replica(
+                replica, caller, conversation_id, before=before, after=after, limit=limit, replies=replies
             )
+            if found is not None:
+                return found
+        async with self._pool.connection() as conn:
+            page = await store.list_messages_for(
+                conn, conversation_id, caller.user_id, before=before, after=after, limit=limit, replies=replies
+            )
+        if page is None:
+            raise permissions.not_found()
+        return page
 
+    async def _page_of_replica(
+        self,
+        replica: Connections,
+        caller: Caller,
+        conversation_id: UUID,
+        *,
+        before: int | None,
+        after: int | None,
+        limit: int,
+        replies: bool,
+    ) -> store.Page | None:
+        """The same from a replica, if it is as new as the primary, which says whether the caller is a member."""
         async with self._pool.connection() as conn:
             permissions.require_member(await conversation_store.fetch_member(conn, conversation_id, caller.user_id))
-            replica = self._replica
-            if replica is None or not replica.is_reachable or trio.current_time() < self._replica_after:
-                return await read(conn)
             head = (await conversation_store.fetch_heads(conn, [conversation_id])).get(conversation_id, 0)
         scope = trio.CancelScope(deadline=trio.current_time() + REPLICA_PATIENCE)
         try:
@@ -389,15 +407,16 @@ class Messages:
                     # Every change has a seq, so a replica that has this one has all that the primary had just now.
                     replicated = await conversation_store.fetch_heads(conn, [conversation_id])
                     if replicated.get(conversation_id, -1) >= head:
-                        page = await read(conn)
+                        page = await store.list_messages(
+                            conn, conversation_id, before=before, after=after, limit=limit, replies=replies
+                        )
                         self._replica_outage.over()
                         return page
         except (Unavailable, Overloaded) as error:
             self._pass_over_replica(str(error))
         if scope.cancelled_caught:
             self._pass_over_replica(f"no answer within {REPLICA_PATIENCE:g} s")
-        async with self._pool.connection() as conn:
-            return await read(conn)
+        return None
 
     async def mentioning(
         self, caller: Caller, *, limit: int, cursor: str | None

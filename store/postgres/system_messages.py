@@ -85,6 +85,8 @@ def change_of(
 ) -> Change:
     """The change that brought `message` to its state. `members` are those a new conversation starts with, `previous` is
     the message made last before."""
+    if message.type is not MessageType.SYSTEM:
+        return Change(message.conversation_id, message.changed_seq, message, created, previous=previous)
     announcement = read(message)
     added: tuple[UUID, ...] = ()
     removed: tuple[UUID, ...] = ()

@@ -1243,6 +1243,23 @@ def _list_messages(
     return _page(found, before, after, limit)
 
 
+@stands_for(messages.list_messages_for)
+def _list_messages_for(
+    tables: Tables,
+    conversation_id: UUID,
+    viewer_id: UUID,
+    *,
+    before: int | None = None,
+    after: int | None = None,
+    limit: int = 50,
+    max_bytes: int = messages.PAGE_BYTES,
+    replies: bool = True,
+) -> messages.Page | None:
+    if (conversation_id, viewer_id) not in tables.members:
+        return None
+    return _list_messages(tables, conversation_id, before=before, after=after, limit=limit, replies=replies)
+
+
 def _page(found: list[Message], before: int | None, after: int | None, limit: int) -> messages.Page:
     bounds = (0 if after is None else after, messages.END if before is None else before)
     shown = [one for one in found if bounds[0] < one.seq < bounds[1]]

@@ -465,7 +465,7 @@ async def test_read_from_the_replica(memory: Memory, state: str, is_asked: bool)
     )
     page = await messages.page(caller, group, before=None, after=0, limit=10)
     assert [message.seq for message in page.messages] == list(range(1, 4 + (state == "behind")))
-    assert ("list_messages" in memory.database.steps) is not is_asked
+    assert ("list_messages_for" in memory.database.steps) is not is_asked
     memory.tables.members.clear()
     replica.steps.clear()
     with pytest.raises(ChatError, match="not_found"):

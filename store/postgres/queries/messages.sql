@@ -81,24 +81,28 @@ WITH page AS MATERIALIZED (
 -- What the main history shows: no replies but those that are in the conversation, too.
 (thread_id IS NULL OR also_in_conversation)
 
--- name: list_messages_before
--- messages_seq, backwards.
+-- fragment: for_member
+-- members_pkey. Of a user who is no member there is no row; of one who is there is one without a message where the page
+-- has none.
+RIGHT JOIN (
+    SELECT FROM members WHERE conversation_id = %(conversation_id)s AND user_id = %(viewer_id)s
+) AS viewer ON true
+
+-- fragment: messages_before
 {newest_first}
     SELECT * FROM messages
     WHERE conversation_id = %(conversation_id)s AND seq < %(before)s
     ORDER BY seq DESC LIMIT %(limit)s
-{fitting} ORDER BY m.seq DESC
+{fitting}
 
--- name: list_messages_after
--- messages_seq, likewise.
+-- fragment: messages_after
 {oldest_first}
     SELECT * FROM messages
     WHERE conversation_id = %(conversation_id)s AND seq > %(after)s AND seq < %(before)s
     ORDER BY seq LIMIT %(limit)s
-{fitting} ORDER BY m.seq
+{fitting}
 
--- name: list_main_before
--- messages_seq, backwards: as far as the page goes, past %(scan)s entries at most.
+-- fragment: main_before
 {newest_first}
     SELECT * FROM (
         SELECT * FROM messages
@@ -106,10 +110,9 @@ WITH page AS MATERIALIZED (
         ORDER BY seq DESC LIMIT %(scan)s
     ) AS scanned
     WHERE {is_main} ORDER BY seq DESC LIMIT %(limit)s
-{fitting} ORDER BY m.seq DESC
+{fitting}
 
--- name: list_main_after
--- messages_seq, likewise.
+-- fragment: main_after
 {oldest_first}
     SELECT * FROM (
         SELECT * FROM messages
@@ -117,7 +120,35 @@ WITH page AS MATERIALIZED (
         ORDER BY seq LIMIT %(scan)s
     ) AS scanned
     WHERE {is_main} ORDER BY seq LIMIT %(limit)s
-{fitting} ORDER BY m.seq
+{fitting}
+
+-- name: list_messages_before
+-- messages_seq, backwards.
+{messages_before} ORDER BY m.seq DESC
+
+-- name: list_messages_after
+-- messages_seq, likewise.
+{messages_after} ORDER BY m.seq
+
+-- name: list_main_before
+-- messages_seq, backwards: as far as the page goes, past %(scan)s entries at most.
+{main_before} ORDER BY m.seq DESC
+
+-- name: list_main_after
+-- messages_seq, likewise.
+{main_after} ORDER BY m.seq
+
+-- name: list_messages_before_for
+{messages_before} {for_member} ORDER BY m.seq DESC
+
+-- name: list_messages_after_for
+{messages_after} {for_member} ORDER BY m.seq
+
+-- name: list_main_before_for
+{main_before} {for_member} ORDER BY m.seq DESC
+
+-- name: list_main_after_for
+{main_after} {for_member} ORDER BY m.seq
 
 -- name: fetch_scan_before
 -- messages_seq, backwards. What list_main_before has scanned: how many entries, up to which seq, and whether there is more

@@ -462,7 +462,7 @@ async def joined(hub: Hub, reader: Reader, since: int) -> tuple[int, bool]:
     return await join(hub, reader, since)
 
 
-@pytest.mark.parametrize("behind", [catch_up.PAGE - 1, catch_up.PAGE, catch_up.PAGE + 1, 2 * catch_up.PAGE, 250])
+@pytest.mark.parametrize("behind", [catch_up.PAGE - 1, catch_up.PAGE, catch_up.PAGE + 1, 2 * catch_up.PAGE, 100])
 async def test_pages(hub: Hub, nursery: trio.Nursery, behind: int) -> None:
     """However many pages it takes: each change once and in order, what is said meanwhile too, and live after that."""
     reader = Reader(hub, nursery, manual=True)

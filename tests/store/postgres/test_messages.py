@@ -6,10 +6,11 @@ from uuid import UUID
 
 import msgspec
 import trio
+from msgspec.structs import replace
 
 from store import receipts
-from store.ids import new_id
-from store.model import Change, MessageStatus, Role
+from store.ids import id_ms, new_id, timestamp
+from store.model import Change, FileInfo, Message, MessageStatus, MessageType, Reaction, Role, ThreadSummary
 from store.postgres import conversations, messages, queries
 from store.postgres.connection import Connection
 from store.redis.inbox_entries import Receipt
@@ -35,6 +36,64 @@ async def test_pages(conn: Connection, writer: Writer) -> None:
     assert await seqs(after=0) == [1, 2, 3]
     assert await seqs(after=9) == [10]
     assert await seqs(after=2, before=5, limit=50) == [3, 4]
+
+
+async def test_a_page_for_a_user(conn: Connection, writer: Writer) -> None:
+    """What a member is given is the page of all, an empty one, too; who is none is given none, by one statement."""
+    alice, eve = await make_users(conn, 2)
+    group = await make_group(conn, [alice])
+    for i in range(4):
+        await writer.send(group, alice, str(i)).message()
+    for replies in (True, False):
+        for before, after in ((None, None), (4, None), (None, 1), (4, 1), (1, None), (None, 9)):
+            bounds: dict[str, Any] = {"before": before, "after": after, "limit": 3, "replies": replies}
+            page = await messages.list_messages_for(conn, group, alice, **bounds)
+            assert page == await messages.list_messages(conn, group, **bounds) and page is not None
+            assert bool(page.messages) is ((before, after) not in ((1, None), (None, 9)))
+            assert await messages.list_messages_for(conn, group, eve, **bounds) is None
+    assert await messages.list_messages_for(conn, new_id(), alice) is None
+
+
+def test_columns() -> None:
+    """Each column of a row gets into the field of its name."""
+    made = new_id()
+    conversation, sender, file, reply_to, pinned_by, mentioned, thread = (new_id() for _ in range(7))
+    shown = ThreadSummary(3, timestamp(5), (sender,))
+    row = (
+        *(made, conversation, 7, 9, sender, "File", "text"),
+        *(file, "key", "name", 11, "text/plain", 12, 13),
+        *(reply_to, "client", 1_000, None, 3_000),
+        *('[{"emoji":"x","count":1,"userIds":[]}]', 4_000, pinned_by, 1),
+        *([mentioned], True, thread, True, msgspec.json.encode(shown).decode()),
+    )
+    message = messages.message_of(row)
+    assert message == Message(
+        id=made,
+        conversation_id=conversation,
+        seq=7,
+        changed_seq=9,
+        sender_id=sender,
+        type=MessageType.FILE,
+        content="text",
+        file=FileInfo(file, "key", "/api/files/key", "name", 11, "text/plain", 12, 13),
+        reply_to_id=reply_to,
+        client_message_id="client",
+        created_at=timestamp(id_ms(made)),
+        edited_at=timestamp(1_000),
+        deleted_at=None,
+        status=MessageStatus.DELIVERED,
+        changed_at=timestamp(3_000),
+        reactions=(Reaction("x", 1, ()),),
+        pinned_at=timestamp(4_000),
+        pinned_by=pinned_by,
+        mentions=(mentioned,),
+        mention_all=True,
+        thread_id=thread,
+        also_in_conversation=True,
+        thread=shown,
+    )
+    gone = messages.message_of((*row[:17], 2_000, *row[18:]))
+    assert gone == replace(message, deleted_at=timestamp(2_000), reactions=(), pinned_at=None, pinned_by=None)
 
 
 async def test_a_page_that_ends_before_a_long_message(conn: Connection, writer: Writer) -> None:
