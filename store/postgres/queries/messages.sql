@@ -14,7 +14,7 @@ octet_length(body) + coalesce(pg_column_size(reactions), 0) + coalesce(pg_column
 -- they hold nothing back; it is enough to know that there is somebody else. Who hides read receipts, or whose sender does,
 -- has read nothing that came after they joined; between two of whom one has blocked the other, nothing since. members_pkey, files_pkey,
 -- privacy_pkey.
-, reached AS (
+, reached AS MATERIALIZED (
     SELECT s.conversation_id, s.sender_id, min(o.delivered_seq) AS delivered,
            min(CASE WHEN s.hides OR p.user_id IS NOT NULL THEN least(o.joined_seq, o.read_seq)
                     ELSE coalesce(o.shown_read_seq, o.read_seq) END) AS read,

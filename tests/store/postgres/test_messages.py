@@ -54,6 +54,19 @@ async def test_a_page_for_a_user(conn: Connection, writer: Writer) -> None:
     assert await messages.list_messages_for(conn, new_id(), alice) is None
 
 
+async def test_a_page_reads_members_once_for_each_sender(conn: Connection, writer: Writer) -> None:
+    """The status of a page's messages is worked out for each of those who have written them, however many they are."""
+    people = await make_users(conn, 12)
+    group = await make_group(conn, people)
+    for _ in range(4):
+        for sender in people:
+            await writer.send(group, sender).message()
+    parameters = {"conversation_id": group, "viewer_id": people[0], "before": messages.END, "after": None, "limit": 49}
+    parameters |= {"max_bytes": messages.PAGE_BYTES, "scan": messages.SCANNED}
+    nodes = await explained(conn, queries.list_main_before_for, parameters)
+    assert rows_read(nodes, "members") <= (len(people) + 1) ** 2
+
+
 def test_columns() -> None:
     """Each column of a row gets into the field of its name."""
     made = new_id()
