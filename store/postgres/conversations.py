@@ -44,7 +44,7 @@ from store.postgres.system_messages import Announcement, Event, changed_details,
 MAX_POSITION = 2**63 - 1
 MEMBERS_SHOWN = 100  # in a Conversation; list_members has the rest
 MEMBERS_LISTED = 20  # in a Conversation of a list
-LIST_STEP = 20  # conversations of a list that are put together in one scheduler step: a few milliseconds
+LIST_STEP = 50  # conversations of a list that are put together in one scheduler step: a few milliseconds
 LIST_BYTES = (
     256 * 1024
 )  # octets of last messages and descriptions after which a page of a list ends; LIST_STEP of them may come on top
@@ -56,6 +56,8 @@ BUDGET = 8000  # messages looked at for the totals of one user
 CAPPED = 3000  # the same where there are more: the totals are lower bounds then, and mentions are looked for apart
 THREADS = 2000  # of one user that are looked at, those with the newest roots
 DETAILS = len(msgspec.structs.fields(GroupDetails))
+ROLES = {member.value: member for member in Role}
+KINDS = {member.value: member for member in ConversationType}
 
 
 class UnknownUser(StoreError):
@@ -165,11 +167,17 @@ async def list_conversations(
 
     All pages are in the order of the first one's moment: a conversation that becomes active meanwhile stays.
     """
-    as_of = position.as_of if position else MAX_POSITION
-    rows = await _list_rows(conn, viewer_id, limit, position, as_of, only)
-    if position is None and len(rows) > min(limit, LIST_STEP):  # there will be other pages
-        as_of = await _settle(conn)
+    if position is not None:
+        as_of = position.as_of
         rows = await _list_rows(conn, viewer_id, limit, position, as_of, only)
+    else:
+        at_once = min(limit, LIST_STEP)
+        is_several = await _count_memberships(conn, viewer_id, only, at_once + 1) > at_once  # pages: to be in one order
+        as_of = await _settle(conn) if is_several else MAX_POSITION
+        rows = await _list_rows(conn, viewer_id, limit, position, as_of, only)
+        if len(rows) > at_once and not is_several:  # they have joined another one meanwhile
+            as_of = await _settle(conn)
+            rows = await _list_rows(conn, viewer_id, limit, position, as_of, only)
     found: list[Conversation] = []
     size = 0
     while len(found) < min(len(rows), limit) and size < LIST_BYTES:
@@ -199,6 +207,13 @@ async def _list_rows(
         "favourite": only.favourite,
     }
     return await (await conn.execute(queries.list_conversations, parameters)).fetchall()
+
+
+async def _count_memberships(conn: Connection, viewer_id: UUID, only: Filter, most: int) -> int:
+    """In how many conversations of a list the user is, counted up to `most`."""
+    parameters = {"viewer_id": viewer_id, "archived": only.archived, "favourite": only.favourite, "most": most}
+    [[count]] = await (await conn.execute(queries.count_memberships, parameters)).fetchall()
+    return int(count)
 
 
 async def _settle(conn: Connection) -> int:
@@ -554,7 +569,7 @@ async def _insert_members(
 
 def _member_of(row: Sequence[Any]) -> Member:
     user_id, role, joined, delivered_seq, read_seq = row
-    return Member(user_id, Role(role), timestamp(joined), delivered_seq, read_seq)
+    return Member(user_id, ROLES[role], timestamp(joined), delivered_seq, read_seq)
 
 
 def _details_of(row: Sequence[Any]) -> GroupDetails:
@@ -573,47 +588,60 @@ def _settings_of(row: Sequence[Any]) -> ConversationSettings:
     )
 
 
-async def _complete(conn: Connection, rows: Sequence[Sequence[Any]], shown: int = MEMBERS_SHOWN) -> list[Conversation]:
+async def _complete(conn: Connection, rows: Sequence[Sequence[Any]], most: int = MEMBERS_SHOWN) -> list[Conversation]:
     """Conversations out of their rows: adds the members shown and the last messages, a query for each kind."""
     if not rows:
         return []
-    # With what is seen of a cursor that is hidden, and of one that is not.
-    members: dict[UUID, list[tuple[Member, int, int]]] = {row[0]: [] for row in rows}
-    hiding: dict[UUID, set[UUID]] = {}  # who hides read receipts, by conversation
-    parameters = {"conversation_ids": list(members), "limit": shown}
-    found = await (await conn.execute(queries.list_first_members, parameters)).fetchall()
-    for conversation_id, *member, joined_seq, shown_seq, hides in found:
-        members[conversation_id].append((one := _member_of(member), min(joined_seq, one.read_seq), shown_seq))
-        if hides:
-            hiding.setdefault(conversation_id, set()).add(one.user_id)
+    ids = list(dict.fromkeys(row[0] for row in rows))
+    shown = [_Shown() for _ in ids]
+    found = await (await conn.execute(queries.list_first_members, {"conversation_ids": ids, "limit": most})).fetchall()
+    for number, user_id, role, joined, delivered_seq, read_seq, joined_seq, shown_seq, hides in found:
+        member = Member(user_id, ROLES[role], timestamp(joined), delivered_seq, read_seq)
+        hidden = min(joined_seq, read_seq)
+        shown[number - 1].add(member, hidden, hidden if hides else shown_seq)
+    members = dict(zip(ids, shown, strict=True))
     cursor = await conn.execute(queries.list_messages_by_id, {"ids": [row[6] for row in rows]})
     last = {message.id: message for message in map(message_of, await cursor.fetchall())}
-    return [
-        _conversation_of(row, _seen(row, members[row[0]], hiding.get(row[0], ())), last.get(row[6])) for row in rows
-    ]
+    return [_conversation_of(row, members[row[0]].to(row[-2], viewer_hides=row[-1]), last.get(row[6])) for row in rows]
 
 
-def _seen(row: Sequence[Any], members: Sequence[tuple[Member, int, int]], hiding: Collection[UUID]) -> list[Member]:
-    """The members as the viewer of this row may see them: no read receipts of those who hide them, and none if the
-    viewer does; in a direct conversation none since one of the two has blocked the other."""
-    viewer_id, viewer_hides = row[-2:]
-    found = []
-    for member, hidden, shown in members:
-        if member.user_id != viewer_id:
-            seq = hidden if viewer_hides or member.user_id in hiding else shown
-            if seq != member.read_seq:
-                member = msgspec.structs.replace(member, read_seq=seq)
-        found.append(member)
-    return found
+class _Shown:
+    """The members of a conversation that are shown with it, and how far each is seen to have read."""
+
+    __slots__ = ("_hidden", "_is_plain", "_members", "_seen")
+
+    def __init__(self) -> None:
+        self._members: list[Member] = []
+        self._hidden: list[int] = []  # by who hides read receipts
+        self._seen: list[int] = []  # by others
+        self._is_plain = True  # others see what there is
+
+    def add(self, member: Member, hidden: int, seen: int) -> None:
+        self._members.append(member)
+        self._hidden.append(hidden)
+        self._seen.append(seen)
+        self._is_plain = self._is_plain and seen == member.read_seq
+
+    def to(self, viewer_id: UUID, *, viewer_hides: bool) -> tuple[Member, ...]:
+        """As a viewer may see them: no read receipts of those who hide them, and none if the viewer does; in a direct
+        conversation none since one of the two has blocked the other."""
+        if self._is_plain and not viewer_hides:
+            return tuple(self._members)
+        return tuple(
+            member
+            if seq == member.read_seq or member.user_id == viewer_id
+            else msgspec.structs.replace(member, read_seq=seq)
+            for member, seq in zip(self._members, self._hidden if viewer_hides else self._seen, strict=True)
+        )
 
 
-def _conversation_of(row: Sequence[Any], members: Sequence[Member], last_message: Message | None) -> Conversation:
+def _conversation_of(row: Sequence[Any], members: tuple[Member, ...], last_message: Message | None) -> Conversation:
     id_, kind, title, created_by, created, last_seq, _, member_count, *more = row
-    details = _details_of(more[:DETAILS])
+    description, avatar_url, admins_post, slow_mode_seconds, is_public = more[:DETAILS]
     unread, mentioned, *settings, _, _ = more[DETAILS:]
     return Conversation(
         id=id_,
-        type=ConversationType(kind),
+        type=KINDS[kind],
         name=title,
         created_by=created_by,
         created_at=timestamp(created),
@@ -622,7 +650,11 @@ def _conversation_of(row: Sequence[Any], members: Sequence[Member], last_message
         unread_count=unread,
         mention_count=mentioned,
         member_count=member_count,
-        members=tuple(members),
+        members=members,
         settings=_settings_of(settings),
-        **msgspec.structs.asdict(details),
+        description=description,
+        avatar_url=avatar_url,
+        posting=Posting.ADMINS if admins_post else Posting.EVERYONE,
+        slow_mode_seconds=slow_mode_seconds,
+        is_public=is_public,
     )

@@ -112,9 +112,9 @@ WHERE m.conversation_id = %(conversation_id)s AND m.user_id > %(after)s
 ORDER BY m.user_id LIMIT %(limit)s
 
 -- name: list_first_members
--- members_pkey, a range for each conversation; privacy_pkey. Behind each member: where it joined, how far it is shown to have read,
--- whether it hides receipts.
-SELECT c.id, m.* FROM unnest(%(conversation_ids)s::uuid[]) AS c (id)
+-- members_pkey, a range for each conversation, which is known by its number; privacy_pkey. Behind each member: where it joined,
+-- how far it is shown to have read, whether it hides receipts.
+SELECT c.number, m.* FROM unnest(%(conversation_ids)s::uuid[]) WITH ORDINALITY AS c (id, number)
 CROSS JOIN LATERAL (
     SELECT {member}, m.joined_seq, coalesce(m.shown_read_seq, m.read_seq),
         coalesce((SELECT NOT p.read_receipts FROM privacy AS p WHERE p.user_id = m.user_id), false)
@@ -389,6 +389,15 @@ WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.relation = '
 WITH last AS MATERIALIZED (SELECT coalesce(pg_sequence_last_value('message_places'), 0) AS place)
 SELECT last.place, ARRAY(SELECT l.virtualtransaction {drawing} AND last.place IS NOT NULL) FROM last
 
+-- name: count_memberships
+-- members_user, and each membership's row where only some are wanted.
+SELECT count(*) FROM (
+    SELECT FROM members AS v WHERE v.user_id = %(viewer_id)s
+        AND (%(archived)s::boolean IS NULL OR v.archived = %(archived)s::boolean)
+        AND (%(favourite)s::boolean IS NULL OR v.favourite = %(favourite)s::boolean)
+    LIMIT %(most)s
+) AS mine
+
 -- name: list_drawing
 -- Shared memory only. Those of these transactions that have not ended.
 SELECT l.virtualtransaction {drawing} AND l.virtualtransaction = ANY(%(transactions)s::text[])
@@ -403,7 +412,8 @@ SELECT v.place, v.last_id, {conversation} FROM (
            p.place, p.last_id
     FROM members AS v JOIN conversations AS c ON c.id = v.conversation_id
     CROSS JOIN LATERAL (
-        SELECT coalesce((SELECT m.place FROM messages AS m WHERE m.id = c.last_message_id), 0) AS place
+        -- OFFSET 0: looked up once, and not wherever it is named.
+        SELECT coalesce((SELECT m.place FROM messages AS m WHERE m.id = c.last_message_id), 0) AS place OFFSET 0
     ) AS now
     LEFT JOIN LATERAL (
         -- All messages from `high` on came later, none up to `low` did; the last of these is `id`.
@@ -429,7 +439,7 @@ SELECT v.place, v.last_id, {conversation} FROM (
     CROSS JOIN LATERAL (
         SELECT CASE WHEN now.place > %(as_of)s THEN coalesce(earlier.place, 0) ELSE now.place END AS place,
                CASE WHEN now.place > %(as_of)s THEN coalesce(earlier.id, c.id)
-                    ELSE coalesce(c.last_message_id, c.id) END AS last_id
+                    ELSE coalesce(c.last_message_id, c.id) END AS last_id OFFSET 0
     ) AS p
     WHERE v.user_id = %(viewer_id)s
         AND (%(archived)s::boolean IS NULL OR v.archived = %(archived)s::boolean)
