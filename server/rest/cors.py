@@ -52,9 +52,11 @@ MAX_AGE = 600  # seconds for which a browser caches the answer to a preflight re
 def allow_origins(app: Any, allowed: tuple[str, ...]) -> Any:
     """Wrap an ASGI app with CORS for pages of the given origins, or of any origin if there are none.
 
-    Credentials are allowed because SignalR's JavaScript client always sends its requests with them.
+    Credentials are allowed because SignalR's JavaScript client always sends its requests with them. Requests without an
+    origin, which are those of all clients but browsers, are answered without it, as it would: only that another
+    origin would be answered otherwise is said.
     """
-    return CORSMiddleware(
+    middleware = CORSMiddleware(
         app,
         allow_origins=allowed,
         allow_origin_regex=None if allowed else ".*",
@@ -64,3 +66,20 @@ def allow_origins(app: Any, allowed: tuple[str, ...]) -> Any:
         expose_headers=EXPOSED,
         max_age=MAX_AGE,
     )
+
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or any(name == b"origin" for name, _ in scope["headers"]):
+            await middleware(scope, receive, send)
+            return
+
+        async def send_varied(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                headers = list(message.get("headers", ()))
+                said = [value.decode("latin-1") for name, value in headers if name.lower() == b"vary"]
+                others = [pair for pair in headers if pair[0].lower() != b"vary"] if said else headers
+                message = {**message, "headers": [*others, (b"vary", ", ".join([*said, "Origin"]).encode("latin-1"))]}
+            await send(message)
+
+        await app(scope, receive, send_varied)
+
+    return serve

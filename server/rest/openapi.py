@@ -92,6 +92,7 @@ def install(app: Quart, settings: Settings) -> "Provider":
 
     schema = QuartSchema(openapi_path=None, conversion_preference="msgspec", openapi_provider_class=OfThisServer)
     schema.init_app(app)
+    del vars(app)["make_response"]  # the extension's, which converts what views return: ours return answers
     provider = schema.openapi_provider
     assert isinstance(provider, Provider)
     return provider

@@ -67,8 +67,9 @@ def patient(app: ASGIApp, is_retired: Callable[[], bool], is_polled: Callable[[s
 
         async def send_patiently(event: Any) -> None:
             if event["type"] == "http.response.start":
-                with trio.move_on_after(DISCARD_TIME):
-                    await finished.wait()
+                if not finished.is_set():
+                    with trio.move_on_after(DISCARD_TIME):
+                        await finished.wait()
                 if not finished.is_set() or size > DISCARD_MAX or (is_retired() and not is_polled(scope["path"])):
                     event = {**event, "headers": [*event["headers"], (b"connection", b"close")]}
             if event["type"] != "http.response.body" or event.get("more_body"):

@@ -71,7 +71,8 @@ class RequestStream(trio.abc.HalfCloseableStream):
         received. A fault becomes `fault`, for the listener to answer, unless an answer has begun already: then the
         connection can only end. In both cases Hypercorn sees the end of its input.
         """
-        await trio.lowlevel.checkpoint()
+        if self._buffer or self._head is not None or self._is_over:
+            await trio.lowlevel.checkpoint()  # nothing is waited for
         try:
             while not self._is_over:
                 if self._body is None:
@@ -146,13 +147,19 @@ class RequestStream(trio.abc.HalfCloseableStream):
             self._head_until = self._patience.deadline = trio.current_time() + self._head_timeout
 
     async def _receive(self) -> bytes:
+        has_waited = False
         while True:
             try:
-                return self._open().recv(RECEIVE)
+                data = self._open().recv(RECEIVE)
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(self.socket)
+                has_waited = True
+                continue
             except OSError as error:
                 raise trio.BrokenResourceError(str(error)) from None
+            if not has_waited:
+                await trio.lowlevel.cancel_shielded_checkpoint()  # for others: a fast client has always sent more
+            return data
 
     def answered(self) -> None:
         """Note that the HTTP server has answered, and waits for the next request."""
