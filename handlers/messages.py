@@ -24,7 +24,7 @@ from handlers.model import FILE_TYPES, SENDABLE_TYPES, SPOKEN_TYPES, Caller, Cre
 from handlers.moderation import check_reason
 from handlers.ports import Connections
 from handlers.rate_limits import Limiter
-from handlers.standing import banned_until_ms, has_role, require_not_banned
+from handlers.standing import banned_until_ms, has_role, require_found, require_not_banned
 from handlers.transactions import Transactions
 from store.errors import Overloaded, StoreError, Unavailable
 from store.ids import distinct, new_id
@@ -333,14 +333,16 @@ class Messages:
 
     # -- reading --------------------------------------------------------------------------------
 
-    async def get(self, caller: Caller, message_id: UUID) -> Message:
+    async def get(self, caller: Caller, message_id: UUID, *, owes_standing: bool = False) -> Message:
+        """One statement. `owes_standing`: it was not asked before whether the caller may act at all, and is now. Raises
+        ChatError."""
         async with self._pool.connection() as conn:
-            message = await store.fetch_message(conn, message_id)
-            if message is None:
-                raise permissions.not_found("message")
-            member = await conversation_store.fetch_member(conn, message.conversation_id, caller.user_id)
-            permissions.require_member(member, "message")
-            return message
+            found, message = await store.fetch_message_for(conn, message_id, caller.user_id, caller.session_id)
+        if owes_standing:
+            require_found(found)
+        if message is None:
+            raise permissions.not_found("message")
+        return message
 
     async def list_pins(
         self, caller: Caller, conversation_id: UUID, limit: int, cursor: str | None

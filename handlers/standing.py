@@ -39,7 +39,12 @@ async def require_not_banned(conn: Connection, caller: Caller) -> None:
 
 async def require_good(conn: Connection, user_id: UUID, session_id: UUID | None) -> None:
     """The user exists, is not banned, and this session of theirs, if one is given, has not ended. Raises ChatError."""
-    exists, is_signed_in, banned_until = await users.fetch_standing(conn, user_id, session_id)
+    require_found(await users.fetch_standing(conn, user_id, session_id))
+
+
+def require_found(found: tuple[bool, bool, int | None]) -> None:
+    """The same of what was found (`store.postgres.users.fetch_standing`). Raises ChatError."""
+    exists, is_signed_in, banned_until = found
     if not exists:
         raise ChatError("unauthenticated", "There is no such user (any more).")
     if banned_until is not None:

@@ -43,7 +43,7 @@ from server.rest import converters, key_access, openapi, problems
 from server.rest.answer_memory import AnswerBudget
 from server.rest.request_log import current_trace, template
 from server.rest.request_metrics import RequestMetrics
-from server.rest.requests import ESCAPED, MAX_BODY, address, bearer, check_query
+from server.rest.requests import ESCAPED, MAX_BODY, address, bearer, check_query, defers_standing
 from server.rest.routes import (
     audit,
     auth,
@@ -181,7 +181,7 @@ def create_app(
             limits.requests.require(str(found.user_id))
             if takes_turn:
                 await turns.take(cast(dict[str, Any], request.scope), str(found.user_id))
-            if not getattr(view, "parting_route", False):
+            if not getattr(view, "parting_route", False) and not defers_standing(view):
                 await users_handler.require(found)
         if getattr(view, "upload_route", False):
             await limits.uploads.require(str(g.caller.user_id))

@@ -54,6 +54,12 @@ def parting_route(view: F) -> F:
     return view
 
 
+def standing_route(view: F) -> F:
+    """Mark a route whose own statement asks whether the caller may act at all, where it `owes_standing`."""
+    view.standing_route = True  # type: ignore[attr-defined]
+    return view
+
+
 def upload_route(view: F) -> F:
     """Mark a route that is subject to the rate limit of uploads, and takes no turn."""
     view.upload_route = True  # type: ignore[attr-defined]
@@ -69,6 +75,17 @@ def join_route(view: F) -> F:
 def caller() -> Caller:
     found: Caller = g.caller
     return found
+
+
+def defers_standing(view: object) -> bool:
+    """Whether the view is to ask for the caller's standing. Not where its query may be refused, which comes after."""
+    g.owes_standing = getattr(view, "standing_route", False) and not request.query_string
+    return owes_standing()
+
+
+def owes_standing() -> bool:
+    """Whether nothing was asked yet about the caller but their token."""
+    return bool(g.get("owes_standing"))
 
 
 def bearer() -> str:
@@ -207,7 +224,7 @@ def answer(value: object, status: int = 200, *, version: str | None = None, reso
     if version is not None:
         content = encoded if resource is None else msgspec.json.encode(resource)
         response.set_etag(f"{version}-{hashlib.sha256(content).hexdigest()[:16]}")
-        if request.method in ("GET", "HEAD") and _has(response):
+        if request.method in ("GET", "HEAD") and "If-None-Match" in request.headers and _has(response):
             return Response("", status=304, headers={"ETag": response.headers["ETag"]})
     return response
 

@@ -22,6 +22,7 @@ TYPES = {member.value: member for member in MessageType}
 STATUSES = tuple(MessageStatus)
 FILE_PATH = "/api/files/"  # and the key: where a file is had, whatever the store
 END = 2**63 - 1  # above every seq
+Standing = tuple[bool, bool, int | None]  # of a user
 PAGE_BYTES = 512 * 1024  # octets of the bodies and reactions of one page: as JSON it may be a few times that
 SCANNED = 1000  # messages that are looked at for a page of those that are no replies
 REACTIONS_DELETED = 1000  # with their message, in one transaction
@@ -75,6 +76,17 @@ def file_info(file_id: UUID | None, key: str | None, *columns: Any) -> FileInfo 
 async def fetch_message(conn: Connection, message_id: UUID) -> Message | None:
     row = await (await conn.execute(queries.fetch_message, {"id": message_id})).fetchone()
     return message_of(row) if row else None
+
+
+async def fetch_message_for(
+    conn: Connection, message_id: UUID, user_id: UUID, session_id: UUID | None
+) -> tuple[Standing, Message | None]:
+    """A message, if it is this user's to see, and what `store.postgres.users.fetch_standing` says of them."""
+    parameters = {"id": message_id, "user_id": user_id, "session_id": session_id}
+    [(exists, is_signed_in, banned_until, *row)] = await (
+        await conn.execute(queries.fetch_message_for, parameters)
+    ).fetchall()
+    return (exists, is_signed_in, banned_until), None if row[0] is None else message_of(row)
 
 
 async def list_messages_by_id(conn: Connection, message_ids: Collection[UUID]) -> list[Message]:

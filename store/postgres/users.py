@@ -129,7 +129,7 @@ async def fetch_account(conn: Connection, user_id: UUID) -> Account | None:
 async def fetch_standing(conn: Connection, user_id: UUID, session_id: UUID | None) -> tuple[bool, bool, int | None]:
     """Return whether the user exists, whether their sign-in session is live (true if `session_id` is None), and until
     when they are banned, in milliseconds since the epoch (None: they are not)."""
-    row = await (await conn.execute(queries.fetch_standing, {"id": user_id, "session_id": session_id})).fetchone()
+    row = await (await conn.execute(queries.fetch_standing, {"user_id": user_id, "session_id": session_id})).fetchone()
     assert row is not None
     return row[0], row[1], row[2]
 

@@ -1133,6 +1133,15 @@ def _fetch_message(tables: Tables, message_id: UUID) -> Message | None:
     return tables.messages.get(message_id)
 
 
+@stands_for(messages.fetch_message_for)
+def _fetch_message_for(
+    tables: Tables, message_id: UUID, user_id: UUID, session_id: UUID | None
+) -> tuple[messages.Standing, Message | None]:
+    found = tables.messages.get(message_id)
+    is_theirs = found is not None and (found.conversation_id, user_id) in tables.members
+    return _fetch_standing(tables, user_id, session_id), found if is_theirs else None
+
+
 @stands_for(messages.lock_message)
 def _lock_message(tables: Tables, message_id: UUID) -> Message | None:
     return tables.messages.get(message_id)

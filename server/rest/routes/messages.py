@@ -28,12 +28,14 @@ from server.rest.requests import (
     limit,
     nothing,
     once,
+    owes_standing,
     page,
     path_id,
     query_choice,
     query_id,
     query_number,
     seq_cursor,
+    standing_route,
 )
 from store.model import Message, Wire
 
@@ -115,10 +117,11 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
         return response
 
     @routes.get("/<id:message_id>")
+    @standing_route
     @operation(SHOWN, parameters=(IF_NONE_MATCH,))
     async def get(message_id: str) -> Response:
         """Get a message."""
-        message = await messages.get(caller(), path_id(message_id))
+        message = await messages.get(caller(), path_id(message_id), owes_standing=owes_standing())
         return answer(message, version=preconditions.of_message(message))
 
     @routes.put("/<id:message_id>")

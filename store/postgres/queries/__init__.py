@@ -2,7 +2,8 @@
 
 Owns the loader. In a file, ``-- name: fetch_message`` starts a query; it is then
 ``queries.fetch_message``. ``-- fragment: x`` starts a piece that later queries of the same file embed as
-``{x}``. Comments stay in the files. Nothing here is ever built from a user's text.
+``{x}``; those of ``_shared.sql`` are for all files. Comments stay in the files. Nothing here is ever built
+from a user's text.
 """
 
 import re
@@ -17,9 +18,15 @@ _NUMBER = re.compile(r"\$(\d+)")
 _FRAGMENT = re.compile(r"\{(\w+)\}")
 
 
-def parse(text: str) -> dict[str, LiteralString]:
-    """The queries of one file by name. Raises ValueError on a name or fragment that is there twice or missing."""
-    fragments: dict[str, str] = {}
+SHARED = "_shared.sql"
+
+
+def parse(text: str, fragments: dict[str, str] | None = None) -> dict[str, LiteralString]:
+    """The queries of one file by name. Its fragments are added to `fragments`, which it may embed as well.
+
+    Raises ValueError on a name or fragment that is there twice or missing.
+    """
+    fragments = {} if fragments is None else fragments
     found: dict[str, LiteralString] = {}
     parts = _SECTION.split(text)[1:]
     for kind, name, body in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
@@ -39,9 +46,11 @@ def parse(text: str) -> dict[str, LiteralString]:
 
 def _load() -> dict[str, LiteralString]:
     every: dict[str, LiteralString] = {}
+    shared: dict[str, str] = {}
+    parse(resources.files(__name__).joinpath(SHARED).read_text(encoding="utf-8"), shared)
     for file in sorted(resources.files(__name__).iterdir(), key=lambda entry: entry.name):
-        if file.name.endswith(".sql"):
-            for name, sql in parse(file.read_text(encoding="utf-8")).items():
+        if file.name.endswith(".sql") and file.name != SHARED:
+            for name, sql in parse(file.read_text(encoding="utf-8"), dict(shared)).items():
                 if name in every:
                     raise ValueError(f"{name!r} is in two files, one of them {file.name}")
                 every[name] = sql

@@ -8,8 +8,8 @@ greatest(m.changed_at, m.edited_at, m.deleted_at)
 -- Of what a row is to a reader, in octets, about.
 octet_length(body) + coalesce(pg_column_size(reactions), 0) + coalesce(pg_column_size(thread), 0)
 
--- fragment: described
--- Adds the file and the status: what all the other members have reached, worked out once per sender and not per
+-- fragment: with_reached
+-- Adds what the status is made of: what all the other members have reached, worked out once per sender and not per
 -- message. Only those count who were members when it was sent. The others' cursors begin where they joined, above it, so
 -- they hold nothing back; it is enough to know that there is somebody else. Who hides read receipts, or whose sender does,
 -- has read nothing that came after they joined; between two of whom one has blocked the other, nothing since. members_pkey, files_pkey,
@@ -29,20 +29,42 @@ octet_length(body) + coalesce(pg_column_size(reactions), 0) + coalesce(pg_column
     LEFT JOIN privacy AS p ON p.user_id = o.user_id AND NOT p.read_receipts
     GROUP BY 1, 2
 )
-SELECT m.id, m.conversation_id, m.seq, m.changed_seq, m.sender_id, m.kind, m.body,
+
+-- fragment: columns
+m.id, m.conversation_id, m.seq, m.changed_seq, m.sender_id, m.kind, m.body,
        m.file_id, f.key, f.name, f.size, f.content_type, f.width, f.height, m.reply_to, m.client_message_id,
        (extract(epoch FROM m.edited_at) * 1000)::bigint, (extract(epoch FROM m.deleted_at) * 1000)::bigint,
        (extract(epoch FROM {changed}) * 1000)::bigint, m.reactions::text,
        (extract(epoch FROM m.pinned_at) * 1000)::bigint, m.pinned_by,
        CASE WHEN r.joined >= m.seq THEN 0 WHEN r.read >= m.seq THEN 2 WHEN r.delivered >= m.seq THEN 1 ELSE 0 END,
        m.mentions, m.mention_all, m.thread_id, m.also_in_conversation, m.thread::text
+
+-- fragment: sources
+-- Adds the file.
 FROM page AS m
 LEFT JOIN reached AS r ON r.conversation_id = m.conversation_id AND r.sender_id = m.sender_id
 LEFT JOIN files AS f ON f.id = m.file_id AND f.state = 'Ready'
 
+-- fragment: described
+{with_reached}
+SELECT {columns}
+{sources}
+
 -- name: fetch_message
 -- messages_pkey, one partition.
 WITH page AS MATERIALIZED (SELECT * FROM messages WHERE id = %(id)s) {described}
+
+-- name: fetch_message_for
+-- messages_pkey, one partition; members_pkey. Behind the standing of a user: a row in any case, without a message that is not
+-- theirs to see.
+WITH page AS MATERIALIZED (
+    SELECT m.* FROM messages AS m
+    JOIN members AS v ON v.conversation_id = m.conversation_id AND v.user_id = %(user_id)s
+    WHERE m.id = %(id)s
+) {with_reached}
+SELECT s.*, {columns}
+{sources}
+RIGHT JOIN ({standing}) AS s ON true
 
 -- name: list_messages_by_id
 -- messages_pkey, one partition for each.

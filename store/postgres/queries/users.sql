@@ -79,12 +79,7 @@ SELECT {user} FROM users AS u WHERE id = %(id)s AND deleted_at IS NULL FOR NO KE
 
 -- name: fetch_standing
 -- users_pkey, sessions_pkey.
-SELECT EXISTS (SELECT FROM users WHERE id = %(id)s AND deleted_at IS NULL),
-    %(session_id)s::uuid IS NULL OR EXISTS (
-        SELECT FROM sessions
-        WHERE id = %(session_id)s AND user_id = %(id)s AND revoked_at IS NULL AND expires_at > clock_timestamp()
-    ),
-    (SELECT (extract(epoch FROM banned_until) * 1000)::bigint FROM users WHERE id = %(id)s AND banned_until > clock_timestamp())
+{standing}
 
 -- name: list_users_by_id
 -- users_pkey.

@@ -39,6 +39,39 @@ def counted(statements: list[str], *names: str) -> Iterator[None]:
     assert statements == list(names)
 
 
+async def test_a_message(site: Site, statements: list[str]) -> None:
+    """One statement for all that decides: who asks, whether it is theirs to see, and the message."""
+    conversation, a, b = await talk(site)
+    said = {"conversationId": conversation, "content": "hello"}
+    path = f"/api/messages/{(await site.call('POST', '/api/messages', said, token=a, status=201))['id']}"
+    with counted(statements, "fetch_message_for"):
+        message = await site.call("GET", path, token=b)
+    assert message["content"] == "hello"
+    stranger, c = await site.user("carol")
+    with counted(statements, "fetch_message_for"):
+        await site.call("GET", path, token=c, status=404)
+    await site.call("DELETE", f"/api/users/{stranger}", token=c, status=204)
+    for gone in (path, f"{path}?q=%ff"):
+        assert (await site.call("GET", gone, token=c, status=401))["code"] == "unauthenticated"
+
+
+async def test_a_list_of_conversations(site: Site, statements: list[str]) -> None:
+    """However many are on a page: what each is, its first members and its last message are a statement for all; and the
+    order of several pages is settled before the first is read."""
+    _, a, b = await talk(site)
+    for number in range(3):
+        await site.call("POST", "/api/conversations", {"type": "Group", "name": f"{number}"}, token=a, status=201)
+    parts = ("list_conversations", "list_first_members", "list_messages_by_id")
+    for token, count in ((a, 4), (b, 1)):
+        with counted(statements, "fetch_standing", "count_memberships", *parts):
+            assert len((await site.call("GET", "/api/conversations", token=token))["items"]) == count
+    with counted(statements, "fetch_standing", "count_memberships", "fetch_last_place", *parts):
+        first = await site.call("GET", "/api/conversations?limit=3", token=a)
+    with counted(statements, "fetch_standing", *parts):
+        rest = await site.call("GET", f"/api/conversations?limit=3&cursor={first['next']}", token=a)
+    assert [len(first["items"]), len(rest["items"]), rest["next"]] == [3, 1, None]
+
+
 async def test_pages_of_history(site: Site, statements: list[str]) -> None:
     """The messages, and whether they are the user's to see: one statement a page, over the hub and REST."""
     conversation, a, _ = await talk(site)
