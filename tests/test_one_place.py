@@ -43,8 +43,10 @@ CHANGES = {
             "server/hub/methods.py",
             "    @hub_method()\n    def ping(",
             "    @hub_method(cost=3)\n"
-            "    async def count_down(self, connection: HubConnection, from_seq: int = 1) -> AsyncIterator[int]:\n"
-            "        yield from_seq\n\n",
+            "    async def count_down(\n"
+            "        self, connection: HubConnection, from_seq: int = 1\n"
+            "    ) -> AsyncIterator[Sequence[int]]:\n"
+            "        yield (from_seq,)\n\n",
         ),
     ],
     "an error code": [
