@@ -178,10 +178,15 @@ CASE WHEN c.last_seq > v.read_seq THEN (
     SELECT count(*) FILTER (WHERE {is_unread}) FROM ({past_cursor} LIMIT 1000) AS newest
 ) ELSE 0 END
 
--- fragment: newest_written
--- messages_seq, backwards: of viewer v in a conversation, with bounds.
-u.seq, u.id, u.sender_id, u.deleted_at, u.mentions, u.mention_all, u.thread_id, u.also_in_conversation FROM messages AS u
-WHERE u.kind <> 'System'
+-- fragment: entries
+-- messages_seq, backwards from a bound. Whatever they are: what is written is looked for among so many, however many users have
+-- joined and left since. A second bound is for what comes of it: with two the planner takes the range for a short one, and
+-- would read and sort all of it.
+u.seq, u.id, u.kind, u.sender_id, u.deleted_at, u.mentions, u.mention_all, u.thread_id, u.also_in_conversation
+FROM messages AS u
+
+-- fragment: is_unread_text
+newest.kind <> 'System' AND {is_unread}
 
 -- fragment: hears
 -- Of member v: not those who have muted or archived the conversation.
@@ -195,10 +200,10 @@ FROM unnest(%(conversation_ids)s::uuid[], %(seqs)s::bigint[], %(targets)s::bigin
 JOIN members AS v ON v.conversation_id = k.conversation_id
 CROSS JOIN LATERAL (
     SELECT newest.seq FROM (
-        SELECT {newest_written} AND u.conversation_id = k.conversation_id
-            AND u.seq > greatest(k.seq, v.read_seq, v.joined_seq) AND u.seq <= k.target
+        SELECT {entries} WHERE u.conversation_id = k.conversation_id AND u.seq <= k.target
         ORDER BY u.seq DESC LIMIT 1000
-    ) AS newest WHERE {is_unread} ORDER BY newest.seq DESC LIMIT 1
+    ) AS newest
+    WHERE newest.seq > greatest(k.seq, v.read_seq, v.joined_seq) AND {is_unread_text} ORDER BY newest.seq DESC LIMIT 1
 ) AS found
 WHERE v.read_seq < k.target AND {hears} AND v.user_id <> ALL(ARRAY(
     SELECT a.user_id FROM api_keys AS a WHERE a.user_id IS NOT NULL AND a.revoked_at IS NULL
@@ -242,10 +247,9 @@ SELECT found.seq, found.id, found.sender_id, {unread}, {mentioned}
 FROM members AS v JOIN conversations AS c ON c.id = v.conversation_id
 CROSS JOIN LATERAL (
     SELECT newest.seq, newest.id, newest.sender_id FROM (
-        SELECT {newest_written} AND u.conversation_id = c.id
-            AND u.seq > greatest(v.read_seq, v.joined_seq) AND u.seq <= %(seq)s
+        SELECT {entries} WHERE u.conversation_id = c.id AND u.seq <= %(seq)s
         ORDER BY u.seq DESC LIMIT 1000
-    ) AS newest WHERE {is_unread} ORDER BY newest.seq DESC LIMIT 1
+    ) AS newest WHERE newest.seq > greatest(v.read_seq, v.joined_seq) AND {is_unread_text} ORDER BY newest.seq DESC LIMIT 1
 ) AS found
 WHERE v.conversation_id = %(conversation_id)s AND v.user_id = %(user_id)s AND {hears}
 

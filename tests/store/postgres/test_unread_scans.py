@@ -20,6 +20,8 @@ from store.postgres.conversations import SettingsUpdate
 from store.postgres.unread_scans import Scan, Unread
 from store.receipts import write_receipts
 from store.redis.inbox_entries import Receipt
+from tests.store.postgres.test_conversations import fill, rows_read
+from tests.store.postgres.test_users import explained
 from tests.store.world import Writer, fetch_value, make_group, make_users
 
 KIND = "user.offline_with_unread"
@@ -203,6 +205,22 @@ async def test_how_they_stand(conn: Connection, writer: Writer) -> None:
     assert await unread_scans.fetch_standing(conn, group, bob, third.seq) is not None
     await conversations.delete_member(conn, group, bob, by=bob)
     assert await unread_scans.fetch_standing(conn, group, bob, third.seq) is None
+
+
+async def test_system_messages_are_not_walked_through(conn: Connection) -> None:
+    """However many users have joined and left since a member has read: what is unread is looked for among the newest
+    1,000 entries, whatever they are."""
+    alice, bob = await make_users(conn, 2)
+    group = await make_group(conn, [alice, bob])
+    await fill(conn, group, alice, 20_000)
+    await conn.execute("UPDATE messages SET kind = 'System' WHERE seq > 1")
+    await conn.execute("UPDATE members SET joined_seq = 0, delivered_seq = 0, read_seq = 0")
+    await conn.execute("ANALYZE messages")
+    assert await unread_scans.fetch_standing(conn, group, bob, 20_001) is None
+    one = {"conversation_id": group, "user_id": bob, "seq": 20_001}
+    assert rows_read(await explained(conn, queries.fetch_unread_standing, one)) <= 1100
+    each = {"conversation_ids": [group], "seqs": [0], "targets": [20_001]}
+    assert rows_read(await explained(conn, queries.list_unread_members, each)) <= 2 * 1100
 
 
 @pytest.mark.parametrize("query", ["list_unread_scans", "list_unread_rechecks"])
