@@ -6,7 +6,6 @@ Owns what all routes share. The handlers are passed in.
 import math
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, cast
 
 from quart import Response, current_app, g, request
@@ -158,21 +157,20 @@ def create_app(
             trace.route = template(request.url_rule.rule)
         g.began = time.perf_counter()
         view = current_app.view_functions.get(request.endpoint or "")
-        origin = limited_as(address())
         if view is None or getattr(view, "open_route", False):
-            limits.requests.require(origin)
+            limits.requests.require(origin())
             if getattr(view, "sign_in_route", False):
-                await limits.sign_ins.require(origin)
+                await limits.sign_ins.require(origin())
             return
         try:
             token = bearer()
             found = None if is_key(token) else await verifier.verify(token)
         except ChatError:
-            limits.requests.require(origin)  # so that guessing tokens is limited, too
+            limits.requests.require(origin())  # so that guessing tokens is limited, too
             raise
         takes_turn = not getattr(view, "upload_route", False)
         if found is None:
-            g.caller = await accept_key(token, origin, takes_turn=takes_turn)
+            g.caller = await accept_key(token, takes_turn=takes_turn)
         else:
             g.caller = found
             known(cast(dict[str, Any], request.scope))
@@ -188,13 +186,17 @@ def create_app(
         if getattr(view, "join_route", False):
             await limits.joins.require(str(g.caller.user_id))
 
-    async def accept_key(token: str, origin: str, *, takes_turn: bool) -> Caller:
+    def origin() -> str:
+        """The key under which the client's address is limited."""
+        return limited_as(address())
+
+    async def accept_key(token: str, *, takes_turn: bool) -> Caller:
         """Return for whom a request with an API key is made. The same order: limits and turns are the key's.
 
         That a key is asked for in PostgreSQL is counted against the address, so that guessing keys is limited.
         """
         scope = cast(dict[str, Any], request.scope)
-        g.grant = grant = await api_keys.verify(token, partial(limits.requests.require, origin))
+        g.grant = grant = await api_keys.verify(token, lambda: limits.requests.require(origin()))
         known(scope)
         trace = current_trace()
         if trace is not None:
@@ -218,7 +220,7 @@ def create_app(
         let_in()
         turns.end(cast(dict[str, Any], request.scope))
         trace = current_trace()
-        holder = trace.user if trace is not None and trace.user else limited_as(address())
+        holder = trace.user if trace is not None and trace.user else origin()
         try:
             answers.take(cast(dict[str, Any], request.scope), holder, response)
         except ChatError as error:

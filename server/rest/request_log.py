@@ -7,6 +7,7 @@ and the line, which names the route and not the path: paths and queries contain 
 import re
 import time
 from collections.abc import Awaitable, Callable
+from functools import cache
 from typing import Any, cast
 
 import structlog
@@ -43,6 +44,7 @@ class Trace:
         self.status: int | None = None
 
 
+@cache
 def template(rule: str) -> str:
     """Return a Werkzeug rule in OpenAPI's form: `/api/users/{user_id}`."""
     return _VARIABLE.sub(r"{\1}", rule)
