@@ -226,9 +226,9 @@ async def world(nursery: trio.Nursery, autojump_clock: MockClock) -> AsyncIterat
     def refused(connection: HubConnection) -> None:
         raise ChatError("forbidden", "No.")
 
-    async def count(connection: HubConnection, limit: int, stuck: bool = False) -> AsyncIterator[int]:
-        for number in range(limit):
-            yield number
+    async def count(connection: HubConnection, limit: int, stuck: bool = False) -> AsyncIterator[Sequence[int]]:
+        for start in range(0, limit, 5000):
+            yield range(start, min(start + 5000, limit))
         if stuck:
             await trio.sleep_forever()
 

@@ -23,13 +23,17 @@ WAIT = 60.0  # seconds: long past anything but a hang
 async def test_history(database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
     """The replica serves what it has; if it lags or is away, the primary does, which also decides permissions."""
     hosts: list[str] = []
-    read = messages.list_messages
 
-    async def watched(conn: Connection, conversation_id: Any, **options: Any) -> messages.Page:
-        hosts.append(conn.info.host)
-        return await read(conn, conversation_id, **options)
+    def watched(read: Any) -> Any:
+        async def call(conn: Connection, *args: Any, **options: Any) -> messages.Page | None:
+            hosts.append(conn.info.host)
+            found: messages.Page | None = await read(conn, *args, **options)
+            return found
 
-    monkeypatch.setattr(messages, "list_messages", watched)
+        return call
+
+    for name in ("list_messages", "list_messages_for"):  # on the replica, and on the primary
+        monkeypatch.setattr(messages, name, watched(getattr(messages, name)))
     primary = str(conninfo_to_dict(database)["host"])
     async with open_replica(database) as replica, open_site(database, redis_url, nursery, read_url=replica) as site:
         conversation, a, b = await talk(site)
