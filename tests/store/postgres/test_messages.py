@@ -54,6 +54,25 @@ async def test_a_page_for_a_user(conn: Connection, writer: Writer) -> None:
     assert await messages.list_messages_for(conn, new_id(), alice) is None
 
 
+async def test_a_message_for_a_user(conn: Connection, writer: Writer) -> None:
+    """It is for members to see, not for others, nor for a sender who was removed. How they stand is said, too."""
+    alice, bob, eve = await make_users(conn, 3)
+    group = await make_group(conn, [alice, bob])
+    said = await writer.send(group, bob, "hello").message()
+
+    async def seen(message_id: UUID, user_id: UUID, session_id: UUID | None = None) -> tuple[messages.Standing, object]:
+        return await messages.fetch_message_for(conn, message_id, user_id, session_id)
+
+    assert [await seen(said.id, one) for one in (alice, bob)] == [((True, True, None), said)] * 2
+    assert await seen(said.id, eve) == await seen(new_id(), alice) == ((True, True, None), None)
+    assert await seen(said.id, alice, new_id()) == ((True, False, None), said)
+    await conversations.delete_member(conn, group, bob, by=alice)
+    assert await seen(said.id, bob) == ((True, True, None), None)
+    await conn.execute("UPDATE users SET banned_until = '2100-01-01T00:00:00Z' WHERE id = %s", [alice])
+    assert await seen(said.id, alice) == ((True, True, 4_102_444_800_000), said)
+    assert await seen(said.id, new_id()) == ((False, True, None), None)
+
+
 async def test_a_page_reads_members_once_for_each_sender(conn: Connection, writer: Writer) -> None:
     """The status of a page's messages is worked out for each of those who have written them, however many they are."""
     people = await make_users(conn, 12)
