@@ -4,7 +4,6 @@ Owns the process around the instance: signals, the service manager, reloading th
 builds the parts of the instance, `server.instance` runs and drains it.
 """
 
-import gc
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -71,9 +70,9 @@ async def serve(
     manager regards it as started. The sockets are open before the parts are built, so that a port that is in use
     fails early. `ready` runs once every part has started, every socket accepts, and both services can be used
     (`server.assembly.startup`): only then is the service manager notified, and the objects so far are exempted from
-    garbage collection. The service manager's watchdog is fed throughout the drain; its stop timeout is extended when
-    the drain begins. The last line says what became of the connections. Raises PartLost after the drain if a part could
-    not be kept running, so that the exit code shows it.
+    garbage collection (`server.process.garbage_collector`). The service manager's watchdog is fed throughout the drain;
+    its stop timeout is extended when the drain begins. The last line says what became of the connections. Raises
+    PartLost after the drain if a part could not be kept running, so that the exit code shows it.
     """
     started = time.monotonic()
     build = version()  # the first call runs git and blocks, so it is made before there are clients
@@ -120,8 +119,7 @@ async def serve(
             )
         seconds = round(time.monotonic() - started, 2)
         log.info("ready", url=url, host=host, port=port, seconds=seconds, version=build)
-        gc.collect()
-        gc.freeze()  # exempt what exists at the start: walking it takes a collection 50 ms or more
+        instance.garbage.begin()
         life.ready()
         if on_ready is not None:
             on_ready(url)

@@ -34,6 +34,7 @@ from server.config.units import DAYS, SECONDS
 from server.observability import logs
 from server.observability.event_loop_lag import EventLoopLag
 from server.observability.health_checks import HealthChecks
+from server.process.garbage_collector import GarbageCollector
 from server.process.supervisor import Run, Supervisor
 from server.rest.routes.health import CHECK_TIMEOUT
 from server.transport.sockets import address_of, bind
@@ -71,6 +72,7 @@ class Instance:
         self.settings = settings
         self.supervisor = Supervisor()
         self.event_loop_lag = EventLoopLag()
+        self.garbage = GarbageCollector()
         self.stores = stores = assemble_stores(
             settings, on_other_history=self._compare_rooms, on_no_room=self._suspect_disk
         )
@@ -175,6 +177,7 @@ class Instance:
             ("http_endpoint", self.http_endpoint.run),
             ("http", self.http.run),
             ("event_loop_lag", self.event_loop_lag.run),
+            ("garbage", self.garbage.run),
             ("liveness", self.liveness.run),
             ("health_checks", self.health.run),
             ("partitions", self._keep_partitions),

@@ -251,7 +251,7 @@ class HubConnection:
         self.closed = True
         if self.message_buffer is not None:
             self.hub.wheel.cancel(self.message_buffer)
-            self.message_buffer.detached.set()  # a resume that waits for it sees that it is closed
+            self.message_buffer.let_go()  # a resume that waits for it sees that the connection is closed
         self.hub.left(self, reason)
         self._log_ended("connection_closed", reason)
         if self.freed is not None:

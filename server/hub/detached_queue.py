@@ -58,19 +58,28 @@ class ReconnectBuffer(MessageBuffer):
 
     def __init__(self, connection: Expires) -> None:
         super().__init__()
-        self.connection = connection
+        self.connection: Expires | None = connection  # until it ends
         self.wheel_tick = -1
         self.detached = trio.Event()  # the transport is gone, or the connection is
 
     def on_due(self, now: float) -> float | None:
         """The client has not come back, or has said nothing yet."""
+        if self.connection is None:
+            return None
         if self.state is not State.DETACHED:
             return self.connection.on_silent(self, now)
         self.connection.expire()
         return None
 
+    def let_go(self) -> None:
+        """The connection has ended: wake what waits for its transport, and refer to it no more."""
+        self.detached.set()
+        self.connection = None
+
     def abort(self, why: str) -> None:
         """End the connection while it has no transport; else end its transport."""
+        if self.connection is None:
+            return
         if self.state is State.DETACHED:
             self.connection.expire(why)
         else:

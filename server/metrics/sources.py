@@ -559,7 +559,7 @@ def _process(parts: Parts) -> Iterable[Metric]:
     )
     yield histograms(
         "parley_gc_pause_seconds",
-        "Pauses of Python's garbage collector, by generation; 2 looks at every object there is.",
+        "Pauses of Python's garbage collector, by generation; 2 looks at all that was not put aside.",
         "generation",
         [(str(number), pauses) for number, pauses in enumerate(event_loop_lag.pauses)],
     )

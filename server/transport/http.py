@@ -95,6 +95,12 @@ class HttpConnection(TCPServer):
 
     _over = False
 
+    async def run(self) -> None:
+        try:
+            await super().run()
+        finally:
+            vars(self).pop("protocol", None)  # it refers to this: without the garbage collector neither would go
+
     async def protocol_send(self, event: Event) -> None:
         """Send without Hypercorn's unbounded shield: the stream bounds what is finished after a cancellation."""
         if not isinstance(event, RawData):

@@ -155,7 +155,7 @@ class Connection(_Sender):
 
         At the end the order matters: `gone` is set before the nursery closes, so that no task is started in it any
         more; the wheel and the poller forget the connection before its socket is closed, as its descriptor may be
-        reused at once; and the endpoint is notified once, before the socket is closed.
+        reused at once; and the endpoint is notified once, before the socket is closed, and not referred to any more.
         """
         try:
             async with trio.open_nursery() as self.nursery:
@@ -199,6 +199,7 @@ class Connection(_Sender):
             self.poller.remove(self.sock.fileno())
             self.closing = True
             self.endpoint.on_closed(self.reason or "cancelled")
+            del self.endpoint  # it has this transport: without the garbage collector neither would go
             self.sock.close()
 
     # -- reading ------------------------------------------------------------------------------

@@ -67,7 +67,10 @@ class AsgiTransport(SendQueue):
         self._hang_up: Callable[[], None] | None = None
 
     async def run(self, connection: HubConnection) -> None:
-        """Until it ends, one way or another. No other task runs before the nursery is there."""
+        """Until it ends, one way or another. No other task runs before the nursery is there.
+
+        The hub connection is not referred to afterwards, while requests that came late may still be answered.
+        """
         self.connection = connection
         try:
             async with trio.open_nursery() as self.nursery:
@@ -80,6 +83,7 @@ class AsgiTransport(SendQueue):
         finally:
             self.wheel.cancel(self)
             connection.on_closed(self.reason or "cancelled")
+            del self.connection  # it has this transport: without the garbage collector neither would go
 
     @abstractmethod
     async def _carry(self) -> None:
@@ -153,7 +157,7 @@ class AsgiTransport(SendQueue):
         self.sent_at = self.progress_at = self.wheel.now
 
     def _done(self) -> None:
-        if self.held <= self.limit * RESUME_AT:
+        if self.held <= self.limit * RESUME_AT and not self.gone:
             self.connection.on_freed()
 
 

@@ -46,6 +46,7 @@ class HttpTransport(AsgiTransport):
         async with self._posts:
             if self._is_ending:
                 raise Gone
+            connection = self.connection  # as long as the body is read
             is_cut = False
             try:
                 async for data in body:
@@ -54,7 +55,7 @@ class HttpTransport(AsgiTransport):
                 is_cut = False
             finally:
                 if is_cut:
-                    self.connection.end("unavailable: A request broke off in the middle.", allow_reconnect=True)
+                    connection.end("unavailable: A request broke off in the middle.", allow_reconnect=True)
 
     async def _take(self, data: bytes) -> None:
         self.bytes_in += len(data)

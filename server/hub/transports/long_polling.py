@@ -30,12 +30,13 @@ LAST = (b"connection", b"close")
 class LongPolling(HttpTransport):
     """The connection between, and during, its polls."""
 
-    __slots__ = ("_newest", "_ready", "_turn", "finished", "idle_since")
+    __slots__ = ("_hub", "_newest", "_ready", "_turn", "finished", "idle_since")
 
     kind: ClassVar = "long_polling"
 
     def __init__(self, hub: HubServer, comer: Redeemed) -> None:
         super().__init__(hub.wheel, hub.settings, comer.connection_id, comer.caller.user_id)
+        self._hub = hub
         self._turn = trio.Lock()  # held by the poll that is being answered
         self._newest = 0  # polls so far; any but the newest makes way
         self._ready = False  # there is something to say; not before a flush: a handshake is answered when it is done
@@ -69,7 +70,7 @@ class LongPolling(HttpTransport):
     @property
     def _is_last(self) -> bool:
         """Whether the client has to go elsewhere: on a kept HTTP connection it would come back to this instance."""
-        return self._closed and self.connection.hub.draining
+        return self._closed and self._hub.draining
 
     async def poll(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one poll, in its turn."""
@@ -94,7 +95,8 @@ class LongPolling(HttpTransport):
             self._hang_up = hang_up_of(scope)
             nursery.start_soon(self._watch, receive, gone)
             try:
-                self.connection.on_pong()  # the client is there
+                if not self.over:
+                    self.connection.on_pong()  # the client is there
                 with trio.move_on_after(POLL_TIMEOUT):
                     await self._wait(number, gone)
                 if gone.is_set():

@@ -403,7 +403,7 @@ FAULTS = [
     Fault("admin", HttpServer, "serve", ask_admin),
 ]
 # Parts in which no member has work of its own: they fail as a whole, which the second test makes each of them do.
-WHOLE = {"export_pool", "search_pool", "webhook_pool", "http", "logs", "peer_listener"}
+WHOLE = {"export_pool", "garbage", "search_pool", "webhook_pool", "http", "logs", "peer_listener"}
 # Settings that this server does not have make these; they share their code with another part.
 ABSENT = {"read_pool"}
 # What their guard sees is tested in tests/server/hub/test_connection.py.

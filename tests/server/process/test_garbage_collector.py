@@ -1,0 +1,61 @@
+"""server.process.garbage_collector: what is put aside, and what is collected before."""
+
+import gc
+import weakref
+
+import trio
+
+from server.process.garbage_collector import MANY, GarbageCollector
+from tests.waiting import wait_until
+
+
+class Circle:
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_what_lives_long_is_put_aside_without_its_garbage() -> None:
+    """Many objects that survive a collection are walked over once; circles among them are freed first, few stay."""
+    collector = GarbageCollector()
+    gc.collect()
+    gc.freeze()
+    before = gc.get_freeze_count()
+    few: list[list[object]] = [[] for _ in range(MANY // 2)]
+    collector.collect()
+    assert gc.get_freeze_count() <= before
+    many: list[list[object]] = [[] for _ in range(MANY)]
+    circle = weakref.ref(Circle())
+    collector.collect()
+    assert gc.get_freeze_count() >= before + len(many) + len(few) and circle() is None
+
+
+def test_what_was_put_aside_is_freed_by_its_last_reference() -> None:
+    """No collection is needed for what is in no circle."""
+    kept = Circle()
+    kept.itself = None  # type: ignore[assignment]
+    GarbageCollector().begin()
+    found = weakref.ref(kept)
+    del kept
+    assert found() is None
+
+
+async def test_collections_are_short_while_it_runs() -> None:
+    """Objects are put aside as they become many, and the interpreter never walks over the oldest by itself; when the
+    part ends, all is as it was."""
+    usual = gc.get_threshold()
+    collector = GarbageCollector()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(collector.run)
+        assert gc.get_threshold() == usual  # not before everything has started
+        collector.begin()
+        await wait_until(lambda: gc.get_threshold() != usual)
+        before = gc.get_freeze_count()
+        kept: list[list[list[object]]] = []
+
+        def grow() -> bool:
+            kept.append([[] for _ in range(MANY)])
+            return gc.get_freeze_count() > before + MANY
+
+        await wait_until(grow)
+        nursery.cancel_scope.cancel()
+    assert gc.get_threshold() == usual
