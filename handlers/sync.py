@@ -3,8 +3,9 @@
 Owns the membership check of replays. Reads only; also serves the rooms of this process (`server.fanout.room.History`).
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -30,7 +31,22 @@ COUNTED = 200  # conversations whose unread messages are counted with one query:
 MAX_AROUND = 20_001  # blocks of one user, and against them, that are read: one more than an instance keeps
 PROVED = 500  # cursors looked up with one query
 
+Connecting = tuple[UUID, UUID | None]  # a user, and the sign-in session that their access token names
 Proof = tuple[UUID, int, bytes, int]  # the conversation and the cursor, as a key that hashes with a key of this process
+
+
+class Opening(NamedTuple):
+    """What a connection begins with: what its user has chosen to hide, and the blocks that concern them, if any."""
+
+    privacy: Chosen | None
+    blocks: Concerning | None
+
+
+class _Found(NamedTuple):
+    opening: Opening
+    has_ended: bool  # the session
+    is_present: bool  # the user
+    banned_until: Timestamp | None
 
 
 class Sync:
@@ -47,6 +63,7 @@ class Sync:
         self._present: BatchLoader[UUID, Timestamp | None] = BatchLoader(self._fetch_present)
         self._privacy: BatchLoader[UUID, Chosen] = BatchLoader(self._fetch_privacy)
         self._blocks: BatchLoader[UUID, Concerning] = BatchLoader(self._fetch_blocks)
+        self._openings: BatchLoader[Connecting, _Found] = BatchLoader(self._fetch_openings)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
@@ -59,6 +76,7 @@ class Sync:
             await nursery.start(self._present.run)
             await nursery.start(self._privacy.run)
             await nursery.start(self._blocks.run)
+            await nursery.start(self._openings.run)
             task_status.started()
 
     async def memberships(self, user_id: UUID) -> Sequence[UUID]:
@@ -71,19 +89,26 @@ class Sync:
                 raise ChatError("unauthenticated", "There is no such user (any more).")
         return ()
 
+    async def opening(self, user_id: UUID, session_id: UUID | None) -> Opening:
+        """What a connection of this user begins with. `session_id`: of their sign-in, if the access token names one.
+
+        Raises ChatError: "unauthenticated" when the session has ended, or there is no such user (any more), "banned".
+        """
+        key = (user_id, session_id)
+        found = (await self._openings.get([key]))[key]
+        if found.has_ended:
+            raise _session_ended()
+        _require(user_id, {user_id: found.banned_until} if found.is_present else {})
+        return found.opening
+
     async def require_user(self, user_id: UUID) -> None:
         """Raises ChatError: "unauthenticated" when there is no such user (any more), "banned"."""
-        found = await self._present.get([user_id])
-        if user_id not in found:
-            raise ChatError("unauthenticated", "There is no such user (any more).")
-        until = found[user_id]
-        if until is not None:
-            raise standing.banned(until)
+        _require(user_id, await self._present.get([user_id]))
 
     async def require_session(self, session_id: UUID) -> None:
         """Raises ChatError("unauthenticated") when this sign-in session has ended."""
         if await self._ended.get([session_id]):
-            raise ChatError("unauthenticated", "The session was ended.")
+            raise _session_ended()
 
     async def ended(self, session_ids: Collection[UUID]) -> Collection[UUID]:
         """Those of these sign-in sessions that have ended. For the process."""
@@ -164,6 +189,25 @@ class Sync:
         async with self._pool.connection() as conn:
             return dict.fromkeys(await accounts.list_ended(conn, session_ids))
 
+    async def _fetch_openings(self, keys: Collection[Connecting]) -> dict[Connecting, _Found]:
+        """All of it from one connection, so that a connect waits for one turn instead of four."""
+        user_ids = {user_id for user_id, _ in keys}
+        session_ids = {session_id for _, session_id in keys if session_id is not None}
+        async with self._pool.connection() as conn:
+            ended = set(await accounts.list_ended(conn, session_ids)) if session_ids else set()
+            bans = await moderation.list_bans_of_present(conn, user_ids)
+            privacy = await list_privacy(conn, user_ids)
+            blocks = await list_blocks_around(conn, user_ids, MAX_AROUND)
+        return {
+            (user_id, session_id): _Found(
+                Opening(privacy.get(user_id), blocks.get(user_id)),
+                has_ended=session_id in ended,
+                is_present=user_id in bans,
+                banned_until=bans.get(user_id),
+            )
+            for user_id, session_id in keys
+        }
+
     async def _fetch_present(self, user_ids: Collection[UUID]) -> dict[UUID, Timestamp | None]:
         async with self._pool.connection() as conn:
             return await moderation.list_bans_of_present(conn, user_ids)
@@ -235,6 +279,19 @@ class Sync:
             )
         shown = found[: conversations.MEMBERS_SHOWN]
         return shown, cursors.encode_id(shown[-1].user_id) if len(found) > len(shown) else None
+
+
+def _require(user_id: UUID, bans: Mapping[UUID, Timestamp | None]) -> None:
+    """`bans`: of those who exist, until when they are banned. Raises ChatError."""
+    if user_id not in bans:
+        raise ChatError("unauthenticated", "There is no such user (any more).")
+    until = bans[user_id]
+    if until is not None:
+        raise standing.banned(until)
+
+
+def _session_ended() -> ChatError:
+    return ChatError("unauthenticated", "The session was ended.")
 
 
 def _key(conversation_id: UUID, cursor: Cursor) -> Proof:

@@ -15,12 +15,12 @@ import trio
 
 from handlers.errors import ChatError
 from handlers.model import Caller, Others, Synced, SyncedConversation, SyncOutcome
+from handlers.sync import Opening
 from server.fanout.conversation_updates import CHANGED
 from server.fanout.recent_events import Broadcast
 from server.fanout.room import BLOCKS, JOINED, Room, Subscriber, cursor_at, resync_at
 from server.fanout.rooms import BLOCKS_CHANGED, REMOVED, RESYNC, Rooms, no_such_conversation
-from store.model import Change, Conversation, Cursor, Position, Privacy
-from store.postgres.blocks import Concerning
+from store.model import Change, Conversation, Cursor, Position
 from store.postgres.conversations import Standing
 
 MAX_BEHIND = 1000  # changes; further behind, paging with REST is cheaper for everybody (docs/hub.md)
@@ -48,17 +48,11 @@ class SyncSource(Protocol):
 
     async def memberships(self, user_id: UUID) -> Sequence[UUID]: ...
 
-    async def privacy(self, user_ids: Collection[UUID]) -> dict[UUID, tuple[Privacy, int]]:
-        """What those of these users hide who have ever chosen, each with its version."""
+    async def opening(self, user_id: UUID, session_id: UUID | None) -> Opening:
+        """What the user hides, and the blocks that concern them. `session_id`: of their sign-in, if there is one.
 
-    async def blocks(self, user_ids: Collection[UUID]) -> dict[UUID, Concerning]:
-        """Of those of these users whom any block concerns, theirs and others' against them."""
-
-    async def require_user(self, user_id: UUID) -> None:
-        """Raises ChatError: "unauthenticated" when there is no such user (any more), "banned"."""
-
-    async def require_session(self, session_id: UUID) -> None:
-        """Raises ChatError("unauthenticated") when this sign-in session has ended."""
+        Raises ChatError: "unauthenticated" when the session has ended, or there is no such user (any more), "banned".
+        """
 
     async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]: ...
 

@@ -365,14 +365,11 @@ class HubConnection:
         """
         await self.hub.rooms.register(self)
         try:
-            if self.caller.session_id is not None:
-                # Only now: a session that is ended from here on ends this connection, wherever that happens.
-                await self.hub.sync.require_session(self.caller.session_id)
-            await self.hub.sync.require_user(self.user_id)
-            for user_id, (privacy, version) in (await self.hub.sync.privacy([self.user_id])).items():
-                self.hub.rooms.set_privacy(user_id, privacy, version)
-            blocks = await self.hub.sync.blocks([self.user_id])
-            self.hub.rooms.load_blocks(self.user_id, blocks.get(self.user_id, NO_BLOCKS), is_opening=True)
+            # Only now: a session that is ended from here on ends this connection, wherever that happens.
+            opening = await self.hub.sync.opening(self.user_id, self.caller.session_id)
+            if opening.privacy is not None:
+                self.hub.rooms.set_privacy(self.user_id, *opening.privacy)
+            self.hub.rooms.load_blocks(self.user_id, opening.blocks or NO_BLOCKS, is_opening=True)
             if self.auto_attach and not self.closed:
                 await catch_up.attach_all(self, self.hub.rooms, self.hub.sync)
         except ChatError as error:

@@ -30,12 +30,13 @@ async def test_memberships(running: Memory) -> None:
     assert list(await running.sync.memberships(one.user_id)) == mine
     assert list(await running.sync.memberships(other.user_id)) == []
     assert await running.sync.all_memberships([one.user_id, gone]) == {one.user_id: mine}
-    for call in (running.sync.memberships(gone), running.sync.require_user(gone)):
+    for call in (running.sync.memberships(gone), running.sync.require_user(gone), running.sync.opening(gone, None)):
         assert (await refused(running, call)).code == "unauthenticated"
     await running.sync.require_user(other.user_id)
     running.tables.bans[other.user_id] = FOR_EVER
-    error = await refused(running, running.sync.require_user(other.user_id))
-    assert (error.code, error.until) == ("banned", FOR_EVER)
+    for call in (running.sync.require_user(other.user_id), running.sync.opening(other.user_id, None)):
+        error = await refused(running, call)
+        assert (error.code, error.until) == ("banned", FOR_EVER)
     assert await running.sync.banned([one.user_id, other.user_id]) == [other.user_id]
 
 
@@ -45,10 +46,12 @@ async def test_sessions_that_have_ended(running: Memory) -> None:
     live, ended = [await running.accounts.begin(user.user_id, Client()) for _ in range(2)]
     await running.accounts.revoke(user, ended.session_id)
     running.publisher.published.clear()
+    assert await running.sync.opening(user.user_id, live.session_id) == (None, None)
     await running.sync.require_session(live.session_id)
     unknown = new_id()
     for session_id in (ended.session_id, unknown):
-        assert (await refused(running, running.sync.require_session(session_id))).code == "unauthenticated"
+        for call in (running.sync.require_session(session_id), running.sync.opening(user.user_id, session_id)):
+            assert (await refused(running, call)).code == "unauthenticated"
     assert set(await running.sync.ended([live.session_id, ended.session_id, unknown])) == {ended.session_id, unknown}
 
 
@@ -136,6 +139,7 @@ async def test_the_database_is_away(running: Memory) -> None:
         running.sync.memberships(user.user_id),
         running.sync.require_user(user.user_id),
         running.sync.require_session(caller.session_id),
+        running.sync.opening(caller.user_id, caller.session_id),
     ):
         try:
             await call

@@ -240,7 +240,7 @@ async def test_registered_before_anything_is_read(hub: Hub, nursery: trio.Nurser
 
         setattr(hub.database, name, watched)
 
-    for name in ("memberships", "require_user", "require_session"):
+    for name in ("memberships", "opening"):
         watch(name)
     hub.rooms._wanted.want_user = want_user  # type: ignore[method-assign]
     reader = Reader(hub, nursery, manual=manual)
@@ -252,7 +252,7 @@ async def test_registered_before_anything_is_read(hub: Hub, nursery: trio.Nurser
     hub.database.head += 1  # elsewhere, and not sent to a user who is not registered
     gate.set()
     await wait_all_tasks_blocked()
-    assert asked == ["require_session", "require_user", *([] if manual else ["memberships"])] and not hub.is_attached
+    assert asked == ["opening", *([] if manual else ["memberships"])] and not hub.is_attached
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

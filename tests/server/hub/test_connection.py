@@ -16,6 +16,7 @@ from handlers.errors import ChatError
 from handlers.model import Caller
 from handlers.ports import Receipts
 from handlers.rate_limits import Rate
+from handlers.sync import Opening
 from loadtest.client import PROTOCOLS
 from server.fanout.rooms import Rooms
 from server.hub import reconnect
@@ -33,8 +34,7 @@ from server.transport.send_queue import Flusher, SendQueue
 from server.transport.timer_wheel import TimerWheel
 from store.errors import StoreError, Unavailable
 from store.ids import new_id
-from store.model import Change, Conversation, Cursor, Position, Privacy
-from store.postgres.blocks import Concerning
+from store.model import Change, Conversation, Cursor, Position
 from store.postgres.conversations import Standing
 from store.redis.inbox_entries import Receipt
 from tests.server.fake_cluster import FakeCluster
@@ -53,15 +53,8 @@ class EmptyStore:
             raise Unavailable("away")
         return ()
 
-    async def require_user(self, user_id: UUID) -> None: ...
-
-    async def require_session(self, session_id: UUID) -> None: ...
-
-    async def blocks(self, user_ids: Collection[UUID]) -> dict[UUID, Concerning]:
-        return {}
-
-    async def privacy(self, user_ids: Collection[UUID]) -> dict[UUID, tuple[Privacy, int]]:
-        return {}
+    async def opening(self, user_id: UUID, session_id: UUID | None) -> Opening:
+        return Opening(None, None)
 
     async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
         return {}
