@@ -152,12 +152,13 @@ class Listener:
         """
         self.open += 1
         client: AnySocket = sock
-        stranger = Stranger(self.strangers, peer(sock))
+        stranger: Stranger | None = None
         try:
             sock.setblocking(False)
             if self._certificate is not None:
                 client = TlsSocket(sock, self._certificate.context)
-            serve = await self._admit(client, stranger)
+            stranger = Stranger(self.strangers, peer(sock))
+            serve, stranger = await self._admit(client, stranger)
             while serve is not None:
                 serve = await serve
         except* Refusal as refused:
@@ -169,22 +170,25 @@ class Listener:
             _guard.caught(group, "connection_failed", address=peer(client))
         finally:
             self.open -= 1
-            stranger.leave()
+            if stranger is not None:
+                stranger.leave()
             client.close()
             if self._emptied is not None and not self.open:
                 self._emptied.set()
 
-    async def _admit(self, client: AnySocket, stranger: Stranger) -> Service | None:
-        """Read the first request head, and return the coroutine that serves the connection.
+    async def _admit(self, client: AnySocket, stranger: Stranger) -> tuple[Service | None, Stranger | None]:
+        """Read the first request head. Return the coroutine that serves the connection, and who it may still be: None
+        for a WebSocket, so that the idle one keeps nothing of it.
 
-        Return None if the peer has left before the head was complete. Raise Refusal. A connection counts as a stranger
-        while its TLS handshake or its head is awaited; a head that arrived with the connection is not counted before
-        it is parsed. An admitted WebSocket is no stranger; an HTTP connection is one until a request is authenticated.
+        Return no coroutine if the peer has left before the head was complete. Raise Refusal. A connection counts as a
+        stranger while its TLS handshake or its head is awaited; a head that arrived with the connection is not counted
+        before it is parsed. An admitted WebSocket is no stranger; an HTTP connection is one until a request is
+        authenticated.
         """
         if isinstance(client, TlsSocket):
             deadline = trio.current_time() + self._head_timeout
             if not stranger.enter() or not await _shake_hands(client, deadline):
-                return None
+                return None, stranger
         else:
             deadline = math.inf  # starts below, if the head is incomplete
         if self.open > self.limit:
@@ -196,7 +200,7 @@ class Listener:
                 with trio.fail_at(min(deadline, trio.current_time() + self._head_timeout)):
                     data, start, end = await _read_head(client, data)
             if not end:
-                return None
+                return None, stranger
             head = http_head.parse_head(data[start:end])
         except trio.TooSlowError:
             raise Refusal(408, "timeout", "The request head was not received in time.") from None
@@ -205,9 +209,9 @@ class Listener:
         if self._is_upgrade(head):
             serve = await self._upgrades.admit(client, head, data[end:])
             stranger.leave()
-            return serve
+            return serve, None
         _welcome(stranger, head)
-        return self._serve_http(client, stranger, head, data[end:])
+        return self._serve_http(client, stranger, head, data[end:]), stranger
 
     def _is_upgrade(self, head: Head) -> bool:
         return http_head.is_upgrade(head) and self._upgrades.takes(head)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -137,6 +138,14 @@ async def test_remembered_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     signing.replace(KEY)
     first, *_ = [await checks.verify(one) for one in (token, short, mint_token(SETTINGS, USER))]
     assert await checks.verify(token) == first and await checks.verify(token) is not first
+
+
+async def test_a_verified_token_is_not_kept() -> None:
+    """What is remembered of a token is its digest: neither its length in memory, nor a secret."""
+    token = mint_token(SETTINGS, USER)
+    checks, before = verifier(), sys.getrefcount(token)
+    caller = await checks.verify(token)
+    assert await checks.verify(token) is caller and sys.getrefcount(token) == before
 
 
 class _At:
