@@ -240,6 +240,8 @@ room = UUID(int=1)
 delivered = []
 
 class Instances:
+    is_alone = False
+
     async def list_interested(self, conversations, users, *, but):
         return {room: ["a", "me"]}, {}
 

@@ -28,6 +28,7 @@ from store.redis.instances import Instances
 MAX_WAITING = 20_000  # changes in the queue; further ones are left to the relay
 MAX_BATCH = 2_000  # changes sent at once
 MAX_DRAFT = 512 * 1024  # bytes of changes in one entry, roughly
+GATHER = 0.05  # seconds that a batch is gathered for while this instance is alone: one question for many changes
 CLEAR_DELAY = 0.1  # seconds between deletions of published outbox rows: one statement for many
 
 OnSent = Callable[[Sequence[TraceMark], float, float], None]  # marks, when sending began, when it ended
@@ -73,9 +74,10 @@ class Publisher:
         self._waiting = 0
         self._cleared: list[outbox.Key] = []
         self._wake = trio.Event()
+        self._is_awaited = trio.Event()  # set while a caller waits for the queue to be empty
         self._clear_wake = trio.Event()
         self._sending = False
-        self._tried = trio.Event()  # after each batch
+        self._tried = trio.Event()  # set, and made anew, after each batch and at the end of the membership
         self.sent = self.dropped = 0
         self.outage = Outage("parley.publisher", "outbox_not_cleared", advice="the relay clears it")
         self._on_sent = on_sent
@@ -107,12 +109,20 @@ class Publisher:
     # -- sending ----------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Send what is queued until the membership ends. Raise Unavailable."""
+        """Send what is queued until the membership ends. Raise Unavailable.
+
+        While no other instance was there at the last look, the next look comes `GATHER` later, for all that is queued
+        until then. Nothing is taken for granted meanwhile: an instance that has come is found by that look, which is
+        after the commit of each change, as ever. It only hears of the first changes that much later.
+        """
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._clear)
                 while True:
                     await self._wake.wait()
+                    if self._instances.is_alone:
+                        with trio.move_on_after(GATHER):
+                            await self._is_awaited.wait()
                     self._wake = trio.Event()
                     while self._batches or self._messages:
                         await self._send_batch()
@@ -120,6 +130,7 @@ class Publisher:
             self._batches.clear()
             self._messages = []
             self._waiting = 0
+            self._end_attempt()
 
     async def _send_batch(self) -> None:
         batches: list[_Published] = []
@@ -132,7 +143,7 @@ class Publisher:
                 break
         del self._batches[: len(batches)]
         self._waiting -= len(changes)
-        self._sending, self._tried = True, trio.Event()
+        self._sending = True
         entry = entry_of(messages, changes)
         began = time.perf_counter()
         try:
@@ -143,8 +154,7 @@ class Publisher:
             _guard.caught(error)
             batches = await self._send_apart(batches, messages)
         finally:
-            self._sending = False
-            self._tried.set()
+            self._end_attempt()
         self.sent += len(changes)
         if entry.traces and self._on_sent is not None:
             try:
@@ -153,6 +163,11 @@ class Publisher:
                 _guard.caught(error)
         self._cleared += [published.key for published in batches]
         self._clear_wake.set()
+
+    def _end_attempt(self) -> None:
+        self._sending = False
+        self._tried.set()
+        self._tried = trio.Event()
 
     async def _send_apart(self, batches: Sequence[_Published], messages: Iterable[InstanceMessage]) -> list[_Published]:
         """Send each batch and each message separately, after a defect in sending all of them. Raise Unavailable.
@@ -183,8 +198,12 @@ class Publisher:
 
     async def drain(self) -> None:
         """Wait until the queue is empty, or this instance is not registered."""
-        while self._subscriptions.instance and (self._batches or self._sending or self._messages):
-            await self._tried.wait()
+        self._is_awaited.set()
+        try:
+            while self._subscriptions.instance and (self._batches or self._sending or self._messages):
+                await self._tried.wait()
+        finally:
+            self._is_awaited = trio.Event()
 
     async def deliver(self, entry: Entry) -> None:
         """Deliver the contents of `entry` to the inboxes of the instances that they concern. Raise Unavailable.

@@ -1,7 +1,9 @@
 """Redis (or Valkey) on Trio, by coredis: one client, kept connected.
 
 Owns the client and the task that keeps it; translates its errors to `Unavailable`. The names of keys are in
-`store.redis.keys`. Nothing in Redis is the only copy of anything that was promised.
+`store.redis.keys`. Nothing in Redis is the only copy of anything that was promised. `exchange` is for the few commands
+of the hot path: they go over connections of our own (`store.redis.pipelines`) to the servers that this client has
+found, and end with it.
 
 The client is replaced, and the server looked up anew (by name, by Sentinel, by the Cluster's layout), when its server
 turns out to be the wrong one: it answers that it is a replica, is loading, has lost its primary, or wants other
@@ -14,7 +16,7 @@ A Cluster is taken as a whole: while one of its parts has no primary there is no
 import logging
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from itertools import islice
 from typing import Any, TypeVar
@@ -44,6 +46,8 @@ from store.errors import RedisUnavailable, RedisUnfit, Unavailable
 from store.outage import Outage
 from store.reasons import reason
 from store.redis import cluster, sentinel
+from store.redis.pipelines import Pipelines
+from store.redis.resp import Command, Reply
 from store.redis.urls import Address
 
 SECONDS = 1.0
@@ -90,6 +94,7 @@ class Redis:
         self._name = name
         self._timeout = timeout
         self._client: Client | None = None
+        self._pipelines: Pipelines | None = None  # there with the client
         self._nodes: list[Address] = []  # of the Cluster, as of the last time that it was whole
         self._timeouts: deque[float] = deque(maxlen=STUCK)  # when the last commands were not answered in time
         self._under_way: set[trio.CancelScope] = set()  # of callers in `bounded`, with the client that is open
@@ -135,6 +140,7 @@ class Redis:
                 if urlsplit(self._url).scheme.endswith("+sentinel"):
                     nursery.start_soon(sentinel.watch, sentinel.parse(self._url), _address(client))
                 try:
+                    self._pipelines = Pipelines(client)
                     self._client = client
                     self._timeouts.clear()
                     self._renew = trio.Event()
@@ -145,8 +151,10 @@ class Redis:
                     await self._renew.wait()
                     raise Unavailable(self._why)
                 finally:
-                    self._client = None
+                    pipelines, self._client, self._pipelines = self._pipelines, None, None
                     await self._send_away()
+                    if pipelines is not None:
+                        pipelines.close()
 
     async def _send_away(self) -> None:
         """Cancel the commands under way, so that their callers get Unavailable, before the client is closed."""
@@ -173,21 +181,16 @@ class Redis:
         """
         client = self._client
         if client is None:
-            if self._is_refused:
-                raise RedisUnfit(f"Redis refuses the login: {self._why}")
-            raise RedisUnavailable(f"Redis is out of reach: {self._why}")
+            raise self._absent()
         scope = trio.CancelScope(deadline=trio.current_time() + self._timeout)
         self._under_way.add(scope)
         try:
             with scope:
                 yield client
         except TimeoutError:  # coredis has the same bound for each exchange
-            self._count_timeout(client)
-            raise RedisUnavailable(f"Redis: no answer within {self._timeout:g} s") from None
+            raise self._timed_out(client) from None
         except FAILURES as error:
-            if is_wrong_server(error) or (isinstance(client, coredis.RedisCluster) and _is_of_a_node(error)):
-                self._replace(client, reason(error))
-            raise RedisUnavailable(f"Redis: {reason(error)}") from error
+            raise self._failed(client, error) from error
         except RuntimeError as error:
             if self._client is client:
                 raise  # a defect; but coredis says it of a client that was closed, too
@@ -197,15 +200,52 @@ class Redis:
             if not self._under_way:
                 self._idle.set()
         if scope.cancelled_caught:
-            if self._client is not client:
-                raise RedisUnavailable(f"Redis is out of reach: {self._why}")
-            self._count_timeout(client)
-            raise RedisUnavailable(f"Redis: no answer within {self._timeout:g} s")
+            raise self._timed_out(client)
 
-    def _count_timeout(self, client: Client) -> None:
+    async def exchange(self, commands: Sequence[Command], keys: Sequence[bytes] | None = None) -> list[Reply]:
+        """Return the answers to these commands, in order: bytes, numbers, None, lists of these. Raise Unavailable.
+
+        The same is guaranteed as for `bounded`, and not. `keys`: what each is about, where that is not its second word.
+        """
+        if len(commands) > CHUNK:
+            parts = range(0, len(commands), CHUNK)
+            each = [await self.exchange(commands[at : at + CHUNK], keys and keys[at : at + CHUNK]) for at in parts]
+            return [reply for replies in each for reply in replies]
+        client, pipelines = self._client, self._pipelines
+        if client is None or pipelines is None:
+            raise self._absent()
+        scope = trio.CancelScope(deadline=trio.current_time() + self._timeout)
+        self._under_way.add(scope)
+        try:
+            with scope:
+                return await pipelines.exchange(commands, keys)
+        except TimeoutError as error:  # the kernel gave up
+            raise self._timed_out(client) from error
+        except FAILURES as error:
+            raise self._failed(client, error) from error
+        finally:
+            self._under_way.discard(scope)
+            if not self._under_way:
+                self._idle.set()
+        raise self._timed_out(client)
+
+    def _absent(self) -> RedisUnavailable:
+        if self._is_refused:
+            return RedisUnfit(f"Redis refuses the login: {self._why}")
+        return RedisUnavailable(f"Redis is out of reach: {self._why}")
+
+    def _timed_out(self, client: Client) -> RedisUnavailable:
+        if self._client is not client:  # it was replaced meanwhile
+            return RedisUnavailable(f"Redis is out of reach: {self._why}")
         self._timeouts.append(trio.current_time())
         if len(self._timeouts) == STUCK and self._timeouts[-1] - self._timeouts[0] < STUCK_WITHIN:
             self._replace(client, "commands were not answered in time")
+        return RedisUnavailable(f"Redis: no answer within {self._timeout:g} s")
+
+    def _failed(self, client: Client, error: Exception) -> RedisUnavailable:
+        if is_wrong_server(error) or (isinstance(client, coredis.RedisCluster) and _is_of_a_node(error)):
+            self._replace(client, reason(error))
+        return RedisUnavailable(f"Redis: {reason(error)}")
 
     def _replace(self, client: Client, why: str) -> None:
         if self._client is client and not self._renew.is_set():

@@ -15,7 +15,7 @@ Nothing stays for ever that is not renewed: an inbox ends a minute after its ins
 import math
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -23,6 +23,7 @@ from coredis import PureToken
 
 from store.redis import keys
 from store.redis.client import Redis
+from store.redis.resp import Command
 
 INBOX_LENGTH = 10_000  # entries kept for an instance that does not read; the rest it repairs from PostgreSQL
 READ_COUNT = 200  # entries read at once
@@ -35,9 +36,8 @@ LEFT_LIFE = 3600.0  # seconds for which it is remembered that a process has left
 MOVED_KEPT, MOVED_LIFE = 20_000, 3600.0  # users whose presence moved last, and seconds without one
 LISTS_LIFE = LIFE + 3600  # seconds; the lists say where registrations are, so they stay longer
 _FIELD = b"e"
+_BOUND = (b"MAXLEN", b"~", b"%d" % INBOX_LENGTH)
 _EPOCH = re.compile(r"(.*~[0-9a-f]{8})\.\d+")
-
-Command = Callable[[Any], Awaitable[Any]]  # queues itself on a pipeline
 
 
 def make_id(process: str, epoch: int) -> str:
@@ -73,6 +73,11 @@ class Instances:
         self._redis = redis
         self._listed: list[str] = []  # as of the last look; new instances are asked about, too
         self._count: float = math.inf  # how many are listed, as of the last look
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the last look found no instance but the one that looked."""
+        return not self._count
 
     # -- being alive ----------------------------------------------------------------------------
 
@@ -154,7 +159,7 @@ class Instances:
         each = ((rooms, conversation_ids), (users, user_ids))
         own = [_adding(key, run) for key, ids in each for run in _runs(ids)]
         own += [_lasting(key, LISTS_LIFE) for key, ids in each if ids]
-        await self._redis.for_each(own, _issue)
+        await self._redis.exchange(own)
         return await self._stand(_adding, instance, conversation_ids, user_ids)
 
     async def refresh(self, instance: str, conversation_ids: Collection[UUID], user_ids: Collection[UUID]) -> bool:
@@ -168,9 +173,9 @@ class Instances:
         ]
         lasting = [_lasting(rooms, LISTS_LIFE), _lasting(users, LISTS_LIFE)]
         for key in (*map(keys.interest, conversation_ids), *map(keys.sessions, user_ids)):
-            adding.append(_adding(key, [instance]))
+            adding.append(_adding(key, [instance.encode()]))
             lasting.append(_lasting(key, LIFE))
-        answers = await self._redis.for_each([*adding, *lasting], _issue)
+        answers = await self._redis.exchange([*adding, *lasting])
         return not any(answers[: len(adding)])
 
     async def unregister(
@@ -180,23 +185,24 @@ class Instances:
         left = await self._stand(_removing, instance, conversation_ids, user_ids)
         rooms, users = keys.rooms(instance), keys.users(instance)
         own = [_removing(key, run) for key, ids in ((rooms, conversation_ids), (users, user_ids)) for run in _runs(ids)]
-        await self._redis.for_each(own, _issue)
+        await self._redis.exchange(own)
         return left
 
     async def _stand(
         self,
-        change: Callable[[str, list[Any]], Command],
+        change: Callable[[str, list[bytes]], Command],
         instance: str,
         conversation_ids: Collection[UUID],
         user_ids: Collection[UUID],
     ) -> dict[UUID, int]:
         """Let the instance's name stand, or not stand, with these conversations and users. How many stand with each
         user then."""
-        commands = [change(keys.interest(some_id), [instance]) for some_id in conversation_ids]
+        name = [instance.encode()]
+        commands = [change(keys.interest(some_id), name) for some_id in conversation_ids]
         for user_id in user_ids:
             key = keys.sessions(user_id)
-            commands += (change(key, [instance]), _counting(key))
-        answers = await self._redis.for_each(commands, _issue)
+            commands += (change(key, name), (b"SCARD", key.encode()))
+        answers = await self._redis.exchange(commands)
         return dict(zip(user_ids, answers[len(conversation_ids) + 1 :: 2], strict=True))
 
     async def note_killed(self, user_id: UUID) -> None:
@@ -251,9 +257,9 @@ class Instances:
         if self._count <= len(ids):
             found = await self._ask_by_instance(conversation_ids, user_ids, but)
         else:
-            wanted = [keys.INSTANCES, *map(keys.interest, conversation_ids), *map(keys.sessions, user_ids)]
-            self._count, *answers = await self._redis.for_each(
-                wanted, lambda pipe, key: pipe.zcard(key) if key == keys.INSTANCES else pipe.smembers(key)
+            wanted = (*map(keys.interest, conversation_ids), *map(keys.sessions, user_ids))
+            self._count, *answers = await self._redis.exchange(
+                [(b"ZCARD", keys.INSTANCES.encode()), *((b"SMEMBERS", key.encode()) for key in wanted)]
             )
             found = [[name.decode() for name in names] for names in answers]
         middle = len(conversation_ids)
@@ -284,16 +290,12 @@ class Instances:
         self, names: Sequence[str], conversation_ids: Collection[UUID], user_ids: Collection[UUID]
     ) -> tuple[list[str], dict[str, list[bool]]]:
         """Return the listed instances, and by name which of these conversations, then users, each has registered."""
-        if not names:  # alone, as far as one knows
-            async with self._redis.bounded() as client:
-                found: Any = await client.zrange(keys.INSTANCES, 0, -1)
-            return [name.decode() for name in found], {}
         rooms, users = _runs(conversation_ids), _runs(user_ids)
-        listed, *answers = await self._redis.together(
-            lambda pipe: [
-                pipe.zrange(keys.INSTANCES, 0, -1),
+        listed, *answers = await self._redis.exchange(
+            [
+                (b"ZRANGE", keys.INSTANCES.encode(), b"0", b"-1"),
                 *(
-                    pipe.smismember(key, run)
+                    (b"SMISMEMBER", key.encode(), *run)
                     for name in names
                     for key, runs in ((keys.rooms(name), rooms), (keys.users(name), users))
                     for run in runs
@@ -311,27 +313,22 @@ class Instances:
 
     async def deliver(self, entries: Sequence[tuple[str, bytes]]) -> set[str]:
         """Append each entry to the inbox of its instance. Return the instances that have no inbox (any more)."""
-        ids = await self._redis.for_each(
-            entries,
-            lambda pipe, entry: pipe.xadd(
-                keys.inbox(entry[0]),
-                {_FIELD: entry[1]},
-                nomkstream=True,
-                trim_strategy=PureToken.MAXLEN,
-                trim_operator=PureToken.APPROXIMATELY,
-                threshold=INBOX_LENGTH,
-            ),
+        if not entries:
+            return set()
+        ids = await self._redis.exchange(
+            [(b"XADD", keys.inbox(name).encode(), b"NOMKSTREAM", *_BOUND, b"*", _FIELD, data) for name, data in entries]
         )
         return {instance for (instance, _), entry_id in zip(entries, ids, strict=True) if entry_id is None}
 
     async def read(self, instance: str, after: bytes, block: float) -> list[Delivery]:
         """What has come into the inbox after the entry `after`; waits up to `block` seconds for something."""
-        async with self._redis.bounded() as client:
-            found: Any = await client.xread(
-                {keys.inbox(instance): after}, count=READ_COUNT, block=max(1, int(block * 1000))
-            )
-        entries = [entry for some in (found or {}).values() for entry in some]
-        return [Delivery(entry.identifier, entry.field_values[_FIELD]) for entry in entries]
+        key = keys.inbox(instance).encode()
+        count, wait = b"%d" % READ_COUNT, b"%d" % max(1, int(block * 1000))
+        [found] = await self._redis.exchange(
+            [(b"XREAD", b"COUNT", count, b"BLOCK", wait, b"STREAMS", key, after)], [key]
+        )
+        entries = [entry for _, some in (found or ()) for entry in some]
+        return [Delivery(entry_id, fields[fields.index(_FIELD) + 1]) for entry_id, fields in entries]
 
     async def has_entry(self, instance: str, entry_id: bytes) -> bool:
         """Whether this entry is still in the inbox: if so, none after it was dropped for want of room."""
@@ -389,24 +386,16 @@ class Instances:
         return [UUID(bytes=member) for member in members]
 
 
-def _issue(pipe: Any, command: Command) -> Awaitable[Any]:
-    return command(pipe)
-
-
-def _adding(key: str, members: list[Any]) -> Command:
-    return lambda pipe: pipe.sadd(key, members)
+def _adding(key: str, members: list[bytes]) -> Command:
+    return (b"SADD", key.encode(), *members)
 
 
 def _lasting(key: str, seconds: float) -> Command:
-    return lambda pipe: pipe.pexpire(key, int(seconds * 1000))
+    return b"PEXPIRE", key.encode(), b"%d" % int(seconds * 1000)
 
 
-def _removing(key: str, members: list[Any]) -> Command:
-    return lambda pipe: pipe.srem(key, members)
-
-
-def _counting(key: str) -> Command:
-    return lambda pipe: pipe.scard(key)
+def _removing(key: str, members: list[bytes]) -> Command:
+    return (b"SREM", key.encode(), *members)
 
 
 def _runs(ids: Collection[UUID]) -> list[list[bytes]]:

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from server.cluster.publisher import MAX_WAITING, Publisher
+from server.cluster.publisher import GATHER, MAX_WAITING, Publisher
 from server.cluster.subscriptions import Subscriptions
 from store.errors import Unavailable
 from store.ids import new_id
@@ -34,11 +34,14 @@ class World:
         self.away = False
         self.is_defective: Callable[[Entry], object] = lambda entry: False
         self.instance = "me"
+        self.is_alone = False
+        self.looks = 0
         self.publisher = Publisher(cast(Instances, self), cast(Subscriptions, self), cast(Pool, self))
 
     async def list_interested(
         self, conversation_ids: Collection[UUID], user_ids: Collection[UUID] = (), *, but: str = ""
     ) -> tuple[dict[UUID, list[str]], dict[UUID, list[str]]]:
+        self.looks += 1
         await trio.lowlevel.checkpoint()
         if self.away:
             raise Unavailable("away")
@@ -207,3 +210,36 @@ async def test_a_defect_in_a_disconnection(world: World, autojump_clock: MockClo
     await trio.sleep(1)
     assert [entry.typing for _, entry in world.delivered] == [(), (Typing(ROOM, ALICE, True),)]
     assert world.cleared == []
+
+
+async def test_alone(world: World, autojump_clock: MockClock) -> None:
+    """While no other instance is there, it is asked once for what is queued within a while. One that came meanwhile
+    gets all of it, in order, and from then on each change is sent at once."""
+    world.is_alone = True
+    changes = [change(ROOM, seq) for seq in range(1, 11)]
+    for each in changes:
+        world.publisher.publish([each])
+        await trio.sleep(GATHER / 20)
+    assert world.looks == 0
+    world.interested = {ROOM: ["a", "me"]}
+    await trio.sleep(GATHER)
+    assert world.looks == 1 and [(name, entry.changes) for name, entry in world.delivered] == [("a", tuple(changes))]
+    world.is_alone = False
+    began = trio.current_time()
+    world.publisher.publish([change(ROOM, 11)])
+    await world.publisher.drain()
+    assert world.looks == 2 and len(world.delivered) == 2 and trio.current_time() == began
+
+
+async def test_alone_at_the_end(world: World, autojump_clock: MockClock) -> None:
+    """Who waits for the queue to be empty does not wait until more has come; after that it gathers again."""
+    world.is_alone = True
+    began = trio.current_time()
+    for seq in (1, 2):
+        world.publisher.publish([change(ROOM, seq)])
+        await trio.testing.wait_all_tasks_blocked()
+        await world.publisher.drain()
+        assert world.looks == seq and trio.current_time() == began
+    world.publisher.publish([change(ROOM, 3)])
+    await trio.sleep(GATHER / 2)
+    assert world.looks == 2

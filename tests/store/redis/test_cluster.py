@@ -4,6 +4,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import coredis
 import pytest
@@ -46,6 +47,7 @@ def test_urls(url: str, nodes: object, login: object) -> None:
 
 async def _all_taken(redis: Redis) -> bool:
     await redis.for_each(KEYS, lambda pipe, key: pipe.set(key, "1"))
+    assert await redis.exchange([(b"GET", key.encode()) for key in KEYS]) == [b"1"] * len(KEYS)
     return True
 
 
@@ -99,6 +101,7 @@ async def test_a_node_that_fails_is_asked_no_more(
 
     monkeypatch.setattr(client, "connect", connect)
     monkeypatch.setattr(cluster, "check", check)
+    monkeypatch.setattr(client, "Pipelines", lambda _: SimpleNamespace(close=lambda: None))
     redis = Redis("redis+cluster://a", name="test")
     await nursery.start(redis.run)
 

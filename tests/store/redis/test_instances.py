@@ -100,6 +100,24 @@ async def test_fewer_questions(instances: Instances, redis: Redis) -> None:
     assert interested[conversations[0]] == ["c"]
 
 
+async def test_being_alone(instances: Instances, redis: Redis) -> None:
+    """It is known after a look, and only until the next one finds that another instance has come."""
+    room = [new_id()]
+    await instances.enlist("me", 60)
+    assert not instances.is_alone
+    for _ in range(2):  # the first look only counts
+        await instances.list_interested(room, but="me")
+    assert instances.is_alone
+    others = Instances(redis)
+    await others.enlist("a", 60)
+    await others.register("a", room, ())
+    assert (await instances.list_interested(room, but="me"))[0] == {room[0]: ["a"]}
+    assert not instances.is_alone
+    await others.forget("a")
+    await instances.list_interested(room, but="me")
+    assert instances.is_alone
+
+
 async def test_inbox(instances: Instances) -> None:
     """What is delivered is read in order, from where one stopped; who has no inbox is named."""
     await instances.enlist("a", 10)
