@@ -240,11 +240,12 @@ class Membership:
             if len(found) >= READ_COUNT and last != b"0-0" and not await self._instances.has_entry(instance, last):
                 log.warning("inbox_overrun", instance=instance, advice="what was lost is read from PostgreSQL")
                 self._doubt(self._heard_at)
-            for delivery in found:
+            for number, delivery in enumerate(found):
+                if number:  # after the last, the next read is a checkpoint
+                    await trio.lowlevel.checkpoint()
                 await self._take(delivery)
                 last = delivery.id
                 read += 1
-                await trio.lowlevel.checkpoint()
             self.turns += 1
             if len(found) < READ_COUNT:
                 self._heard_at = began

@@ -29,7 +29,7 @@ MAX_WAITING = 20_000  # changes in the queue; further ones are left to the relay
 MAX_BATCH = 2_000  # changes sent at once
 MAX_DRAFT = 512 * 1024  # bytes of changes in one entry, roughly
 GATHER = 0.05  # seconds that a batch is gathered for while this instance is alone: one question for many changes
-CLEAR_DELAY = 0.1  # seconds between deletions of published outbox rows: one statement for many
+CLEAR_DELAY = 0.25  # seconds between deletions of published outbox rows: one statement for many, well before a relay
 
 OnSent = Callable[[Sequence[TraceMark], float, float], None]  # marks, when sending began, when it ended
 

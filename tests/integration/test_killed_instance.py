@@ -3,7 +3,9 @@
 A module of its own: instances that others still use would find the dead one in the same Valkey, and clean up after it.
 """
 
+import signal
 from functools import partial
+from pathlib import Path
 
 import trio
 
@@ -11,6 +13,7 @@ from store.redis.client import Redis
 from tests.event_recorder import WAIT, EventRecorder
 from tests.integration.test_instances import people, until
 from tests.running import Running, running
+from tests.store.redis_groups import PLAIN, Server
 from tests.waiting import wait_until
 
 LEASE = 10.0  # seconds (server.cluster.membership)
@@ -34,6 +37,31 @@ async def test_a_killed_instance(database: str, redis_url: str) -> None:
                 assert LEASE / 2 < trio.current_time() - start < 15 + WAIT
                 updates = [update for update in recorder.of("UserStatusChanged") if update["userId"] == carol.id]
                 assert {update["status"] for update in updates} == {"Online"}
+
+
+async def test_a_redis_that_says_nothing(database: str, tmp_path: Path) -> None:
+    """While Redis answers nothing, messages are answered and delivered here, one after the other. When it is back, the
+    other instance has them all, in order."""
+    redis = Server(tmp_path / "redis", *PLAIN)
+    try:
+        url = f"redis://127.0.0.1:{redis.port}"
+        async with running(database, url) as one, running(database, url) as two:
+            alice, bob, carol = await people(one, "alice", "bob", "carol")
+            group = await one.group(alice, bob, carol)
+            here, there = EventRecorder(), EventRecorder()
+            async with one.connect(alice) as a, one.connect(bob, here), two.connect(carol, there):
+                await a.invoke("SendMessage", {"conversationId": group, "content": "before"})
+                await until(there, "ReceiveMessage", content="before")
+                redis.send(signal.SIGSTOP)
+                for number in range(20):
+                    await a.invoke("SendMessage", {"conversationId": group, "content": f"{number}"})
+                    await until(here, "ReceiveMessage", content=f"{number}")
+                redis.send(signal.SIGCONT)
+                await until(there, "ReceiveMessage", content="19")
+                contents = [message["content"] for message in there.of("ReceiveMessage")]
+                assert contents == ["before", *map(str, range(20))]
+    finally:
+        redis.close()
 
 
 REGISTRATIONS = "rooms", "users", "interest", "sessions"
