@@ -103,10 +103,11 @@ class Page:
         if self._browser.takes_shots:
             await self.do("shot", path=str(SHOTS / f"{title}.png"))
 
-    async def check(self) -> None:
-        """It is accessible as far as axe can say, and nothing went wrong in it."""
+    async def check(self, long: bool = False) -> None:
+        """It is accessible as far as axe can say, and nothing went wrong in it. In a `long` one the contrast of
+        texts that look alike is judged once."""
         for what in ("axe", "faults"):
-            found = await self.do(what)
+            found = await self.do(what, long=long)
             assert not found, f"{self.name}, {what}: {found}"
 
 

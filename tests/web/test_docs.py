@@ -26,5 +26,5 @@ async def test_it_is_readable(site: Site, browser: Browser) -> None:
         await page.until("document.readyState === 'complete'")  # with its styles
         await page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
         assert await page.evaluate(LOOK) == {"wider": [], "hidden": [], "small": [], "page": 0}
-        await page.check()
+        await page.check(long=True)
         await page.shot(f"docs-{width}")
