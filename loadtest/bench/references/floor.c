@@ -10,6 +10,7 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -148,6 +149,7 @@ int main(int argc, char **argv) {
                     close(fd);
                     continue;
                 }
+                setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* as the others */
                 event.data.fd = fd;
                 epoll_ctl(poll, EPOLL_CTL_ADD, fd, &event);
             }
