@@ -13,7 +13,7 @@ TESTABLE := $(VENV)/.testable
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run install-units image test-image dist packages sbom rolling-restart test test-chaos test-webhooks test-failover test-together test-hosts test-hostile test-clients test-web test-upgrade check unit coverage fix mutants lint style types imports bench bench-compare docs constraints clean
+.PHONY: help run install-units image test-image dist packages sbom rolling-restart test test-chaos test-webhooks test-failover test-together test-hosts test-hostile test-clients test-web test-upgrade check unit coverage fix mutants lint style types imports bench bench-compare figures docs constraints clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -94,6 +94,9 @@ bench: $(READY) ## the budgets of the socket path, measured here and now, as rat
 
 bench-compare: $(READY) ## this tree's server against that of another revision, in turns (REV=, ARGS="--only event --rounds 5")
 	@$(BIN)/python -m loadtest.bench.comparison $(REV) $(ARGS)
+
+figures: $(READY) ## the figures of README.md and docs/performance.md, from what was measured (docs/figures/*.json)
+	@$(BIN)/python -m loadtest.figures
 
 image: $(READY) ## the container image, with the engine that is here (ENGINE=, BASE=, TAG=)
 	@version=$$($(BIN)/parley --version | cut -d' ' -f2) && \
