@@ -4,6 +4,8 @@ Owns the order of the runs, what is written, and what is printed.
 """
 
 import sys
+import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -12,8 +14,10 @@ import click
 import msgspec
 import trio
 
+from loadtest.bench.process import parley
 from loadtest.capacity.command import measured_costs, need_rows, read_costs, stated
-from loadtest.capacity.population import Costs, Population, needs
+from loadtest.capacity.measured import CostRecorder
+from loadtest.capacity.population import Cost, Costs, Population, needs
 from loadtest.commands import FAILED, INTERRUPTED, MISUSED, UNCOUNTED, UNREACHABLE
 from loadtest.coordinator import Coordinator, Options, uncounted
 from loadtest.live import LiveView
@@ -29,6 +33,7 @@ SHARE = 0.2  # of the minutes of the full run, for each of the others
 LEAST_MINUTES = 1.0
 ACTS = 0.1  # arrivals a second of one who is active, at the busiest hour
 COST_CONNECTIONS = 2000
+IDLE = 5.0  # seconds
 
 
 class Rehearsal(msgspec.Struct, frozen=True, rename="camel"):
@@ -42,6 +47,7 @@ class Rehearsal(msgspec.Struct, frozen=True, rename="camel"):
     machine: Machine
     versions: dict[str, str]
     costs: Costs
+    base: Cost  # cores that are busy for a process without a client
     runs: list[Rehearsed] = []
     format: int = 1
 
@@ -95,7 +101,7 @@ def rehearsal(
         fail(str(error), MISUSED)
     known = read_costs(costs) if costs else measured_costs(COST_CONNECTIONS, seconds)
     found = Rehearsal(
-        connections, active, minutes, given.rate, given.group, this_machine(), installed_versions(), known.costs
+        connections, active, minutes, given.rate, given.group, this_machine(), installed_versions(), known.costs, idle()
     )
     for count in (1, *processes):
         length = given.seconds if count == 1 else max(given.seconds * SHARE, LEAST_MINUTES * 60)
@@ -124,6 +130,19 @@ def _read(path: Path) -> Rehearsal:
         return msgspec.json.decode(path.read_bytes(), type=Rehearsal)
     except (OSError, msgspec.DecodeError) as error:
         fail(f"{path}: {error}", MISUSED)
+
+
+def idle() -> Cost:
+    """Cores that are busy while one process is there, without a client."""
+    terminal.echo("no client ...", err=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="parley-rehearsal-") as directory,
+        parley(Path(directory, "data")) as server,
+    ):
+        time.sleep(IDLE)  # what a start leaves to be done
+        recorder = CostRecorder(server)
+        time.sleep(IDLE)
+        return recorder.spent().cost.times(1 / IDLE)
 
 
 def play(given: Parameters, processes: int, workers: int) -> Rehearsed:
@@ -173,12 +192,14 @@ def texts(found: Rehearsal) -> list[str]:
     if not found.runs:
         return said
     full, *others = found.runs
-    costs = corrected(found.costs, full, found.group)
+    costs, base, group = corrected(found.costs, found.base, full, found.group), found.base, found.group
     said += _runs(found.runs)
-    said += _table("one process", ("measured", "by the costs alone", "error"), lines(found.costs, full, found.group))
+    said += _table("one process", ("measured", "by the costs alone", "error"), lines(found.costs, base, full, group))
+    errors: list[float] = []
     for run in others:
-        said += _table(f"{run.processes} processes", ("measured", "forecast", "error"), lines(costs, run, found.group))
-    errors = [abs(line.error) for run in others for line in lines(costs, run, found.group) if line.error is not None]
+        forecast = lines(costs, base, run, group)
+        said += _table(f"{run.processes} processes", ("measured", "forecast", "error"), forecast)
+        errors += [abs(line.error) for line in forecast if line.error is not None]
     if errors:
         said += [f"The model is off by up to {max(errors):.0%}, {sum(errors) / len(errors):.0%} on average.", ""]
     for run in found.runs:

@@ -1,8 +1,9 @@
 """What a run did, what that took, and what the model of `loadtest capacity` says that it takes.
 
 Owns the arithmetic. The model knows what each kind of work costs; how much of a whole day it leaves out is seen in the
-run of one process, by which factor every role is corrected. What is then said of several processes is a forecast, and
-its error is that of the model where processes talk to each other.
+run of one process, by which factor every role is corrected. What a process takes for being there, without a client, is
+known besides, and is no matter of work. What is then said of several processes is a forecast, and its error is that of
+the model where processes talk to each other.
 """
 
 from typing import NamedTuple
@@ -93,8 +94,9 @@ def load_of(result: Result) -> Load:
 # -- the model ----------------------------------------------------------------------------------
 
 
-def modelled(costs: Costs, work: Work, processes: int, group: int) -> Load:
-    """Of the same work; `group`: members of a group, all others are conversations of two."""
+def modelled(costs: Costs, base: Cost, work: Work, processes: int, group: int) -> Load:
+    """Of the same work; `base`: cores that are busy for each process without a client; `group`: members of a group, all
+    others are conversations of two."""
     parts = [
         (work.connections * work.seconds, costs.idle_second),
         (work.connects, costs.connect),
@@ -104,7 +106,7 @@ def modelled(costs: Costs, work: Work, processes: int, group: int) -> Load:
         (work.receipts, costs.receipt),
         (work.pages, costs.history),
     ]
-    whole = Cost()
+    whole = base.times(processes)
     for times, cost in parts:
         whole = whole.plus(cost.times(times / 1e6 / work.seconds))
     memory = processes * costs.process_mib + work.connections * costs.connection_kib / KIB
@@ -126,10 +128,13 @@ def others(members: int, processes: int) -> float:
     return (processes - 1) * (1 - (1 - 1 / processes) ** (members - 1))
 
 
-def corrected(costs: Costs, full: Rehearsed, group: int) -> Costs:
+def corrected(costs: Costs, base: Cost, full: Rehearsed, group: int) -> Costs:
     """The costs, so that the model says of the run of one process what that took."""
-    said = modelled(costs, full.work, full.processes, group)
-    factors = {role: _factor(getattr(full.load, role), getattr(said, role)) for role in ROLES}
+    said, there = modelled(costs, base, full.work, full.processes, group), base.times(full.processes)
+    factors = {
+        role: _factor(getattr(full.load, role) - getattr(there, role), getattr(said, role) - getattr(there, role))
+        for role in ROLES
+    }
 
     def times(cost: Cost) -> Cost:
         return Cost(*(getattr(cost, role) * factors[role] for role in ROLES))
@@ -145,7 +150,7 @@ def corrected(costs: Costs, full: Rehearsed, group: int) -> Costs:
 
 
 def _factor(measured: float, said: float) -> float:
-    return measured / said if said else 1.0
+    return max(measured, 0.0) / said if said else 1.0
 
 
 class Line(NamedTuple):
@@ -169,7 +174,7 @@ NAMES = {
 }
 
 
-def lines(costs: Costs, run: Rehearsed, group: int) -> list[Line]:
+def lines(costs: Costs, base: Cost, run: Rehearsed, group: int) -> list[Line]:
     """What the model says of a run with these costs, beside what it took."""
-    said = modelled(costs, run.work, run.processes, group)
+    said = modelled(costs, base, run.work, run.processes, group)
     return [Line(name, getattr(run.load, field), getattr(said, field)) for field, name in NAMES.items()]

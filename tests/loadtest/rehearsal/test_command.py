@@ -12,7 +12,7 @@ from loadtest.rehearsal.command import Rehearsal, rehearsal
 from loadtest.rehearsal.model import Rehearsed
 from loadtest.results import Machine
 from loadtest.scenarios.day import Day, Parameters
-from tests.loadtest.rehearsal.test_model import COSTS, one
+from tests.loadtest.rehearsal.test_model import BASE, COSTS, one
 
 Played = list[tuple[int, float, int]]
 
@@ -27,6 +27,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> Played:
         return one(processes=processes, server=1.0 + 0.1 * processes)
 
     monkeypatch.setattr(command, "play", play)
+    monkeypatch.setattr(command, "idle", lambda: BASE)
     monkeypatch.setattr(command, "check_files", lambda connections, whose: None)
     return seen
 

@@ -21,6 +21,7 @@ COSTS = Costs(
 )
 WORK = Work(seconds=10, connections=1024, connects=100, messages=1000, deliveries=6500, receipts=200, pages=50)
 GROUP = 11
+BASE = Cost(0.02, 0.01, 0.002)  # cores
 
 
 def one(work: Work = WORK, processes: int = 1, **load: float) -> Rehearsed:
@@ -40,15 +41,15 @@ def test_the_work_of_a_run_is_that_of_its_measured_part() -> None:
 
 def test_each_kind_of_work_costs_what_it_was_measured_to_cost() -> None:
     """Idle connections, connects, messages, deliveries beyond two of each, receipts, pages; nothing crosses to others
-    where there are none."""
-    said = modelled(COSTS, WORK, 1, GROUP)
+    where there are none. And each process costs something for being there."""
+    said = modelled(COSTS, BASE, WORK, 1, GROUP)
     spent = 1024 * 10 * 1 + 100 * 400 + 1000 * 100 + 4500 * 8 + 200 * 30 + 50 * 1000
-    assert said.server == pytest.approx(spent / 1e6 / 10)
-    assert said.redis == pytest.approx((100 * 50 + 1000 * 10 + 200 * 10) / 1e6 / 10)
+    assert said.server == pytest.approx(0.02 + spent / 1e6 / 10)
+    assert said.redis == pytest.approx(0.002 + (100 * 50 + 1000 * 10 + 200 * 10) / 1e6 / 10)
     assert said.memory_mib == pytest.approx(90 + 6)
-    several = modelled(COSTS, WORK, 3, GROUP)
+    several = modelled(COSTS, BASE, WORK, 3, GROUP)
     assert several.memory_mib == pytest.approx(3 * 90 + 6)
-    assert several.server - said.server == pytest.approx(crossings(WORK, 3, GROUP) * 20 / 1e6 / 10)
+    assert several.server - said.server == pytest.approx(2 * 0.02 + crossings(WORK, 3, GROUP) * 20 / 1e6 / 10)
 
 
 def test_messages_cross_to_where_the_members_are() -> None:
@@ -65,17 +66,17 @@ def test_messages_cross_to_where_the_members_are() -> None:
 def test_corrected_costs_say_of_the_full_run_what_it_took() -> None:
     """In every role, and in memory. So what is said of others errs only where they differ from it."""
     full = one(server=0.9, database=0.3, redis=0.05, memory_mib=100.0)
-    found = corrected(COSTS, full, GROUP)
-    assert [line.error for line in lines(found, full, GROUP)] == pytest.approx([0, 0, 0, 0])
+    found = corrected(COSTS, BASE, full, GROUP)
+    assert [line.error for line in lines(found, BASE, full, GROUP)] == pytest.approx([0, 0, 0, 0])
     assert found.connection_kib == pytest.approx(10)
     assert found.message_bytes == COSTS.message_bytes
-    assert any(line.error and abs(line.error) > 0.1 for line in lines(COSTS, full, GROUP))
+    assert any(line.error and abs(line.error) > 0.1 for line in lines(COSTS, BASE, full, GROUP))
 
 
 def test_an_error_is_that_of_the_forecast() -> None:
     """Over what was measured: a tenth too much is +10 %; of nothing there is none."""
-    said = modelled(COSTS, WORK, 2, GROUP)
+    said = modelled(COSTS, BASE, WORK, 2, GROUP)
     run_of_two = one(processes=2, server=said.server / 1.1, redis=0.0)
-    errors = {line.what: line.error for line in lines(COSTS, run_of_two, GROUP)}
+    errors = {line.what: line.error for line in lines(COSTS, BASE, run_of_two, GROUP)}
     assert errors["server, cores"] == pytest.approx(0.1)
     assert errors["Redis, cores"] is None
