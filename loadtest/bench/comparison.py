@@ -170,6 +170,8 @@ def remarks(both: Both, found: Sequence[Change]) -> list[str]:
         said.append(f"not compared: {', '.join(missing)}")
     if len(both.other.rounds) < ENOUGH:
         said.append(f"fewer than {ENOUGH} rounds: a difference may be chance")
+    if both.other.moved():
+        return said
     worse = [change.row.what.strip() for change in found if change.verdict == WORSE]
     return [*said, f"WORSE: {', '.join(worse)}" if worse else "nothing is worse beyond noise"]
 
