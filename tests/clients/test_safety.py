@@ -40,6 +40,11 @@ found.ownReports = (await chat.ownReports()).items.map(({ userId }) => userId);
 const [report] = (await chat.reports({ state: "Open", userId: bob })).items;
 found.reports = [report.category, report.reporterId];
 found.resolved = (await chat.resolveReport(report.id, { note: "seen" })).state;
+await chat.report({ category: "Other", userId: carol });
+const [other] = (await chat.reports({ state: "Open", userId: carol })).items;
+const resolved = await chat.resolveReport(other.id, { act: "BanUser", until });
+found.acted = [resolved.state, (await chat.standing(carol)).bannedUntil];
+await chat.unban(carol);
 const conversation = chat.conversation(group);
 await conversation.muteMember(bob, { until, reason: "noise" });
 const failed = next(theirs, "failed");
@@ -72,6 +77,7 @@ def expected(alice: User, bob: User, carol: User) -> dict[str, Any]:
         "ownReports": [bob.id],
         "reports": ["Spam", alice.id],
         "resolved": "Resolved",
+        "acted": ["Resolved", UNTIL],
         "muted": ["muted", UNTIL],
         "keptOut": [[carol.id, UNTIL]],
         "letIn": [],
@@ -143,6 +149,11 @@ async def do_all(
     [report] = (await chat.reports(state="open", user=bob.id)).items
     found["reports"] = [report.category, report.reporter_id]
     found["resolved"] = (await chat.resolve_report(report, note="seen")).state
+    await chat.report("Other", user=carol.id)
+    [other] = (await chat.reports(state="open", user=carol.id)).items
+    resolved = await chat.resolve_report(other, act="BanUser", until=TIME)
+    found["acted"] = [resolved.state, (await chat.standing(carol.id)).banned_until]
+    await chat.unban(carol.id)
     conversation = chat.conversation(group)
     await conversation.mute_member(bob.id, until=TIME, reason="noise")
     theirs.conversation(group).send("hello?")

@@ -7,6 +7,7 @@ from pathlib import Path
 import psycopg
 
 from tests.running import User
+from tests.waiting import wait_until
 from tests.web.browser import Browser, Page
 from tests.web.steps import Others, Site, choose, enter, join, shown, who
 
@@ -262,3 +263,109 @@ async def test_moderators(database: str, redis_url: str, tmp_path: Path, browser
         await theirs.check()
         await theirs.shot("banned")
         await page.check()
+
+
+async def test_reports_are_decided(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:
+    """A moderator, by the keyboard on a wide page and by touch on a phone in the dark, reads the reports that wait,
+    does nothing about one, deletes the message of another, and bans; what another has decided meanwhile stays. No
+    one else is offered the list."""
+    async with AsyncExitStack() as stack:
+        site = Site(stack, database, redis_url, tmp_path / "files")
+        await site.start()
+        others = Others(site.instances[0])
+        mod, bob, carol, dave = [await others.add(name, name.title()) for name in ("mod", "bob", "carol", "dave")]
+        with psycopg.connect(database) as connection:
+            connection.execute("UPDATE users SET role = 'Moderator' WHERE id IN (%s, %s)", (mod.id, dave.id))
+        team = await others.group(carol, "Garden", bob.id)
+        rude = await others.say(bob, team, "<b>rude</b> words")
+        await others.do(carol, "POST", "/api/reports", {"category": "Spam", "userId": bob.id})
+        report = {"category": "Hate", "messageId": rude, "comment": "look at <i>this</i>"}
+        await others.do(carol, "POST", "/api/reports", report)
+        theirs = await enter(browser, site, carol)
+        await theirs.click(".self")
+        assert "Reports" not in await theirs.texts(".menu button")
+        page = await enter(browser, site, mod)
+        await opens(page)
+        assert len(await page.texts("dialog .report")) == 2
+        await page.check()
+        await page.shot("reports")
+        await does_nothing(page)
+        await deletes(page)
+        state = await others.do(carol, "GET", "/api/users/me/reports")
+        assert [one["state"] for one in state["items"]] == ["Resolved", "Resolved"]
+        history = await others.do(carol, "GET", f"/api/messages?conversationId={team}")
+        [deleted] = [one for one in history["items"] if one["id"] == rude]
+        assert deleted["deletedAt"] is not None
+        for reporter in (carol, dave):
+            await others.do(reporter, "POST", "/api/reports", {"category": "Harassment", "userId": bob.id})
+        device = await enter(browser, site, User(mod.id, "device", mod.token), width=390, phone=True, dark=True)
+        await bans(others, device, mod, bob, dave)
+
+
+async def opens(page: Page) -> None:
+    """The menu of one's own account has it once the page knows one's role."""
+    await page.see(".self")
+
+    async def is_offered() -> bool:
+        await page.click(".self")
+        await page.see(".menu")
+        found = await page.texts(".menu button")
+        if "Reports" not in found:
+            await page.press("Escape")
+            await page.gone(".menu")
+        return "Reports" in found
+
+    await wait_until(is_offered)
+    await page.check()
+    await page.click(".menu button:text-is('Reports')")
+    await page.see("dialog .report")
+
+
+async def does_nothing(page: Page) -> None:
+    await page.see("dialog .report:first-child:has-text('The person: Spam'):has-text('Bob'):has-text('Carol')")
+    await page.press("Enter", "dialog .report:first-child button")
+    await page.see("dialog[open] #decide-act")
+    await page.until("document.activeElement.id === 'decide-act'")
+    assert await page.texts("#decide-act option") == ["Nothing", "Ban from this service"]
+    await page.gone("#decide-term")
+    await page.press("Enter", "dialog button:text-is('Decide'):not([aria-label])")
+    await page.gone("#decide-act")
+    await page.see("dialog [role=status]:has-text('Decided.')")
+    await page.gone("dialog .report:has-text('The person')")
+    await page.until("document.activeElement.matches('dialog .report button')")  # of the next one
+
+
+async def deletes(page: Page) -> None:
+    await page.see("dialog .report .quoted:text-is('<b>rude</b> words')")
+    await page.see("dialog .report p:text-is('look at <i>this</i>')")
+    await page.press("Enter", "dialog .report button")
+    await choose(page, "#decide-act", "DeleteMessage")
+    await page.fill("#decide-note", "warned")
+    await page.check()
+    await page.shot("decide")
+    await page.click("dialog button:text-is('Decide'):not([aria-label])")
+    await page.gone("#decide-act")
+    await page.see("dialog p:text-is('Decided. No report waits for a decision.')")
+    await page.until("document.activeElement.closest('dialog') !== null")
+    await page.check()
+
+
+async def bans(others: Others, device: Page, mod: User, bob: User, dave: User) -> None:
+    await opens(device)
+    await device.click("dialog .report:has-text('Carol') button")
+    await choose(device, "#decide-act", "BanUser")
+    await device.see("#decide-term")
+    await device.check()
+    await device.shot("decide-phone")
+    assert await device.evaluate("document.documentElement.scrollWidth") == 390
+    await device.click("dialog button:text-is('Decide'):not([aria-label])")
+    await device.gone("#decide-act")
+    assert (await others.do(mod, "GET", f"/api/users/{bob.id}/standing"))["bannedUntil"] is not None
+    [last] = (await others.do(mod, "GET", "/api/reports?state=open"))["items"]
+    await others.do(dave, "PUT", f"/api/reports/{last['id']}/resolution", {"note": "mine"})
+    await device.click("dialog .report button")
+    await device.see("#decide-act")
+    await device.click("dialog button:text-is('Decide'):not([aria-label])")
+    await device.see("dialog p:text-is('Another moderator had decided on it already. No report waits for a decision.')")
+    await device.check()
+    await device.shot("reports-phone")

@@ -518,13 +518,15 @@ export class Chat extends Emitter {
   }
 
   /**
-   * Decide on a report, with a note for other moderators.
+   * Decide on a report, with a note for other moderators, and what is done with the decision: `act`, until then, or for
+   * good.
    * @param {string} id
-   * @param {{note?: string, signal?: AbortSignal}} [options]
+   * @param {{note?: string, act?: "DeleteMessage" | "MuteMember" | "KeepOut" | "BanUser", until?: Date | null,
+   *   signal?: AbortSignal}} [options]
    * @returns {Promise<FullReport>}
    */
-  resolveReport(id, { note, signal } = {}) {
-    return this.#rest.request("PUT", `/api/reports/${id}/resolution`, { body: { note }, signal });
+  resolveReport(id, { note, act, until, signal } = {}) {
+    return this.#rest.request("PUT", `/api/reports/${id}/resolution`, { body: { note, act, until }, signal });
   }
 
   /**

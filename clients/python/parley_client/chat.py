@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 from msgspec import UNSET, UnsetType
 
-from parley_client.conversation import Conversation, Outgoing, restriction, status_of
+from parley_client.conversation import Conversation, Outgoing, restriction, status_of, written
 from parley_client.engine import CLOSE_TIMEOUT, PAGE, Engine
 from parley_client.errors import ParleyError
 from parley_client.events import Broadcaster, Event, MessageReceived, State, Subscription
@@ -385,10 +385,14 @@ class Chat:
             "/api/reports", Page[FullReport], state=state, userId=about, limit=limit, cursor=cursor
         )
 
-    async def resolve_report(self, report: Report | str, *, note: str | None = None) -> FullReport:
-        """Decide on a report, with a note for other moderators."""
+    async def resolve_report(
+        self, report: Report | str, *, note: str | None = None, act: str | None = None, until: datetime | None = None
+    ) -> FullReport:
+        """Decide on a report, with a note for other moderators, and what is done with the decision: `act` is
+        `DeleteMessage`, `MuteMember`, `KeepOut` or `BanUser`, until a time that has a zone, or for good."""
         report_id = report if isinstance(report, str) else report.id
-        return await self._rest.put(f"/api/reports/{report_id}/resolution", {"note": note}, FullReport)
+        said = {"note": note, "act": act, "until": None if until is None else written(until)}
+        return await self._rest.put(f"/api/reports/{report_id}/resolution", said, FullReport)
 
     async def ban(self, user: User | str, *, until: datetime | None = None, reason: str | None = None) -> Standing:
         """Ban a user until a time that has a zone, or for good. `reason` is for the audit log, as in all of these."""

@@ -412,6 +412,7 @@ export class ChatView {
     openMenu(button, [
       ...STATUSES.map(([value, text]) => ({ text, isChecked: value === status, run: () => this.#setStatus(value) })),
       { text: "Settings", run: () => openSettings({ chat: this.#chat, people, safety: this.safety, notifier: this.notifier, say: (said) => this.say(said) }) },
+      this.safety.isModerator && { text: "Reports", run: () => void this.safety.open("showOpenReports") },
       { text: "Light or dark", run: toggleTheme },
       { text: "Keyboard", run: openShortcuts },
       { text: "Sign out", isDanger: true, run: onSignOut },

@@ -13,7 +13,11 @@ import { agoOf, isolated, untilOf } from "./text.js";
 
 const CATEGORIES = [["Spam", "Spam"], ["Harassment", "Harassment"], ["Hate", "Hate"], ["Violence", "Violence or threats"], ["Sexual", "Sexual content"], ["SelfHarm", "Somebody may harm themselves"], ["Other", "Something else"]];
 const TERMS = [["3600", "An hour"], ["86400", "A day"], ["604800", "A week"], ["2592000", "30 days"], ["", "For good"]];
-const SHOWN = 50; // of what one has reported
+const DECISIONS = [["", "Nothing"], ["DeleteMessage", "Delete the message"], ["BanUser", "Ban from this service"]];
+const SHOWN = 50; // reports at once
+
+const aboutOf = ({ messageId, category }) => `${messageId ? "A message" : "The person"}: ${CATEGORIES.find(([name]) => name === category)?.[1] ?? category}`;
+const untilIn = (seconds) => (seconds ? new Date(Date.now() + Number(seconds) * 1000) : null);
 
 // -- blocks -----------------------------------------------------------------------------------------------------
 
@@ -89,7 +93,7 @@ function restrict(say, { text, term, run, ...form }) {
     ...form, say,
     content: [h("p", {}, text), field(terms, "For how long"), field(reason, "Reason", "(optional, for the log of this service)")],
     run: async () => {
-      await run({ until: terms.value ? new Date(Date.now() + Number(terms.value) * 1000) : null, reason: reason.value.trim() || undefined });
+      await run({ until: untilIn(terms.value), reason: reason.value.trim() || undefined });
       say("Done.");
     },
   });
@@ -128,6 +132,81 @@ export function showKeptOut(context, conversation) {
   });
 }
 
+// -- reports, for moderators of the service ---------------------------------------------------------------------
+
+/** The reports that wait for a decision, the oldest first. */
+export function showOpenReports(context) {
+  const { chat, people } = context;
+  const stop = new AbortController();
+  const { signal } = stop;
+  let found = [];
+  let next = null;
+  const status = h("p", { class: "muted", role: "status", text: "Looking …" });
+  const list = h("ul", { class: "members", "aria-label": "Reports" });
+  const more = h("button", { type: "button", text: "Show more", hidden: true, data: { focus: "more-reports" }, on: { click: () => void look(next) } });
+  const paint = () => {
+    if (signal.aborted) return;
+    const before = list.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
+    replace(list, found.map((report) => h("li", { class: "report" }, shownOf(report, people),
+      h("div", { class: "report-foot" }, h("small", { class: "muted", text: `By ${isolated(people.nameOf(report.reporterId))} · ${agoOf(report.createdAt)}` }),
+        h("button", { type: "button", text: "Decide", "aria-label": `Decide: ${aboutOf(report)}, ${people.nameOf(report.userId)}`, data: { focus: `k-${report.id}` }, on: { click: () => decide(context, report, (said) => leave(report, said)) } })))));
+    if (before) (list.querySelector(`[data-focus="${CSS.escape(before)}"]`) ?? list.querySelector("button") ?? dialog.querySelector("button")).focus();
+  };
+  const say = (said = "") => (status.textContent = [said, found.length ? "" : next ? "There are more." : "No report waits for a decision."].filter(Boolean).join(" "));
+  const leave = (report, said) => {
+    found = found.filter((each) => each !== report);
+    say(said);
+    paint();
+    (list.querySelector("button") ?? dialog.querySelector("button")).focus(); // that one is there no more
+  };
+  const look = async (cursor = null) => {
+    more.disabled = true;
+    try {
+      const page = await chat.reports({ state: "Open", limit: SHOWN, cursor, signal });
+      found = [...found, ...page.items];
+      next = page.next;
+      more.hidden = !next;
+      say();
+      paint();
+    } catch (error) {
+      if (!signal.aborted) replace(status, `That could not be read: ${explained(error)} `, h("button", { type: "button", class: "link", text: "Try again", on: { click: () => void look(cursor) } }));
+    }
+    more.disabled = false;
+  };
+  people.addEventListener("change", throttled(paint), { signal }); // names
+  const dialog = openDialog({ title: "Reports", content: [status, list, more], onClose: () => stop.abort() });
+  void look();
+}
+
+/** Whom or what a report is about, what it said then, and what its reporter says of it. */
+function shownOf(report, people) {
+  return [
+    h("p", {}, h("b", {}, h("bdi", { text: people.nameOf(report.userId) })), ` · ${aboutOf(report)}`),
+    report.messageId && h("p", { class: "quoted", dir: "auto", text: report.content ?? "What it said is not there any more." }),
+    report.comment && h("p", { dir: "auto", text: report.comment }),
+  ];
+}
+
+function decide({ chat, people, say }, report, onDecided) {
+  const act = select("decide-act", DECISIONS.filter(([name]) => name !== "DeleteMessage" || report.messageId), "");
+  const terms = select("decide-term", TERMS, "604800");
+  const term = h("div", { class: "stack", hidden: true }, field(terms, "For how long"));
+  act.addEventListener("change", () => (term.hidden = act.value !== "BanUser"));
+  const note = h("textarea", { id: "decide-note", rows: 2, maxLength: 1000, dir: "auto" });
+  let said = null;
+  const dialog = openForm({
+    say, title: "Decide on this report", about: [], action: "Decide",
+    content: [shownOf(report, people), field(act, "What is done"), term, field(note, "Note", "(optional, for other moderators)")],
+    run: async () => {
+      const until = act.value === "BanUser" ? untilIn(terms.value) : undefined;
+      const decided = await chat.resolveReport(report.id, { act: act.value || undefined, until, note: note.value.trim() || undefined });
+      said = decided.resolvedBy === people.me.id ? "Decided." : "Another moderator had decided on it already.";
+    },
+  });
+  dialog.addEventListener("close", () => said && onDecided(said));
+  act.focus();
+}
+
 // -- one's own settings -----------------------------------------------------------------------------------------
 
 /** The people whom one has blocked, and what one has reported: for the settings. */
@@ -144,8 +223,8 @@ export function showReports(context) {
   const { chat } = context;
   openList(context, {
     title: "What you have reported", none: "You have reported nothing.",
-    read: async (signal) => (await chat.ownReports({ limit: SHOWN, signal })).items.reverse().map(({ userId, messageId, category, state, createdAt }) => [userId,
-      [`${messageId ? "A message" : "The person"}: ${CATEGORIES.find(([name]) => name === category)?.[1] ?? category}`, `${agoOf(createdAt)} · ${state === "Open" ? "Waits for the moderators" : "The moderators have decided"}`]]),
+    read: async (signal) => (await chat.ownReports({ limit: SHOWN, signal })).items.reverse().map((each) => [each.userId,
+      [aboutOf(each), `${agoOf(each.createdAt)} · ${each.state === "Open" ? "Waits for the moderators" : "The moderators have decided"}`]]),
   });
 }
 
