@@ -44,7 +44,7 @@ from store.postgres.system_messages import Announcement, Event, changed_details,
 MAX_POSITION = 2**63 - 1
 MEMBERS_SHOWN = 100  # in a Conversation; list_members has the rest
 MEMBERS_LISTED = 20  # in a Conversation of a list
-LIST_STEP = 50  # conversations of a list that are put together in one scheduler step: a few milliseconds
+LIST_STEP = 20  # conversations of a list that are put together in one scheduler step: a few milliseconds
 LIST_BYTES = (
     256 * 1024
 )  # octets of last messages and descriptions after which a page of a list ends; LIST_STEP of them may come on top

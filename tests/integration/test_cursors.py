@@ -34,7 +34,11 @@ class Past:
         closed = partial(self.server.events, "connection_closed")
         await wait_until(lambda: self.alice.id in [line["user"] for line in closed()])
         with psycopg.connect(self.server.database, autocommit=True) as admin:
-            admin.execute("DELETE FROM messages WHERE conversation_id = %s AND seq > %s", [self.group, head])
+            for table in ("messages", "outbox"):  # both of the same transactions
+                admin.execute(
+                    f"DELETE FROM {table} WHERE conversation_id = %s AND seq > %s".encode(),  # noqa: S608
+                    [self.group, head],
+                )
             admin.execute(
                 "UPDATE messages SET changed_seq = seq, changed_at = NULL, edited_at = NULL, deleted_at = NULL"
                 " WHERE conversation_id = %s AND changed_seq > %s",
