@@ -44,10 +44,8 @@ from store.postgres.system_messages import Announcement, Event, changed_details,
 MAX_POSITION = 2**63 - 1
 MEMBERS_SHOWN = 100  # in a Conversation; list_members has the rest
 MEMBERS_LISTED = 20  # in a Conversation of a list
-LIST_STEP = 20  # conversations of a list that are put together in one scheduler step: a few milliseconds
-LIST_BYTES = (
-    256 * 1024
-)  # octets of last messages and descriptions after which a page of a list ends; LIST_STEP of them may come on top
+LIST_STEP = 50  # conversations of a list that are put together in one scheduler step: a few milliseconds
+LIST_BYTES = 256 * 1024  # octets of last messages and descriptions in a page of a list, unless one alone has more
 SETTLE = 0.5  # seconds in which messages on their way are committed before a list begins that has several pages
 SETTLE_POLL = 0.005  # seconds
 UNKNOWN_NAMED = 10  # users who do not exist, in an error
@@ -56,6 +54,7 @@ BUDGET = 8000  # messages looked at for the totals of one user
 CAPPED = 3000  # the same where there are more: the totals are lower bounds then, and mentions are looked for apart
 THREADS = 2000  # of one user that are looked at, those with the newest roots
 DETAILS = len(msgspec.structs.fields(GroupDetails))
+DESCRIPTION = 8  # where it stands among the columns of a conversation: the first of the details
 ROLES = {member.value: member for member in Role}
 KINDS = {member.value: member for member in ConversationType}
 
@@ -179,12 +178,10 @@ async def list_conversations(
             as_of = await _settle(conn)
             rows = await _list_rows(conn, viewer_id, limit, position, as_of, only)
     found: list[Conversation] = []
-    size = 0
-    while len(found) < min(len(rows), limit) and size < LIST_BYTES:
-        part = [row[2:] for row in rows[len(found) : min(len(found) + LIST_STEP, limit)]]
-        found += (completed := await _complete(conn, part, members))
-        size += sum(len(one.last_message.content.encode()) for one in completed if one.last_message)
-        size += sum(len(one.description.encode()) for one in completed if one.description)
+    fitting = _count_fitting(rows[:limit])
+    while len(found) < fitting:
+        part = [row[3:] for row in rows[len(found) : min(len(found) + LIST_STEP, fitting)]]
+        found += await _complete(conn, part, members)
         await trio.lowlevel.checkpoint()
     if len(rows) <= len(found):
         return found, None
@@ -195,7 +192,7 @@ async def list_conversations(
 async def _list_rows(
     conn: Connection, viewer_id: UUID, limit: int, position: Position | None, as_of: int, only: Filter
 ) -> list[tuple[Any, ...]]:
-    """Place, last message and columns of the conversations of a page as of a place, and of one more."""
+    """Place, last message, its octets, and columns of the conversations of a page as of a place, and of one more."""
     number, last_id, _ = position or (None, None, None)
     parameters = {
         "viewer_id": viewer_id,
@@ -207,6 +204,16 @@ async def _list_rows(
         "favourite": only.favourite,
     }
     return await (await conn.execute(queries.list_conversations, parameters)).fetchall()
+
+
+def _count_fitting(rows: Sequence[Sequence[Any]]) -> int:
+    """How many of a list's rows, from the first on, make a page: at least one, if there are any."""
+    size = 0
+    for number, (_, _, octets, *columns) in enumerate(rows):
+        size += octets + len((columns[DESCRIPTION] or "").encode())
+        if number and size > LIST_BYTES:
+            return number
+    return len(rows)
 
 
 async def _count_memberships(conn: Connection, viewer_id: UUID, only: Filter, most: int) -> int:

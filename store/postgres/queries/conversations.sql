@@ -411,7 +411,9 @@ SELECT l.virtualtransaction {drawing} AND l.virtualtransaction = ANY(%(transacti
 -- The order is that of places (NULL, of old messages: 0, and then by id), as of one of them: where others came later, that
 -- of the last message up to it, or of the beginning. That message is searched by halves, from the end in growing steps, as
 -- places rise with seq (messages_seq): as_of is whatever a client says, so none may make us walk a whole history.
-SELECT v.place, v.last_id, {conversation} FROM (
+SELECT v.place, v.last_id,
+       coalesce((SELECT octet_length(m.body) FROM messages AS m WHERE m.id = c.last_message_id), 0), {conversation}
+FROM (
     SELECT c.id, v.read_seq, v.user_id, v.archived, v.favourite, v.notifications_muted_until, v.settings_version,
            p.place, p.last_id
     FROM members AS v JOIN conversations AS c ON c.id = v.conversation_id
