@@ -174,7 +174,8 @@ async def list_conversations(
         is_several = await _count_memberships(conn, viewer_id, only, at_once + 1) > at_once  # pages: to be in one order
         as_of = await _settle(conn) if is_several else MAX_POSITION
         rows = await _list_rows(conn, viewer_id, limit, position, as_of, only)
-        if len(rows) > at_once and not is_several:  # they have joined another one meanwhile
+        if not is_several and (len(rows) > at_once or _count_fitting(rows[:limit]) < len(rows)):
+            # They have joined another one meanwhile, or the last messages are long.
             as_of = await _settle(conn)
             rows = await _list_rows(conn, viewer_id, limit, position, as_of, only)
     found: list[Conversation] = []

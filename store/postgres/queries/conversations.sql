@@ -180,8 +180,8 @@ CASE WHEN c.last_seq > v.read_seq THEN (
 
 -- fragment: entries
 -- messages_seq, backwards from a bound. Whatever they are: what is written is looked for among so many, however many users have
--- joined and left since. A second bound is for what comes of it: with two the planner takes the range for a short one, and
--- would read and sort all of it.
+-- joined and left since, and no more than there are seqs down to the second bound, which is for what comes of it: with two the
+-- planner takes the range for a short one, and would read and sort all of it.
 u.seq, u.id, u.kind, u.sender_id, u.deleted_at, u.mentions, u.mention_all, u.thread_id, u.also_in_conversation
 FROM messages AS u
 
@@ -201,7 +201,7 @@ JOIN members AS v ON v.conversation_id = k.conversation_id
 CROSS JOIN LATERAL (
     SELECT newest.seq FROM (
         SELECT {entries} WHERE u.conversation_id = k.conversation_id AND u.seq <= k.target
-        ORDER BY u.seq DESC LIMIT 1000
+        ORDER BY u.seq DESC LIMIT least(1000, greatest(0, k.target - greatest(k.seq, v.read_seq, v.joined_seq)))
     ) AS newest
     WHERE newest.seq > greatest(k.seq, v.read_seq, v.joined_seq) AND {is_unread_text} ORDER BY newest.seq DESC LIMIT 1
 ) AS found
@@ -248,7 +248,7 @@ FROM members AS v JOIN conversations AS c ON c.id = v.conversation_id
 CROSS JOIN LATERAL (
     SELECT newest.seq, newest.id, newest.sender_id FROM (
         SELECT {entries} WHERE u.conversation_id = c.id AND u.seq <= %(seq)s
-        ORDER BY u.seq DESC LIMIT 1000
+        ORDER BY u.seq DESC LIMIT least(1000, greatest(0, %(seq)s - greatest(v.read_seq, v.joined_seq)))
     ) AS newest WHERE newest.seq > greatest(v.read_seq, v.joined_seq) AND {is_unread_text} ORDER BY newest.seq DESC LIMIT 1
 ) AS found
 WHERE v.conversation_id = %(conversation_id)s AND v.user_id = %(user_id)s AND {hears}

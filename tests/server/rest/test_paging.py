@@ -47,6 +47,22 @@ async def test_conversations_keep_their_order(site: Site) -> None:
     assert len(again) == 10 and again.index(groups[0]) < again.index(groups[1])
 
 
+async def test_conversations_with_long_messages_keep_their_order(site: Site) -> None:
+    """So they do where a page ends before its limit, as the last messages are long."""
+    _, a = await site.user("alice")
+    groups = []
+    for number in range(12):
+        body = {"type": "Group", "name": str(number)}
+        groups.append((await site.call("POST", "/api/conversations", body, token=a, status=201))["id"])
+        said = {"conversationId": groups[-1], "content": "x" * 30_000}
+        await site.call("POST", "/api/messages", said, token=a, status=201)
+    first = await site.call("GET", "/api/conversations", token=a)
+    said = {"conversationId": groups[0], "content": "x"}
+    await site.call("POST", "/api/messages", said, token=a, status=201)
+    rest = await site.call("GET", "/api/conversations", token=a, params={"cursor": first["next"]})
+    assert [one["id"] for one in (*first["items"], *rest["items"])] == groups[::-1]
+
+
 async def test_messages_of_a_talk_that_goes_on(site: Site) -> None:
     """Backwards, the messages that existed; forwards, new ones, too. `next` works as cursor and as seq."""
     _, a = await site.user("alice")

@@ -221,6 +221,10 @@ async def test_system_messages_are_not_walked_through(conn: Connection) -> None:
     assert rows_read(await explained(conn, queries.fetch_unread_standing, one)) <= 1100
     each = {"conversation_ids": [group], "seqs": [0], "targets": [20_001]}
     assert rows_read(await explained(conn, queries.list_unread_members, each)) <= 2 * 1100
+    each["seqs"] = [19_999]  # what came before is not looked at for whom nothing is there
+    assert rows_read(await explained(conn, queries.list_unread_members, each)) <= 20
+    await conn.execute("UPDATE members SET read_seq = 19_999")
+    assert rows_read(await explained(conn, queries.fetch_unread_standing, one)) <= 20
 
 
 @pytest.mark.parametrize("query", ["list_unread_scans", "list_unread_rechecks"])
