@@ -137,6 +137,7 @@ class Membership:
                 attempt.set()
         finally:
             registered = self._subscriptions.end()
+            self._publisher.forget()  # what came since its own end
             if is_established:
                 self._reaper.abandon(instance, *registered)
 
@@ -246,6 +247,7 @@ class Membership:
                 await self._take(delivery)
                 last = delivery.id
                 read += 1
+                self.turns += 1
             self.turns += 1
             if len(found) < READ_COUNT:
                 self._heard_at = began
@@ -266,7 +268,11 @@ class Membership:
         delay = max(0.0, time.time() - int(delivery.id.partition(b"-")[0]) / 1000)
         self.delays.observe(delay)
         if any(may_be_lifted(one, delay) for one in entry.disconnections):
-            entry = msgspec.structs.replace(entry, disconnections=await self._recovery.still_due(entry.disconnections))
+            try:
+                due = await self._recovery.still_due(entry.disconnections)
+                entry = msgspec.structs.replace(entry, disconnections=due)
+            except Exception as error:  # as below; none is spared then
+                _guard.caught(error)
         try:
             self._change_publisher.receive(entry)
         except Exception as error:  # every instance may have got this entry: it must not end their epochs

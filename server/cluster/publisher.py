@@ -127,10 +127,14 @@ class Publisher:
                     while self._batches or self._messages:
                         await self._send_batch()
         finally:
-            self._batches.clear()
-            self._messages = []
-            self._waiting = 0
-            self._end_attempt()
+            self.forget()
+
+    def forget(self) -> None:
+        """Leave what is queued to the relay, as the membership has ended."""
+        self._batches.clear()
+        self._messages = []
+        self._waiting = 0
+        self._end_attempt()
 
     async def _send_batch(self) -> None:
         batches: list[_Published] = []

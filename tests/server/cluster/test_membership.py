@@ -138,6 +138,9 @@ class Part:
     def abandon(self, instance: str, rooms: Collection[UUID] = (), users: Collection[UUID] = ()) -> None:
         self.abandoned.append(instance)
 
+    def forget(self) -> None:
+        pass
+
     async def run(self) -> None:
         await trio.sleep_forever()
 
