@@ -5,10 +5,12 @@ collector finds circles, and walks over all that it knows to find them, which ta
 what lives long is put aside (`gc.freeze`), after the garbage among it was collected: a collection looks only at what
 was made since, and that is bounded. What is put aside is still freed by its count of references, and connections that
 have ended leave no circles (tests/integration/test_ended_connections.py). What is in a circle that ends later stays: no
-more than was under way at that moment, once for each `MANY` objects that live long.
+more than was under way at that moment. So where most of what was put aside last has ended soon, as much is under way
+and little lives long, the next time is `PAUSE` later.
 """
 
 import gc
+import time
 
 import trio
 
@@ -17,12 +19,15 @@ OLDER = 4  # such collections until those that survived the first are looked at 
 DUE = 2  # of these until all that was not put aside is looked at: up to 40,000 objects, about ten milliseconds
 NEVER = 1_000_000  # the interpreter does not collect the oldest by itself
 MANY = 20_000  # objects that have survived all that, from which on they are put aside
+PAUSE = 10.0  # seconds
 PERIOD = 0.1  # seconds between two looks at the counts
 
 
 class GarbageCollector:
     def __init__(self) -> None:
         self._begun = trio.Event()
+        self._lasting = 0  # at least so many that were put aside are there as long as what was put aside last is
+        self._not_before = 0.0  # unless they are there
 
     def begin(self) -> None:
         """Put aside what exists at the start, and keep collections short from now on, while `run` does."""
@@ -47,5 +52,8 @@ class GarbageCollector:
     def collect(self) -> None:
         """Free the garbage among all that was not put aside, and put aside what is left if it is much."""
         gc.collect()
-        if len(gc.get_objects(generation=2)) > MANY:
+        now, before = time.monotonic(), gc.get_freeze_count()
+        if len(gc.get_objects(generation=2)) > MANY and (before >= self._lasting or now >= self._not_before):
             gc.freeze()
+            self._lasting = (before + gc.get_freeze_count()) // 2
+            self._not_before = now + PAUSE

@@ -29,6 +29,31 @@ def test_what_lives_long_is_put_aside_without_its_garbage() -> None:
     assert gc.get_freeze_count() >= before + len(many) + len(few) and circle() is None
 
 
+def test_what_is_under_way_is_put_aside_seldom() -> None:
+    """Where what was put aside ends soon, what comes next is not, so that circles in it are found. Else it is."""
+    collector = GarbageCollector()
+    gc.collect()
+    gc.freeze()
+    under_way: list[list[object]] = [[] for _ in range(2 * MANY)]
+    collector.collect()
+    del under_way
+    before = gc.get_freeze_count()
+    more: list[object] = [[] for _ in range(2 * MANY)]
+    circle = Circle()
+    collector.collect()
+    assert gc.get_freeze_count() <= before
+    found = weakref.ref(circle)
+    del circle
+    collector.collect()
+    assert found() is None and len(more) == 2 * MANY
+    lasting = GarbageCollector()
+    lasting.collect()
+    again: list[object] = [[] for _ in range(2 * MANY)]
+    before = gc.get_freeze_count()
+    lasting.collect()
+    assert gc.get_freeze_count() >= before + len(again)
+
+
 def test_what_was_put_aside_is_freed_by_its_last_reference() -> None:
     """No collection is needed for what is in no circle."""
     kept = Circle()
