@@ -268,8 +268,8 @@ async def _stream(
         with streams[invocation_id]:
             async with aclosing(method.call(connection, *arguments)) as pages:
                 async for page in pages:
-                    send_queue = connection.send_queue
-                    for frame in send_queue.encoding.stream_items(invocation_id, page):
+                    for frame in connection.send_queue.encoding.stream_items(invocation_id, page):
+                        send_queue = connection.send_queue  # another one, if the client has come back meanwhile
                         if send_queue.size > send_queue.limit // 2:
                             await connection.wait_room()
                         connection.offer(frame)  # flushed with its page

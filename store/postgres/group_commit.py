@@ -246,10 +246,10 @@ class Lanes:
 
 
 def kind_of(appends: Sequence[Append]) -> Kind:
-    """The least that writes all of them."""
+    """The least that writes all of them. Of none, which tries the database out: one that needs `files`, too."""
     if any(a.mentions or a.all_up_to is not None or a.thread_id is not None for a in appends):
         return Kind.FULL
-    if any(a.file_id is not None or a.reply_to_id is not None for a in appends):
+    if not appends or any(a.file_id is not None or a.reply_to_id is not None for a in appends):
         return Kind.FILES
     return Kind.LONE if len(appends) == 1 else Kind.PLAIN
 

@@ -183,6 +183,8 @@ class Pipelines:
             if isinstance(reply, AskError):
                 moved.setdefault((reply.host or nodes[number].host, reply.port), []).append(number)
                 if isinstance(reply, MovedError):
+                    if not reply.host:  # the same host: coredis would take it for one without a name
+                        reply = MovedError(f"{reply.slot_id} {nodes[number].host}:{reply.port}")
                     self._layout.report_errors(nodes[number], reply)
         if moved:
             await self._ask_parts(moved, commands, replies, asking=True)

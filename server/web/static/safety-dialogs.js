@@ -153,6 +153,7 @@ export function showOpenReports(context) {
     if (before) (list.querySelector(`[data-focus="${CSS.escape(before)}"]`) ?? list.querySelector("button") ?? dialog.querySelector("button")).focus();
   };
   const say = (said = "") => (status.textContent = [said, found.length ? "" : next ? "There are more." : "No report waits for a decision."].filter(Boolean).join(" "));
+  const later = throttled(() => signal.aborted || paint()); // somebody may be about to press one of them
   const leave = (report, said) => {
     found = found.filter((each) => each !== report);
     say(said);
@@ -167,13 +168,13 @@ export function showOpenReports(context) {
       next = page.next;
       more.hidden = !next;
       say();
-      paint();
+      later();
     } catch (error) {
       if (!signal.aborted) replace(status, `That could not be read: ${explained(error)} `, h("button", { type: "button", class: "link", text: "Try again", on: { click: () => void look(cursor) } }));
     }
     more.disabled = false;
   };
-  people.addEventListener("change", throttled(paint), { signal }); // names
+  people.addEventListener("change", later, { signal }); // names
   const dialog = openDialog({ title: "Reports", content: [status, list, more], onClose: () => stop.abort() });
   void look();
 }

@@ -87,8 +87,8 @@ def test_kinds() -> None:
     to_all = make_append(new_id(), new_id(), Sent(), all_up_to=5)
     in_thread = make_append(new_id(), new_id(), Sent(), thread_id=new_id())
     assert lanes.kind_of([plain]) is Kind.LONE
-    assert lanes.kind_of([]) is lanes.kind_of([plain, plain]) is Kind.PLAIN
-    assert {lanes.kind_of(batch) for batch in ([file], [reply], [plain, file])} == {Kind.FILES}
+    assert lanes.kind_of([plain, plain]) is Kind.PLAIN
+    assert {lanes.kind_of(batch) for batch in ([], [file], [reply], [plain, file])} == {Kind.FILES}
     assert {lanes.kind_of(batch) for batch in ([naming], [to_all], [in_thread], [file, to_all, plain])} == {Kind.FULL}
     for more in ("thread", "mention", "files", "reply_to"):
         assert more not in queries.lane_write_lone and more not in queries.lane_write_plain
