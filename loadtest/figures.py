@@ -110,7 +110,8 @@ def _bench_in_short(data: bytes) -> list[str]:
     missed = list(dict.fromkeys(verdict.row.what.strip() for verdict in found.missed))
     what = f"; missed: {', '.join(missed)}" if missed else ""
     held = sum(verdict.holds for verdict in verdicts)
-    return [f"{_conditions(found)}:", "", *said, f"- {held} of {len(verdicts)} budgets hold{what}."]
+    disturbed = "; something else used the machine in part of it" if found.moved() else ""
+    return [f"{_conditions(found)}{disturbed}:", "", *said, f"- {held} of {len(verdicts)} budgets hold{what}."]
 
 
 # -- other servers ------------------------------------------------------------------------------

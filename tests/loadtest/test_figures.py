@@ -40,6 +40,7 @@ def test_a_disturbed_bench_says_so_in_the_page(tmp_path: Path) -> None:
     write(measured(CALM, {**CALM, "ws.echo": 10.0}, CALM, left_out={"ws": "no Node"}), tmp_path / "bench.json")
     text = written(page("bench"), tmp_path)
     assert "DISTURBED: " in text and "Left out: ws: no Node." in text
+    assert "; something else used the machine in part of it:" in written(page("bench in short"), tmp_path)
 
 
 def peer(name: str, cpu: float, rate: float, latency: dict[str, object]) -> dict[str, object]:
