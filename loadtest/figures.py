@@ -111,7 +111,7 @@ def _bench_in_short(data: bytes) -> list[str]:
     what = f"; missed: {', '.join(missed)}" if missed else ""
     held = sum(verdict.holds for verdict in verdicts)
     disturbed = "; something else used the machine in part of it" if found.moved() else ""
-    return [f"{_conditions(found)}{disturbed}:", "", *said, f"- {held} of {len(verdicts)} budgets hold{what}."]
+    return [f"{_conditions(found)}{disturbed}:", *said, f"- {held} of {len(verdicts)} budgets hold{what}."]
 
 
 # -- other servers ------------------------------------------------------------------------------
@@ -214,15 +214,18 @@ def _peers_in_short(data: bytes) -> list[str]:
         cpu, rate = (ours.median(field) / other.median(field) for field in ("cpu_us", "per_second"))
         times = f"{cpu:.2f} times the server CPU of {other.made_of}, at {rate:.1f} times the rate"
         said.append(f"- A durable message takes {times}.")
-    return said + [line for rate in found.rates if (line := _latency(ours, others, rate))]
+    return said + _latencies(ours, others, found.rates)
 
 
-def _latency(ours: _Score, others: Sequence[_Score], rate: float) -> str:
-    lowest, of = min(((each.latency(rate, "p50_ms"), each.made_of) for each in others), default=(math.inf, ""))
-    mine = ours.latency(rate, "p50_ms")
-    if not math.isfinite(lowest + mine):
-        return ""
-    return f"- At {rate:,g} messages/s p50 is {mine / lowest:.2f} times that of {of}, the lowest of the others."
+def _latencies(ours: _Score, others: Sequence[_Score], rates: Sequence[float]) -> list[str]:
+    """One sentence on all rates at which somebody else keeps up."""
+    said = []
+    for rate in rates:
+        lowest, of = min(((each.latency(rate, "p50_ms"), each.made_of) for each in others), default=(math.inf, ""))
+        mine = ours.latency(rate, "p50_ms")
+        if math.isfinite(lowest + mine):
+            said.append(f"{mine / lowest:.2f} times at {rate:,g} messages/s ({of})")
+    return [f"- The median latency is, to the lowest of the others, {', '.join(said)}."] if said else []
 
 
 def _rehearsal(data: bytes) -> list[str]:

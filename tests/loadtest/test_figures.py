@@ -68,7 +68,7 @@ def test_other_servers_are_compared_in_ratios(tmp_path: Path) -> None:
     text = written(page("peers in short", "peers"), tmp_path)
     assert "takes 0.50 times the server CPU of A + x, at 2.0 times the rate." in text
     assert "takes 0.25 times the server CPU of B + y" in text and "CPU of C + z" not in text
-    assert "- At 500 messages/s p50 is 0.80 times that of A + x, the lowest of the others." in text
+    assert "- The median latency is, to the lowest of the others, 0.80 times at 500 messages/s (A + x)." in text
     assert "| Parley | 50 µs | 9 µs | 8,000 | 1.0 · 2.0 |" in text
     assert "| B + y | 4.00 × | 1.00 × | 0.12 × | cannot keep up |" in text
     assert "Parley 0.1.0+g1, " in text and "C + z failed: it ended." in text and "D is left out: no D." in text

@@ -233,7 +233,8 @@ def activation() -> dict[str, Any]:
     """Connect while only the socket unit runs: the request is not refused, and starts the first instance."""
     systemctl("stop", "parley@1", "parley@2")
     stopped = {unit: show(unit, "Result", "ExecMainStatus", "ActiveState") for unit in ("parley@1", "parley@2")}
-    answer = ask()
+    answer = ask()  # it may come before the instance has notified the service manager
+    until(lambda: systemctl("is-active", "parley@1")[1].strip() != "activating")
     return {"stopped": stopped, "answer": answer, "active": systemctl("is-active", "parley@1", "parley@2")[1].split()}
 
 
