@@ -13,7 +13,9 @@ from tests import disks
 
 WAIT = 60.0
 WRITING = """
-import os, sys
+import ctypes, os, sys
+name = ctypes.c_void_p.in_dll(ctypes.CDLL(None), "program_invocation_short_name")
+ctypes.memset(name.value, ord("x"), 6)  # as PostgreSQL does, which writes its title over the arguments
 file = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR)
 os.fsync(file)
 os.fdatasync(file)
