@@ -27,7 +27,13 @@ def write(name: str, path: Path, environ: dict[str, str]) -> float:
     began = time.monotonic()
     command = [name, "-S", "-c", WRITING, str(path)]
     program = os.path.realpath(sys.executable)
-    subprocess.run(command, executable=program, env={**os.environ, **environ}, check=True, timeout=WAIT)
+    subprocess.run(
+        command,
+        executable=program,
+        env={**os.environ, **environ, "PYTHONHOME": sys.base_prefix},
+        check=True,
+        timeout=WAIT,
+    )
     return time.monotonic() - began
 
 
