@@ -153,7 +153,7 @@ export function showOpenReports(context) {
     if (before) (list.querySelector(`[data-focus="${CSS.escape(before)}"]`) ?? list.querySelector("button") ?? dialog.querySelector("button")).focus();
   };
   const say = (said = "") => (status.textContent = [said, found.length ? "" : next ? "There are more." : "No report waits for a decision."].filter(Boolean).join(" "));
-  const later = throttled(() => signal.aborted || paint()); // somebody may be about to press one of them
+  const later = throttled(paint); // somebody may be about to press one of them
   const leave = (report, said) => {
     found = found.filter((each) => each !== report);
     say(said);
