@@ -175,7 +175,7 @@ async def write(page: Page, text: str) -> None:
 
 
 async def test_the_pages(
-    node: str, browser_node: str, chromium: str, database: str, redis_url: str, tmp_path: Path
+    node: str, browser_node: str, running_chromium: str, database: str, redis_url: str, tmp_path: Path
 ) -> None:
     """Plain and with React, in a real Chromium: what is written while the server is dead is shown at once and arrives
     once, and a reload loses nothing."""
@@ -185,7 +185,7 @@ async def test_the_pages(
     port = free_port()
     async with (
         served(tmp_path) as site,
-        open_browser(browser_node, chromium) as browser,
+        open_browser(browser_node, running_chromium) as browser,
         running(database, redis_url, port=port) as server,
     ):
         people = f"{site}/examples/page.html?server={server.url}"

@@ -1,5 +1,6 @@
 // A real browser that a test drives: one command a line on standard input, as JSON; one answer a line on standard output.
-//     node browser.mjs CHROMIUM
+//     node browser.mjs ADDRESS
+// of a Chromium that chromium.mjs has started.
 // With TRACE in the environment, each command is printed on standard error as it begins.
 // Each page belongs to a person of its own, with storage and cookies of their own. What a page complains about (errors,
 // violations of its policy) is kept and asked for at the end.
@@ -10,11 +11,7 @@ import { chromium } from "playwright-core";
 
 const WITHIN = Number(process.env.WITHIN ?? 120_000); // ms: long past anything but a hang
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-const browser = await chromium.launch({
-  executablePath: process.argv[2],
-  timeout: WITHIN,
-  args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-extensions", "--force-color-profile=srgb"],
-});
+const browser = await chromium.connect(process.argv[2], { timeout: WITHIN });
 const pages = new Map();
 // What follows from a change is done a frame later; a page that is not seen may have no frames.
 const PAINTED = "Promise.race([new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(null)))), new Promise((done) => setTimeout(done, 1000, null))])";

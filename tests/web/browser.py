@@ -1,13 +1,13 @@
-"""A real Chromium for tests of the page: one process for a test, a page for each person in it.
+"""A real Chromium for tests of the page: one process for a worker, a page for each person in a test.
 
-Owns the process (Node with Playwright, which has the browser as its child) and the commands that it takes. Both end
-with the block, also when the test fails.
+Owns the process that has the browser, and for each test one (Node with Playwright) that has its pages in it, and the
+commands that it takes. Each ends with its block, also when the test fails.
 """
 
 import json
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -111,11 +111,31 @@ class Page:
             assert not found, f"{self.name}, {what}: {found}"
 
 
+@contextmanager
+def start_chromium(node: str, chromium: str) -> Iterator[str]:
+    """The address of a Chromium for many `open_browser`, one after the other."""
+    with subprocess.Popen(
+        [node, str(HERE / "chromium.mjs"), chromium], cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            address = process.stdout.readline().strip()
+            assert address, "Chromium does not start; what it says is above"
+            yield address
+        finally:
+            process.stdin.close()  # it closes the browser then
+            try:
+                process.wait(STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                process.terminate()  # Playwright kills its browser when it is asked to end
+
+
 @asynccontextmanager
-async def open_browser(node: str, chromium: str, takes_shots: bool = False) -> AsyncIterator[Browser]:
+async def open_browser(node: str, address: str, takes_shots: bool = False) -> AsyncIterator[Browser]:
     SHOTS.mkdir(exist_ok=True)  # git ignores it; what could not be done is shown there, too
     process = await trio.lowlevel.open_process(
-        [node, str(HERE / "browser.mjs"), chromium], cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [node, str(HERE / "browser.mjs"), address], cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     browser = Browser(process, takes_shots)
     try:
@@ -123,14 +143,14 @@ async def open_browser(node: str, chromium: str, takes_shots: bool = False) -> A
             nursery.start_soon(browser.read)
             yield browser
             assert process.stdin is not None
-            await process.stdin.aclose()  # it closes the browser then
+            await process.stdin.aclose()  # it closes its pages then
             with trio.move_on_after(STOP_TIMEOUT):
                 await process.wait()
             nursery.cancel_scope.cancel()
     finally:
         with trio.CancelScope(shield=True):
             if process.returncode is None:
-                process.terminate()  # Playwright kills its browser when it is asked to end
+                process.terminate()
             with trio.move_on_after(STOP_TIMEOUT):
                 await process.wait()
             if process.returncode is None:

@@ -4,13 +4,13 @@ import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
-from tests.web.browser import Browser, open_browser
+from tests.web.browser import Browser, open_browser, start_chromium
 
 HERE = Path(__file__).parent
 
@@ -40,9 +40,16 @@ def chromium() -> str:
     return found
 
 
+@pytest.fixture(scope="session")
+def running_chromium(node: str, chromium: str) -> Iterator[str]:
+    """Its address."""
+    with start_chromium(node, chromium) as address:
+        yield address
+
+
 @pytest.fixture
-async def browser(request: pytest.FixtureRequest, node: str, chromium: str) -> AsyncIterator[Browser]:
-    async with open_browser(node, chromium, request.config.getoption("--web-messages") > 0) as found:
+async def browser(request: pytest.FixtureRequest, node: str, running_chromium: str) -> AsyncIterator[Browser]:
+    async with open_browser(node, running_chromium, request.config.getoption("--web-messages") > 0) as found:
         yield found
 
 
