@@ -20,7 +20,8 @@ TIMEOUT = 1200.0  # seconds: only against a run that hangs; alone on the machine
 
 # A valid request may also be refused because of the state, which no schema can express: 410 for a message that another
 # request has deleted, 412 for an ETag that is not the current one, 415 for an upload whose content is not of an allowed
-# type, 422 for an Idempotency-Key that was used for another request.
+# type, 422 for an Idempotency-Key that was used for another request. So are a cursor that is well-formed and that no
+# page has given, and two access tokens that differ: these are not sent.
 ACCEPTED = ["2xx", "3xx", "401", "403", "404", "409", "410", "412", "415", "422"]
 # 413 is the answer to values that are longer than their schema allows.
 REJECTED = ["400", "401", "403", "404", "405", "409", "413", "415", "422"]
@@ -63,17 +64,23 @@ headers = {{ Authorization = "Bearer {token_of_bob}" }}
 include-tag = "provisioning"
 headers = {{ Authorization = "Bearer {token_of_admin}" }}
 
+[[operations]]
+include-path = "/hubs/chat/negotiate"
+parameters = {{ "query.access_token" = "{token}" }}
+
 [dictionaries]
 conversations = {{ values = ["{conversation}", "{group}"] }}
 messages = {{ values = ["{message}"] }}
 users = {{ values = ["{bob}", "{carol}"] }}
 keys = {{ values = ["{key}"] }}
+cursors = {{ values = [""] }}
 
 [parameters]
 "path.conversationId" = {{ dictionary = "conversations", probability = 0.8 }}
 "path.messageId" = {{ dictionary = "messages", probability = 0.8 }}
 "path.userId" = {{ dictionary = "users", probability = 0.8 }}
 "path.fileKey" = {{ dictionary = "keys", probability = 0.8 }}
+"query.cursor" = {{ dictionary = "cursors", probability = 1.0 }}
 "query.conversationId" = {{ dictionary = "conversations", probability = 0.8 }}
 "query.fileKey" = {{ dictionary = "keys", probability = 0.8 }}
 "body.conversationId" = {{ dictionary = "conversations", probability = 0.8 }}
