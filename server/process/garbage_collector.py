@@ -6,10 +6,12 @@ what lives long is put aside (`gc.freeze`), after the garbage among it was colle
 was made since, and that is bounded. What is put aside is still freed by its count of references, and connections that
 have ended leave no circles (tests/integration/test_ended_connections.py). What is in a circle that ends later stays: no
 more than was under way at that moment. So where most of what was put aside last has ended soon, as much is under way
-and little lives long, the next time is `PAUSE` later.
+and little lives long, the next time is `PAUSE` later. How much of it has ended is seen by what Python's allocator
+has given out: to count what is put aside is to walk over all of it, 26 ms for 440,000 objects; to ask takes 0.2 ms.
 """
 
 import gc
+import sys
 import time
 
 import trio
@@ -26,8 +28,8 @@ PERIOD = 0.1  # seconds between two looks at the counts
 class GarbageCollector:
     def __init__(self) -> None:
         self._begun = trio.Event()
-        self._lasting = 0  # at least so many that were put aside are there as long as what was put aside last is
-        self._not_before = 0.0  # unless they are there
+        self._lasting = 0  # blocks of memory that are in use as long as half of what was put aside last is there
+        self._not_before = 0.0  # unless they are
 
     def begin(self) -> None:
         """Put aside what exists at the start, and keep collections short from now on, while `run` does."""
@@ -52,8 +54,11 @@ class GarbageCollector:
     def collect(self) -> None:
         """Free the garbage among all that was not put aside, and put aside what is left if it is much."""
         gc.collect()
-        now, before = time.monotonic(), gc.get_freeze_count()
-        if len(gc.get_objects(generation=2)) > MANY and (before >= self._lasting or now >= self._not_before):
+        count = len(gc.get_objects(generation=2))
+        if count <= MANY:
+            return
+        now, blocks = time.monotonic(), sys.getallocatedblocks()
+        if blocks - count >= self._lasting or now >= self._not_before:  # an object has a block, or more
             gc.freeze()
-            self._lasting = (before + gc.get_freeze_count()) // 2
+            self._lasting = blocks - count // 2
             self._not_before = now + PAUSE

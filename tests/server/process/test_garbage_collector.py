@@ -3,6 +3,7 @@
 import gc
 import weakref
 
+import pytest
 import trio
 
 from server.process.garbage_collector import MANY, GarbageCollector
@@ -52,6 +53,18 @@ def test_what_is_under_way_is_put_aside_seldom() -> None:
     before = gc.get_freeze_count()
     lasting.collect()
     assert gc.get_freeze_count() >= before + len(again)
+
+
+def test_what_is_put_aside_is_not_walked_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither is it counted, which is as long a pause as to collect it."""
+    monkeypatch.delattr(gc, "get_freeze_count")
+    collector = GarbageCollector()
+    kept: list[list[object]] = []
+    for _ in range(3):
+        kept += [[] for _ in range(2 * MANY)]
+        collector.collect()
+        assert len(gc.get_objects(generation=2)) < MANY
+    assert len(kept) == 6 * MANY
 
 
 def test_what_was_put_aside_is_freed_by_its_last_reference() -> None:
