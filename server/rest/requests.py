@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 from typing import TypeVar
 from urllib.parse import unquote_to_bytes
 from uuid import UUID
@@ -27,6 +28,7 @@ MAX_LIMIT = 200
 DEFAULT_LIMIT = 50
 MAX_BODY = 256 * 1024  # bytes of a JSON body; uploads have a limit of their own
 ESCAPED = 8  # times MAX_MESSAGE_BYTES, if that is more: a content within its limit fits, however it is escaped
+READ_TWICE = 4096  # strings, lists and other values of a body that is read a second time to say what is wrong with it
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Response]])
 T = TypeVar("T")
@@ -34,6 +36,7 @@ _Place = tuple["_Place | None", str | int]  # where a value is: in what, and und
 
 _key = re.compile(KEY)
 _field = re.compile(r"field `(\w+)`")
+_token = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[,:\[{]', re.DOTALL)  # a string, also one that does not end
 
 
 def open_route(view: F) -> F:
@@ -130,7 +133,8 @@ async def body(kind: type[T]) -> T:
 
     msgspec decodes and validates in one pass. Only if that fails is the body parsed a second time with the standard
     library, for two reasons: JSON Schema regards 5.0 as an integer and msgspec does not; and a lone surrogate in a
-    text should be reported by the name of its field. Errors name the innermost field that is known, else "body".
+    text should be reported by the name of its field. Errors name the innermost field that is known, else "body". The
+    second time is for bodies of up to `READ_TWICE` values: it is Python's, and the event loop waits for it.
     """
     if not request.is_json:
         raise ChatError("unsupported_media_type", "Send application/json.")
@@ -139,6 +143,8 @@ async def body(kind: type[T]) -> T:
         try:
             return msgspec.json.decode(raw, type=kind)
         except msgspec.ValidationError:
+            if not _is_read_twice(raw):
+                raise
             loose = json.loads(raw, parse_float=_number, parse_constant=_refuse)
             _require_text(loose)
             return msgspec.convert(loose, kind)
@@ -151,10 +157,17 @@ async def body(kind: type[T]) -> T:
     except UnicodeDecodeError:
         raise ChatError("invalid_request", "The body is not UTF-8.", errors={"body": "not UTF-8"}) from None
     except (msgspec.DecodeError, ValueError) as error:
-        _require_text(_loosely(raw))
+        if _is_read_twice(raw):
+            _require_text(_loosely(raw))
         raise ChatError("invalid_request", f"The body is no JSON: {error}.", errors={"body": str(error)}) from None
     except RecursionError:
         raise ChatError("invalid_request", "The body is nested too deep.", errors={"body": "too deep"}) from None
+
+
+def _is_read_twice(raw: str | bytes) -> bool:
+    """Return whether a body has few enough values. Looks at no more of it than that needs."""
+    data = raw.encode() if isinstance(raw, str) else raw
+    return next(islice(_token.finditer(data), READ_TWICE, None), None) is None
 
 
 def _loosely(raw: str | bytes) -> object:

@@ -4,8 +4,10 @@ import json
 from itertools import product
 
 import httpx
+import pytest
 import trio
 
+from server.rest import requests
 from tests.site import Site
 
 
@@ -53,6 +55,31 @@ async def test_what_routes_refuse(site: Site) -> None:
         checked(answer, status, code)
         problem = answer.json()
         assert not field or (list(problem["fields"]) == [field] and problem["errors"] == problem["fields"])
+
+
+async def test_a_body_of_very_many_values(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong with it is said, and it is not read a second time for that: the event loop would wait for it."""
+    read: list[object] = []
+    monkeypatch.setattr(requests, "_require_text", read.append)
+    for content in (
+        b"[" + b"1," * 100_000 + b"1]",
+        b"[" + b"1.0," * 60_000 + b"1]",
+        b"[" + b"[]," * 80_000 + b"1]",
+        b'["\\ud800"' + b',""' * 80_000 + b"]",
+        b'{"username": "x", "email": 5, "more": [' + b'"",' * 80_000 + b'"\\ud800"]}',
+        b'{"username": 5, "more": {' + b",".join(b'"%d": 0' % number for number in range(20_000)) + b"}}",
+        b"[1," * 2000 + b'"' + b'\\"' * 120_000,
+    ):
+        answer = await site.http.post("/api/users", content=content, headers={"Content-Type": "application/json"})
+        checked(answer, 400, "invalid_request")
+    assert not read
+    whole = b'{"username": 5.0, "more": "' + b"," * 200_000 + b'"}'
+    checked(
+        await site.http.post("/api/users", content=whole, headers={"Content-Type": "application/json"}),
+        400,
+        "invalid_request",
+    )
+    assert len(read) == 1  # few values, however long they are
 
 
 async def test_methods(site: Site) -> None:
