@@ -21,9 +21,11 @@ _HIDDEN = (
 _JOINING = "\\u200c\\u200d\\ufe00-\\ufe0f\U000e0100-\U000e01ef"
 _SEEN = f"[^{_HIDDEN}{_JOINING} ]"
 LINE = f"[^{_HIDDEN}]*"  # one line of text, or none
-NAME = f"{LINE}{_SEEN}{LINE}"  # with something to see in it
+# With something to see in it: the first such character, and what may come before it. So there is one way to match, and
+# a long text that does not costs no more than one that does.
+NAME = f"[{_JOINING} ]*{_SEEN}{LINE}"
 _LINES = LINE.replace(r"\u0000-\u001f", r"\u0000-\u0009\u000b-\u001f")
-DESCRIPTION = f"{_LINES}{_SEEN}{_LINES}"  # the same in several lines
+DESCRIPTION = f"[{_JOINING} \\n]*{_SEEN}{_LINES}"  # the same in several lines
 KEY = f"[^{_HIDDEN}]+"
 EMAIL = f"[^{_HIDDEN} @]+@[^{_HIDDEN} @]+"
 # Where a picture is: https, an ASCII host, no user, nothing that a page or a parser would take for something else.

@@ -1,5 +1,6 @@
 """handlers.text_rules: one line is one line, what is shown can be seen, and a number is what ASCII digits write."""
 
+import time
 import unicodedata
 
 import pytest
@@ -9,10 +10,12 @@ from hypothesis import strategies as st
 from handlers.text_rules import (
     DESCRIPTION,
     EMAIL,
+    EXTERNAL_ID,
     KEY,
     LINE,
     NAME,
     PICTURE,
+    TIME,
     USERNAME,
     fits,
     is_text,
@@ -40,6 +43,15 @@ def test_hidden_anywhere(pattern: str, hidden: str) -> None:
     """At the beginning, inside or at the end: also where `$` would let a newline through."""
     for text in (hidden + "a", "a" + hidden + "a", "a" + hidden):
         assert not fits(pattern, text)
+
+
+@pytest.mark.parametrize("pattern", [LINE, NAME, DESCRIPTION, KEY, EMAIL, PICTURE, USERNAME, EXTERNAL_ID, TIME])
+def test_a_long_text_that_does_not_fit(pattern: str) -> None:
+    """It costs as much for each of its characters as a short one."""
+    began = time.thread_time()
+    for start in ("", "a@", "https://a/", "1"):
+        assert not fits(pattern, start + 60_000 * "a" + "\0")
+    assert time.thread_time() - began < 30  # tried from each character on, it is minutes
 
 
 def test_lines_of_a_description() -> None:
