@@ -6,6 +6,7 @@ looked at here, as the terms may be a moment behind an edit.
 """
 
 import re
+from collections.abc import Generator
 from datetime import datetime
 from uuid import UUID
 
@@ -29,6 +30,7 @@ MAX_PAGE = 50  # messages
 DEFAULT_PAGE = 20
 PAGE_BYTES = 512 * 1024  # octets of the contents of one page
 ROUNDS = 3  # looks into the database for one page: what was not looked at then is for the next
+TERMS = 50_000  # that are looked through for one page: a tenth of a second
 PATIENCE = 1.0  # seconds after which no further one begins
 
 _leap = re.compile(r":60(?=[.Zz+-])")  # a second that clocks here do not have
@@ -60,19 +62,21 @@ class Search:
             if query is None:
                 return SearchPage((), None)
             hits: list[SearchHit] = []
-            size = 0
+            size = looked = 0
             began = trio.current_time()
             for turn in range(ROUNDS):
                 found = await store.find(conn, scope, query, before, limit + 1, is_first=turn == 0)
                 for message in await store.list_seen(conn, caller.user_id, found.ids):
-                    matches = query.find(message.content, message.file.name if message.file else None)
-                    if matches is None:
-                        continue  # edited since
                     if hits and (len(hits) == limit or size + len(message.content) > PAGE_BYTES):
                         return _page(hits, hits[-1].message.id)
-                    size += len(message.content)
-                    hits.append(_hit(message, matches))
-                    await trio.lowlevel.checkpoint()
+                    finding = query.finding(message.content, message.file.name if message.file else None)
+                    matches, terms = await _look(finding)
+                    looked += terms
+                    if matches is not None:  # else it was edited since
+                        size += len(message.content)
+                        hits.append(_hit(message, matches))
+                    if looked > TERMS:
+                        return _page(hits, message.id)
                 if len(found.ids) > limit:
                     before = found.ids[-1]
                 elif found.bound is not None:
@@ -82,6 +86,17 @@ class Search:
                 if trio.current_time() - began > PATIENCE:
                     break
         return _page(hits, before)
+
+
+async def _look(finding: Generator[int, None, list[Match] | None]) -> tuple[list[Match] | None, int]:
+    """Look through a message, with breaks. Return where the words are, and how many terms that took."""
+    looked = 0
+    while True:
+        try:
+            looked += next(finding)
+        except StopIteration as end:
+            return end.value, looked
+        await trio.lowlevel.checkpoint()
 
 
 def _marks(asked: SearchMessages) -> list[str]:

@@ -44,6 +44,25 @@ async def test_what_is_shown_is_true_now(memory: Memory) -> None:
     assert await find(memory, caller, "word") == ([kept.content], None)
 
 
+async def test_a_page_looks_through_so_much_text(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends early, and says where to go on, also where it has found nothing: what was edited since costs as much."""
+    monkeypatch.setattr(search, "TERMS", 100)
+    caller = memory.user()
+    group = memory.group((caller, Role.OWNER))
+    said = [memory.say(group, caller, "word " * 60) for _ in range(6)]
+    tables = memory.database.tables
+    newest_first = sorted(said, key=lambda message: message.id, reverse=True)
+    for edited in newest_first[:3]:
+        tables.messages[edited.id] = replace(edited, content="another " * 60)
+        tables.searched[edited.id] = "word"
+    pages: list[int] = []
+    following: str | None = None
+    while following is not None or not pages:
+        found, following = await find(memory, caller, "word", cursor=following)
+        pages.append(len(found))
+    assert pages[0] == 0 and sum(pages) == 3 and max(pages) < 3
+
+
 async def test_highlights(memory: Memory) -> None:
     """Where the words are, in UTF-16 code units."""
     caller = memory.user()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store import search_text
-from store.search_text import MAX_QUERY_TERMS, Match, Query, Terms, parse, tokens, utf16
+from store.search_text import MAX_QUERY_TERMS, STEP, Kind, Match, Part, Query, Terms, Token, parse, tokens, utf16
 
 
 def found(query: str, content: str, name: str | None = None) -> list[str] | None:
@@ -125,3 +125,68 @@ def test_any_text_finds_itself(text: str) -> None:
     asked = parse('"' + text.replace('"', " ") + '"')
     if asked is not None:
         assert asked.find(text.replace('"', " ")) is not None
+
+
+def spans(part: Part, given: list[Token]) -> set[tuple[int, int]]:
+    """Where a part is, by comparing it with what begins at each term."""
+    *begin, end = part.terms
+    found = set()
+    for first in range(len(given) - len(begin)):
+        terms = [token.term for token in given[first : first + len(part.terms)]]
+        last = given[first + len(begin)]
+        if terms[:-1] == begin and (terms[-1].startswith(end) if part.is_prefix else terms[-1] == end):
+            found.add((given[first].start, last.first_end if part.is_prefix else last.end))
+    return found
+
+
+SAID = st.text('ab \u00e9\u4e00\u4e8c*"', max_size=40)
+
+
+@given(SAID, SAID, SAID)
+def test_all_of_it_is_found(query: str, content: str, name: str) -> None:
+    """Each character of each place in which a part is, and no other."""
+    asked = parse(query)
+    if asked is None:
+        return
+    found = asked.find(content, name)
+    marked = set()
+    for part in asked.parts:
+        here = {
+            (in_name, *span)
+            for in_name, text in ((False, content), (True, name))
+            for span in spans(part, [*tokens(text)])
+        }
+        if not here:
+            assert found is None
+            return
+        marked |= {(in_name, index) for in_name, start, end in here for index in range(start, end)}
+    assert found is not None
+    assert {(one.in_name, index) for one in found for index in range(one.start, one.end)} == marked
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=127)) | st.text("aB _-'", max_size=60))
+def test_ascii_is_text_like_any(text: str) -> None:
+    """Its terms, which are found in a way of their own, are those of the same text among other characters."""
+    assert [*tokens(text)] == [
+        token for token in tokens(text + " \u00e9") if token.term != "e" or token.end <= len(text)
+    ]
+    assert all(token.kind is Kind.WORD for token in tokens(text))
+
+
+@pytest.mark.parametrize(
+    ("query", "content"),
+    [
+        ("a", "a b " * 8192),
+        ("ab", "\u4e00\u4e8c" * 5461 + " ab"),
+        (" ".join(f"w{number}" for number in range(60)), " ".join(f"w{number % 60}" for number in range(8000))),
+        ('"' + "a " * 63 + "x " + "a " * 63 + 'a"', ("a " * 70 + "x ") * 230),
+        (" ".join(f"{letter}a*" for letter in "abcdefgh"), " ".join(f"{'abcdefgh'[n % 8]}a{n}" for n in range(5000))),
+    ],
+)
+def test_finding_takes_breaks(query: str, content: str) -> None:
+    """However long a message is, and however much is asked for, few terms are looked at between two breaks."""
+    asked = parse(query)
+    assert asked is not None
+    steps = [*asked.finding(content)]
+    assert max(steps) <= STEP + MAX_QUERY_TERMS and sum(steps) >= len([*tokens(content)])
+    assert asked.find(content)
