@@ -15,8 +15,9 @@ import trio
 from handlers.model import Caller, Resync
 from server.transport.send_queue import SendQueue
 from store.ids import timestamp, timestamp_ms
-from store.model import Change, Cursor, Message, Position, Timestamp
+from store.model import Change, Cursor, Message, MessageType, Position, Timestamp
 
+MAX_RUN = 64  # changes delivered at once
 CHANGED = "changed"  # news of a conversation: its view has changed
 JOINED = "joined"  # the user is a member, and the connection is not attached
 BLOCKS = "blocks"  # news of the user themselves, not of a conversation: their list of blocks has changed
@@ -203,6 +204,17 @@ class Room:
         self.last_changed_at = timestamp(cursor.changed_ms) if cursor.changed_ms else None
         self.note_newest(position)
 
+    def advance(self, change: Change) -> None:
+        """Go on behind this change, which was delivered."""
+        message = change.message
+        self.next_seq = change.seq + 1
+        self.last_id = message_id = message.id.int
+        self.last_changed_at = message.last_changed_at
+        if message.seq == change.seq:
+            self.newest_id = message_id
+        if self.repaired is not None:
+            self.repaired.add(message.id)
+
     def note_newest(self, position: Position) -> None:
         """Take the newest message from the head, at which the room is."""
         newest_id = position.newest_id
@@ -214,6 +226,32 @@ class Room:
     def continues(self, change: Change) -> bool:
         """Whether the change goes on what the room has, as far as is known: after the same message."""
         return change.previous is None or self.newest_id is None or change.previous.int == self.newest_id
+
+    def run(self, changes: Sequence[Change]) -> Sequence[Change]:
+        """Return the first of these changes, which is this room's, with those after it that only go on with it: they
+        may be delivered at once. None where that takes a closer look: it is not simply the next, or changes members.
+        """
+        if self.next_seq is None or self.suspicions or self.held:
+            return ()
+        seq, newest_id = self.next_seq, self.newest_id
+        count = 0
+        for change in changes[:MAX_RUN]:
+            message = change.message
+            if (
+                change.seq != seq
+                or message.type is MessageType.SYSTEM
+                or change.added
+                or change.removed
+                or change.dissolved
+                or change.conversation_id != self.conversation_id
+                or (change.previous is not None and newest_id is not None and change.previous.int != newest_id)
+            ):
+                break
+            if message.seq == seq:
+                newest_id = message.id.int
+            seq += 1
+            count += 1
+        return changes[:count]
 
     def has(self, change: Change) -> bool:
         """Whether it is known, without a query, that a change which the room has passed was delivered here."""

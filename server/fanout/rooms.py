@@ -14,7 +14,7 @@ sent `Resync` before anything else (P11).
 """
 
 import math
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
 
@@ -42,7 +42,7 @@ from server.fanout.room import (
     resync_at,
 )
 from server.protocol.signalr.encoding import Encoding
-from server.transport.send_queue import CROWD, Flusher, Verdict
+from server.transport.send_queue import CROWD, Flusher, SendQueue, Verdict
 from store.defects import guard
 from store.errors import StoreError, Unavailable
 from store.model import Change, Cursor, MessageType, Position, Privacy
@@ -50,6 +50,7 @@ from store.postgres.blocks import Concerning
 from store.redis.inbox_entries import BlockNotice, Disconnection, SettingsChange
 
 MAX_HELD = 1000  # changes that a room holds while it is compared with PostgreSQL; what comes on top is read from there
+FEW = 16  # connections in a room, up to which it is not asked whether what follows in a batch is its, too
 MAX_NOTIFIED = 200  # users of a room who are sent their own view after a change; in larger ones, only those added
 BLOCKS_CHANGED = "BlocksChanged"
 REMOVED = "ConversationRemoved"
@@ -310,18 +311,23 @@ class Rooms:
     def publish(self, changes: Sequence[Change]) -> None:
         """Deliver committed changes to the connections attached to their rooms here, and flush. Never waits.
 
-        A defect in one change does not stop the others: its room is scheduled for repair.
+        A defect in one change does not stop the others: its room is scheduled for repair. What is said in a busy room
+        within one batch is delivered at once: each connection is looked at once for all of it, not for each change.
         """
-        rest = iter(changes)
-        while True:
+        index = 0
+        while index < len(changes):
+            change = changes[index]
+            index += 1
             try:
-                for change in rest:
-                    room = self._rooms.get(change.conversation_id)
-                    if room is not None:
-                        self._receive(room, change)
-                    elif change.added or change.removed or change.dissolved:
+                room = self._rooms.get(change.conversation_id)
+                if room is None:
+                    if change.added or change.removed or change.dissolved:
                         self._change_members(None, change)
-                break
+                elif index < len(changes) and len(room.attached) > FEW and (run := room.run(changes[index - 1 :])):
+                    index += len(run) - 1
+                    self._deliver(room, *run)
+                else:
+                    self._receive(room, change)
             except Exception as error:  # one change's defect: its room is repaired, the others go on
                 _guard.caught(error, conversation=str(change.conversation_id))
                 self._restore(change)
@@ -406,62 +412,75 @@ class Rooms:
         if not room.held:
             room.held = None
 
-    def _deliver(self, room: Room, change: Change) -> None:
-        """Offer the next change of a room to all connections attached. Runs for every change.
+    def _deliver(self, room: Room, *changes: Change) -> None:
+        """Offer the next change of a room, or the next few (`Room.run`), to all connections attached. Runs for every
+        change.
 
-        The change is encoded and framed once per encoding in use. Each connection attached either takes the frame, is
-        detached because its send queue is full (it lags, and catches up later), or is closed because of a defect in
-        its own state; the others get the change regardless. A change that cannot be encoded is replaced by a `Resync`.
-        None of them misses a change silently (P4).
+        Changes are encoded and framed once per encoding in use. Each connection attached either takes all the frames,
+        is detached because they do not fit into its send queue (it lags, and catches up later), or is closed because
+        of a defect in its own state; the others get the changes regardless. A change that cannot be encoded is
+        replaced by a `Resync`. None of them misses a change silently (P4).
 
         The order matters. Lagging connections are detached before `next_seq` moves, so that their cursors stay below
-        this change. `next_seq` moves before waiting tasks are woken, and before members are attached or detached, so
+        these changes. `next_seq` moves before waiting tasks are woken, and before members are attached or detached, so
         that the change that adds a user is not sent live to them, and the one that removes a user is the last they
         get.
+
+        Only send queues are looked at: a connection is another object, and another cache line, for each of thousands.
         """
-        frames: dict[Encoding, bytes] = {}
-        lagging = []
+        encoded: dict[Encoding, tuple[bytes, Sequence[bytes]]] = {}
+        lagging: set[SendQueue] = set()
         mark = (self._flusher.dirty if len(room.attached) <= CROWD else self._flusher.crowd).append
+        is_one = len(changes) == 1
         encoding: Encoding | None = None
-        frame = b""
-        members = iter(room.attached.items())
-        faulty = None
+        joined = b""
+        frames: Sequence[bytes] = ()
+        members = iter(room.attached.values())
+        faulty: list[tuple[SendQueue, str]] = []
         while True:
             try:
-                for connection, send_queue in members:
+                for send_queue in members:
                     if send_queue.encoding is not encoding:
                         encoding = send_queue.encoding
-                        frame = frames.get(encoding) or _encoded(encoding, change)
-                        frames[encoding] = frame
+                        joined, frames = encoded.get(encoding) or _encoded(encoding, changes)
+                        encoded[encoding] = joined, frames
                     if send_queue.first is None:
-                        send_queue.first = frame
                         mark(send_queue)
-                    elif send_queue.offer(frame) is Verdict.LAGGING:
-                        lagging.append(connection)
+                        if is_one:
+                            send_queue.first = joined
+                            continue
+                    if send_queue.offer_all(frames, joined) is Verdict.LAGGING:
+                        lagging.add(send_queue)
                 break
-            except Exception as error:  # of one connection: it is closed, those after it get the change
-                faulty = faulty or []
+            except Exception as error:  # of one connection: it is closed, those after it get the changes
                 reference = _guard.caught(error, conversation=str(room.conversation_id))
-                faulty.append((connection, reference))
-                if len(faulty) > len(room.attached):  # the change itself is faulty: close all
-                    faulty = [(connection, reference) for connection in room.attached]
+                faulty.append((send_queue, reference))
+                if len(faulty) > len(room.attached):  # the changes themselves are faulty: close all
+                    faulty = [(send_queue, reference) for send_queue in room.attached.values()]
                     break
-        self.delivered += len(room.attached)
-        if lagging:
-            self._detach(lagging)  # before next_seq moves: their cursors must stay below this change
-        if faulty:
-            for connection, reference in faulty:
-                connection.give_up(reference)
-        message = change.message
-        room.next_seq = change.seq + 1
-        room.last_id = message_id = message.id.int
-        room.last_changed_at = message.last_changed_at
-        if message.seq == change.seq:
-            room.newest_id = message_id
-        if room.repaired is not None:
-            room.repaired.add(message.id)
+        self.delivered += len(room.attached) * len(changes)
+        if lagging or faulty:
+            self._part(room, lagging, dict(faulty))  # before next_seq moves: cursors must stay below these changes
+        for change in changes:
+            room.advance(change)
         if room.advanced is not None:
             room.moved()
+        for change in changes:
+            if change.catches_up or change.message.type is SYSTEM:
+                self._follow(room, change)
+
+    def _part(self, room: Room, lagging: Collection[SendQueue], faulty: Mapping[SendQueue, str]) -> None:
+        """Detach the connections with send queues that lag, and close those with a defect."""
+        attached = tuple(room.attached.items())
+        if lagging:
+            self._detach([connection for connection, send_queue in attached if send_queue in lagging])
+        for connection, send_queue in attached:
+            if send_queue in faulty:
+                connection.give_up(faulty[send_queue])
+
+    def _follow(self, room: Room, change: Change) -> None:
+        """Do what follows from a change that was delivered."""
+        message = change.message
         if change.catches_up:
             cursors = self._cursors()
             if cursors is not None:
@@ -701,7 +720,13 @@ class Rooms:
                     connection.give_up(_guard.caught(error))
 
 
-def _encoded(encoding: Encoding, change: Change) -> bytes:
+def _encoded(encoding: Encoding, changes: Sequence[Change]) -> tuple[bytes, Sequence[bytes]]:
+    """The frames of these changes: all in one piece, and each."""
+    frames = [_encode(encoding, change) for change in changes]
+    return (frames[0] if len(frames) == 1 else b"".join(frames)), frames
+
+
+def _encode(encoding: Encoding, change: Change) -> bytes:
     """Encode the event of a change or, if it cannot be encoded, a `Resync`, so that clients read it anew (P4)."""
     try:
         return encode_change(encoding, change, created=change.created)

@@ -11,7 +11,8 @@ concerned, which are marked dirty and flushed once (`Flusher`).
 import enum
 import time
 from abc import ABC, abstractmethod
-from typing import Protocol
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
 
 import trio
 
@@ -65,6 +66,8 @@ class SendQueue(ABC):
 
     __slots__ = ("blocked", "encoding", "first", "held", "limit", "more", "reserved")
 
+    joins: ClassVar = False  # frames may be queued in one piece: what sends them needs no boundaries
+
     def __init__(self, limit: int) -> None:
         self.encoding: Encoding  # how events are written for it; set before it is attached to a room
         self.first: bytes | None = None
@@ -90,6 +93,16 @@ class SendQueue(ABC):
         if first is None:
             self.first = frame
         else:
+            self.push(frame)
+        return Verdict.QUEUED
+
+    def offer_all(self, frames: Sequence[bytes], joined: bytes) -> Verdict:
+        """As `offer`, all of these frames or none. `joined` is all of them in one piece."""
+        if self.joins:
+            return self.offer(joined)
+        if self.size + len(joined) + self.reserved > self.limit:
+            return Verdict.LAGGING
+        for frame in frames:
             self.push(frame)
         return Verdict.QUEUED
 

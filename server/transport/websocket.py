@@ -100,6 +100,7 @@ class Connection(_Sender):
     )
 
     kind: ClassVar = "websocket"
+    joins: ClassVar = True
 
     def __init__(
         self,

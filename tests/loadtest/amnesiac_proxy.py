@@ -13,11 +13,11 @@ from store.model import Change
 _numbers = itertools.count(1)
 
 
-def deliver(self: Rooms, room: Room, change: Change) -> None:
+def deliver(self: Rooms, room: Room, *changes: Change) -> None:
     left_out = list(room.attached.items())[-1:] if next(_numbers) % 7 == 0 else []
     for session, _ in left_out:
         del room.attached[session]
-    original(self, room, change)
+    original(self, room, *changes)
     room.attached.update(left_out)
 
 

@@ -4,7 +4,7 @@ Owns no state of its own. A class apart, so that all other connections pay nothi
 `server.transport.websocket.Connection` as it is.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 from server.protocol.signalr.stateful_reconnect import MessageBuffer
 from server.transport.websocket import Connection
@@ -14,6 +14,8 @@ class StatefulWebSocket(Connection):
     """`message_buffer` is None when the client, after all, does not speak it."""
 
     __slots__ = ("message_buffer",)
+
+    joins: ClassVar = False  # each frame is recorded by itself
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)

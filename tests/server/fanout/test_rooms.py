@@ -16,9 +16,9 @@ from handlers.model import Caller
 from server.fanout.change_publisher import ChangePublisher
 from server.fanout.gap_repair import REPAIR_DELAY, RETRY_DELAY
 from server.fanout.room import BLOCKS, CHANGED, JOINED, Cursors, Room, Subscriber
-from server.fanout.rooms import Rooms
+from server.fanout.rooms import FEW, Rooms
 from server.protocol.signalr.encoding import FRAMED
-from server.transport.send_queue import Flusher, SendQueue
+from server.transport.send_queue import Flusher, SendQueue, Verdict
 from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Change, Cursor, Message, MessageStatus, MessageType, Position
@@ -27,7 +27,7 @@ from store.redis.inbox_entries import BlockNotice, disconnection_of
 from tests.server.fake_cluster import FakeCluster
 from tests.waiting import wait_until
 
-CONVERSATION, USER = new_id(), new_id()
+CONVERSATION, USER, BOB = new_id(), new_id(), new_id()
 
 
 def change(seq: int, *, removed: tuple[UUID, ...] = (), added: tuple[UUID, ...] = ()) -> Change:
@@ -177,8 +177,9 @@ class World:
         await self.rooms.register(connection)
         return connection
 
-    async def attached(self) -> Connection:
+    async def attached(self, send_queue: SendQueue | None = None) -> Connection:
         connection = await self.connection()
+        connection.send_queue = send_queue or connection.send_queue
         async with self.rooms.opened([CONVERSATION]) as opened:
             opened[CONVERSATION].attach(connection)
         return connection
@@ -235,6 +236,97 @@ async def test_any_order(order: list[int], repeats: list[int]) -> None:
         world.rooms.publish([change(seq)])
         assert connection.seen == list(range(11, 11 + len(connection.seen)))
     assert connection.seen == list(range(11, 19))
+
+
+class Raw(Sink):
+    """Needs no boundaries between frames. Counts what it is offered."""
+
+    joins = True
+    offers = 0
+
+    def offer(self, frame: bytes, *, ephemeral: bool = False) -> Verdict:
+        self.offers += 1
+        return super().offer(frame, ephemeral=ephemeral)
+
+
+async def test_what_is_said_at_once_is_offered_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch of messages to a busy room is queued once for each connection: in one piece where nothing looks at single
+    frames, else frame by frame. All get the same bytes."""
+    monkeypatch.setattr("server.fanout.rooms.FEW", 1)
+    world = World()
+    queue = Raw()
+    raw, framed = await world.attached(queue), await world.attached()
+    monkeypatch.setattr(world.flusher, "flush", lambda: None)
+    world.rooms.publish([change(seq) for seq in range(11, 15)])
+    assert queue.offers == 1 and queue.more is None
+    assert framed.send_queue.more is not None and len(framed.send_queue.more) == 3
+    assert world.rooms.delivered == 2 * 4
+    for connection in (raw, framed):
+        connection.send_queue.flush()
+    assert raw.seen == framed.seen == [11, 12, 13, 14] and raw.sent == framed.sent
+
+
+@given(
+    changes=st.lists(st.tuples(st.integers(9, 16), st.booleans()), max_size=12),
+    cuts=st.sets(st.integers(0, 12)),
+    held=st.booleans(),
+)
+async def test_a_batch_is_what_its_changes_are(changes: list[tuple[int, bool]], cuts: set[int], *, held: bool) -> None:
+    """However changes come in batches, and whether a queue takes them in one piece, they are delivered as one by one:
+    gaps, repeats, changes of members and another history with them."""
+    seen = []
+    for few in (0, 1000):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("server.fanout.rooms.FEW", few)
+            world = World()
+            raw, framed, bob = await world.attached(Raw()), await world.attached(), await world.connection(BOB)
+            if held:
+                world.rooms.publish([change(13)])
+            batch: list[Change] = []
+            for number, (seq, is_of_members) in enumerate(changes):
+                batch.append(change(seq, added=(BOB,) if is_of_members else ()))
+                if number in cuts:
+                    world.rooms.publish(batch)
+                    batch = []
+            world.rooms.publish(batch)
+            room = world.rooms.find(CONVERSATION)
+            assert room is not None
+            seen.append(
+                (raw.seen, framed.seen, bob.seen, room.cursor, room.suspicions, room.held and sorted(room.held))
+            )
+    assert seen[0] == seen[1]
+
+
+async def test_a_batch_that_does_not_fit_is_left_to_the_catch_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where not all of a batch fits into a send queue, nothing of it is queued: the connection leaves with the cursor
+    before it, so that nothing comes twice. The bound holds to the byte."""
+    monkeypatch.setattr("server.fanout.rooms.FEW", 0)
+    size = len(FRAMED["json"].event("ReceiveMessage", (change(11).message,)))
+    for short, raw in ((0, True), (1, True), (0, False), (1, False)):
+        world = World()
+        connection = await world.attached(Raw() if raw else Sink())
+        connection.send_queue.limit = 3 * size - short
+        world.rooms.publish([change(seq) for seq in (11, 12, 13)])
+        assert connection.seen == ([] if short else [11, 12, 13])
+        assert connection.lagged == ({CONVERSATION: Cursor(10, UUID(int=10))} if short else {})
+
+
+async def test_a_defect_in_a_batch_is_repaired(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """What a batch has delivered before something fails is not delivered again."""
+    world = World(cursors=cast(Cursors, Failing()))
+    connections = [await world.attached() for _ in range(FEW + 1)]
+    await nursery.start(world.rooms.repair.run)
+    world.database.head = 13
+    world.rooms.publish([msgspec.structs.replace(change(seq), catches_up=True) for seq in (11, 12, 13)])
+    await trio.sleep(2 * REPAIR_DELAY)
+    assert all(connection.seen == [11, 12, 13] for connection in connections)
+
+
+class Failing:
+    """In place of what announces receipts."""
+
+    def sent(self, message: Message, *, is_private: bool) -> None:
+        raise RuntimeError("a defect")
 
 
 async def test_a_gap_is_repaired(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
