@@ -46,6 +46,11 @@ class Durable(NamedTuple):
     p99: float  # ms, at half of that rate
 
 
+class Crowd(NamedTuple):
+    cost: float  # us of a delivery
+    last: float  # ms from the sending of an event until it has come to all, the median
+
+
 class Fan(NamedTuple):
     cost: float  # us of a delivery
     done: int  # deliveries
@@ -128,6 +133,23 @@ def room(
             done += burst * FAN
         yield Fan((server.cpu() - spent) / done * US, done)
     lean_client.close()
+
+
+def crowd(server: Server, members: list[User], conversation: str, seconds: float, size: int) -> Crowd:
+    """Messages, one by one, to a conversation with `size` sockets in it; the same cost as in `room`."""
+    lean_client = Sockets(server.port)
+    lean_client.connect(size, [member.token for member in members])
+    lean_client.quiet()
+    body = {"conversationId": conversation, "content": PAYLOAD.decode()}
+    took: list[float] = []
+    spent, until = server.cpu(), time.monotonic() + seconds
+    while (began := time.monotonic()) < until:
+        lean_client.sockets[0].send(frame(call(str(next(_ids)), "SendMessage", body)))
+        lean_client.collect(size + 1, _units)  # and the completion
+        took.append(1000 * (time.monotonic() - began))
+    spent = server.cpu() - spent
+    lean_client.close()
+    return Crowd(spent / (len(took) * size) * US, percentile(took, 0.5))
 
 
 def event_size(server: Server, pair: tuple[User, User, str]) -> int:

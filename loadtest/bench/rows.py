@@ -14,6 +14,7 @@ from loadtest.bench.reading import BEHIND
 PYTHON, C = "speed.python", "speed.c"
 MANY = 20  # conversations of each user in the last rows
 CROWD = 2000  # users who react to one message
+SIZES = (10, 100, 1000, 5000)  # sockets in a room
 
 
 class Budget(NamedTuple):
@@ -107,6 +108,16 @@ ROWS = [
         ("durable_rate", "  messages", "/s", ()),
         ("durable_p99", "  p99 of delivery at half of that rate", "ms", (Budget(20),)),
         higher=("durable_rate",),
+    ),
+    *_rows(
+        "fan",
+        ("fan.alone", "message to a room of one socket", "µs", ()),
+        *((f"fan.{size}", f"delivered event, one room of {size:,} sockets", "µs", ()) for size in SIZES),
+        *(
+            (f"fan.{size}_more", f"  for each beyond one of {size:,}", "µs", (Budget(1.25, "fan.5000"),))
+            for size in SIZES[:-1]
+        ),
+        ("fan.last", f"event to the last of {SIZES[-1]:,} sockets", "ms", (Budget(100),)),
     ),
     *_rows(
         "reads",

@@ -11,7 +11,7 @@ from loadtest.bench import measures, reading, speed
 from loadtest.bench.measures import BURSTS, ONE_BY_ONE, TOGETHER
 from loadtest.bench.people import Rest, fresh_tokens
 from loadtest.bench.process import parley, reference
-from loadtest.bench.rows import PYTHON, C
+from loadtest.bench.rows import PYTHON, SIZES, C
 from loadtest.bench.storm import storm
 from loadtest.bench.world import World
 
@@ -88,6 +88,22 @@ def talk(world: World, order: Order) -> Figures:
             yield "durable_p99", durable.p99
 
 
+def fan(world: World, order: Order) -> Figures:
+    with parley(world.data, source=world.source) as server:
+        room, *_ = world.rooms
+        alone = measures.crowd(server, room.members, room.conversation, order.seconds, 1).cost
+        yield "fan.alone", alone
+        for size, room in zip(SIZES, world.rooms, strict=True):
+            if not {f"fan.{size}", f"fan.{size}_more", *(("fan.last",) if size == SIZES[-1] else ())} & {*order.wanted}:
+                continue
+            found = measures.crowd(server, room.members, room.conversation, order.seconds, size)
+            yield f"fan.{size}", found.cost
+            if size == SIZES[-1]:
+                yield "fan.last", found.last
+            else:
+                yield f"fan.{size}_more", (found.cost * size - alone) / (size - 1)
+
+
 def reads(world: World, order: Order) -> Figures:
     assert world.read is not None
     reader, conversation, head, message = world.read
@@ -127,6 +143,7 @@ OURS: dict[str, Callable[[World, Order], Figures]] = {
     "idle": idle,
     "logged": logged,
     "talk": talk,
+    "fan": fan,
     "reads": reads,
     "storm": storms,
     "many": many,

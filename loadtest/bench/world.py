@@ -4,16 +4,16 @@ Owns the users and conversations of all measures. What is made depends on the st
 more users are not made for nothing.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from loadtest.bench import measures, reading
 from loadtest.bench.people import Rest, User
 from loadtest.bench.process import HERE, Source, parley
-from loadtest.bench.rows import CROWD, MANY
+from loadtest.bench.rows import CROWD, MANY, SIZES
 
-MEMBERS = 200  # of the big room; ten connections each
+MEMBERS = 200  # of the big room; ten connections each, or as many as make up `SIZES`
 USERS = 2100  # with one conversation each, but for the members of the room
 CROWDED = 1900  # users with `MANY` conversations
 GROUP = 50  # members of each
@@ -30,6 +30,11 @@ class Read(NamedTuple):
     message: str  # the last one's id
 
 
+class Room(NamedTuple):
+    conversation: str
+    members: list[User]  # at least two
+
+
 class World(NamedTuple):
     data: Path  # of a `parley dev`, which is stopped
     source: Source
@@ -41,6 +46,7 @@ class World(NamedTuple):
     many: list[User]
     read: "Read | None"  # what is read, if anything is
     event_bytes: int
+    rooms: Sequence[Room] = ()  # for so many sockets as `SIZES` says, if they are wanted
 
     @property
     def members(self) -> list[User]:
@@ -71,8 +77,13 @@ def make(data: Path, stages: Collection[str], source: Source = HERE) -> World:
         many = [rest.user(f"many{number}") for number in range(CROWDED)] if "many" in stages else []
         _fill(rest, many)
         read = _long(rest, users, pairs[0][2]) if "reads" in stages else None
+        rooms = []
+        if "fan" in stages:
+            few = [users[:size] for size in SIZES if size < MEMBERS]
+            rooms = [Room(rest.group(members[0], members, f"room of {len(members)}"), members) for members in few]
+            rooms += [Room(big, users[:MEMBERS])] * (len(SIZES) - len(rooms))
         size = measures.event_size(server, (users[0], users[1], big))
-    return World(data, source, users, pairs, big, crowd, room, many, read, size)
+    return World(data, source, users, pairs, big, crowd, room, many, read, size, rooms)
 
 
 def _long(rest: Rest, users: list[User], conversation: str) -> Read:
