@@ -131,6 +131,7 @@ class _Round(msgspec.Struct, rename="camel"):
     cpu_us: float
     database_us: float
     per_second: float
+    client_us: float = 0.0  # 0: it was not measured
     paced: list[_Latency] = []
 
 
@@ -175,20 +176,37 @@ class _Peers(msgspec.Struct, rename="camel"):
         return sorted({latency.rate for each in self.measured for one in each.rounds for latency in one.paced})
 
 
+class _Field(NamedTuple):
+    name: str
+    title: str
+    unit: str = ""
+    is_ratio: bool = True  # to Parley's
+
+
+_FIELDS = (
+    _Field("cpu_us", "CPU/message", " µs"),
+    _Field("database_us", "PostgreSQL", " µs"),
+    _Field("client_us", "client", " µs", is_ratio=False),
+    _Field("per_second", "messages/s"),
+)
+
+
 def _peers(data: bytes) -> list[str]:
     """Each server's ratios to Parley, then its latencies."""
     found = msgspec.json.decode(data, type=_Peers)
     ours, rates = found.ours, found.rates
-    head = ["server", "CPU/message", "PostgreSQL", "messages/s", *(f"p50 · p99 at {rate:,g}/s, ms" for rate in rates)]
+    shown = [field for field in _FIELDS if any(score.median(field.name) for score in found.measured)]
+    paced = (f"p50 · p99 at {rate:,g}/s, ms" for rate in rates)
+    head = ["server", *(field.title for field in shown), *paced]
     rows: list[tuple[str, ...]] = []
     for score in found.measured:
-        ratios = [
-            f"{score.median(field):,.0f}{unit}"
-            if score is ours
-            else f"{score.median(field) / ours.median(field):.2f} ×"
-            for field, unit in (("cpu_us", " µs"), ("database_us", " µs"), ("per_second", ""))
+        cells = [
+            f"{score.median(field.name):,.0f}{field.unit}"
+            if score is ours or not field.is_ratio
+            else f"{score.median(field.name) / ours.median(field.name):.2f} ×"
+            for field in shown
         ]
-        rows.append((score.name if score is ours else score.made_of, *ratios, *_paced(score, rates)))
+        rows.append((score.name if score is ours else score.made_of, *cells, *_paced(score, rates)))
     rounds = max(len(score.rounds) for score in found.measured)
     said = [
         f"Medians of {rounds} rounds of {found.seconds:g} s in turns; ratios to Parley. {found.machine.cores} cores, "
@@ -208,7 +226,7 @@ def _peers_in_short(data: bytes) -> list[str]:
     """For each other server what it takes for a message, and the lowest latency at each rate, as ratios."""
     found = msgspec.json.decode(data, type=_Peers)
     ours = found.ours
-    others = [score for score in found.measured if score is not ours]
+    others = [score for score in found.measured if not score.name.startswith(PARLEY)]
     said = []
     for other in others:
         cpu, rate = (ours.median(field) / other.median(field) for field in ("cpu_us", "per_second"))

@@ -9,8 +9,11 @@ import socket
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import NamedTuple
 
+from loadtest.bench.dialect import Hub, Seat
+from loadtest.bench.pairs import Pairs, PeerError
 from loadtest.bench.people import Rest, User
 from loadtest.bench.process import BenchError, Server
 from loadtest.bench.sockets import SEPARATOR, Sockets, call, frame
@@ -22,7 +25,7 @@ DEPTH = 4  # frames under way
 PAIRS = 50  # direct conversations with one message under way each
 BURST = 10
 PAYLOAD = b"x" * 99
-US = 1e6
+US, MS = 1e6, 1e3
 
 _ids = itertools.count(1)
 
@@ -189,46 +192,23 @@ def idle(server: Server, users: list[User], tokens: Sequence[str]) -> tuple[floa
 
 
 def durable(server: Server, pairs: list[tuple[User, User, str]], seconds: float) -> Durable:
-    """Direct messages: send, commit, completion, both sides' deliveries."""
-    lean_client = Sockets(server.port)
-    lean_client.connect(2 * len(pairs), [user.token for one, other, _ in pairs for user in (one, other)])
-    lean_client.quiet()
-    cost, database, rate = _saturate(server, lean_client, pairs, seconds)
-    lean_client.quiet()
-    p99 = percentile(delays(lean_client, pairs, rate / 2, seconds), 0.99)
-    lean_client.close()
-    return Durable(cost, database, rate, p99)
+    """Direct messages: send, commit, completion, both sides' deliveries. Raises Unavailable without a C compiler."""
+    seats = [(Seat(one.token, conversation), Seat(other.token, conversation)) for one, other, conversation in pairs]
+    try:
+        with closing(Pairs(server.port, Hub(), seats)) as talk:
+            spent, at_database = server.cpu(), server.database_cpu()
+            full = talk.saturate(seconds)
+            spent, at_database = server.cpu() - spent, server.database_cpu() - at_database
+            rate = full.sent / full.seconds
+            [p99] = talk.paced(rate / 2, seconds).delays.percentiles((99,))
+    except PeerError as error:
+        raise BenchError(f"bench: {error}") from None
+    return Durable(spent / full.sent * US, at_database / full.sent * US, rate, p99 * MS)
 
 
 def _message(conversation: str) -> bytes:
     body = {"conversationId": conversation, "content": PAYLOAD.decode()}
     return frame(call(str(next(_ids)), "SendMessage", body))
-
-
-def _saturate(
-    server: Server, lean_client: Sockets, pairs: list[tuple[User, User, str]], seconds: float
-) -> tuple[float, float, float]:
-    """Each sender sends the next when it has its completion and its own copy."""
-    senders = {lean_client.sockets[2 * index]: pair[2] for index, pair in enumerate(pairs)}
-    due = dict.fromkeys(senders, 2)
-    done = 0
-
-    def again(sock: socket.socket, data: bytes) -> None:
-        nonlocal done
-        if sock in senders:
-            due[sock] -= _units(data)
-            if due[sock] <= 0:
-                due[sock] += 2
-                done += 1
-                sock.send(_message(senders[sock]))
-
-    for sock, conversation in senders.items():
-        sock.send(_message(conversation))
-    spent, at_database, start = server.cpu(), server.database_cpu(), time.monotonic()
-    while time.monotonic() < start + seconds:
-        lean_client.receive(again)
-    took, spent = time.monotonic() - start, server.cpu() - spent
-    return spent / done * US, (server.database_cpu() - at_database) / done * US, done / took
 
 
 def delays(lean_client: Sockets, pairs: list[tuple[User, User, str]], rate: float, seconds: float) -> list[float]:

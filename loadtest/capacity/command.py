@@ -10,10 +10,11 @@ import click
 import msgspec
 from rich.table import Table
 
+from loadtest.bench.pairs import PeerError
+from loadtest.bench.process import Unavailable
 from loadtest.capacity.measured import TooFew, measure
 from loadtest.capacity.population import Cost, Costs, Needs, Population, needs
 from loadtest.parameters import Finite
-from loadtest.peers.driver import PeerError
 from loadtest.report.charts import number
 from loadtest.results import Machine, installed_versions, this_machine
 from server.protocol import terminal
@@ -104,7 +105,7 @@ def measured_costs(connections: int, seconds: float) -> Capacity:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     try:
         costs = measure(connections, seconds, lambda text: terminal.echo(text, err=True))
-    except PeerError as error:
+    except (PeerError, Unavailable) as error:
         fail(str(error), FAILED)
     except TooFew as error:
         fail(str(error), UNCOUNTED)

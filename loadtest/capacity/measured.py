@@ -14,12 +14,12 @@ from typing import NamedTuple
 import psycopg
 
 from loadtest.bench import measures
+from loadtest.bench.dialect import Hub, Seat
+from loadtest.bench.pairs import CONTENT, DRIVER, Pairs
 from loadtest.bench.people import Rest, User
-from loadtest.bench.process import Server, parley
+from loadtest.bench.process import Server, compiled, parley
 from loadtest.bench.sockets import SEPARATOR, Sockets, call, frame
 from loadtest.capacity.population import Cost, Costs
-from loadtest.peers.dialects import Hub, Seat
-from loadtest.peers.driver import CONTENT, Pairs
 from loadtest.processes import Usage, by_role
 
 WARM = 50  # connections before the first that is counted: what is allocated once is not theirs
@@ -88,7 +88,8 @@ class World(NamedTuple):
 
 
 def measure(connections: int, seconds: float, progress: Progress) -> Costs:
-    """Raises PeerError, TooFew."""
+    """Raises PeerError, TooFew; and Unavailable at once, where there is no C compiler."""
+    compiled(DRIVER)
     check_enough(connections, "connects")
     check_enough(connections * ROUNDS, "pings")
     with tempfile.TemporaryDirectory(prefix="parley-capacity-") as directory:

@@ -1,14 +1,14 @@
 """`loadtest peers`: one durable direct message, side by side, in one run on one machine and one database.
 
-Owns the rounds; `scores` has the medians and the table. All servers work on the same PostgreSQL, and they take turns,
-so that a slow minute of the machine hits none of them alone.
+Owns the rounds; `scores` has the medians and the table. All servers work on the same PostgreSQL (Parley in two
+processes on one like it), and they take turns, so that a slow minute of the machine hits none of them alone.
 """
 
 import socket
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,19 +18,21 @@ import psycopg
 from psycopg import sql
 from rich.table import Table
 
+from loadtest.bench.dialect import Dialect, Hub, Seat
+from loadtest.bench.pairs import DRIVER, Measured, Pairs, PeerError
 from loadtest.bench.people import Rest
-from loadtest.bench.process import START_TIMEOUT, Server, free_port, parley, running
+from loadtest.bench.process import START_TIMEOUT, Server, compiled, free_port, parley, running
+from loadtest.bench.process import Unavailable as NoDriver
 from loadtest.parameters import Finite
 from loadtest.peers.contestants import CONTESTANTS, SERVERS, Contestant, Unavailable, default_cache
-from loadtest.peers.dialects import Dialect, Hub, Seat
-from loadtest.peers.driver import Measured, Pairs, PeerError
 from loadtest.peers.scores import PARLEY, Comparison, Latency, Round, Score, as_markdown, columns, notes, rows, title
-from loadtest.processes import family, joint_usage, services
+from loadtest.processes import by_role, family, joint_usage, services
 from loadtest.results import installed_versions, this_machine
 from server.protocol import terminal
 
 DATABASE = "peers"
-NAMES = [PARLEY, *(contestant.made_of for contestant in CONTESTANTS)]
+SPREAD = "Parley, two processes"
+NAMES = [PARLEY, SPREAD, *(contestant.made_of for contestant in CONTESTANTS)]
 WARM_UP = 1.0  # seconds before anything is measured
 POLL = 0.05  # seconds
 MAX_RATE = 1_000_000
@@ -46,7 +48,8 @@ class Ready(NamedTuple):
     dialect: Dialect
     seats: Sequence[tuple[Seat, Seat]]
     command: list[str]
-    contestant: Contestant | None  # None: Parley, which runs already
+    contestant: Contestant | None  # None: Parley
+    processes: int = 1  # of Parley; where it is one, it runs already
 
 
 class Rates(click.ParamType[tuple[float, ...]]):
@@ -97,12 +100,20 @@ def peers(
     unknown = [part for part in only if not any(_is_meant(part, name) for name in NAMES)]
     if unknown:
         raise click.BadParameter(f"no server is called {', '.join(unknown)}: {', '.join(NAMES)}", param_hint="--only")
+    try:
+        compiled(DRIVER)
+    except NoDriver as error:
+        raise click.ClickException(f"what drives all servers cannot be had: {error}") from None
     skipped: dict[str, str] = {}
     installed = list(_installed(cache or default_cache(), only, skipped))
     with tempfile.TemporaryDirectory(prefix="parley-peers-") as directory:
         data = Path(directory, "data")
         with parley(data) as ours:
-            ready = [_at_parley(ours, pairs), *(at_peer(each, command, data, pairs) for each, command in installed)]
+            ready = [_at_parley(ours, pairs)]
+            if not only or any(_is_meant(part, SPREAD) for part in only):
+                with _spread(data) as two:
+                    ready.append(_at_parley(two, pairs)._replace(name=SPREAD, made_of=SPREAD, processes=2))
+            ready += [at_peer(each, command, data, pairs) for each, command in installed]
             scores = _take_turns(ready, ours, data, rounds, seconds, rate)
     versions = installed_versions()
     found = Comparison(list(rate), pairs, seconds, this_machine(), versions, scores, skipped)
@@ -157,12 +168,24 @@ def _take_turns(
         for each in ready:
             terminal.echo(f"round {number + 1} of {rounds}: {each.name} ...", err=True)
             try:
-                with nullcontext(ours) if each.contestant is None else started(each, data) as server:
+                with _serving(each, ours, data) as server:
                     taken[each.name].append(_turn(each, server, ours, data, seconds, rates))
             except PeerError as error:
                 failed[each.name] = str(error)
                 terminal.echo(f"  {error}", err=True)
     return [Score(each.name, each.made_of, taken[each.name], failed.get(each.name, "")) for each in ready]
+
+
+def _serving(each: Ready, ours: Server, data: Path) -> AbstractContextManager[Server]:
+    if each.contestant is not None:
+        return started(each, data)
+    return nullcontext(ours) if each.processes == 1 else _spread(data)
+
+
+def _spread(data: Path) -> AbstractContextManager[Server]:
+    """Parley in two processes, with a PostgreSQL and a Valkey of its own beside the other ones, which have nothing to
+    do then."""
+    return parley(data.with_name("spread"), instances=2)
 
 
 @contextmanager
@@ -206,11 +229,12 @@ def _conninfo(data: Path, database: str) -> str:
 
 def _turn(each: Ready, server: Server, ours: Server, data: Path, seconds: float, rates: Sequence[float]) -> Round:
     """Raises PeerError."""
-    database = services(ours.process.pid).get("postgres", [])
+    host = server if each.processes > 1 else ours
+    database = services(host.process.pid).get("postgres", [])
     pairs = Pairs(server.port, each.dialect, each.seats)
     try:
         warm = pairs.saturate(WARM_UP)
-        database = services(ours.process.pid).get("postgres", database)  # with this server's connections
+        database = services(host.process.pid).get("postgres", database)  # with this server's connections
         spent, at_database = _cpu(each, server), joint_usage(database).cpu_seconds
         full = pairs.saturate(seconds)
         spent, at_database = _cpu(each, server) - spent, joint_usage(database).cpu_seconds - at_database
@@ -222,6 +246,7 @@ def _turn(each: Ready, server: Server, ours: Server, data: Path, seconds: float,
     return Round(
         cpu_us=spent / full.sent * US,
         database_us=at_database / full.sent * US,
+        client_us=full.client_cpu / full.sent * US,
         per_second=full.sent / full.seconds,
         paced=[_latency(rate, part) for rate, part in zip(rates, paced, strict=True)],
     )
@@ -236,6 +261,8 @@ def _latency(rate: float, measured: Measured) -> Latency:
 
 def _cpu(each: Ready, server: Server) -> float:
     """Of a contestant with all that it has started; Parley's process has PostgreSQL and Valkey among those."""
+    if each.processes > 1:
+        return by_role(server.process.pid)["server"].cpu_seconds
     if each.contestant is None:
         return server.cpu()
     return joint_usage(family(server.process.pid)).cpu_seconds

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from loadtest.peers.dialects import AspNet, Centrifugo, Dialect, PlainJson, SocketIo, Xmpp
+from loadtest.bench.dialect import Dialect
+from loadtest.peers.dialects import AspNet, Centrifugo, PlainJson, SocketIo, Xmpp
 
 SERVERS = Path(__file__).parent / "servers"
 EJABBERD_TABLES = Path("/usr/share/ejabberd/sql/pg.sql")

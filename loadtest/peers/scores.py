@@ -25,6 +25,7 @@ class Round(msgspec.Struct, frozen=True, rename="camel"):
 
     cpu_us: float  # of the server's processes for one message
     database_us: float  # of PostgreSQL for one message
+    client_us: float  # of the driver for one message
     per_second: float
     paced: list[Latency]  # one for each rate
 
@@ -64,7 +65,7 @@ class Comparison(msgspec.Struct, frozen=True, rename="camel"):
 
 
 def columns(found: Comparison) -> list[str]:
-    fixed = ["server", "CPU/message", "ratio", "PostgreSQL CPU", "messages/s", "ratio"]
+    fixed = ["server", "CPU/message", "ratio", "PostgreSQL CPU", "client CPU", "messages/s", "ratio"]
     return fixed + [f"p50 / p99 at {rate:,g}/s" for rate in found.rates]
 
 
@@ -85,6 +86,7 @@ def _cells(score: Score, ours: Score, found: Comparison) -> Iterator[str]:
     yield f"{cpu:.0f} µs"
     yield f"{cpu / ours.median('cpu_us'):.2f} ×" if comparable else ""
     yield f"{score.median('database_us'):.0f} µs"
+    yield f"{score.median('client_us'):.0f} µs"
     yield f"{rate:,.0f}"
     yield f"{rate / ours.median('per_second'):.2f} ×" if comparable else ""
     for each in found.rates:

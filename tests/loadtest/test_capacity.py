@@ -139,3 +139,12 @@ def test_costs_that_are_none_are_refused(tmp_path: Path) -> None:
     for name in ("bad.json", "none.json"):
         done = CliRunner().invoke(capacity, ["--costs", str(tmp_path / name)])
         assert done.exit_code == 2 and name in done.output
+
+
+def test_costs_are_not_begun_without_a_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a C compiler: exit code 1 and the reason, before a server is started."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    done = CliRunner().invoke(capacity, [])
+    assert done.exit_code == 1
+    assert done.output == "loadtest capacity: there is no C compiler (cc)\n"

@@ -43,8 +43,8 @@ def test_a_disturbed_bench_says_so_in_the_page(tmp_path: Path) -> None:
     assert "; something else used the machine in part of it:" in written(page("bench in short"), tmp_path)
 
 
-def peer(name: str, cpu: float, rate: float, latency: dict[str, object]) -> dict[str, object]:
-    taken = {"cpuUs": cpu, "databaseUs": 9, "perSecond": rate, "paced": [latency]}
+def peer(name: str, cpu: float, rate: float, latency: dict[str, object], **more: float) -> dict[str, object]:
+    taken = {"cpuUs": cpu, "databaseUs": 9, "perSecond": rate, "paced": [latency], **more}
     return {"name": name, "madeOf": name, "rounds": [taken]}
 
 
@@ -72,6 +72,22 @@ def test_other_servers_are_compared_in_ratios(tmp_path: Path) -> None:
     assert "| Parley | 50 µs | 9 µs | 8,000 | 1.0 · 2.0 |" in text
     assert "| B + y | 4.00 × | 1.00 × | 0.12 × | cannot keep up |" in text
     assert "Parley 0.1.0+g1, " in text and "C + z failed: it ended." in text and "D is left out: no D." in text
+
+
+def test_what_the_client_took_is_shown_as_it_is(tmp_path: Path) -> None:
+    """In microseconds for every server; and Parley in two processes is in the table, but no other server."""
+    scores = [
+        peer(name, cpu, 8000, {"rate": 500, "p50Ms": 1.0, "p99Ms": 2.0}, clientUs=client)
+        for name, cpu, client in (("Parley", 50, 14), ("Parley, two processes", 75, 18), ("A + x", 100, 28))
+    ]
+    found = {"seconds": 2, "machine": MACHINE, "versions": {}, "scores": scores, "skipped": {}}
+    (tmp_path / "peers.json").write_bytes(msgspec.json.encode(found))
+    text = written(page("peers in short", "peers"), tmp_path)
+    assert "| server | CPU/message | PostgreSQL | client | messages/s |" in text
+    assert "| Parley | 50 µs | 9 µs | 14 µs | 8,000 |" in text
+    assert "| Parley, two processes | 1.50 × | 1.00 × | 18 µs | 1.00 × |" in text
+    assert "| A + x | 2.00 × | 1.00 × | 28 µs | 1.00 × |" in text
+    assert text.count("times the server CPU of") == 1
 
 
 def test_what_was_not_measured_says_how_to_measure_it(tmp_path: Path) -> None:

@@ -1,90 +1,33 @@
-"""loadtest.peers: the driver against small servers that keep, lose or refuse messages; and the table.
+"""loadtest.peers: what each server says is understood, and the table.
 
 The real contestants are not installed here: `parley loadtest peers` is the test of them.
 """
 
 import json
+import shutil
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import pytest
-import trio
 from click.testing import CliRunner
-from trio_websocket import ConnectionClosed, serve_websocket
 
+from loadtest.bench.dialect import Dialect, Hub, Seat
+from loadtest.bench.pairs import CANNOT_KEEP_UP, Pairs, PeerError
 from loadtest.peers import contestants
 from loadtest.peers.command import at_peer, check_kept, peers, started
 from loadtest.peers.contestants import CONTESTANTS, Contestant, Unavailable, default_cache
-from loadtest.peers.dialects import Answers, AspNet, Centrifugo, Dialect, Hub, PlainJson, Refused, Seat, SocketIo, Xmpp
-from loadtest.peers.driver import CANNOT_KEEP_UP, DRIVER_LATE, PATIENCE, Pairs, PeerError, Person
+from loadtest.peers.dialects import AspNet, Centrifugo, PlainJson, SocketIo, Xmpp
 from loadtest.peers.scores import Comparison, Latency, Round, Score, as_markdown, columns, rows
 from loadtest.processes import family
 from loadtest.results import Machine
 from server.cli.dev.services import Services
+from tests.loadtest.bench.talking import Replies, chat_server, number_of
 
 SEATS = [(Seat("0", "0"), Seat("1", "0")), (Seat("2", "1"), Seat("3", "1"))]
 MACHINE = Machine(cpu="a processor", cores=2, memory_bytes=1, system="Linux")
-
-
-@contextmanager
-def server(answer: Callable[[int], dict[str, object] | None]) -> Iterator[int]:
-    """A chat server in memory on a free port; `answer(n)` is sent for the nth message, None: nothing at all."""
-    rooms: dict[int, set[object]] = {}
-    started, port, stop = threading.Event(), [0], [trio.CancelScope()]
-    count = 0
-
-    async def chat(request: object) -> None:
-        nonlocal count
-        socket = await request.accept()  # type: ignore[attr-defined]  # trio-websocket has no types
-        room = rooms.setdefault(int(request.path.rpartition("=")[2]) // 2, set())  # type: ignore[attr-defined]
-        room.add(socket)
-        await socket.send_message('{"type": "ready"}')
-        try:
-            while True:
-                await socket.get_message()
-                count += 1
-                said = answer(count)
-                if said is not None:
-                    await socket.send_message(json.dumps(said))
-                    for other in list(room):
-                        await other.send_message('{"type": "message"}')  # type: ignore[attr-defined]
-        except ConnectionClosed:
-            room.discard(socket)
-
-    async def main() -> None:
-        with stop[0]:
-            async with trio.open_nursery() as nursery:
-                running = await nursery.start(serve_websocket, chat, "127.0.0.1", 0, None)
-                port[0] = running.port
-                started.token = trio.lowlevel.current_trio_token()  # type: ignore[attr-defined]
-                started.set()
-
-    thread = threading.Thread(target=trio.run, args=(main,))
-    thread.start()
-    assert started.wait(60)
-    try:
-        yield port[0]
-    finally:
-        started.token.run_sync_soon(stop[0].cancel)  # type: ignore[attr-defined]
-        thread.join(60)
-
-
-def test_both_workloads_count_and_time_what_is_delivered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A closed loop ends with everything answered; an open loop sends exactly its rate, each delivered."""
-    monkeypatch.setattr("loadtest.peers.driver.HOPELESS", 60)  # whatever the machine does meanwhile
-    with server(lambda number: {"type": "ack"}) as port:
-        pairs = Pairs(port, PlainJson(), SEATS)
-        full = pairs.saturate(0.2)
-        paced = pairs.paced(100, 0.3)
-        pairs.close()
-    assert full.sent == full.delays.count > 10
-    assert paced.sent == paced.delays.count == 30
-    assert paced.delays.percentile(50) > 0
 
 
 def contestant(name: str) -> Contestant:
@@ -97,6 +40,8 @@ NAMES = [each.name for each in CONTESTANTS]
 
 def installed(name: str) -> list[str]:
     """The command of a contestant that is here; skips the test where it is not. Nothing is installed for a test."""
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
     if name == "trio-websocket":
         return [sys.executable, str(contestants.SERVERS / "trio_psycopg.py")]
     if name in CACHES and not (default_cache() / CACHES[name] / ".pins").exists():
@@ -155,95 +100,95 @@ def test_a_server_that_does_not_start_is_a_failure_at_once(services: Services) -
         pass
 
 
-@pytest.mark.parametrize(
-    ("answer", "why"), [({"type": "error"}, "refused"), (None, "not answered")], ids=["refuses", "falls silent"]
-)
-def test_a_broken_server_ends_its_turn(
-    answer: dict[str, object] | None, why: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An error as answer, or none at all: there is no figure, and the reason is reported."""
-    monkeypatch.setattr("loadtest.peers.driver.PATIENCE", 0.3)
-    with server(lambda number: answer if number == 5 else {"type": "ack"}) as port:
-        pairs = Pairs(port, PlainJson(), SEATS)
-        with pytest.raises(PeerError, match=why):
-            pairs.saturate(0.3)
-        pairs.close()
+class Spoken(NamedTuple):
+    """What a server says of message %d, in its dialect."""
+
+    dialect: Dialect
+    answer: bytes
+    delivery: bytes
+    refusal: bytes
+    noise: Sequence[bytes] = ()
 
 
-def test_a_server_that_cannot_keep_a_rate_has_no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is still under way at the end is waited for, so that it is not taken for the answers of the next rate."""
-    hold = threading.Event()
+CONTENT = b"xxxxxxxxxx%d"
+HEAD = b"<message xmlns='jabber:client' from='c2@conference.localhost/u1' "
+SPOKEN = [
+    Spoken(
+        Hub(),
+        b'{"type":3,"invocationId":"%d","result":{}}\x1e{"type":6}\x1e',
+        b'{"type":1,"target":"ReceiveMessage","arguments":[{"content":"' + CONTENT + b'"}]}\x1e',
+        b'{"type":3,"invocationId":"%d","error":"forbidden: no"}\x1e',
+        [b'{"type":6}\x1e{"type":1,"target":"UserStatusChanged"}\x1e'],
+    ),
+    Spoken(
+        AspNet(),
+        b'{"type":3,"invocationId":"%d","result":{}}\x1e',
+        b'{"type":1,"target":"ReceiveMessage","arguments":[{"content":"' + CONTENT + b'"}]}\x1e',
+        b'{"type":3,"invocationId":"%d","error":"An unexpected error: HubException: forbidden"}\x1e',
+    ),
+    Spoken(
+        SocketIo(),
+        b'43%d[{"id":1}]',
+        b'42["message",{"content":"' + CONTENT + b'"}]',
+        b'43%d[{"error":"forbidden"}]',
+        [b'42["other"]'],
+    ),
+    Spoken(
+        PlainJson(),
+        b'{"type": "ack", "ack": %d, "message": {}}',
+        b'{"type": "message", "message": {"content": "' + CONTENT + b'"}}',
+        b'{"type": "error", "ack": %d}',
+    ),
+    Spoken(
+        Centrifugo(),
+        b'{"id":%d,"publish":{}}\n{}',
+        b'{"push":{"channel":"chat:2","pub":{"data":{"error":"no","content":"' + CONTENT + b'"}}}}',
+        b'{"id":%d,"error":{"code":403,"message":"forbidden"}}',
+        [b"{}", b'{"push":{"channel":"chat:2","join":{"error":1}}}'],
+    ),
+    Spoken(
+        Xmpp(),
+        b"<iq/>",
+        HEAD + b"type='groupchat' id='1'><body>" + CONTENT + b"</body></message>",
+        HEAD + b"type='error'><error type='modify'/><body>" + CONTENT + b"</body></message>",
+        [HEAD + b"type='groupchat'><subject/></message>", b"<presence type='groupchat'><body>"],
+    ),
+]
 
-    def slow(number: int) -> dict[str, object]:
-        if number == 30:
-            hold.wait(60)
-        return {"type": "ack"}
 
-    with server(slow) as port:
-        pairs = Pairs(port, PlainJson(), SEATS)
-        receive = pairs._receive
+class AtOnce:
+    """The dialect, for a server that lets everybody take part at once."""
 
-        def and_release(took: Callable[[Person, int, int], None], timeout: float) -> bool:
-            if timeout == PATIENCE:  # all is sent
-                hold.set()
-            return receive(took, timeout)
-
-        monkeypatch.setattr(pairs, "_receive", and_release)
-        monkeypatch.setattr("loadtest.peers.driver.HOPELESS", 0.1)
-        behind = pairs.paced(300, 1)
-        monkeypatch.setattr("loadtest.peers.driver.HOPELESS", 60)
-        after = pairs.paced(100, 0.2)
-        pairs.close()
-    assert behind.why == CANNOT_KEEP_UP
-    assert behind.sent == behind.delays.count < 300
-    assert after.sent == after.delays.count == 20
+    def __init__(self, dialect: Dialect) -> None:
+        self.separator, self.signs, self.message = dialect.separator, dialect.signs, dialect.message
+        plain = PlainJson()
+        self.target, self.headers, self.join = plain.target, plain.headers, plain.join
 
 
-def test_a_driver_that_is_late_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own delay is not shown as the server's."""
-    with server(lambda number: {"type": "ack"}) as port:
-        pairs = Pairs(port, PlainJson(), SEATS)
-        say = pairs._say
-
-        def slowly(person: Person) -> None:
-            time.sleep(0.02)  # the driver is slow itself
-            say(person)
-
-        monkeypatch.setattr(pairs, "_say", slowly)
-        late = pairs.paced(1000, 0.1)
-        pairs.close()
-    assert late.why in (DRIVER_LATE, CANNOT_KEEP_UP)
+def about(text: bytes, number: int) -> bytes:
+    return text.replace(b"%d", str(number).encode())
 
 
-def test_every_dialect_distinguishes_answers_deliveries_and_errors() -> None:
-    """Each server's dialect counts answers and deliveries apart, and raises Refused for an error."""
-    seat = Seat("1", "2")
-    two = b'{"type":3,"invocationId":"1","result":{}}\x1e{"type":1,"target":"ReceiveMessage","arguments":[]}\x1e'
-    assert Hub().answers(two) == Answers(1, 1)
-    assert Hub().answers(b'{"type":6}\x1e{"type":1,"target":"UserStatusChanged"}\x1e') == Answers()
-    assert SocketIo().answers(b'431[{"id":1}]') == Answers(acknowledged=1)
-    assert SocketIo().answers(b'42["message",{}]') == Answers(delivered=1)
-    assert SocketIo().message(7, seat, "x").startswith(b'427["send", {"conversationId": 2')
-    assert PlainJson().answers(b'{"type": "message"}') == Answers(delivered=1)
-    push = b'{"push":{"channel":"chat:2","pub":{"data":{"content":"\\"error\\":"}}}}'
-    assert Centrifugo().answers(push + b'\n{"id":2,"publish":{}}\n') == Answers(1, 1)
-    assert Centrifugo().answers(b"{}") == Answers()
-    head = b"<message xmlns='jabber:client' from='c2@conference.localhost/u1' type='groupchat'"
-    assert Xmpp().answers(head + b"><body>x</body></message>") == Answers(1, 1)
-    assert Xmpp().answers(head + b"><subject/></message>") == Answers()
-    assert Xmpp().answers(b"<presence type='groupchat'><body>") == Answers()
-    assert Xmpp().message(7, seat, "x").startswith(b"<message xmlns='jabber:client' type='groupchat' to='c2@conf")
-    refusals: list[tuple[Dialect, bytes]] = [
-        (Hub(), b'{"type":3,"invocationId":"1","error":"forbidden: no"}\x1e'),
-        (AspNet(), b'{"type":3,"invocationId":"1","error":"An unexpected error: HubException: forbidden"}\x1e'),
-        (SocketIo(), b'431[{"error":"forbidden"}]'),
-        (PlainJson(), b'{"type": "error"}'),
-        (Centrifugo(), b'{"id":2,"error":{"code":403,"message":"forbidden"}}'),
-        (Xmpp(), b"<message xmlns='jabber:client' type='error'><error type='modify'/></message>"),
-    ]
-    for dialect, refusal in refusals:
-        with pytest.raises(Refused):
-            dialect.answers(refusal)
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+@pytest.mark.parametrize("spoken", SPOKEN, ids=lambda spoken: type(spoken.dialect).__name__)
+def test_every_dialect_distinguishes_answers_deliveries_and_errors(spoken: Spoken) -> None:
+    """Answers and deliveries of each server are counted apart, what is neither is not, and an error ends the turn."""
+
+    def replies(count: int, text: bytes) -> Replies:
+        number = number_of(text)
+        if count > 10:
+            return Replies([about(spoken.refusal, number)])
+        return Replies([about(spoken.answer, number)], [*spoken.noise, about(spoken.delivery, number)])
+
+    with chat_server(replies) as port:
+        pairs = Pairs(port, AtOnce(spoken.dialect), SEATS)
+        try:
+            once = pairs.saturate(0)
+            assert once.sent == once.delays.count == len(SEATS)
+            with pytest.raises(PeerError, match="a message was refused: "):
+                pairs.saturate(60)
+        finally:
+            pairs.close()
 
 
 def test_what_cannot_be_installed_is_left_out_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,6 +251,15 @@ def test_a_server_that_there_is_not_cannot_be_asked_for() -> None:
     assert "--only" in done.output and "ejabbert" in done.output and "Socket.IO" in done.output
 
 
+def test_nothing_is_compared_without_a_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a C compiler: exit code 1 and the reason, before a server is started or installed."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    done = CliRunner().invoke(peers, [])
+    assert done.exit_code == 1
+    assert "what drives all servers cannot be had: there is no C compiler" in done.output
+
+
 def test_packages_are_pinned() -> None:
     """The servers compared with have exact versions, so that two comparisons compare the same."""
     lines = (contestants.SERVERS / "requirements.txt").read_text().split()
@@ -325,15 +279,19 @@ def test_the_table_has_medians_and_their_ratios() -> None:
     ours = Score(
         "Parley",
         "Trio",
-        [Round(100, 50, 4000, paced(1, 2)), Round(50, 9, 9000, paced(3, 4)), Round(110, 60, 3900, paced(2, 3))],
+        [
+            Round(100, 50, 20, 4000, paced(1, 2)),
+            Round(50, 9, 9, 9000, paced(3, 4)),
+            Round(110, 60, 30, 3900, paced(2, 3)),
+        ],
     )
-    other = Score("Socket.IO", "Socket.IO + node-postgres", [Round(250, 90, 2000, paced(3, 4))], "it fell silent")
+    other = Score("Socket.IO", "Socket.IO + node-postgres", [Round(250, 90, 25, 2000, paced(3, 4))], "it fell silent")
     broken = Score("FastAPI", "FastAPI + asyncpg", [], "a message was refused")
     found = Comparison([500], 50, 5, MACHINE, {}, [ours, other, broken], {"trio-websocket": "no pip"})
     table = rows(found)
-    assert table[0] == ["Parley", "100 µs", "", "50 µs", "4,000", "", "2.0 / 3.0 ms"]
-    assert table[1][:6] == ["Socket.IO + node-postgres", "250 µs", "2.50 ×", "90 µs", "2,000", "0.50 ×"]
-    assert table[2] == ["FastAPI + asyncpg", "failed: a message was refused", "", "", "", "", ""]
+    assert table[0] == ["Parley", "100 µs", "", "50 µs", "20 µs", "4,000", "", "2.0 / 3.0 ms"]
+    assert table[1][:7] == ["Socket.IO + node-postgres", "250 µs", "2.50 ×", "90 µs", "25 µs", "2,000", "0.50 ×"]
+    assert table[2] == ["FastAPI + asyncpg", "failed: a message was refused", "", "", "", "", "", ""]
     lines = as_markdown(found)
     assert "trio-websocket is left out: no pip." in lines
     assert "Socket.IO failed in a round: it fell silent." in lines
@@ -347,7 +305,7 @@ def test_the_table_has_every_rate() -> None:
             Latency(rate, p50, p50 and 2 * p50, why="" if p50 else CANNOT_KEEP_UP)
             for rate, p50 in ((100, slow), (2000, fast))
         ]
-        return Round(1, 1, 1, latencies)
+        return Round(1, 1, 1, 1, latencies)
 
     score = Score("Parley", "Trio", [turn(1, 5), turn(None, None), turn(3, None)])
     found = Comparison([100, 2000], 50, 5, MACHINE, {}, [score], {})
