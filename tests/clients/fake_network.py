@@ -102,6 +102,11 @@ class Network:
             return 200, {"items": self.truth.infos(user), "next": None}
         if parts.path.startswith("/api/conversations/"):
             return self.details(self.truth.info(self.truth.talks[parts.path.rpartition("/")[2]]))
+        if parts.path.startswith("/api/threads/"):
+            state = self.truth.threads.get(parts.path.rpartition("/")[2])
+            return (
+                (404, {"code": "not_found", "detail": "There is no such message."}) if state is None else (200, state)
+            )
         return 200, self.truth.page(query["conversationId"], int(query["before"]), int(query["limit"]))
 
     async def _hub(self, stream: anyio.abc.SocketStream, head: bytes, user: str) -> None:

@@ -61,6 +61,7 @@ class Truth:
         self.connections: list[Connection] = []
         self._sent: dict[tuple[str, str], str] = {}
         self._clock = 0
+        self.threads: dict[str, Json] = {}  # what they are to the user whose client is tested, by root
 
     # -- what people do ------------------------------------------------------------------------------------------------
 
@@ -123,6 +124,20 @@ class Truth:
         talk.settings = {**talk.settings, "version": talk.settings["version"] + 1, **changes}
         for connection in self.connections:
             connection.event("ConversationChanged", self.info(talk))
+
+    def set_thread(self, conversation_id: str, root: str, *, is_following: bool, version: int | None = None) -> None:
+        """By another device of the user whose client is tested. PostgreSQL may have lost later `version`s."""
+        replies = [one["seq"] for one in self.talks[conversation_id].messages.values() if one.get("threadId") == root]
+        state = {
+            "threadId": root,
+            "conversationId": conversation_id,
+            "isFollowing": is_following,
+            "lastReplySeq": max(replies, default=0),
+            "version": self.threads.get(root, {"version": 0})["version"] + 1 if version is None else version,
+        }
+        self.threads[root] = state
+        for connection in self.connections:
+            connection.event("ThreadChanged", state)
 
     def mark_read(self, user: str, conversation_id: str) -> None:
         talk = self.talks[conversation_id]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parley_client import events
 from parley_client.errors import ParleyError, from_sentence
-from parley_client.model import ConversationInfo, Cursor, Message, Page, Synced, User
+from parley_client.model import ConversationInfo, Cursor, Message, Page, Synced, ThreadState, User
 from parley_client.outbox import Entry
 from parley_client.replica import STORED, Replica
 from parley_client.view import Older
@@ -27,7 +27,7 @@ class Client:
         self.truth = truth
         self.me = User(id=ME, username=ME)
         self.events: list[events.Event] = []
-        self.replica = Replica(self, self.hear, lambda: None)  # type: ignore[arg-type] # only `me` is asked
+        self.replica = Replica(self, self.hear, lambda: None)  # type: ignore[arg-type] # only `me` and threads are asked for
         self.store = records or {}
         self.replica.restore(self.store, ME, "url")
         self.connection: Connection | None = None
@@ -41,6 +41,9 @@ class Client:
         """What happens in a conversation can be shown: its members are known."""
         assert not isinstance(event, events.InConversation) or event.conversation.members
         self.events.append(event)
+
+    def ask_thread(self, conversation_id: str, root_id: str) -> None:
+        self.replica.ask_thread(conversation_id, root_id)
 
     @property
     def new(self) -> list[Message]:
@@ -133,6 +136,12 @@ class Client:
             did = True
             self.ask_details()
             self.give_details()
+        for found in self.replica.asked():
+            did = True
+            while (root := self.replica.next_asked(found)) is not None:
+                state = self.truth.threads.get(root)
+                asked = None if state is None else msgspec.convert(state, ThreadState)
+                self.replica.take_asked(found, root, asked, found._round)
         return did
 
     def older(self, conversation: str) -> None:
@@ -440,7 +449,7 @@ def test_a_store_of_somebody_else_is_not_used(user: str, url: str) -> None:
     client.settle()
     client.send(talk, "mine")
     records = {name: record for name, record in client.replica.records().items() if record is not None}
-    replica = Replica(client, client.events.append, lambda: None)  # type: ignore[arg-type] # only `me` is asked
+    replica = Replica(client, client.events.append, lambda: None)  # type: ignore[arg-type] # only `me` and threads are asked for
     assert not replica.restore(records, user, url)
     assert not replica.conversations and not replica.outbox.drafts()
 
@@ -714,6 +723,62 @@ def test_threads_are_apart() -> None:
     kept = again.replica.conversations[talk]
     assert [one.id for one in kept.all_messages[:-1]] == [one.id for one in found.all_messages]
     assert kept.messages[-1].content == "x" and kept.messages[-1].thread_id == mine
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_threads_while_it_was_away(is_lost: bool) -> None:
+    """What another device has done with a thread meanwhile counts, as does what PostgreSQL has lost; a process that has
+    heard of none asks, too."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    root = truth.send(ME, talk, "mine")["id"]
+    client = Client(truth)
+    client.settle()
+    client.older(talk)
+    truth.mark_read(ME, talk)
+    truth.send(OTHER, talk, "reply", threadId=root)
+    for _ in range(3):
+        truth.set_thread(talk, root, is_following=True)
+    client.settle()
+    found = client.replica.conversations[talk]
+    assert (found.is_following(root), found.unread_count) == (True, 1)
+    client.cut()
+    truth.set_thread(talk, root, is_following=False, version=1 if is_lost else None)
+    client.settle()
+    assert found.is_following(root)  # as far as it is known
+    client.settle()
+    assert (found.is_following(root), found.unread_count) == (False, 0)
+    assert [one.thread.is_following for one in client.events if isinstance(one, events.ThreadChanged)][-1] is False
+    again = client.again()
+    again.settle()
+    kept = again.replica.conversations[talk]
+    assert kept.unread_count == 1
+    again.settle()
+    assert (kept.is_following(root), kept.unread_count) == (False, 0)
+
+
+def test_an_answer_about_a_thread_of_a_lost_history() -> None:
+    """What was asked for on a connection before is asked for again; what comes as an event meanwhile is later."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    root = truth.send(OTHER, talk, "theirs")["id"]
+    client = Client(truth)
+    client.settle()
+    found = client.replica.conversations[talk]
+    assert not found.is_following(root)
+    before = found._round
+    client.cut()
+    client.connect()
+    client.receive(10)
+    state = ThreadState(thread_id=root, conversation_id=talk, is_following=True, version=9)
+    client.replica.take_asked(found, root, state, before)
+    assert not found.is_following(root) and client.replica.next_asked(found) == root
+    truth.set_thread(talk, root, is_following=True, version=3)
+    client.receive(10)
+    assert found.is_following(root)
+    stale = msgspec.structs.replace(state, is_following=False, version=2)
+    client.replica.take_asked(found, root, stale, found._round)
+    assert found.is_following(root) and client.replica.next_asked(found) is None
 
 
 def test_a_resync_before_the_first_answer() -> None:

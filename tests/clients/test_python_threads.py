@@ -54,6 +54,11 @@ async def test_threads(database: str, redis_url: str) -> None:
                 if isinstance(event, parley_client.ThreadChanged) and not event.thread.is_following:
                     break
             assert not other.conversation(group).is_following(root)
+            async with parley_client.connect(url, token=alice.token) as later:
+                heard = later.conversation(group)
+                while await heard.load_older():
+                    pass
+                await wait_until(lambda: not heard.is_following(root) and heard.unread_count == 1)
             await b.conversation(group).send("to all", thread=root, mention_all=True).committed()
             await wait_until(lambda: (found.unread_count, found.mention_count) == (2, 1))
             assert (await a.unread()).unread_count == 2 and not found.is_following(root)

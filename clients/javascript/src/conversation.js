@@ -148,6 +148,11 @@ export class Conversation extends Emitter {
   #all = null;
   /** @type {Map<string, ThreadState>} by root, as far as something was said of them */
   #threads = new Map();
+  /** Roots of which it was said on this connection: of others something may have changed. */
+  #heard = new Set();
+  /** Roots of which it is to be asked. */
+  #asked = new Set();
+  #isAsking = false;
   /** @type {Map<string, {wire: WireMessage, message: Message}>} */
   #snapshots = new Map();
   /** @type {import("./message.js").Actions} */
@@ -360,11 +365,13 @@ export class Conversation extends Emitter {
   }
 
   /**
-   * Whether one follows a thread: as was said of it last, and what has come since; else as far as it is loaded.
+   * Whether one follows a thread: as was said of it last, and what has come since; else as far as it is loaded. The
+   * server is asked where it has not said so on this connection: see the event `thread`.
    * @param {string} rootId
    */
   isFollowing(rootId) {
     const { me } = this.#host;
+    if (!this.#heard.has(rootId)) void this.#askThread(rootId);
     const state = this.#threads.get(rootId);
     if (state?.isFollowing) return true;
     const wires = this.#shown?.messages ?? [];
@@ -809,6 +816,7 @@ export class Conversation extends Emitter {
     this.#round++;
     this.#members.forgetReceipts();
     this.#threads.clear();
+    this.#heard.clear();
     this.#read = this.#delivered = this.#deliveredSaid = 0;
     if (this.#details) this.#details = { ...this.#details, lastSeq: Math.min(this.#details.lastSeq, cursor.seq), lastMessage: null };
     const next = new Timeline(cursor, cursor.seq + 1);
@@ -831,6 +839,7 @@ export class Conversation extends Emitter {
    */
   onCaughtUp({ unreadCount, mentionCount = 0, lastSeq, settingsVersion }) {
     this.#round++;
+    this.#heard.clear();
     this.#members.renew();
     if (this.#details) this.#details = { ...this.#details, unreadCount, mentionCount, lastSeq };
     const settings = this.#details?.settings;
@@ -886,13 +895,18 @@ export class Conversation extends Emitter {
   }
 
   /**
-   * What a thread is to the user, unless something later has come.
+   * What a thread is to the user, unless something later has come on this connection. What was said on one before may
+   * be of a history that is lost.
    * @internal
    * @param {ThreadState} state
    */
   onThread(state) {
     const known = this.#threads.get(state.threadId);
-    if (known && (state.version < known.version || (state.version === known.version && state.lastReplySeq <= known.lastReplySeq))) return;
+    const { version, lastReplySeq } = known ?? { version: -1, lastReplySeq: 0 };
+    const isSame = state.version === version && state.lastReplySeq === lastReplySeq && state.isFollowing === known?.isFollowing;
+    const isOlder = state.version < version || (state.version === version && state.lastReplySeq <= lastReplySeq);
+    if (isSame || (isOlder && this.#heard.has(state.threadId))) return void this.#heard.add(state.threadId);
+    this.#heard.add(state.threadId);
     this.#threads.set(state.threadId, state);
     this.#changed();
     this.#emit("thread", { conversation: this, thread: state });
@@ -1030,6 +1044,37 @@ export class Conversation extends Emitter {
     const state = await this.#host.rest.request(method, `/api/threads/${rootId}/${what}`, options);
     this.onThread(state);
     return state;
+  }
+
+  /**
+   * Ask what threads are to the user, one after the other, until that succeeds.
+   * @param {string} rootId
+   */
+  async #askThread(rootId) {
+    this.#asked.add(rootId);
+    if (this.#isAsking) return;
+    this.#isAsking = true;
+    const { life, settings } = this.#host;
+    const pauses = new Backoff(settings.timing.minPause, settings.timing.maxPause);
+    while (this.#asked.size && !life.aborted && !this.#isGone) {
+      const [id] = this.#asked;
+      const round = this.#round;
+      try {
+        const { root, ...state } = await this.#host.rest.get(`/api/threads/${id}`, { signal: life, attempts: 1 });
+        if (round !== this.#round) continue; // it may be of another history
+        this.onThread(state);
+        this.#asked.delete(id);
+      } catch (error) {
+        const known = asParleyError(error);
+        if (known.isPassing) await sleep(pauses.next(known.retryAfterMs), life).catch(() => {});
+        else {
+          this.#asked.delete(id);
+          if (!this.#heard.has(id) && this.#threads.delete(id)) this.#changed();
+          this.#heard.add(id);
+        }
+      }
+    }
+    this.#isAsking = false;
   }
 
   /** @param {Promise<WireConversation>} details the answer to a request */

@@ -75,6 +75,7 @@ export class FakeServer {
     this.timers = new Set();
     this.settings = new Map(); // what a member has set, by conversation and user
     this.settingsVersion = 0;
+    this.threads = new Map(); // what they are to a user, by user and root
   }
 
   // -- the truth ---------------------------------------------------------------------------------
@@ -241,6 +242,14 @@ export class FakeServer {
     this.settings.set(key, after);
     for (const one of this.connections) if (one.user === user) one.event("ConversationChanged", this.view(conversation, user), null);
     return after;
+  }
+
+  setThread(user, root, isFollowing, version = (this.threads.get(`${user} ${root.id}`)?.version ?? 0) + 1) {
+    const conversation = this.conversations.get(root.conversationId);
+    const lastReplySeq = Math.max(0, ...conversation.messages.filter(({ threadId }) => threadId === root.id).map(({ seq }) => seq));
+    const state = { threadId: root.id, conversationId: conversation.id, isFollowing, readSeq: 0, unreadCount: 0, lastReplySeq, version };
+    this.threads.set(`${user} ${root.id}`, state);
+    for (const one of this.connections) if (one.user === user) one.event("ThreadChanged", state, null);
   }
 
   mine(user) {
@@ -410,6 +419,7 @@ export class FakeServer {
       const items = found.slice(0, limit);
       return { items, next: found.length > limit ? String(items.at(-1).seq) : null };
     }
+    if (parts[0] === "threads" && this.threads.has(`${user} ${parts[1]}`)) return { ...this.threads.get(`${user} ${parts[1]}`), root: null };
     if (parts[0] === "mentions") {
       const found = this.mine(user).flatMap(({ messages }) => messages).filter((one) => one.senderId !== user && !one.deletedAt && (one.mentionAll || one.mentions.includes(user)));
       const start = Number(query.get("cursor") ?? 0);

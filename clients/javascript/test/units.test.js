@@ -743,6 +743,28 @@ promise("replies are in their threads, and unread for those who follow them", as
   for (const { id } of [mine, theirs]) assert.deepEqual(anew.replies(id).map((one) => one.id), here.replies(id).map((one) => one.id));
 });
 
+promise("what another device has done with a thread meanwhile counts, and so does what was lost", async (server, connect) => {
+  server.create("a", ["b"]);
+  const [a, b] = [await connect("a"), await connect("b")];
+  const [here, there] = [a.conversations[0], b.conversations[0]];
+  const mine = await here.send("mine").whenSent();
+  here.markRead();
+  await until(() => there.messages.some(({ id }) => id === mine.id));
+  await there.send("to mine", { threadId: mine.id }).whenSent();
+  await until(() => here.replies(mine.id).length === 1);
+  for (const version of [1, 2, 3]) server.setThread("a", mine, true, version);
+  await until(() => here.isFollowing(mine.id) && here.unreadCount === 1);
+  for (const [isFollowing, version] of [[false, 4], [true, 5], [false, 2]]) {
+    server.cut("a");
+    server.setThread("a", mine, isFollowing, version);
+    await until(() => here.isFollowing(mine.id) === isFollowing && here.unreadCount === Number(isFollowing));
+  }
+  const c = await connect("a", {});
+  const anew = c.conversations[0];
+  while (!anew.isComplete) await anew.loadOlder();
+  await until(() => anew.unreadCount === 0 && !anew.isFollowing(mine.id));
+});
+
 promise("edits, deletions, members, names, typing and presence are seen by others", async (server, connect) => {
   server.create("a", ["b"]);
   const [a, b] = [await connect("a"), await connect("b")];

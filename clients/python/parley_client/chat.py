@@ -592,6 +592,9 @@ class Chat:
         self._replica.set_thread(found)
         return found
 
+    def ask_thread(self, conversation_id: str, root_id: str) -> None:
+        self._replica.ask_thread(conversation_id, root_id)
+
     async def update(self, conversation_id: str, changes: Mapping[str, Any]) -> None:
         rounds, path = self._replica.rounds(), f"/api/conversations/{conversation_id}"
         self._replica.take_answer(await self._rest.put(path, changes, ConversationInfo), rounds)

@@ -103,6 +103,7 @@ class Actions(Protocol):
     async def read_replies(self, root_id: str, limit: int) -> list[Message]: ...
     async def page_replies(self, root_id: str, query: Mapping[str, Any]) -> Page[Message]: ...
     async def set_thread(self, method: str, root_id: str, *arguments: Any) -> ThreadState: ...
+    def ask_thread(self, conversation_id: str, root_id: str) -> None: ...
     async def update(self, conversation_id: str, changes: Mapping[str, Any]) -> None: ...
     async def create_link(self, conversation_id: str, body: Mapping[str, Any]) -> JoinLink: ...
     async def links(self, conversation_id: str) -> list[JoinLink]: ...
@@ -155,6 +156,7 @@ class Conversation:
         self._receipts: dict[str, Receipt] = {}
         self._typing: dict[str, float] = {}
         self._threads: dict[str, ThreadState] = {}  # by root, as far as something was said of them
+        self._heard: set[str] = set()  # roots of which it was said in this round: of others something may have changed
         self._followed: dict[str, bool] = {}  # by root, while something is counted
         self._mark_read = 0  # what is to be said to the server, and was not yet
         self._mark_delivered = 0
@@ -299,9 +301,11 @@ class Conversation:
         return message.mentions_user(self._actions.me.id) and self._is_after(message)
 
     def is_following(self, root: Message | str) -> bool:
-        """Whether one follows a thread: as was said of it last, and what has come since; else as far as it is
-        loaded."""
+        """Whether one follows a thread: as was said of it last, and what has come since; else as far as it is loaded.
+        The server is asked where it has not said so on this connection: see `ThreadChanged`."""
         root_id, me = root.id if isinstance(root, Message) else root, self._actions.me.id
+        if root_id not in self._heard:
+            self._actions.ask_thread(self.id, root_id)
         state = self._threads.get(root_id)
         if state is not None and state.is_following:
             return True

@@ -19,7 +19,18 @@ from parley_client.errors import Lost, NotUnderstood, ParleyError
 from parley_client.events import Broadcaster, ErrorOccurred, State, StateChanged
 from parley_client.groups import single
 from parley_client.hub import Closed, Hub, open_hub
-from parley_client.model import Block, ConversationInfo, Cursor, Message, Page, Presence, Synced, User, decoded
+from parley_client.model import (
+    Block,
+    ConversationInfo,
+    Cursor,
+    Message,
+    Page,
+    Presence,
+    Synced,
+    ThreadState,
+    User,
+    decoded,
+)
 from parley_client.replica import Replica
 from parley_client.rest import Rest
 from parley_client.store import Store
@@ -312,6 +323,8 @@ class Engine:
                 self._start(tasks, f"read {found.id}", self._until_done, found, self._read_history)
             for found in self.replica.outdated():
                 self._start(tasks, f"ask {found.id}", self._until_done, found, self._read_details)
+            for found in self.replica.asked():
+                self._start(tasks, f"threads {found.id}", self._until_done, found, self._read_threads)
             if self.replica.has_other_blocks:
                 self._start(tasks, "blocks", self._read_blocks)
             await self._work.wait()
@@ -385,6 +398,18 @@ class Engine:
         info = await self._rest.get(f"/api/conversations/{found.id}", ConversationInfo)
         self.replica.take_details(info, rounds)
         return found not in self.replica.outdated()
+
+    async def _read_threads(self, found: Conversation) -> bool:
+        """Ask what threads are to the user, one after the other."""
+        while (root_id := self.replica.next_asked(found)) is not None:
+            round, state = found._round, None
+            try:
+                state = await self._rest.get(f"/api/threads/{root_id}", ThreadState)
+            except ParleyError as error:
+                if error.is_retryable or error.code == "unauthenticated":
+                    raise
+            self.replica.take_asked(found, root_id, state, round)
+        return True
 
     async def _read_blocks(self) -> None:
         """Read whom the user has blocked, until nothing later was heard meanwhile. What fails is tried again."""

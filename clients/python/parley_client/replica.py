@@ -89,6 +89,9 @@ class Replica:
         self._stale: set[str] = set()
         # Conversations whose details are to be asked for (again), and how many answers were older than what had come.
         self._outdated: dict[str, int] = {}
+        self._asked: dict[
+            str, dict[str, None]
+        ] = {}  # by conversation: threads of which it is to be asked what they are
         # What has happened in conversations of which no title and no members are known yet: the application hears of it
         # when they are, so that it can say where.
         self._nameless: dict[str, list[Event]] = {}
@@ -239,6 +242,7 @@ class Replica:
     def _begin_round(self, found: Conversation, one: SyncedConversation) -> None:
         """It is caught up. What events do not repeat may have gone back with the history, though the cursor is good."""
         found._round += 1
+        found._heard.clear()
         found._view.begin_round()
         for receipt in found._receipts.values():
             receipt.renew()
@@ -361,6 +365,7 @@ class Replica:
         found._view.begin_anew(head)
         found._receipts.clear()
         found._threads.clear()
+        found._heard.clear()
         found._mark_read = 0
         found._round += 1
         last_seq = min(found._info.last_seq, head.seq)
@@ -488,16 +493,54 @@ class Replica:
                 self._emit(event)
         return True
 
+    def ask_thread(self, conversation_id: str, root_id: str) -> None:
+        """Ask what a thread is to the user, as soon as there is a connection."""
+        asked = self._asked.setdefault(conversation_id, {})
+        if root_id not in asked:
+            asked[root_id] = None
+            self._work()
+
+    def asked(self) -> list[Conversation]:
+        """Return the conversations with threads that are to be asked for."""
+        return [self.conversations[id_] for id_ in self._asked if id_ in self.conversations]
+
+    def next_asked(self, found: Conversation) -> str | None:
+        """Return the root of one of them."""
+        return next(iter(self._asked.get(found.id, ())), None)
+
+    def take_asked(self, found: Conversation, root_id: str, state: ThreadState | None, round: int) -> None:
+        """Take the answer, which was asked for in that round; None: there is no such thread. One of an earlier round
+        may be of a lost history: it is asked for again."""
+        if round != found._round:
+            return
+        before, known = found.is_following(root_id), found._threads.get(root_id)
+        asked = self._asked.get(found.id, {})
+        asked.pop(root_id, None)
+        if not asked:
+            self._asked.pop(found.id, None)
+        if state is None:
+            if root_id not in found._heard:
+                found._threads.pop(root_id, None)
+            found._heard.add(root_id)
+        elif self.take_thread(state) and (known is not None or found.is_following(root_id) != before):
+            self._emit(events.ThreadChanged(found, state))
+
     def take_thread(self, state: ThreadState) -> bool:
-        """Take what a thread is to the user, unless something later has come. Return whether it is new."""
+        """Take what a thread is to the user, unless something later has come on this connection. What was said on one
+        before may be of a history that is lost. Return whether it is new."""
         found = self.conversations.get(state.conversation_id)
         if found is None:
             return False
         known = found._threads.get(state.thread_id)
-        if known is not None and (state.version, state.last_reply_seq) <= (known.version, known.last_reply_seq):
-            return False
-        found._threads[state.thread_id] = state
-        return True
+        is_first = state.thread_id not in found._heard
+        found._heard.add(state.thread_id)
+        if known is None or is_first:
+            is_new = state != known
+        else:
+            is_new = (state.version, state.last_reply_seq) > (known.version, known.last_reply_seq)
+        if is_new:
+            found._threads[state.thread_id] = state
+        return is_new
 
     def set_thread(self, state: ThreadState) -> None:
         """Take what one has set, or what has come of it."""
@@ -534,6 +577,7 @@ class Replica:
         self._early.pop(conversation_id, None)
         self._stale.discard(conversation_id)
         self._outdated.pop(conversation_id, None)
+        self._asked.pop(conversation_id, None)
         self._nameless.pop(conversation_id, None)
         found = self.conversations.pop(conversation_id, None)
         if found is None:
