@@ -138,8 +138,8 @@ class Recovery:
         users = self._rooms.users()
         for start in range(0, len(users), CHUNK):
             found = await self._truth.privacy(users[start : start + CHUNK])
-            for user_id, (privacy, version) in found.items():
-                self._rooms.set_privacy(user_id, privacy, version)
+            for user_id in users[start : start + CHUNK]:
+                self._rooms.load_privacy(user_id, found.get(user_id))
             blocks = await self._truth.blocks(users[start : start + CHUNK])
             for user_id in users[start : start + CHUNK]:
                 self._rooms.load_blocks(user_id, blocks.get(user_id, NONE))

@@ -47,6 +47,7 @@ from store.defects import guard
 from store.errors import StoreError, Unavailable
 from store.model import Change, Cursor, MessageType, Position, Privacy
 from store.postgres.blocks import Concerning
+from store.postgres.privacy import Chosen
 from store.redis.inbox_entries import BlockNotice, Disconnection, SettingsChange
 
 MAX_HELD = 1000  # changes that a room holds while it is compared with PostgreSQL; what comes on top is read from there
@@ -137,6 +138,11 @@ class Rooms:
         """Note what a user hides, if they are connected here."""
         if user_id in self._connections:
             self.privacy.set(user_id, privacy, version)
+
+    def load_privacy(self, user_id: UUID, chosen: Chosen | None) -> None:
+        """Note what a user hides as it was read just now, if they are connected here."""
+        if user_id in self._connections:
+            self.privacy.load(user_id, chosen)
 
     def load_blocks(self, user_id: UUID, blocks: Concerning, *, is_opening: bool = False) -> None:
         """Note all blocks that concern a user, if they are connected here.

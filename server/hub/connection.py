@@ -367,8 +367,7 @@ class HubConnection:
         try:
             # Only now: a session that is ended from here on ends this connection, wherever that happens.
             opening = await self.hub.sync.opening(self.user_id, self.caller.session_id)
-            if opening.privacy is not None:
-                self.hub.rooms.set_privacy(self.user_id, *opening.privacy)
+            self.hub.rooms.load_privacy(self.user_id, opening.privacy)
             self.hub.rooms.load_blocks(self.user_id, opening.blocks or NO_BLOCKS, is_opening=True)
             if self.auto_attach and not self.closed:
                 await catch_up.attach_all(self, self.hub.rooms, self.hub.sync)

@@ -39,6 +39,7 @@ from store.reasons import reason
 POLL = 2.0  # seconds between looks whether another instance has seen a higher timeline
 ASK_WITHIN = 0.5  # seconds for the same look at each new connection: without Redis, this process' own memory decides
 GENERATION = 2**32  # in a rank: timelines are smaller
+LIFT = 100_000  # versions of what users set for themselves that a timeline begins above those of before
 
 _guard = guard("timelines")
 
@@ -154,6 +155,8 @@ class Timelines:
                 async with connection.transaction():
                     # The row says what is so already: it need not be on a standby, for which there may be none to wait.
                     await connection.execute("SET LOCAL synchronous_commit TO local")
+                    if last is not None:
+                        await _lift_versions(connection)  # before others see the row, and write
                     done = await connection.execute(queries.insert_timeline, _parameters(found))
                 recorded, _ = await fetch(connection)
                 if done.rowcount == 1:
@@ -250,6 +253,17 @@ async def fetch(connection: Connection) -> tuple[Timeline, int | None]:
         raise Unavailable("PostgreSQL takes no writes: it is a standby")
     system, database, relation, generation, number, mark, started_at, last = row
     return Timeline(system, database, relation, generation, number, mark, started_at.timestamp()), last
+
+
+async def _lift_versions(connection: Connection) -> None:
+    """Of two states of what a user has set the one with the higher version counts, for instances and for clients. Where
+    PostgreSQL has lost some of them, it would draw their versions a second time. Several instances may do this at once:
+    it goes up by more."""
+    try:
+        async with connection.transaction():  # a savepoint
+            await connection.execute(queries.lift_versions, {"lift": LIFT})
+    except NOT_OURS:
+        pass  # a schema or a role without the sequence: the timeline is recorded all the same
 
 
 def _log_recorded(timeline: Timeline, before: int | None) -> None:

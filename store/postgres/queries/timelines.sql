@@ -22,6 +22,11 @@ INSERT INTO timelines (system, database, relation, generation, timeline)
 VALUES (%(system)s, %(database)s, %(relation)s, %(generation)s, %(timeline)s)
 ON CONFLICT DO NOTHING
 
+-- name: lift_versions
+-- Versions that were drawn on a timeline before, and lost with it, are known to instances and clients: what is drawn from here on is
+-- above them. A sequence that is lent for use only goes up by being drawn from.
+SELECT max(nextval('settings_versions')) FROM generate_series(1, %(lift)s)
+
 -- name: fetch_last_mark
 -- On a replica: the timeline that it follows, as soon as it has replayed the row.
 SELECT mark FROM timelines ORDER BY position DESC LIMIT 1

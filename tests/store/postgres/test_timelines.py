@@ -16,11 +16,12 @@ from store.errors import RedisUnavailable, Unavailable
 from store.postgres import timelines
 from store.postgres.connection import Connection
 from store.postgres.pool import Pool
+from store.postgres.privacy import update_privacy
 from store.postgres.sessions import Admit, Connector
 from store.postgres.timelines import GENERATION, Timeline, Timelines
 from tests.store.cluster import Cluster
 from tests.store.replica import open_replica
-from tests.store.world import WAIT, fetch_value
+from tests.store.world import WAIT, fetch_value, make_users
 from tests.waiting import wait_until
 
 MARK = uuid4()
@@ -257,9 +258,9 @@ async def test_a_restoration_counts_more_than_the_timeline(shared: Shared) -> No
 # -- on PostgreSQL ------------------------------------------------------------------------------
 
 
-def execute(database: str, statement: str) -> None:
+def execute(database: str, statement: str, *values: int) -> None:
     with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute(statement.encode())
+        connection.execute(statement.encode(), values or None)
 
 
 @pytest.fixture
@@ -289,6 +290,41 @@ async def test_an_ordinary_role(ordinary: str) -> None:
     assert [line["event"] for line in lines] == ["timeline_recorded"]
     assert found[0] is not None and found == [found[0]] * 4
     assert found[0].number == 1 and isinstance(found[0].mark, UUID) and found[0].system
+
+
+async def test_versions_are_not_drawn_twice(database: str, pool: Pool) -> None:
+    """What users have set for themselves has a version, and the higher one counts for instances and clients: on another
+    timeline all that are drawn are above those that were lost with the one before, and no other begins them anew."""
+    async with pool.connection() as conn:
+        [alice] = await make_users(conn, 1)
+
+    async def come(moved: int) -> None:
+        """Another process; `moved`: PostgreSQL has gone on on another timeline."""
+        execute(database, "UPDATE timelines SET timeline = timeline + %s", moved)
+        one = Timelines(Shared(), lambda: None)
+        (await Connector(database, name="test", writes=True, admit=one.admit).connect()).finish()
+
+    async def draw() -> int:
+        async with pool.connection() as conn:
+            chosen = await update_privacy(conn, alice, typing=False)
+            assert chosen is not None
+            drawn = await fetch_value(conn, "SELECT nextval('settings_versions')")
+        assert isinstance(drawn, int) and chosen[1] <= drawn
+        return chosen[1]
+
+    await come(0)
+    first = await draw()
+    lost = [await draw() for _ in range(40)][-1]
+    execute(database, "SELECT setval('settings_versions', %s)", first)
+    execute(database, "UPDATE privacy SET version = %s", first)
+    assert await draw() <= lost  # on the same timeline nothing is lost
+    execute(database, "SELECT setval('settings_versions', %s)", first)
+    execute(database, "UPDATE privacy SET version = %s", first)
+    await come(1000)
+    after = await draw()
+    assert after > lost + timelines.LIFT // 2
+    await come(0)
+    assert await draw() < after + 10
 
 
 async def test_a_role_that_may_not_ask(database: str, ordinary: str) -> None:
