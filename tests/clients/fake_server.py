@@ -103,6 +103,13 @@ class Truth:
                 changed = {**talk.messages[message_id], "content": content, "editedAt": at, "changedAt": at}
                 self._commit(talk, changed, "MessageChanged")
 
+    def delete(self, message_id: str) -> None:
+        for talk in self.talks.values():
+            if message_id in talk.messages:
+                at = self._now()
+                changed = {**talk.messages[message_id], "content": "", "deletedAt": at, "changedAt": at}
+                self._commit(talk, changed, "MessageChanged")
+
     def react(self, message_id: str, user: str, emoji: str) -> None:
         for talk in self.talks.values():
             if message_id in talk.messages:

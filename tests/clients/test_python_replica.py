@@ -368,6 +368,29 @@ def test_what_is_lost_is_said_again_in_its_order() -> None:
     assert [one["content"] for one in truth.talks[talk].in_order()[1:]] == ["instead", "one", "two", "three"]
 
 
+@pytest.mark.parametrize("is_new_process", [False, True])
+def test_what_was_deleted_is_not_said_again(is_new_process: bool) -> None:
+    """Of what a history has lost that goes out again what was not deleted since, as it was edited last."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth)
+    client.settle()
+    for content in ("regretted", "misspelt", "as it was"):
+        client.send(talk, content)
+    client.settle()
+    regretted, misspelt, _ = [one["id"] for one in truth.talks[talk].in_order()[1:]]
+    truth.delete(regretted)
+    truth.edit(misspelt, "spelt")
+    client.settle()
+    if is_new_process:
+        client = client.again()
+        client.settle()
+    truth.go_back(talk, 1)
+    truth.send(OTHER, talk, "instead")
+    client.settle()
+    assert [one["content"] for one in truth.talks[talk].in_order()[1:]] == ["instead", "spelt", "as it was"]
+
+
 def test_a_list_that_is_longer_than_its_store() -> None:
     """The store has the newest messages; what lies before them can be read again, without a gap between the two."""
     truth = Truth()

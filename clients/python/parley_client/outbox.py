@@ -205,6 +205,20 @@ class Outbox:
         self._forget()
         return True
 
+    def changed(self, entry: Entry, message: Message) -> bool:
+        """It was edited, or deleted: should it be lost, it is sent again as it was last, or not at all. Returns whether
+        that is news."""
+        if entry.stage != "sent":
+            return False
+        if message.deleted_at is not None:
+            self._entries.pop(entry.draft.id, None)
+            self._sent = deque(one for one in self._sent if one is not entry)
+            return True
+        if message.content == entry.draft.content:
+            return False
+        entry.draft = msgspec.structs.replace(entry.draft, content=message.content)
+        return True
+
     def failed(self, entry: Entry, error: ParleyError) -> None:
         """It is refused for good. What waits behind it goes on."""
         self._leave_queue(entry)

@@ -665,6 +665,8 @@ class Replica:
         if self.outbox.sent(entry, message):
             self._touch("outbox")
             self._emit(events.MessageSent(Outgoing.of(entry, self._actions)))
+        if self.outbox.changed(entry, message):
+            self._touch("outbox")
 
     def touch_outbox(self) -> None:
         """Something was put into the outbox, or taken out."""
