@@ -128,7 +128,7 @@ def assemble_cluster(settings: Settings, stores: Stores, tracing: "Tracing | Non
             ),
             scanner=UnreadScanner(
                 stores.webhook_pool,
-                Devices(announcer.online, lambda: subscriptions.instance),
+                Devices(announcer.online, lambda: subscriptions.instance, instances.is_held),
                 delay=settings.webhook_unread_delay,
                 again=settings.client_timeout + settings.presence_grace + LOST,
             ),

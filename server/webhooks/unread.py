@@ -6,7 +6,8 @@ for each endpoint, in the transaction that moves the position; who is, is looked
 lost already would have been noticed. Between any two lines the process may die: nothing has moved, or all is written.
 
 Without Redis it is not known who is offline: the position stays, and it is looked later. The same holds for the first
-seconds of a membership, as others may be about to register their users anew.
+seconds of a membership, as others may be about to register their users anew, and when Redis has lost its data and this
+instance has not noticed yet: no user seems to be connected then.
 """
 
 from collections.abc import Awaitable, Callable, Collection
@@ -33,10 +34,11 @@ _guard = guard("unread_scans")
 
 class Devices(NamedTuple):
     """`online`: which of these users are connected anywhere; raises Unavailable. `membership`: in Redis, of this
-    instance; empty while it has none."""
+    instance; empty while it has none. `is_held`: whether Redis still has that one; raises Unavailable."""
 
     online: Callable[[Collection[UUID]], Awaitable[set[UUID]]]
     membership: Callable[[], str]
+    is_held: Callable[[str], Awaitable[bool]]
 
 
 class UnreadScanner:
@@ -89,6 +91,9 @@ class UnreadScanner:
         again = [one.unread for one in rechecks if one.still]
         users = {one.user_id for one in (*unread, *again)}
         online = await self._devices.online(users) if users else set()
+        # Asked afterwards: what Redis has lost since then was there when it said who is connected.
+        if users and not await self._devices.is_held(self._membership):
+            return False
         if not self._is_settled():
             return False
         if scans or rechecks:

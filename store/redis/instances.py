@@ -107,6 +107,11 @@ class Instances:
         )
         return bool(held and listed and has_inbox)
 
+    async def is_held(self, instance: str) -> bool:
+        """Whether the lease is there: if not, Redis may have lost what others have registered, too."""
+        async with self._redis.bounded() as client:
+            return bool(await client.exists([keys.lease(instance)]))
+
     async def leave(self, instance: str, ttl: float) -> None:
         """The lease ends in `ttl` seconds; until then the instance's users count as online."""
         left = keys.left(process_of(instance))

@@ -274,7 +274,12 @@ async def look_for_the_unread(stage: Stage) -> None:
         await trio.lowlevel.checkpoint()
         return set()
 
-    scanner = UnreadScanner(stage.process.stores.webhook_pool, Devices(online, lambda: "one"), delay=1.0, again=1.0)
+    async def is_held(_: str) -> bool:
+        await trio.lowlevel.checkpoint()
+        return True
+
+    devices = Devices(online, lambda: "one", is_held)
+    scanner = UnreadScanner(stage.process.stores.webhook_pool, devices, delay=1.0, again=1.0)
     scanner.want(True)
     scanner._membership = "one"
     await until_noted("unread_scans", scanner.run)

@@ -58,13 +58,24 @@ class Redis:
         self.is_away = False
         self.membership = "one"
         self.asked = 0
+        self.has_lost = False  # its data
+        self.looked = 0
+
+    @property
+    def devices(self) -> Devices:
+        return Devices(self.online, lambda: self.membership, self.is_held)
+
+    async def is_held(self, membership: str) -> bool:
+        await trio.lowlevel.checkpoint()
+        self.looked += 1
+        return membership == self.membership and not self.has_lost
 
     async def online(self, user_ids: Collection[UUID]) -> set[UUID]:
         await trio.lowlevel.checkpoint()
         self.asked += 1
         if self.is_away:
             raise Unavailable("away")
-        return self.connected & set(user_ids)
+        return set() if self.has_lost else self.connected & set(user_ids)
 
 
 @pytest.fixture
@@ -73,7 +84,7 @@ def redis() -> Redis:
 
 
 def make_delivery(pool: Pool, redis: Redis, *, again: float = 3600.0) -> WebhookDelivery:
-    scanner = UnreadScanner(pool, Devices(redis.online, lambda: redis.membership), delay=0.0, again=again)
+    scanner = UnreadScanner(pool, redis.devices, delay=0.0, again=again)
     return WebhookDelivery(pool, sealing_keys(KEYS), Terms(HOSTS, 8, 60.0, unread_delay=0.0), scanner=scanner)
 
 
@@ -192,7 +203,7 @@ async def test_a_membership_that_is_young(
     alice, bob = await make_users(conn, 2)
     group = await make_group(conn, [alice, bob])
     await make_endpoint(pool, receiver, KIND, "message.created")
-    scanner = UnreadScanner(pool, Devices(redis.online, lambda: redis.membership), delay=0.0, again=1.0)
+    scanner = UnreadScanner(pool, redis.devices, delay=0.0, again=1.0)
     terms = Terms(HOSTS, 8, 60.0, unread_delay=0.0)
     await nursery.start(WebhookDelivery(pool, sealing_keys(KEYS), terms, scanner=scanner).run)
     await wait_until(lambda: scanner._membership == "one")
@@ -202,6 +213,24 @@ async def test_a_membership_that_is_young(
     assert not redis.asked
     scanner._settled_at = 0.0
     await wait_until(lambda: KIND in receiver.types)
+
+
+async def test_redis_has_lost_its_data(
+    conn: Connection, pool: Pool, nursery: trio.Nursery, writer: Writer, receiver: Receiver, redis: Redis
+) -> None:
+    """Until this instance has noticed, no user seems to be connected: nothing is said, and it is looked again."""
+    alice, bob, carol = await make_users(conn, 3)
+    group = await make_group(conn, [alice, bob, carol])
+    redis.connected, redis.has_lost = {bob}, True
+    await make_endpoint(pool, receiver, KIND, "message.created")
+    await nursery.start(make_delivery(pool, redis).run)
+    await writer.send(group, alice).message()
+    await publish(conn)
+    await wait_until(lambda: receiver.types == ["message.created"] and redis.looked > 2)
+    redis.has_lost = False
+    await wait_until(lambda: KIND in receiver.types)
+    await wait_for_rest(conn)
+    assert [one.event["data"]["userId"] for one in receiver.received[1:]] == [str(carol)]
 
 
 async def test_a_connection_that_is_lost_without_a_word(

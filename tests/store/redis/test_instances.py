@@ -153,7 +153,7 @@ async def test_lease(instances: Instances) -> None:
     await instances.forget("a")
     assert await dead() == ["b"]
     await instances.enlist("c", 60)
-    assert await instances.renew("c", 60)
+    assert await instances.renew("c", 60) and await instances.is_held("c") and not await instances.is_held("a")
     await instances.forget("c")  # a Redis that has lost the list and not the lease
     assert not await instances.renew("c", 60)
 
