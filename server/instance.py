@@ -3,7 +3,7 @@
 Owns the order of start and end; `server.assembly` builds the parts. Inner nurseries end before outer ones:
 
     services        database pool, lanes, membership, flusher, gap repair, timer wheel, HTTP lifespan
-    +- connections  one task per TCP connection
+    +- connections  one task per TCP connection, but for idle WebSockets: these have a common owner
        +- listener  cancelled first: stop accepting, then end the connections, then the services
 """
 
@@ -223,6 +223,7 @@ class Instance:
             await services.start(self.supervisor.keep, "admin", admin.run)
             shared = isinstance(parse_listen(self.settings.listen), str)
             async with trio.open_nursery() as connections:
+                await connections.start(self.supervisor.keep, "websockets", self.hub_parts.socket_tasks.run)
                 if self.settings.peer_listen:
                     peers = partial(self._listen_to_peers, connections)
                     await connections.start(self.supervisor.keep, "peer_listener", peers)

@@ -5,7 +5,7 @@ is sent to everybody when `--broadcast` is given, so that the fan-out path can b
 """
 
 import argparse
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -20,7 +20,7 @@ from server.transport.send_queue import Flusher, Verdict
 from server.transport.sockets import bind
 from server.transport.timer_wheel import TimerWheel
 from server.transport.tls import Certificate
-from server.transport.websocket import Connection
+from server.transport.websocket import Connection, SocketTasks
 
 MAX_MESSAGE = 64 * 1024 * 1024
 FOREVER = 3600.0
@@ -75,17 +75,23 @@ class EchoServer:
         self.flusher = Flusher()
         self._wheel = TimerWheel()
         self._poller = Poller()
+        self._socket_tasks = SocketTasks(self._poller)
 
     def takes(self, head: Head) -> bool:
         return True
 
-    async def admit(self, sock: AnySocket, head: Head, rest: bytes) -> Service:
+    async def admit(self, sock: AnySocket, head: Head, rest: bytes, on_ended: Callable[[], None]) -> Service:
         require_upgrade(head)
         sock.send(http_head.accept_response(head.headers[b"sec-websocket-key"]))
         connection = Connection(
-            sock, self._wheel, self._poller, send_queue_bytes=2 * MAX_MESSAGE, max_message=MAX_MESSAGE
+            sock,
+            self._wheel,
+            self._poller,
+            self._socket_tasks,
+            send_queue_bytes=2 * MAX_MESSAGE,
+            max_message=MAX_MESSAGE,
         )
-        return connection.run(Echo(self, connection), rest)
+        return connection.serve(Echo(self, connection), on_ended, rest)
 
     def send_all(self, frame: bytes) -> None:
         for connection in self.connections:
@@ -103,6 +109,7 @@ class EchoServer:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._wheel.run)
                 await nursery.start(self._poller.run)
+                await nursery.start(self._socket_tasks.run)
                 await nursery.start(self.flusher.run)
                 listener = Listener(
                     self, _no_http, max_connections=100_000, head_timeout=15, certificate=self._certificate

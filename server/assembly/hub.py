@@ -20,12 +20,14 @@ from server.identity.jwks import KeySet
 from server.identity.subjects import Subjects
 from server.transport.epoll import Poller
 from server.transport.timer_wheel import TimerWheel
+from server.transport.websocket import SocketTasks
 from store.redis.connection_owners import ConnectionOwners
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hub:
     poller: Poller
+    socket_tasks: SocketTasks
     wheel: TimerWheel
     keys: KeySet | None  # of an external issuer
     subjects: Subjects
@@ -48,6 +50,7 @@ def assemble_hub(
 ) -> Hub:
     """`peer_address` returns where other instances reach this one: empty until it listens there."""
     poller = Poller()
+    socket_tasks = SocketTasks(poller)
     wheel = TimerWheel(poller.settle)
     keys = KeySet(settings.jwks_url) if settings.jwks_url else None
     subjects = Subjects(handlers.provisioning, settings, limits.new_users)
@@ -88,6 +91,7 @@ def assemble_hub(
     forwarding = Forwarding(ConnectionOwners(stores.redis), peer_address)
     return Hub(
         poller=poller,
+        socket_tasks=socket_tasks,
         wheel=wheel,
         keys=keys,
         subjects=subjects,
@@ -96,5 +100,5 @@ def assemble_hub(
         server=server,
         forwarding=forwarding,
         http_endpoint=HttpEndpoint(server, limits.hub_requests, forwarding),
-        websocket_endpoint=WebSocketEndpoint(server, poller),
+        websocket_endpoint=WebSocketEndpoint(server, poller, socket_tasks),
     )

@@ -2,19 +2,21 @@
 
 Owns the epoll and the task that reads it, which waits for the epoll itself with Trio. Trio's own `wait_readable`
 registers a socket again for every wait: that costs a system call for each message, and a kilobyte of frames and
-waiters for each idle connection. The members react to readiness: their readers and writers are tasks that sleep in
-`trio.lowlevel.wait_task_rescheduled`, and are cancelled like any other.
+waiters for each idle connection. The members react to readiness: they read and handle what has come in the poller's
+step, which is divided, so that others have their turn.
 """
 
 import select
-from collections.abc import Iterable
+import time
+from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
 import trio
 
 from store.defects import guard
 
-MAX_EVENTS = 512  # taken in one scheduler step
+MAX_EVENTS = 512  # taken at once
+STEP = 0.001  # seconds for which members are woken in one scheduler step: what they read, they handle there
 WRITABLE: Final = select.EPOLLOUT | select.EPOLLERR | select.EPOLLHUP
 READABLE: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLERR | select.EPOLLHUP
 ENDED: Final = select.EPOLLRDHUP | select.EPOLLERR | select.EPOLLHUP  # no new edge may follow: read to the end
@@ -25,7 +27,10 @@ _guard = guard("poller")
 
 class Ready(Protocol):
     def on_ready(self, events: int) -> None:
-        """The socket has become readable, writable, or has ended. Must not wait."""
+        """The socket has become readable, writable, or has ended. Must not wait, nor take long.
+
+        May come once more after the member was removed.
+        """
 
     def abort(self, why: str) -> None:
         """End the member after a defect in it."""
@@ -47,14 +52,16 @@ class Poller:
         """Stop watching. The kernel removes a descriptor from the epoll when it is closed."""
         self._members.pop(number, None)
 
+    def members(self) -> Sequence[Ready]:
+        return tuple(self._members.values())
+
     async def settle(self) -> None:
         """Wait until all members that are ready now have been woken, and have run once."""
         while not self._epoll.closed:
             ready = self._epoll.poll(0, MAX_EVENTS)
-            self._wake(ready)
+            await self._wake_all(ready)
             if len(ready) < MAX_EVENTS:
                 break
-            await trio.lowlevel.checkpoint()
         for _ in range(2):  # woken tasks run before the second one returns
             await trio.lowlevel.checkpoint()
 
@@ -66,20 +73,31 @@ class Poller:
             task_status.started()
             while True:
                 await trio.lowlevel.wait_readable(epoll)
-                self._wake(epoll.poll(0, MAX_EVENTS))
+                await self._wake_all(epoll.poll(0, MAX_EVENTS))
 
-    def _wake(self, ready: Iterable[tuple[int, int]]) -> None:
-        members = self._members
-        rest = iter(ready)
+    async def _wake_all(self, ready: Sequence[tuple[int, int]]) -> None:
+        """Wake these, in as many steps as it takes.
+
+        Who they are is looked up first: by a later step a descriptor may be another member's.
+        """
+        rest = iter([(self._members.get(number), events) for number, events in ready])
+        while not self._wake(rest):
+            await trio.lowlevel.checkpoint()
+
+    def _wake(self, rest: Iterator[tuple[Ready | None, int]]) -> bool:
+        """Wake members for `STEP`. Return whether these were all."""
+        member: Ready | None = None
+        until = time.perf_counter() + STEP
         while True:
             try:
-                for number, events in rest:
-                    member = members.get(number)
+                for member, events in rest:
                     if member is not None:
                         member.on_ready(events)
-                return
+                        if time.perf_counter() > until:
+                            return False
+                return True
             except Exception as error:  # of one member: it is ended, the others are woken
-                self._give_up(members.get(number), _guard.caught(error))
+                self._give_up(member, _guard.caught(error))
 
     def _give_up(self, member: Ready | None, reference: str) -> None:
         try:

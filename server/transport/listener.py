@@ -11,7 +11,7 @@ import math
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 import trio
@@ -21,7 +21,7 @@ from server.protocol.http1 import head as http_head
 from server.protocol.http1.head import BadRequest, Head
 from server.transport.refusal import Refusal, bad_request
 from server.transport.request_stream import SEND_STALL, AnySocket, RequestStream, SecureRequestStream
-from server.transport.sockets import peer
+from server.transport.sockets import host_of, peer
 from server.transport.tls import Certificate, TlsSocket
 from server.transport.unauthenticated import CROWDED, Stranger, UnauthenticatedConnections
 from store.defects import guard
@@ -36,6 +36,7 @@ _TASK_NAME = "connection"  # one string for all of them
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 Service = Coroutine[Any, Any, Any]  # serves a connection; what it returns, if anything, serves it from then on
+LIVES_ON: Final = True  # what is returned by a service that the connection outlives: it closes it, and says so
 
 _guard = guard("listener")
 
@@ -48,8 +49,11 @@ class Upgrades(Protocol):
     def takes(self, head: Head) -> bool:
         """Return True if this side answers the upgrade request; otherwise it is served as plain HTTP."""
 
-    async def admit(self, sock: AnySocket, head: Head, rest: bytes) -> Service:
-        """Answer the upgrade and return the coroutine that serves the socket. Raise Refusal instead of answering."""
+    async def admit(self, sock: AnySocket, head: Head, rest: bytes, on_ended: Callable[[], None]) -> Service:
+        """Answer the upgrade and return the coroutine that serves the socket. Raise Refusal instead of answering.
+
+        The coroutine may return `LIVES_ON`. Then `on_ended` is called when the connection has ended.
+        """
 
 
 class Listener:
@@ -76,6 +80,7 @@ class Listener:
         self.accepted = 0
         self.refused = 0
         self._emptied: trio.Event | None = None
+        self._on_ended = self._ended  # one object for all connections
 
     async def run(
         self,
@@ -98,7 +103,7 @@ class Listener:
             flowing = True
             for _ in range(SHARED_BATCH if shared else ACCEPT_BATCH):
                 try:
-                    client, _ = sock.accept()
+                    client, address = sock.accept()
                 except BlockingIOError:
                     flowing = False
                     break
@@ -114,7 +119,7 @@ class Listener:
                         break
                     continue  # the connection failed before it was accepted (ECONNABORTED)
                 self.accepted += 1
-                nursery.start_soon(self._serve, client, name=_TASK_NAME)
+                nursery.start_soon(self._serve, client, address, name=_TASK_NAME)
 
     def _courtesy(self) -> float:
         """Return the seconds for which a new connection is left to siblings with fewer of them.
@@ -132,9 +137,9 @@ class Listener:
         """
         with suppress(OSError):
             while True:
-                client, _ = sock.accept()
+                client, address = sock.accept()
                 self.accepted += 1
-                nursery.start_soon(self._serve, client, name=_TASK_NAME)
+                nursery.start_soon(self._serve, client, address, name=_TASK_NAME)
         sock.close()
 
     async def wait_empty(self) -> None:
@@ -143,24 +148,28 @@ class Listener:
             self._emptied = trio.Event()
             await self._emptied.wait()
 
-    async def _serve(self, sock: socket.socket) -> None:
+    async def _serve(self, sock: socket.socket, address: object) -> None:
         """Serve one TCP connection until it ends, and close it. Exceptions go no further: other connections go on.
 
-        `_admit` returns the coroutine that serves the connection instead of awaiting it, and that may return another:
-        a connection may last for days, and the frames that admitted it, with the request head, should not stay in
-        memory. A refusal is answered here, in whichever step it was raised; an OSError means that the peer is gone.
+        A WebSocket outlives this task, as it needs none while it is idle. `_admit` returns the coroutine that serves
+        the connection instead of awaiting it, and that may return another: a connection may last for days, and the
+        frames that admitted it, with the request head, should not stay in memory. A refusal is answered here, in
+        whichever step it was raised; an OSError means that the peer is gone.
         """
         self.open += 1
         client: AnySocket = sock
         stranger: Stranger | None = None
+        lives_on = False
         try:
             sock.setblocking(False)
             if self._certificate is not None:
                 client = TlsSocket(sock, self._certificate.context)
-            stranger = Stranger(self.strangers, peer(sock))
+            stranger = Stranger(self.strangers, host_of(address))
+            serve: Any
             serve, stranger = await self._admit(client, stranger)
-            while serve is not None:
+            while serve and serve is not LIVES_ON:
                 serve = await serve
+            lives_on = serve is LIVES_ON
         except* Refusal as refused:
             self.refused += 1
             await _refuse(client, next(_leaves(refused)))
@@ -169,12 +178,16 @@ class Listener:
         except* Exception as group:
             _guard.caught(group, "connection_failed", address=peer(client))
         finally:
-            self.open -= 1
             if stranger is not None:
                 stranger.leave()
-            client.close()
-            if self._emptied is not None and not self.open:
-                self._emptied.set()
+            if not lives_on:
+                client.close()
+                self._ended()
+
+    def _ended(self) -> None:
+        self.open -= 1
+        if self._emptied is not None and not self.open:
+            self._emptied.set()
 
     async def _admit(self, client: AnySocket, stranger: Stranger) -> tuple[Service | None, Stranger | None]:
         """Read the first request head. Return the coroutine that serves the connection, and who it may still be: None
@@ -207,7 +220,7 @@ class Listener:
         except BadRequest as error:
             raise bad_request(error) from None
         if self._is_upgrade(head):
-            serve = await self._upgrades.admit(client, head, data[end:])
+            serve = await self._upgrades.admit(client, head, data[end:], self._on_ended)
             stranger.leave()
             return serve, None
         _welcome(stranger, head)
@@ -234,7 +247,7 @@ class Listener:
             raise bad_request(stream.fault)
         if stream.upgrade is None:
             return None
-        serve = await self._upgrades.admit(client, *stream.upgrade)
+        serve = await self._upgrades.admit(client, *stream.upgrade, self._on_ended)
         stranger.leave()
         return serve
 

@@ -69,4 +69,9 @@ def peer(sock: AnySocket) -> str:
         name = sock.getpeername()
     except OSError:
         return ""
-    return str(name[0]) if isinstance(name, tuple) else ""
+    return host_of(name)
+
+
+def host_of(address: object) -> str:
+    """Return the host of the address of a socket; empty for a Unix socket."""
+    return str(address[0]) if isinstance(address, tuple) else ""

@@ -1,7 +1,9 @@
 """One WebSocket on a raw socket: the fast transport.
 
-Owns the socket, its send queue and its nursery: the reader, a writer that exists only while the kernel's buffer is
-full, and the child tasks that the endpoint starts. Cancelling the nursery ends them all. The `Endpoint` interprets the
+Owns the socket, its send queue and its tasks. What comes is read and handled in the step in which the poller reports
+it. A task exists only while something is under way: a message that must wait, a writer while the kernel's buffer is
+full, what the endpoint starts. So an idle connection has neither task nor nursery. The tasks of all connections run in
+a `SocketTasks`, each in a scope of its own: the end of a connection cancels its scopes. The `Endpoint` interprets the
 messages (the hub connection, or an echo in conformance runs).
 
 Non-blocking standard-library sockets, watched by `server.transport.epoll`: a third of the connect cost and half of
@@ -10,7 +12,7 @@ the memory of trio.SocketStream.
 
 import socket
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, ClassVar, Protocol
 
 import structlog
@@ -23,6 +25,7 @@ from server.transport.epoll import ENDED, READABLE, WRITABLE, Poller
 from server.transport.send_queue import RESUME_AT, SendQueue, end_if_stalled
 from server.transport.timer_wheel import TimerWheel
 from server.transport.tls import TlsSocket
+from store.defects import guard
 
 READ_SIZE = 16384  # bytes read at once; bounds the work of one scheduler step
 WRITE_SIZE = 262144
@@ -30,7 +33,10 @@ CLOSE_WAIT = 5.0  # seconds for the peer to answer our Close (SignalR's default)
 STALL_TIMEOUT = 20.0  # seconds without the peer taking a byte
 ABORTED = "aborted"
 NOTICED = 0.0005  # seconds; shorter steps are not counted
+_TASK_NAME = "websocket"  # one string for all of them
 PONG_HEAD = b"\x8a"  # the first byte of a pong, and of no other frame
+
+_guard = guard("websockets")
 
 log = structlog.get_logger("parley.connection")
 
@@ -66,6 +72,27 @@ class Pace(Protocol):
     async def turn(self, wheel: TimerWheel) -> None: ...
 
 
+class SocketTasks:
+    """The tasks of WebSockets. Their end is the end of all WebSockets. One for each process."""
+
+    def __init__(self, poller: Poller) -> None:
+        self._poller = poller
+        self.nursery: trio.Nursery
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with trio.open_nursery() as self.nursery:
+            task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                for member in self._poller.members():
+                    if isinstance(member, Connection) and member.socket_tasks is self:
+                        member.cut()
+
+    def start_soon(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
+        self.nursery.start_soon(task, *args, name=_TASK_NAME)
+
+
 class _Sender(SendQueue):
     """The fields that every flush uses, adjacent in memory: the slots of one class share a few cache lines."""
 
@@ -77,22 +104,25 @@ class Connection(_Sender):
 
     __slots__ = (
         "__weakref__",
+        "busy",
         "close_at",
         "closing",
         "code",
         "decoder",
         "ended",
         "endpoint",
+        "finished",
         "flushed",
         "gone",
-        "nursery",
+        "on_ended",
         "over",
         "pace",
         "poller",
         "progress_at",
         "readable",
-        "reader",
         "reason",
+        "scopes",
+        "socket_tasks",
         "stall_timeout",
         "violated",
         "wheel_tick",
@@ -107,6 +137,7 @@ class Connection(_Sender):
         sock: socket.socket | TlsSocket,
         wheel: TimerWheel,
         poller: Poller,
+        socket_tasks: SocketTasks,
         *,
         send_queue_bytes: int,
         max_message: int,
@@ -120,12 +151,14 @@ class Connection(_Sender):
         self.wheel_tick = -1
         self.poller = poller
         self.readable = isinstance(sock, TlsSocket)  # OpenSSL may hold what the poller does not see
+        self.socket_tasks = socket_tasks
         self.ended = self.over = False
-        self.reader: trio.lowlevel.Task | None = None  # asleep until the socket is readable
+        self.busy = True  # what has come is being handled: nothing more is read
+        self.scopes: set[trio.CancelScope] | None = None  # of its tasks
         self.writer: trio.lowlevel.Task | None = None  # asleep until it is writable
         self.decoder = websocket.Decoder(max_message=max_message, max_held=max_held)
         self.closing = False
-        self.gone = False  # the nursery accepts no more tasks
+        self.gone = self.finished = False  # it takes no more tasks; and it has none
         self.violated = False
         self.close_at = 0.0
         self.code: int | None = None  # of the Close frame that began the closing handshake
@@ -135,75 +168,124 @@ class Connection(_Sender):
         self.stall_timeout = stall_timeout
         self.pace: Pace | None = None
         self.endpoint: Endpoint
-        self.nursery: trio.Nursery
+        self.on_ended: Callable[[], None] | None = None
 
-    def run(self, endpoint: Endpoint, data: bytes = b"", *, pace: Pace | None = None) -> Coroutine[Any, Any, None]:
-        """Serve the socket until it ends, and close it. `data` was read with the request head.
+    def serve(
+        self, endpoint: Endpoint, on_ended: Callable[[], None], data: bytes = b"", *, pace: Pace | None = None
+    ) -> Coroutine[Any, Any, bool]:
+        """Begin to serve the socket, and handle `data`, which was read with the request head.
 
-        The endpoint, which is made with its transport, is known from this call on, and not only once it is awaited.
+        The result says whether the connection lives on; then `on_ended` is called when it has ended, and its socket is
+        closed. The endpoint, which is made with its transport, is known from this call on, and not only once it is
+        awaited.
         """
         self.endpoint, self.pace = endpoint, pace
-        return self._run(data)
+        return self._serve(data, on_ended)
 
-    async def _run(self, data: bytes) -> None:
-        """As `run`. This is one function on purpose: its frame exists once per connection.
-
-        Messages are handled in order; the next one waits until the endpoint has accepted the one before, and the
-        socket is not read meanwhile: that, and the pauses of `pace`, are the backpressure on the peer. What the
-        messages of one read have queued is flushed once, after them. The reader sleeps without a deadline: timeouts
-        are the timer wheel's, and readiness comes from the poller, edge-triggered, so it reads until the socket has
-        nothing left. Reading ends after the peer's Close, or when the socket has failed or ended (`over`).
-
-        At the end the order matters: `gone` is set before the nursery closes, so that no task is started in it any
-        more; the wheel and the poller forget the connection before its socket is closed, as its descriptor may be
-        reused at once; and the endpoint is notified once, before the socket is closed, and not referred to any more.
-        """
+    async def _serve(self, data: bytes, on_ended: Callable[[], None]) -> bool:
+        scope = self._new_scope()
         try:
-            async with trio.open_nursery() as self.nursery:
-                try:
-                    self.wheel.schedule(self, self.endpoint.on_due(self.wheel.now))
-                    self.poller.add(self.sock.fileno(), self)
-                    while True:
-                        began = time.perf_counter()
-                        for event in self._decode(data):
-                            if type(event) is Message:
-                                waiting = (
-                                    None if self.closing else self.endpoint.receive(event.data, binary=event.binary)
-                                )
-                            else:
-                                waiting = self._control(event)
-                            if waiting is not None:
-                                self._count(time.perf_counter() - began)
-                                await waiting
-                                began = time.perf_counter()
-                        if self.first is not None:
-                            if self.first[:1] == PONG_HEAD:
-                                self._flush_pongs()
-                            else:
-                                self.flush()
-                        if self.over:
-                            break
-                        self._count(time.perf_counter() - began)
-                        if self.readable or self.ended:
-                            await trio.lowlevel.checkpoint()
-                        else:
-                            self.reader = trio.lowlevel.current_task()
-                            await trio.lowlevel.wait_task_rescheduled(self._stop_reading)
-                        if self.pace is not None and self.pace.pause(self.wheel.now) > 0:
-                            await self.pace.turn(self.wheel)  # not reading is the backpressure
-                        data = self._receive()
-                finally:
-                    self.gone = True
-                    self.nursery.cancel_scope.cancel()
+            with scope:
+                self.wheel.schedule(self, self.endpoint.on_due(self.wheel.now))
+                self.poller.add(self.sock.fileno(), self)
+                events = self._decode(data)
+                await self._work(events, self._handle(events))
+        except OSError as error:
+            self.abort(f"connection lost ({error.strerror})")
+        except Exception as error:
+            self._give_up(_guard.caught(error, "connection_failed"))
+        except BaseException:
+            self.cut()
+            raise
         finally:
-            self.wheel.cancel(self)
-            self.poller.remove(self.sock.fileno())
-            self.closing = True
-            self.endpoint.on_closed(self.reason or "cancelled")
-            del self.endpoint  # it has this transport: without the garbage collector neither would go
-            self.sock.close()
+            self._release(scope)
+        if not self.finished:
+            self.on_ended = on_ended
+        return not self.finished
 
     # -- reading ------------------------------------------------------------------------------
+
+    def on_ready(self, events: int) -> None:
+        """Read and handle what has come, and wake the writer. Called by the poller, in a step of its own."""
+        if self.gone:
+            return
+        if self.writer is not None and events & WRITABLE:
+            writer, self.writer = self.writer, None
+            trio.lowlevel.reschedule(writer)
+        if events & READABLE:
+            self.readable = True
+            if events & ENDED:
+                self.ended = True
+            if not self.busy:
+                try:
+                    self._read()
+                except Exception as error:
+                    self._give_up(_guard.caught(error, "connection_failed"))
+
+    def _read(self) -> None:
+        """Read once, and handle it in this step. What must wait, or is left to be read, is a task's."""
+        self.busy = True
+        events: Iterator[websocket.Event] = iter(())
+        waiting: Awaitable[None] | None = None
+        if not self._must_pause():
+            events = self._decode(self._receive())
+            waiting = self._handle(events)
+            if waiting is None and not (self.readable or self.over or self.ended):
+                self.busy = False
+                return
+        scope = self._new_scope()
+        if self.gone:
+            scope.cancel()  # what must wait is begun all the same: somebody may be owed an answer
+        self.socket_tasks.start_soon(self._run_task, scope, self._work, events, waiting)
+
+    def _handle(self, events: Iterator[websocket.Event]) -> Awaitable[None] | None:
+        """Handle events up to one that must be awaited before the next, and return that.
+
+        What they have queued is flushed once, behind the last one.
+        """
+        began = time.perf_counter()
+        for event in events:
+            if type(event) is Message:
+                waiting = None if self.closing else self.endpoint.receive(event.data, binary=event.binary)
+            else:
+                waiting = self._control(event)
+            if waiting is not None:
+                self._count(time.perf_counter() - began)
+                return waiting
+        if self.first is not None:
+            if self.first[:1] == PONG_HEAD:
+                self._flush_pongs()
+            else:
+                self.flush()
+        self._count(time.perf_counter() - began)
+        return None
+
+    async def _work(self, events: Iterator[websocket.Event], waiting: Awaitable[None] | None) -> None:
+        """Handle these events and what else comes, until there is nothing to do. There is one such task at a time.
+
+        Messages are handled in order; the next one waits until the endpoint has accepted the one before, and the
+        socket is not read meanwhile: that, and the pauses of `pace`, are the backpressure on the peer. Timeouts are the
+        timer wheel's, and readiness comes from the poller, edge-triggered, so what is there is read until nothing is
+        left. Reading ends after the peer's Close, or when the socket has failed or ended (`over`).
+        """
+        while True:
+            if waiting is not None:
+                await waiting
+            elif self.over:
+                self._end()
+                return
+            elif not (self.readable or self.ended):
+                self.busy = False
+                return
+            else:
+                await trio.lowlevel.checkpoint()
+                if self.pace is not None and self._must_pause():
+                    await self.pace.turn(self.wheel)  # not reading is the backpressure
+                events = self._decode(self._receive())
+            waiting = self._handle(events)
+
+    def _must_pause(self) -> bool:
+        return self.pace is not None and self.pace.pause(self.wheel.now) > 0
 
     def _receive(self) -> bytes:
         """Read what has arrived. Sets `over` at the end of the input."""
@@ -222,23 +304,6 @@ class Connection(_Sender):
             self.reason = self.reason or "connection lost"
         return data
 
-    def on_ready(self, events: int) -> None:
-        """Wake the reader or the writer. Called by the poller."""
-        if events & READABLE:
-            self.readable = True
-            if events & ENDED:
-                self.ended = True
-            if self.reader is not None:
-                reader, self.reader = self.reader, None
-                trio.lowlevel.reschedule(reader)
-        if self.writer is not None and events & WRITABLE:
-            writer, self.writer = self.writer, None
-            trio.lowlevel.reschedule(writer)
-
-    def _stop_reading(self, _: object) -> trio.lowlevel.Abort:
-        self.reader = None
-        return trio.lowlevel.Abort.SUCCEEDED
-
     def _stop_writing(self, _: object) -> trio.lowlevel.Abort:
         self.writer = None
         return trio.lowlevel.Abort.SUCCEEDED
@@ -248,11 +313,11 @@ class Connection(_Sender):
         if seconds > NOTICED and self.pace is not None:
             self.pace.worked(seconds, self.wheel.now)
 
-    def _decode(self, data: bytes) -> Iterable[websocket.Event]:
+    def _decode(self, data: bytes) -> Iterator[websocket.Event]:
         if self.violated or not data:
-            return ()  # after a violation the input is ignored, but read, so that the peer receives the Close
+            return iter(())  # after a violation the input is ignored, but read, so that the peer receives the Close
         try:
-            return self.decoder.receive(data)
+            return iter(self.decoder.receive(data))
         except websocket.ProtocolError as error:
             return self._until_violation(error)
 
@@ -381,12 +446,43 @@ class Connection(_Sender):
     def start_soon(self, task: Callable[..., Awaitable[object]], *args: object) -> bool:
         """Run `task` until the connection ends. Return False, and start nothing, if it has ended.
 
-        A delivery may happen between the end of the reader and the end of the connection, when the nursery accepts no
-        task any more.
+        A delivery may happen between the end of the reader and the end of the connection, when it takes no task any
+        more.
         """
         if not self.gone:
-            self.nursery.start_soon(task, *args)
+            self.socket_tasks.start_soon(self._run_task, self._new_scope(), task, *args)
         return not self.gone
+
+    def _new_scope(self) -> trio.CancelScope:
+        """Known from here on, so that the end waits for a task which has not run yet."""
+        if self.scopes is None:
+            self.scopes = set()
+        scope = trio.CancelScope()
+        self.scopes.add(scope)
+        return scope
+
+    async def _run_task(self, scope: trio.CancelScope, task: Callable[..., Awaitable[object]], *args: object) -> None:
+        try:
+            with scope:
+                await task(*args)
+        except OSError as error:
+            self.abort(f"connection lost ({error.strerror})")
+        except Exception as error:
+            self._give_up(_guard.caught(error, "connection_failed"))
+        finally:
+            self._release(scope)
+
+    def _release(self, scope: trio.CancelScope) -> None:
+        """A task has ended. The last one ends the connection, if that is to end."""
+        assert self.scopes is not None
+        self.scopes.discard(scope)
+        if not self.scopes:
+            self.scopes = None
+            if self.gone:
+                self._finish()
+
+    def _give_up(self, reference: str) -> None:
+        self.abort(f"internal: a defect, reference {reference}")
 
     def close(self, code: int, reason: str = "", *, why: str = "") -> None:
         """Begin the closing handshake, after what is queued. Never waits. It takes `CLOSE_WAIT` at most."""
@@ -404,7 +500,54 @@ class Connection(_Sender):
         """End the connection now, without a Close."""
         self.closing = True
         self.reason = self.reason or why
-        self.nursery.cancel_scope.cancel()
+        self._end()
+
+    def _end(self) -> None:
+        """Cancel its tasks. The end is a step of its own, as this may be called in the midst of a delivery."""
+        if not self.gone:
+            self.gone = True
+            if self.scopes is None:
+                self.socket_tasks.start_soon(self._finish_soon)
+            else:
+                self._cancel()
+
+    def cut(self) -> None:
+        """End now. Not to be called in the midst of a delivery."""
+        self.gone = True
+        if self.scopes is None:
+            self._finish()
+        else:
+            self._cancel()
+
+    def _cancel(self) -> None:
+        for scope in self.scopes or ():
+            scope.cancel()
+
+    async def _finish_soon(self) -> None:
+        if self.scopes is None:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Forget the connection, everywhere, in one step. Here the order matters.
+
+        No task is left, and `gone` lets none begin. The wheel and the poller forget it before its socket is closed, as
+        its descriptor may be reused at once; and the endpoint is notified once, before that, and not referred to any
+        more.
+        """
+        if self.finished:
+            return
+        self.finished = self.closing = True
+        try:
+            self.wheel.cancel(self)
+            self.poller.remove(self.sock.fileno())
+            self.endpoint.on_closed(self.reason or "cancelled")
+        except Exception as error:
+            _guard.caught(error, "connection_failed")
+        finally:
+            del self.endpoint  # it has this transport: without the garbage collector neither would go
+            self.sock.close()
+            if self.on_ended is not None:
+                self.on_ended()
 
     def on_due(self, now: float) -> float | None:
         if self.closing:

@@ -76,7 +76,7 @@ class AsgiTransport(SendQueue):
             async with trio.open_nursery() as self.nursery:
                 try:
                     self.wheel.schedule(self, connection.on_due(self.wheel.now))
-                    await self._carry()
+                    await self._run_task()
                 finally:
                     self.gone = True
                     self.nursery.cancel_scope.cancel()
@@ -86,7 +86,7 @@ class AsgiTransport(SendQueue):
             del self.connection  # it has this transport: without the garbage collector neither would go
 
     @abstractmethod
-    async def _carry(self) -> None:
+    async def _run_task(self) -> None:
         """Return when the client has gone; what the nursery still runs is cancelled then."""
 
     # -- for the connection --------------------------------------------------------------------------

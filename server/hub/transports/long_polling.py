@@ -43,7 +43,7 @@ class LongPolling(HttpTransport):
         self.finished = trio.Event()
         self.idle_since = hub.wheel.now
 
-    async def _carry(self) -> None:
+    async def _run_task(self) -> None:
         self._expect_a_poll()
         await self.finished.wait()
 

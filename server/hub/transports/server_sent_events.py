@@ -31,7 +31,7 @@ class ServerSentEvents(HttpTransport):
         self._send = send
         self._hang_up = hang_up_of(scope)
 
-    async def _carry(self) -> None:
+    async def _run_task(self) -> None:
         self.nursery.start_soon(self._write)
         while (await self._receive())["type"] != "http.disconnect":
             pass

@@ -1,8 +1,10 @@
 """Upgrades at the hub's path: which requests are meant, who may connect, and the WebSocket under a connection.
 
-Owns nothing that lasts: a WebSocket belongs to the task that serves it. Implements what the listener wants for upgrades
+Owns nothing that lasts: WebSockets belong to the `SocketTasks`. Implements what the listener wants for upgrades
 (`server.transport.listener.Upgrades`).
 """
+
+from collections.abc import Callable
 
 from server.config.trusted_proxies import Proxies
 from server.hub.connection import HubConnection
@@ -16,20 +18,21 @@ from server.transport.listener import Service
 from server.transport.refusal import Refusal, require_upgrade
 from server.transport.request_stream import AnySocket
 from server.transport.sockets import peer
-from server.transport.websocket import Connection
+from server.transport.websocket import Connection, SocketTasks
 
 
 class WebSocketEndpoint:
-    def __init__(self, hub: HubServer, poller: Poller) -> None:
+    def __init__(self, hub: HubServer, poller: Poller, socket_tasks: SocketTasks) -> None:
         self._hub = hub
         self._poller = poller
+        self._socket_tasks = socket_tasks
         self._proxies = Proxies(hub.settings.forwarded_allow_ips)
 
     def takes(self, head: Head) -> bool:
         """All that are meant: those for another path are refused. A stray header on a REST call means nothing."""
         return is_hub(http_head.plain_path(head.target)) or http_head.asks_to_switch(head)
 
-    async def admit(self, sock: AnySocket, head: Head, rest: bytes) -> Service:
+    async def admit(self, sock: AnySocket, head: Head, rest: bytes, on_ended: Callable[[], None]) -> Service:
         query = head.query
         headers = head.headers
         address = peer(sock)
@@ -48,6 +51,7 @@ class WebSocketEndpoint:
             sock,
             self._hub.wheel,
             self._poller,
+            self._socket_tasks,
             send_queue_bytes=self._hub.settings.send_queue_bytes,
             max_message=self.max_frame(),
             max_held=self._hub.max_message,
@@ -60,7 +64,7 @@ class WebSocketEndpoint:
         except OSError as error:
             connection.on_closed(f"connection lost ({error.strerror})")
             raise
-        return transport.run(connection, rest, pace=connection.share)
+        return transport.serve(connection, on_ended, rest, pace=connection.share)
 
     def max_frame(self) -> int:
         """Several hub messages may share a WebSocket message, so that may be larger than one of them."""

@@ -3,7 +3,6 @@
 import socket
 import time
 from collections.abc import Awaitable
-from functools import partial
 
 import pytest
 import trio
@@ -18,10 +17,11 @@ from server.protocol import websocket
 from server.transport import websocket as connections
 from server.transport.epoll import Poller
 from server.transport.timer_wheel import TimerWheel
-from server.transport.websocket import READ_SIZE, Connection
+from server.transport.websocket import READ_SIZE, Connection, SocketTasks
 from store.ids import new_id
 from tests.server.transport.test_websocket import FOREVER, Silent
 from tests.site import open_site
+from tests.websockets import serve
 
 STEP = 0.05  # seconds that one message takes here
 MESSAGES = 8  # of each connection: what the buffers of a socket pair hold
@@ -87,8 +87,10 @@ async def test_many_connections_take_one_share(
 
     monkeypatch.setattr(time, "perf_counter", lambda: worked)
     wheel, poller, share = TimerWheel(), Poller(), Share(ON)
+    socket_tasks = SocketTasks(poller)
     await nursery.start(wheel.run)
     await nursery.start(poller.run)
+    await nursery.start(socket_tasks.run)
     began = trio.current_time()
     peers = []
     for _ in range(10):
@@ -96,10 +98,10 @@ async def test_many_connections_take_one_share(
         ours.setblocking(False)
         peers.append(peer)
         connection = Connection(
-            ours, wheel, poller, send_queue_bytes=65536, max_message=READ_SIZE, stall_timeout=FOREVER
+            ours, wheel, poller, socket_tasks, send_queue_bytes=65536, max_message=READ_SIZE, stall_timeout=FOREVER
         )
         peer.sendall(websocket.encode_masked(websocket.BINARY, b"x" * READ_SIZE) * MESSAGES)
-        nursery.start_soon(partial(connection.run, Expensive(), pace=share))
+        nursery.start_soon(serve, connection, Expensive(), share)
     await trio.sleep(2.0)
     assert 0 < worked <= WORK_BURST + (trio.current_time() - began) * WORK_SHARE + 2 * STEP
     await trio.sleep(10 * MESSAGES * STEP / WORK_SHARE + 10)

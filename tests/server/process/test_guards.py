@@ -365,6 +365,7 @@ FAULTS = [
     Fault("flusher", Connection, "flush", chat, of_carol=True),
     Fault("timer_wheel", Connection, "on_due", time_out, of_carol=True),
     Fault("poller", Connection, "on_ready", ping, of_carol=True),
+    Fault("websockets", Connection, "_read", ping, of_carol=True),
     Fault("rooms", server.fanout.rooms, "encode_change", chat, is_binary),
     Fault("lanes", Rooms, "publish", chat),
     Fault("lanes", _Lane, "_pack", chat_together, several),
@@ -596,7 +597,7 @@ async def test_every_part_is_in_the_tables(database: str, redis_url: str, nurser
         kept = set(site.process.supervisor.kept)
     known = {fault.part for fault in FAULTS} | WHOLE | ABSENT | OTHERS
     assert {part for part in counts() if not part.startswith("test")} <= known
-    assert {part for part, _ in site.process.services()} | {"admin", "listener", "peer_listener"} == kept
+    assert {part for part, _ in site.process.services()} | {"admin", "listener", "peer_listener", "websockets"} == kept
 
 
 # -- the rule, in the code ---------------------------------------------------------------------------------------------

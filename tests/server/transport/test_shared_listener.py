@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Callable
 
 import trio
 
@@ -17,7 +18,7 @@ class NoUpgrades:
     def takes(self, head: Head) -> bool:
         return False
 
-    async def admit(self, sock: AnySocket, head: Head, rest: bytes) -> Service:
+    async def admit(self, sock: AnySocket, head: Head, rest: bytes, on_ended: Callable[[], None]) -> Service:
         raise AssertionError
 
 

@@ -1,4 +1,5 @@
-"""server.transport.websocket: the end of one socket affects no other, even during a delivery to it."""
+"""server.transport.websocket: the end of one socket affects no other, even during a delivery to it; an idle one has no
+task."""
 
 import socket
 from collections.abc import Awaitable
@@ -10,12 +11,14 @@ import trio.testing
 from server.protocol import websocket
 from server.transport.epoll import Poller
 from server.transport.timer_wheel import TimerWheel
-from server.transport.websocket import Connection
+from server.transport.websocket import READ_SIZE, Connection, SocketTasks
+from tests.websockets import serve
 
 WAIT = 30.0
 PROMISED = 5.0  # seconds for a peer to answer our Close
 LARGE = 8 << 20  # bytes: more than sockets hold
 FOREVER = 3600.0
+DEFECT = b"defect"
 ROUNDS = 20  # tasks of one scheduler step run in either order
 
 
@@ -64,21 +67,15 @@ async def test_a_slow_reader_ends_while_something_is_delivered(parts: tuple[Time
         ours, peer = socket.socketpair()
         ours.setblocking(False)
         with peer:
-            connection = Connection(ours, *parts, send_queue_bytes=65536, max_message=1000)
+            socket_tasks = SocketTasks(parts[1])
+            connection = Connection(ours, *parts, socket_tasks, send_queue_bytes=65536, max_message=1000)
             endpoint = Silent()
-            ended = trio.Event()
-
-            async def serve(
-                connection: Connection = connection, endpoint: Silent = endpoint, ended: trio.Event = ended
-            ) -> None:
-                await connection.run(endpoint)
-                ended.set()
-
             with trio.fail_after(WAIT):
                 async with trio.open_nursery() as deliverers:
                     deliverers.start_soon(deliver, connection)
                     async with trio.open_nursery() as connections:
-                        connections.start_soon(serve)
+                        await connections.start(socket_tasks.run)
+                        connections.start_soon(serve, connection, endpoint)
                         while not connection.blocked:
                             await trio.lowlevel.checkpoint()
                         if how == "left":
@@ -88,8 +85,9 @@ async def test_a_slow_reader_ends_while_something_is_delivered(parts: tuple[Time
                             peer.close()
                         elif how == "aborted":
                             connection.abort("enough")
-                        else:
-                            connections.cancel_scope.cancel()
+                        while how != "cancelled" and not connection.finished:
+                            await trio.lowlevel.checkpoint()
+                        connections.cancel_scope.cancel()
                     for _ in range(10):
                         await trio.lowlevel.checkpoint()
                     deliverers.cancel_scope.cancel()
@@ -103,16 +101,18 @@ async def test_a_peer_that_neither_reads_nor_answers_our_close(
 ) -> None:
     """A peer that does not answer a Close is disconnected after `CLOSE_WAIT`, not earlier, even if it did not read."""
     wheel, poller, endpoint = TimerWheel(), Poller(), Silent()
+    socket_tasks = SocketTasks(poller)
     await nursery.start(wheel.run)
     await nursery.start(poller.run)
+    await nursery.start(socket_tasks.run)
     ours, peer = socket.socketpair()
     with peer:
         ours.setblocking(False)
         connection = Connection(
-            ours, wheel, poller, send_queue_bytes=2 * LARGE, max_message=1000, stall_timeout=FOREVER
+            ours, wheel, poller, socket_tasks, send_queue_bytes=2 * LARGE, max_message=1000, stall_timeout=FOREVER
         )
         async with trio.open_nursery() as serving:
-            serving.start_soon(connection.run, endpoint)
+            serving.start_soon(serve, connection, endpoint)
             await trio.testing.wait_all_tasks_blocked()
             if queued:
                 connection.offer(websocket.encode(websocket.TEXT, b"x" * queued))
@@ -125,3 +125,135 @@ async def test_a_peer_that_neither_reads_nor_answers_our_close(
         assert PROMISED - 1 <= trio.current_time() - begun <= PROMISED + 2  # the wheel looks once a second
         assert endpoint.reason
     nursery.cancel_scope.cancel()
+
+
+class Busy(Silent):
+    """Waits for each message that says so, and echoes each."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.go_on = trio.Event()
+        self.heard: list[bytes] = []
+
+    def receive(self, data: bytes, *, binary: bool) -> Awaitable[None] | None:
+        self.heard.append(data)
+        if data == DEFECT:
+            raise RuntimeError("injected")
+        self.connection.offer(websocket.encode(websocket.TEXT, data))
+        return self._wait() if data.startswith(b"wait") else None
+
+    async def _wait(self) -> None:
+        await self.go_on.wait()
+
+
+@pytest.fixture
+async def socket_tasks(parts: tuple[TimerWheel, Poller], nursery: trio.Nursery) -> SocketTasks:
+    found = SocketTasks(parts[1])
+    await nursery.start(found.run)
+    return found
+
+
+async def begin(
+    parts: tuple[TimerWheel, Poller], socket_tasks: SocketTasks
+) -> tuple[Connection, Busy, socket.socket, trio.Event]:
+    """An idle connection, the peer's end of it, and what is set when it has ended."""
+    ours, peer = socket.socketpair()
+    ours.setblocking(False)
+    peer.setblocking(False)
+    connection = Connection(ours, *parts, socket_tasks, send_queue_bytes=65536, max_message=READ_SIZE)
+    endpoint, ended = Busy(connection), trio.Event()
+    assert await connection.serve(endpoint, ended.set)
+    return connection, endpoint, peer, ended
+
+
+def say(peer: socket.socket, *words: bytes) -> None:
+    peer.sendall(b"".join(websocket.encode_masked(websocket.TEXT, word) for word in words))
+
+
+def hear(peer: socket.socket) -> list[bytes]:
+    events = websocket.Decoder(client=True).receive(peer.recv(65536))
+    return [event.data for event in events if isinstance(event, websocket.Message)]
+
+
+async def test_no_task_while_nothing_is_under_way(parts: tuple[TimerWheel, Poller], socket_tasks: SocketTasks) -> None:
+    """What needs no waiting is handled without a task; what must wait is one task's, and what comes behind waits."""
+    connection, endpoint, peer, ended = await begin(parts, socket_tasks)
+    with peer:
+        assert not socket_tasks.nursery.child_tasks and connection.scopes is None
+        say(peer, b"one", b"two")
+        await trio.testing.wait_all_tasks_blocked()
+        assert hear(peer) == [b"one", b"two"] and not socket_tasks.nursery.child_tasks
+        say(peer, b"wait", b"three")
+        await trio.testing.wait_all_tasks_blocked()
+        say(peer, b"four")
+        await trio.testing.wait_all_tasks_blocked()
+        assert endpoint.heard[2:] == [b"wait"] and len(socket_tasks.nursery.child_tasks) == 1
+        endpoint.go_on.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert hear(peer) == [b"wait", b"three", b"four"] and not socket_tasks.nursery.child_tasks
+    with trio.fail_after(WAIT):
+        await ended.wait()
+    assert endpoint.reason == "connection lost" and not socket_tasks.nursery.child_tasks
+
+
+async def test_much_is_read_with_others_in_between(parts: tuple[TimerWheel, Poller], socket_tasks: SocketTasks) -> None:
+    """Beyond one read a task goes on, one read in each of its steps."""
+    connection, endpoint, peer, _ = await begin(parts, socket_tasks)
+    words = [b"%d" % number + b"x" * 4000 for number in range(20)]
+    with peer:
+        say(peer, *words)
+        with trio.fail_after(WAIT):
+            while len(endpoint.heard) < len(words):
+                before = len(endpoint.heard)
+                await trio.lowlevel.checkpoint()
+                assert len(endpoint.heard) <= before + 2 * READ_SIZE // 4000 + 1
+        assert endpoint.heard == words
+        connection.abort("enough")
+        await trio.testing.wait_all_tasks_blocked()
+
+
+@pytest.mark.parametrize("waiting", [False, True], ids=["idle", "waiting"])
+async def test_the_owner_ends_what_is_its_own(parts: tuple[TimerWheel, Poller], waiting: bool) -> None:
+    """With the owner of the tasks all its connections end, those without a task, too, and each is notified once."""
+    socket_tasks = SocketTasks(parts[1])
+    async with trio.open_nursery() as owner:
+        await owner.start(socket_tasks.run)
+        connection, endpoint, peer, ended = await begin(parts, socket_tasks)
+        if waiting:
+            say(peer, b"wait")
+            await trio.testing.wait_all_tasks_blocked()
+        owner.cancel_scope.cancel()
+    with peer:
+        assert ended.is_set() and endpoint.reason == "cancelled" and connection.sock.fileno() < 0
+        assert peer.recv(65536) is not None and not parts[1].members()
+
+
+@pytest.mark.parametrize("behind", [(), (b"wait",)], ids=["alone", "in a task"])
+async def test_a_defect_ends_its_connection_only(
+    parts: tuple[TimerWheel, Poller], socket_tasks: SocketTasks, behind: tuple[bytes, ...]
+) -> None:
+    """An exception in the endpoint ends that connection, in a step of its own, and no other."""
+    other, *_, theirs, _ = await begin(parts, socket_tasks)
+    connection, endpoint, peer, ended = await begin(parts, socket_tasks)
+    endpoint.go_on.set()
+    with peer, theirs:
+        say(peer, *behind, DEFECT, b"more")
+        with trio.fail_after(WAIT):
+            await ended.wait()
+        assert connection.finished and endpoint.reason.startswith("internal") and endpoint.heard[-1] == DEFECT
+        say(theirs, b"still here")
+        await trio.testing.wait_all_tasks_blocked()
+        assert hear(theirs) == [b"still here"] and not other.gone
+        other.abort("enough")
+        await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_the_end_in_the_midst_of_a_delivery(parts: tuple[TimerWheel, Poller], socket_tasks: SocketTasks) -> None:
+    """`abort` does not notify before the step is over: its caller may be going through all connections."""
+    connection, endpoint, peer, ended = await begin(parts, socket_tasks)
+    with peer:
+        connection.abort("enough")
+        assert not connection.finished
+        with trio.fail_after(WAIT):
+            await ended.wait()
+        assert endpoint.reason == "enough"

@@ -72,7 +72,7 @@ class Transport(HttpTransport):
         self.encoding = BARE["json"]
         self.ending, self.slow = trio.Event(), trio.Event()
 
-    async def _carry(self) -> None:
+    async def _run_task(self) -> None:
         self.nursery.start_soon(self._linger)
         await self.ending.wait()
 

@@ -22,9 +22,11 @@ from server.protocol.signalr.messages import Sequence as Sequence_
 from server.protocol.signalr.stateful_reconnect import BUFFER
 from server.transport.epoll import Poller
 from server.transport.timer_wheel import TICK
+from server.transport.websocket import SocketTasks
 from store.ids import new_id
 from tests.server.hub.test_connection import USER, EmptyStore, World
 from tests.server.hub.test_connection import world as world
+from tests.websockets import serve
 
 WAIT = 30.0
 LIMIT = 256 * 1024  # bytes of a send queue
@@ -36,10 +38,11 @@ CALL = PROTOCOLS["json"].encode_invocation("Ping", (), "1")
 class Peer:
     """A client's end of one socket after another, all of the same connection."""
 
-    def __init__(self, world: World, poller: Poller, nursery: trio.Nursery) -> None:
+    def __init__(self, world: World, poller: Poller, socket_tasks: SocketTasks, nursery: trio.Nursery) -> None:
         self.world = world
         world.encodings = FRAMED
         self._poller = poller
+        self._socket_tasks = socket_tasks
         self._nursery = nursery
         self.connection: HubConnection
         self.transport: StatefulWebSocket
@@ -52,7 +55,13 @@ class Peer:
         ours.setblocking(False)
         self.sock.setblocking(False)
         self.transport = StatefulWebSocket(
-            ours, self.world.wheel, self._poller, send_queue_bytes=LIMIT, max_message=1 << 20, stall_timeout=3600
+            ours,
+            self.world.wheel,
+            self._poller,
+            self._socket_tasks,
+            send_queue_bytes=LIMIT,
+            max_message=1 << 20,
+            stall_timeout=3600,
         )
         self._decoder = websocket.Decoder(client=True, max_message=1 << 24)
         self._parser = PROTOCOLS["json"].parser(1 << 24)
@@ -74,7 +83,7 @@ class Peer:
         await wait_all_tasks_blocked()
 
     async def _serve(self) -> None:
-        self._nursery.start_soon(self.transport.run, self.connection)
+        self._nursery.start_soon(serve, self.transport, self.connection)
         await wait_all_tasks_blocked()
 
     async def lose(self) -> None:
@@ -148,8 +157,10 @@ class EventfulStore(EmptyStore):
 @pytest.fixture
 async def peer(world: World, nursery: trio.Nursery) -> AsyncIterator[Peer]:
     poller = Poller()
+    socket_tasks = SocketTasks(poller)
     await nursery.start(poller.run)
-    yield Peer(world, poller, nursery)
+    await nursery.start(socket_tasks.run)
+    yield Peer(world, poller, socket_tasks, nursery)
 
 
 @pytest.mark.parametrize("word", [PING, CALL])
