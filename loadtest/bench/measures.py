@@ -24,6 +24,10 @@ ECHOERS = 100  # sockets that echo at a time, each with
 DEPTH = 4  # frames under way
 PAIRS = 50  # direct conversations with one message under way each
 BURST = 10
+IDLE = 2000  # connections that do nothing but ping
+INTERVAL = 1.0  # seconds between the pings of one, either way
+STEPS = 20  # in which the clients' pings are sent, in each interval
+PER_HOUR = 240  # pings either way, as clients and servers have it
 PAYLOAD = b"x" * 99
 US, MS = 1e6, 1e3
 
@@ -189,6 +193,68 @@ def idle(server: Server, users: list[User], tokens: Sequence[str]) -> tuple[floa
     lean_client.close()
     warm.close()
     return cost, size
+
+
+def opening(server: Server, users: list[User], tokens: Sequence[str]) -> float:
+    """Connecting with each of these tokens until the server answers, when all their rooms are attached: us for each."""
+    warm = Sockets(server.port)
+    warm.connect(50, [user.token for user in users])
+    warm.quiet()
+    spent = server.cpu()
+    lean_client = Sockets(server.port)
+    lean_client.connect(len(tokens), tokens)
+    for sock in lean_client.sockets:
+        sock.send(frame(call("1", "Ping")))
+    waiting = set(lean_client.sockets)
+
+    def note(sock: socket.socket, data: bytes) -> None:
+        if b'"type":3' in data:
+            waiting.discard(sock)
+
+    while waiting:
+        if not lean_client.receive(note, 30):
+            raise BenchError("bench: a connection was not answered")
+    cost = (server.cpu() - spent) / len(tokens) * US
+    lean_client.close()
+    warm.close()
+    return cost
+
+
+def idle_hour(server: Server, tokens: Sequence[str], seconds: float) -> float:
+    """What an hour of pings, either way, costs for one of `IDLE` connections that do nothing else: us.
+
+    The server pings each `INTERVAL`. What the process spends without them is not theirs.
+    """
+    time.sleep(INTERVAL)
+    spent, began = server.cpu(), time.monotonic()
+    time.sleep(2 * INTERVAL)
+    by_itself = (server.cpu() - spent) / (time.monotonic() - began)
+    lean_client = Sockets(server.port)
+    lean_client.connect(IDLE, tokens)
+    _ping(lean_client, 3 * INTERVAL)
+    spent, began = server.cpu(), time.monotonic()
+    pings = _ping(lean_client, max(seconds, 4 * INTERVAL))
+    spent = server.cpu() - spent - by_itself * (time.monotonic() - began)
+    lean_client.close()
+    return spent / (pings / 2) * PER_HOUR * US
+
+
+def _ping(lean_client: Sockets, seconds: float) -> int:
+    """Ping from all sockets, evenly over each `INTERVAL`. Return how many pings went and came."""
+    word, heard, sent = frame(b'{"type":6}' + SEPARATOR), 0, 0
+
+    def note(sock: socket.socket, data: bytes) -> None:
+        nonlocal heard
+        heard += _units(data)
+
+    start = time.monotonic()
+    for step in range(int(STEPS * seconds / INTERVAL)):
+        for sock in lean_client.sockets[step % STEPS :: STEPS]:
+            sock.send(word)
+            sent += 1
+        while (wait := start + (step + 1) * INTERVAL / STEPS - time.monotonic()) > 0:
+            lean_client.receive(note, wait)
+    return sent + heard
 
 
 def durable(server: Server, pairs: list[tuple[User, User, str]], seconds: float) -> Durable:

@@ -5,6 +5,7 @@ Owns one kept-alive HTTP connection to the server under measurement.
 
 import http.client
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -61,7 +62,7 @@ class Rest:
         return str(made["id"])
 
 
-def fresh_tokens(data: Path, users: list[User], count: int) -> list[str]:
+def fresh_tokens(data: Path, users: Sequence[User], count: int) -> list[str]:
     """So many tokens of these users in turn, none of which a server has seen, with the key of the `parley dev` in
     `data`."""
     key = (data / KEY_FILE).read_text().strip()

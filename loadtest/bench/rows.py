@@ -13,6 +13,7 @@ from loadtest.bench.reading import BEHIND
 
 PYTHON, C = "speed.python", "speed.c"
 MANY = 20  # conversations of each user in the last rows
+THOUSAND = 1000  # conversations of a user who connects
 CROWD = 2000  # users who react to one message
 SIZES = (10, 100, 1000, 5000)  # sockets in a room
 
@@ -91,6 +92,11 @@ ROWS = [
         "idle",
         ("connect", "connect, with a token not seen before", "µs", _python(250)),
         ("memory", "memory of an idle connection, 1 conversation", "KiB", (Budget(4.5),)),
+    ),
+    *_rows("pings", ("idle_hour", "an idle connection's pings, for an hour", "µs", _python(7500))),
+    *_rows(
+        "thousand",
+        ("connect_1000", f"connect with {THOUSAND:,} conversations", "µs", (Budget(5, "connect"),)),
     ),
     *_rows("logged", ("connect_logged", "connect, with LOG_LEVEL=info", "µs", _python(320))),
     *_rows(

@@ -66,6 +66,18 @@ def idle(world: World, order: Order) -> Figures:
     yield "memory", size
 
 
+def pings(world: World, order: Order) -> Figures:
+    tokens = fresh_tokens(world.data, world.plain, measures.IDLE)
+    with parley(world.data, source=world.source, keepalive=f"{measures.INTERVAL:g}s") as server:
+        yield "idle_hour", measures.idle_hour(server, tokens, order.seconds)
+
+
+def thousand(world: World, order: Order) -> Figures:
+    tokens = fresh_tokens(world.data, world.busy, len(world.busy))
+    with parley(world.data, source=world.source) as server:
+        yield "connect_1000", measures.opening(server, world.plain, tokens)
+
+
 def logged(world: World, order: Order) -> Figures:
     tokens = fresh_tokens(world.data, world.plain, LOGGED)
     with parley(world.data, source=world.source, log_level="info") as server:
@@ -141,6 +153,8 @@ def many(world: World, order: Order) -> Figures:
 REFERENCES: dict[str, Callable[[Order], Figures]] = {"speed": speeds, "floor": floor, "ws": ws, "hello": hello}
 OURS: dict[str, Callable[[World, Order], Figures]] = {
     "idle": idle,
+    "pings": pings,
+    "thousand": thousand,
     "logged": logged,
     "talk": talk,
     "fan": fan,

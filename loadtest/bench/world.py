@@ -11,12 +11,13 @@ from typing import NamedTuple
 from loadtest.bench import measures, reading
 from loadtest.bench.people import Rest, User
 from loadtest.bench.process import HERE, Source, parley
-from loadtest.bench.rows import CROWD, MANY, SIZES
+from loadtest.bench.rows import CROWD, MANY, SIZES, THOUSAND
 
 MEMBERS = 200  # of the big room; ten connections each, or as many as make up `SIZES`
 USERS = 2100  # with one conversation each, but for the members of the room
 CROWDED = 1900  # users with `MANY` conversations
 GROUP = 50  # members of each
+BUSY = 3  # users with `THOUSAND` conversations, of two each
 LISTED = 50  # conversations of the one who lists them
 EVENT_BYTES = 640  # where nothing of Parley's is measured that would show it
 
@@ -47,6 +48,7 @@ class World(NamedTuple):
     read: "Read | None"  # what is read, if anything is
     event_bytes: int
     rooms: Sequence[Room] = ()  # for so many sockets as `SIZES` says, if they are wanted
+    busy: Sequence[User] = ()  # with `THOUSAND` conversations each, if they are wanted
 
     @property
     def members(self) -> list[User]:
@@ -76,6 +78,10 @@ def make(data: Path, stages: Collection[str], source: Source = HERE) -> World:
             room = rest.group(crowd[0], crowd, "crowd")
         many = [rest.user(f"many{number}") for number in range(CROWDED)] if "many" in stages else []
         _fill(rest, many)
+        busy = [rest.user(f"busy{number}") for number in range(BUSY)] if "thousand" in stages else []
+        for user in busy:
+            for number in range(THOUSAND):
+                rest.group(user, [user, users[number]], f"busy {number}")
         read = _long(rest, users, pairs[0][2]) if "reads" in stages else None
         rooms = []
         if "fan" in stages:
@@ -83,7 +89,7 @@ def make(data: Path, stages: Collection[str], source: Source = HERE) -> World:
             rooms = [Room(rest.group(members[0], members, f"room of {len(members)}"), members) for members in few]
             rooms += [Room(big, users[:MEMBERS])] * (len(SIZES) - len(rooms))
         size = measures.event_size(server, (users[0], users[1], big))
-    return World(data, source, users, pairs, big, crowd, room, many, read, size, rooms)
+    return World(data, source, users, pairs, big, crowd, room, many, read, size, rooms, busy)
 
 
 def _long(rest: Rest, users: list[User], conversation: str) -> Read:
