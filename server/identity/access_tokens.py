@@ -122,9 +122,12 @@ class Verifier:
             raise unauthenticated("The token is of another kind than an access token (see its header's typ).")
         if header.get("alg") == "HS256" and self._signing.current:
             claims = self._decode(token, [(key, "HS256") for key in self._signing.accepted])
-            if self._subjects is not None and not _is_id(claims["sub"]):
-                return await self._caller_of(claims)
-            caller = _caller(claims, _id_of(claims), is_ours=True)
+            user_id = _parsed_id(claims["sub"])
+            if user_id is None:
+                if self._subjects is not None:
+                    return await self._caller_of(claims)
+                raise _unacceptable()
+            caller = _caller(claims, user_id, is_ours=True)
             if len(self._verified) >= VERIFIED_MAX:
                 del self._verified[next(iter(self._verified))]
             self._verified[digest] = caller
@@ -190,18 +193,17 @@ def _caller(claims: dict[str, Any], user_id: UUID, *, is_ours: bool = False) -> 
 
 
 def _id_of(claims: dict[str, Any]) -> UUID:
-    try:
-        return UUID(claims["sub"])
-    except (ValueError, TypeError, AttributeError):
-        raise _unacceptable() from None
+    found = _parsed_id(claims["sub"])
+    if found is None:
+        raise _unacceptable()
+    return found
 
 
-def _is_id(subject: object) -> bool:
+def _parsed_id(subject: object) -> UUID | None:
     try:
-        UUID(subject)  # type: ignore[arg-type]  # whatever it is
+        return UUID(subject)  # type: ignore[arg-type]  # whatever it is
     except (ValueError, TypeError, AttributeError):
-        return False
-    return True
+        return None
 
 
 def _unacceptable() -> ChatError:

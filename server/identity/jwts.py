@@ -5,10 +5,13 @@ date of a claim is a finite number (RFC 7519, 2), neither a string nor a boolean
 the kinds of token that a header may name (RFC 8725, 3.11): one of another kind is refused, however it is signed.
 """
 
+import hmac
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 from typing import Any
 
 import jwt
+from jwt.algorithms import HMACAlgorithm
 
 MAX_DATE = 2**53  # seconds since 1970: the largest range in which floats are exact
 DATES = ("exp", "nbf", "iat")
@@ -16,6 +19,24 @@ ACCESS_TOKENS = frozenset({"jwt", "at+jwt"})  # kinds of an access token (RFC 90
 ID_TOKENS = frozenset({"jwt"})
 
 _UNREADABLE = (ValueError, TypeError, ArithmeticError, RecursionError)  # raised by PyJWT for unexpected contents
+
+
+class _RememberedKeys(HMACAlgorithm):
+    """HS256 that looks once, not with each token, whether a key may be one of HMAC."""
+
+    def __init__(self) -> None:
+        super().__init__(HMACAlgorithm.SHA256)
+
+    def prepare_key(self, key: str | bytes) -> bytes:
+        return _prepared(key)
+
+    def sign(self, msg: bytes, key: bytes) -> bytes:
+        return hmac.digest(key, msg, "sha256")
+
+
+_prepared = lru_cache(maxsize=32)(HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key)
+jwt.unregister_algorithm("HS256")
+jwt.register_algorithm("HS256", _RememberedKeys())
 
 
 def decode(token: str, keys: Iterable[tuple[Any, str]], *, options: Any, **checks: Any) -> dict[str, Any]:

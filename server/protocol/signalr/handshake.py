@@ -6,6 +6,7 @@ has a `type`, nor an `error` that is null.
 """
 
 import json
+from functools import lru_cache
 from typing import NamedTuple
 
 from server.protocol.signalr.json_codec import SEPARATOR
@@ -13,6 +14,9 @@ from server.protocol.signalr.json_codec import SEPARATOR
 OK = b"{}\x1e"
 VERSION = 2  # the newest; clients of older ones are served as they are
 MAX_REQUEST = 4096  # bytes; a real one has about 40
+_SHORT = 128  # bytes, up to which a request is remembered: clients of one library send the same
+
+_decoder = json.JSONDecoder()
 
 
 class HandshakeError(Exception):
@@ -31,9 +35,14 @@ def parse_request(data: bytes) -> tuple[Request, bytes] | None:
         raise HandshakeError(f"The handshake is longer than {MAX_REQUEST} bytes.")
     if not separator:
         return None
+    return (_remembered(head) if len(head) <= _SHORT else _parse(head)), rest
+
+
+def _parse(head: bytes) -> Request:
+    """Raises HandshakeError."""
     try:
         # raw_decode ignores what stands between the object and the separator, as the reference does.
-        fields, _ = json.JSONDecoder().raw_decode(head.decode().lstrip())
+        fields, _ = _decoder.raw_decode(head.decode().lstrip())
     except (ValueError, RecursionError):
         raise HandshakeError("The handshake is not JSON.") from None
     if not isinstance(fields, dict):
@@ -45,7 +54,10 @@ def parse_request(data: bytes) -> tuple[Request, bytes] | None:
         raise HandshakeError("The handshake has no 'version'.")
     if version > VERSION:
         raise HandshakeError(f"Version {version} of the protocol '{protocol[:32]}' is not supported.")
-    return Request(protocol, version), rest
+    return Request(protocol, version)
+
+
+_remembered = lru_cache(maxsize=64)(_parse)
 
 
 def error(sentence: str) -> bytes:
