@@ -31,15 +31,18 @@ COUNTED = 200  # conversations whose unread messages are counted with one query:
 MAX_AROUND = 20_001  # blocks of one user, and against them, that are read: one more than an instance keeps
 PROVED = 500  # cursors looked up with one query
 
-Connecting = tuple[UUID, UUID | None]  # a user, and the sign-in session that their access token names
+# A user, the sign-in session that their access token names, and whether the connection wants their conversations.
+Connecting = tuple[UUID, UUID | None, bool]
 Proof = tuple[UUID, int, bytes, int]  # the conversation and the cursor, as a key that hashes with a key of this process
 
 
 class Opening(NamedTuple):
-    """What a connection begins with: what its user has chosen to hide, and the blocks that concern them, if any."""
+    """What a connection begins with: what its user has chosen to hide, and the blocks that concern them, if any; their
+    conversations, if it wants them."""
 
     privacy: Chosen | None
     blocks: Concerning | None
+    memberships: Sequence[UUID] = ()
 
 
 class _Found(NamedTuple):
@@ -89,12 +92,13 @@ class Sync:
                 raise ChatError("unauthenticated", "There is no such user (any more).")
         return ()
 
-    async def opening(self, user_id: UUID, session_id: UUID | None) -> Opening:
-        """What a connection of this user begins with. `session_id`: of their sign-in, if the access token names one.
+    async def opening(self, user_id: UUID, session_id: UUID | None, *, attaches: bool = False) -> Opening:
+        """What a connection of this user begins with. `session_id`: of their sign-in, if the access token names one;
+        `attaches`: it wants the user's conversations.
 
         Raises ChatError: "unauthenticated" when the session has ended, or there is no such user (any more), "banned".
         """
-        key = (user_id, session_id)
+        key = (user_id, session_id, attaches)
         found = (await self._openings.get([key]))[key]
         if found.has_ended:
             raise _session_ended()
@@ -190,22 +194,24 @@ class Sync:
             return dict.fromkeys(await accounts.list_ended(conn, session_ids))
 
     async def _fetch_openings(self, keys: Collection[Connecting]) -> dict[Connecting, _Found]:
-        """All of it from one connection, so that a connect waits for one turn instead of four."""
-        user_ids = {user_id for user_id, _ in keys}
-        session_ids = {session_id for _, session_id in keys if session_id is not None}
+        """All of it from one connection, so that a connect waits for one turn instead of five."""
+        user_ids = {user_id for user_id, _, _ in keys}
+        session_ids = {session_id for _, session_id, _ in keys if session_id is not None}
+        attaching = {user_id for user_id, _, attaches in keys if attaches}
         async with self._pool.connection() as conn:
             ended = set(await accounts.list_ended(conn, session_ids)) if session_ids else set()
             bans = await moderation.list_bans_of_present(conn, user_ids)
             privacy = await list_privacy(conn, user_ids)
             blocks = await list_blocks_around(conn, user_ids, MAX_AROUND)
+            mine = await conversations.list_memberships(conn, attaching) if attaching else {}
         return {
-            (user_id, session_id): _Found(
-                Opening(privacy.get(user_id), blocks.get(user_id)),
+            (user_id, session_id, attaches): _Found(
+                Opening(privacy.get(user_id), blocks.get(user_id), mine.get(user_id, ()) if attaches else ()),
                 has_ended=session_id in ended,
                 is_present=user_id in bans,
                 banned_until=bans.get(user_id),
             )
-            for user_id, session_id in keys
+            for user_id, session_id, attaches in keys
         }
 
     async def _fetch_present(self, user_ids: Collection[UUID]) -> dict[UUID, Timestamp | None]:

@@ -6,8 +6,8 @@ cursor counts and the connection had no room for: the state of conversations (`s
 presence and typing (`repeat_missed`). Touches connections and rooms, and the store through `SyncSource`.
 """
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 from uuid import UUID
 
@@ -48,8 +48,9 @@ class SyncSource(Protocol):
 
     async def memberships(self, user_id: UUID) -> Sequence[UUID]: ...
 
-    async def opening(self, user_id: UUID, session_id: UUID | None) -> Opening:
-        """What the user hides, and the blocks that concern them. `session_id`: of their sign-in, if there is one.
+    async def opening(self, user_id: UUID, session_id: UUID | None, *, attaches: bool) -> Opening:
+        """What the user hides, the blocks that concern them and, for a connection that `attaches`, their conversations.
+        `session_id`: of their sign-in, if there is one.
 
         Raises ChatError: "unauthenticated" when the session has ended, or there is no such user (any more), "banned".
         """
@@ -97,8 +98,7 @@ class Target(Subscriber, Protocol):
     def send_event(self, target: str, arguments: Sequence[object]) -> None: ...
 
 
-@asynccontextmanager
-async def moving_cursors(connection: Target) -> AsyncIterator[set[UUID]]:
+class moving_cursors:  # noqa: N801  # called like a function
     """Hold the lock on the cursors. Yields the conversations that the connection leaves, or is removed from, meanwhile.
 
     Each catch-up has awaits between the question "is this user a member?" and the moment in which it attaches. A
@@ -106,30 +106,37 @@ async def moving_cursors(connection: Target) -> AsyncIterator[set[UUID]]:
     `expelled` instead, and a catch-up that is about to attach looks there, in the same scheduler step (`_attach`). One
     lock for each connection, so that two catch-ups of the same room cannot send its changes twice.
     """
-    async with connection.sync_lock():
-        connection.expelled = set()
-        try:
-            yield connection.expelled
-        finally:
-            connection.expelled = None
+
+    def __init__(self, connection: Target) -> None:
+        self._connection = connection
+        self._lock = connection.sync_lock()
+
+    async def __aenter__(self) -> set[UUID]:
+        await self._lock.__aenter__()
+        expelled = self._connection.expelled = set()
+        return expelled
+
+    async def __aexit__(self, *raised: object) -> None:
+        self._connection.expelled = None
+        await self._lock.__aexit__(None, None, None)
 
 
-async def attach_all(connection: Target, rooms: Rooms, sync: SyncSource) -> None:
+async def attach_all(
+    connection: Target, rooms: Rooms, sync: SyncSource, mine: Sequence[UUID], openings: int, expelled: Collection[UUID]
+) -> None:
     """On connect: attach to every conversation of the user, at its head.
 
-    The connection must be registered by then: a change that adds the user while their memberships are read attaches
-    it itself, and one that removes them puts the conversation into `expelled`.
+    `mine` are the user's memberships, read when there had been that many `openings`; `expelled` is of `moving_cursors`,
+    which was begun before. So was the registration of the connection: a change that adds the user while their
+    memberships are read attaches it itself, and one that removes them puts the conversation into `expelled`.
     """
-    async with moving_cursors(connection) as expelled:
-        openings = rooms.openings
-        mine = await sync.memberships(connection.user_id)
-        async with rooms.opened(mine) as opened:
-            still = await _memberships(connection, sync, mine, opened, openings)
-            for room in opened.values():
-                if room.conversation_id not in still:
-                    continue
-                if room.conversation_id not in expelled and not connection.closed:
-                    room.attach(connection)
+    async with rooms.opened(mine) as opened:
+        still = await _memberships(connection, sync, mine, opened, openings)
+        for number, room in enumerate(opened.values(), 1):
+            if room.conversation_id in still and room.conversation_id not in expelled and not connection.closed:
+                room.attach(connection)
+            if number % STEP == 0:
+                await trio.lowlevel.checkpoint()
 
 
 async def _memberships(

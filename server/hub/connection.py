@@ -8,8 +8,7 @@ needs of one.
 """
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Sequence
 from typing import cast
 from uuid import UUID
 
@@ -363,14 +362,18 @@ class HubConnection:
         other way round, any of these could fall between the answer of the store and the registration, and find no
         connection to act on.
         """
-        await self.hub.rooms.register(self)
+        rooms = self.hub.rooms
+        await rooms.register(self)
         try:
             # Only now: a session that is ended from here on ends this connection, wherever that happens.
-            opening = await self.hub.sync.opening(self.user_id, self.caller.session_id)
-            self.hub.rooms.load_privacy(self.user_id, opening.privacy)
-            self.hub.rooms.load_blocks(self.user_id, opening.blocks or NO_BLOCKS, is_opening=True)
-            if self.auto_attach and not self.closed:
-                await catch_up.attach_all(self, self.hub.rooms, self.hub.sync)
+            async with catch_up.moving_cursors(self) as expelled:
+                openings = rooms.openings
+                opening = await self.hub.sync.opening(self.user_id, self.caller.session_id, attaches=self.auto_attach)
+                rooms.load_privacy(self.user_id, opening.privacy)
+                rooms.load_blocks(self.user_id, opening.blocks or NO_BLOCKS, is_opening=True)
+                if opening.memberships and not self.closed:
+                    mine = opening.memberships
+                    await catch_up.attach_all(self, rooms, self.hub.sync, mine, openings, expelled)
         except ChatError as error:
             self.end(str(error), allow_reconnect=error.code in ("unavailable", "overloaded"))
         except (Unavailable, Overloaded) as error:
@@ -542,19 +545,9 @@ class HubConnection:
             known = error if isinstance(error, (Unavailable, Overloaded)) else Unavailable()
             self.end(str(from_store(known)), allow_reconnect=True)
 
-    @asynccontextmanager
-    async def sync_lock(self) -> AsyncIterator[None]:
-        """Held by whatever moves this connection's cursors: one at a time.
-
-        The lock exists only while someone has it or waits for it: an idle connection would pay 240 bytes for one.
-        """
-        lock = self.syncing = self.syncing or trio.Lock()
-        try:
-            async with lock:
-                yield
-        finally:
-            if not lock.locked():
-                self.syncing = None
+    def sync_lock(self) -> "_SyncLock":
+        """Held by whatever moves this connection's cursors: one at a time."""
+        return _SyncLock(self)
 
     # -- ending -----------------------------------------------------------------------------------
 
@@ -606,6 +599,26 @@ class HubConnection:
         except Exception as error:
             self.closed = True
             self.transport.abort(f"internal: a defect, reference {_guard.caught(error)}")
+
+
+class _SyncLock:
+    """The lock exists only while someone has it or waits for it: an idle connection would pay 240 bytes for one."""
+
+    def __init__(self, connection: HubConnection) -> None:
+        self._connection = connection
+        self._lock: trio.Lock
+
+    async def __aenter__(self) -> None:
+        lock = self._lock = self._connection.syncing = self._connection.syncing or trio.Lock()
+        try:
+            lock.acquire_nowait()
+        except trio.WouldBlock:
+            await lock.acquire()
+
+    async def __aexit__(self, *raised: object) -> None:
+        self._lock.release()
+        if not self._lock.locked() and self._connection.syncing is self._lock:
+            self._connection.syncing = None
 
 
 class _DroppingParser:

@@ -46,7 +46,7 @@ async def test_sessions_that_have_ended(running: Memory) -> None:
     live, ended = [await running.accounts.begin(user.user_id, Client()) for _ in range(2)]
     await running.accounts.revoke(user, ended.session_id)
     running.publisher.published.clear()
-    assert await running.sync.opening(user.user_id, live.session_id) == (None, None)
+    assert await running.sync.opening(user.user_id, live.session_id) == (None, None, ())
     await running.sync.require_session(live.session_id)
     unknown = new_id()
     for session_id in (ended.session_id, unknown):

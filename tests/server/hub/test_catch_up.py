@@ -234,9 +234,9 @@ async def test_registered_before_anything_is_read(hub: Hub, nursery: trio.Nurser
     def watch(name: str) -> None:
         ask = getattr(hub.database, name)
 
-        async def watched(*given: UUID) -> object:
+        async def watched(*given: UUID, **options: bool) -> object:
             asked.append(name)
-            return await ask(*given)
+            return await ask(*given, **options)
 
         setattr(hub.database, name, watched)
 

@@ -53,8 +53,8 @@ class EmptyStore:
             raise Unavailable("away")
         return ()
 
-    async def opening(self, user_id: UUID, session_id: UUID | None) -> Opening:
-        return Opening(None, None)
+    async def opening(self, user_id: UUID, session_id: UUID | None, *, attaches: bool) -> Opening:
+        return Opening(None, None, await self.memberships(user_id) if attaches else ())
 
     async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
         return {}
