@@ -8,23 +8,51 @@ greatest(m.changed_at, m.edited_at, m.deleted_at)
 -- Of what a row is to a reader, in octets, about.
 octet_length(body) + coalesce(pg_column_size(reactions), 0) + coalesce(pg_column_size(thread), 0)
 
+-- fragment: senders
+(
+    SELECT conversation_id, sender_id, coalesce((
+        SELECT NOT h.read_receipts FROM privacy AS h WHERE h.user_id = sender_id
+    ), false) AS hides
+    FROM (SELECT DISTINCT conversation_id, sender_id FROM page) AS of_page
+)
+
+-- fragment: hidden_read
+-- The same by who hides it, or of who does: nothing that came after they joined.
+least(o.joined_seq, o.read_seq)
+
+-- fragment: shown_read
+-- How far member o is seen to have read by who hides nothing; p is there if o hides it.
+CASE WHEN p.user_id IS NOT NULL THEN {hidden_read} ELSE coalesce(o.shown_read_seq, o.read_seq) END
+
 -- fragment: with_reached
 -- Adds what the status is made of: what all the other members have reached, worked out once per sender and not per
 -- message. Only those count who were members when it was sent. The others' cursors begin where they joined, above it, so
 -- they hold nothing back; it is enough to know that there is somebody else. Who hides read receipts, or whose sender does,
--- has read nothing that came after they joined; between two of whom one has blocked the other, nothing since. members_pkey, files_pkey,
--- privacy_pkey.
+-- has read nothing that came after they joined; between two of whom one has blocked the other, nothing since. All members
+-- are read once, however many of them have sent what is on the page: those who have sent none of it are one to each sender.
+-- members_pkey, files_pkey, privacy_pkey.
+, senders AS MATERIALIZED {senders}, others AS MATERIALIZED (
+    SELECT o.conversation_id, s.sender_id, min(o.delivered_seq) AS delivered, min({shown_read}) AS read,
+           min({hidden_read}) AS hidden, min(o.joined_seq) AS joined
+    FROM (SELECT DISTINCT conversation_id FROM senders) AS c
+    JOIN members AS o ON o.conversation_id = c.conversation_id
+    LEFT JOIN senders AS s ON s.conversation_id = o.conversation_id AND s.sender_id = o.user_id
+    LEFT JOIN privacy AS p ON p.user_id = o.user_id AND NOT p.read_receipts
+    GROUP BY 1, 2
+), reached AS MATERIALIZED (
+    SELECT s.conversation_id, s.sender_id, min(o.delivered) AS delivered,
+           min(CASE WHEN s.hides THEN o.hidden ELSE o.read END) AS read, min(o.joined) AS joined
+    FROM senders AS s
+    JOIN others AS o ON o.conversation_id = s.conversation_id AND o.sender_id IS DISTINCT FROM s.sender_id
+    GROUP BY 1, 2
+)
+
+-- fragment: with_reached_of_one
+-- The same of a page of one message, which takes less time so.
 , reached AS MATERIALIZED (
     SELECT s.conversation_id, s.sender_id, min(o.delivered_seq) AS delivered,
-           min(CASE WHEN s.hides OR p.user_id IS NOT NULL THEN least(o.joined_seq, o.read_seq)
-                    ELSE coalesce(o.shown_read_seq, o.read_seq) END) AS read,
-           min(o.joined_seq) AS joined
-    FROM (
-        SELECT conversation_id, sender_id, coalesce((
-            SELECT NOT h.read_receipts FROM privacy AS h WHERE h.user_id = sender_id
-        ), false) AS hides
-        FROM (SELECT DISTINCT conversation_id, sender_id FROM page) AS of_page
-    ) AS s
+           min(CASE WHEN s.hides THEN {hidden_read} ELSE {shown_read} END) AS read, min(o.joined_seq) AS joined
+    FROM {senders} AS s
     JOIN members AS o ON o.conversation_id = s.conversation_id AND o.user_id <> s.sender_id
     LEFT JOIN privacy AS p ON p.user_id = o.user_id AND NOT p.read_receipts
     GROUP BY 1, 2
@@ -52,7 +80,9 @@ SELECT {columns}
 
 -- name: fetch_message
 -- messages_pkey, one partition.
-WITH page AS MATERIALIZED (SELECT * FROM messages WHERE id = %(id)s) {described}
+WITH page AS MATERIALIZED (SELECT * FROM messages WHERE id = %(id)s) {with_reached_of_one}
+SELECT {columns}
+{sources}
 
 -- name: fetch_message_for
 -- messages_pkey, one partition; members_pkey. Behind the standing of a user: a row in any case, without a message that is not
@@ -61,7 +91,7 @@ WITH page AS MATERIALIZED (
     SELECT m.* FROM messages AS m
     JOIN members AS v ON v.conversation_id = m.conversation_id AND v.user_id = %(user_id)s
     WHERE m.id = %(id)s
-) {with_reached}
+) {with_reached_of_one}
 SELECT s.*, {columns}
 {sources}
 RIGHT JOIN ({standing}) AS s ON true

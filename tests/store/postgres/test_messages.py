@@ -13,6 +13,7 @@ from store.ids import id_ms, new_id, timestamp
 from store.model import Change, FileInfo, Message, MessageStatus, MessageType, Reaction, Role, ThreadSummary
 from store.postgres import conversations, messages, queries
 from store.postgres.connection import Connection
+from store.postgres.privacy import update_privacy
 from store.redis.inbox_entries import Receipt
 from tests.store.postgres.test_conversations import PARTITIONS, fill, rows_read
 from tests.store.postgres.test_users import explained
@@ -73,8 +74,8 @@ async def test_a_message_for_a_user(conn: Connection, writer: Writer) -> None:
     assert await seen(said.id, new_id()) == ((False, True, None), None)
 
 
-async def test_a_page_reads_members_once_for_each_sender(conn: Connection, writer: Writer) -> None:
-    """The status of a page's messages is worked out for each of those who have written them, however many they are."""
+async def test_a_page_reads_each_member_once(conn: Connection, writer: Writer) -> None:
+    """The status of a page's messages takes no longer, however many of the members have written them."""
     people = await make_users(conn, 12)
     group = await make_group(conn, people)
     for _ in range(4):
@@ -83,7 +84,44 @@ async def test_a_page_reads_members_once_for_each_sender(conn: Connection, write
     parameters = {"conversation_id": group, "viewer_id": people[0], "before": messages.END, "after": None, "limit": 49}
     parameters |= {"max_bytes": messages.PAGE_BYTES, "scan": messages.SCANNED}
     nodes = await explained(conn, queries.list_main_before_for, parameters)
-    assert rows_read(nodes, "members") <= (len(people) + 1) ** 2
+    assert rows_read(nodes, "members") <= len(people) + 1  # and the viewer
+
+
+async def test_the_status_for_each_of_many_senders(conn: Connection, writer: Writer) -> None:
+    """What all the others have reached, also of senders who have left, or who hide read receipts, and where the one who
+    is behind has written, too."""
+    people = await make_users(conn, 6)
+    group = await make_group(conn, people)
+    sent = [await writer.send(group, sender).message() for sender in people]
+    left, hiding = people[4], people[5]
+    await conversations.delete_member(conn, group, left, by=left)
+    await update_privacy(conn, hiding, read_receipts=False)
+    head = sent[-1].seq + 1
+
+    async def statuses(**behind: UUID) -> list[str]:
+        await conn.execute("UPDATE members SET delivered_seq = %s, read_seq = %s", [head, head])
+        for column, user_id in behind.items():
+            query = f"UPDATE members SET {column} = 1 WHERE user_id = %s"  # noqa: S608 - one of two columns
+            await conn.execute(query, [user_id])
+        page = (await messages.list_messages(conn, group, after=1)).messages
+        return [message.status.value for message in page if message.id in {one.id for one in sent}]
+
+    assert await statuses() == ["Delivered"] * 6  # who hides has read nothing; theirs is not read either
+    assert await statuses(read_seq=people[0]) == ["Delivered"] * 6
+    await update_privacy(conn, hiding, read_receipts=True)
+    assert await statuses() == ["Read"] * 6
+    assert await statuses(read_seq=people[1]) == ["Delivered", "Read", *["Delivered"] * 4]
+    assert await statuses(delivered_seq=people[1], read_seq=people[1]) == ["Sent", "Read", *["Sent"] * 4]
+
+
+async def test_a_status_is_of_one_conversation(conn: Connection, writer: Writer) -> None:
+    """Messages of several conversations that are listed together have each the status of its own."""
+    [alice, bob, carl] = await make_users(conn, 3)
+    first, second = await make_group(conn, [alice, bob]), await make_group(conn, [alice, bob, carl])
+    said = [await writer.send(group, alice).message() for group in (first, second)]
+    await conn.execute("UPDATE members SET delivered_seq = 9, read_seq = 9 WHERE user_id <> %s", [carl])
+    found = await messages.list_messages_by_id(conn, [one.id for one in said])
+    assert {one.conversation_id: one.status.value for one in found} == {first: "Read", second: "Sent"}
 
 
 def test_columns() -> None:
