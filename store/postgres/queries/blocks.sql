@@ -4,7 +4,7 @@
 -- conversations_direct, members_pkey. The direct conversation of two users, and then its members.
 WITH direct AS MATERIALIZED (
     SELECT c.id FROM conversations AS c
-    WHERE c.direct_low = least(%(user_id)s::uuid, %(other_id)s::uuid)
+    WHERE c.kind = 'Direct' AND c.deleted_at IS NULL AND c.direct_low = least(%(user_id)s::uuid, %(other_id)s::uuid)
         AND c.direct_high = greatest(%(user_id)s::uuid, %(other_id)s::uuid)
     FOR NO KEY UPDATE
 )
@@ -20,7 +20,7 @@ FROM conversations AS c, (
         WHERE (b.user_id, b.blocked_id) IN ((%(user_id)s, %(other_id)s), (%(other_id)s, %(user_id)s))
     ) AS is_there
 ) AS b
-WHERE c.direct_low = least(%(user_id)s::uuid, %(other_id)s::uuid)
+WHERE c.kind = 'Direct' AND c.deleted_at IS NULL AND c.direct_low = least(%(user_id)s::uuid, %(other_id)s::uuid)
     AND c.direct_high = greatest(%(user_id)s::uuid, %(other_id)s::uuid)
     AND m.conversation_id = c.id AND (m.shown_read_seq IS NOT NULL) <> b.is_there
 

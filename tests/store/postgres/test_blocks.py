@@ -7,12 +7,14 @@ import pytest
 
 from store.ids import new_id
 from store.model import Message, MessageStatus
-from store.postgres import blocks, conversations, messages, moderation, reactions, users
+from store.postgres import blocks, conversations, messages, moderation, queries, reactions, users
 from store.postgres.blocks import Around, Concerning
 from store.postgres.connection import Connection
 from store.receipts import list_receipts, write_receipts
 from store.redis.inbox_entries import Receipt
+from tests.store.postgres.test_conversations import rows_read
 from tests.store.postgres.test_privacy import reads
+from tests.store.postgres.test_users import explained
 from tests.store.world import Writer, fetch_value, make_group, make_users
 
 LATER = datetime(2999, 1, 1, tzinfo=UTC)
@@ -188,3 +190,27 @@ async def test_erased(conn: Connection) -> None:
     assert await fetch_value(conn, "SELECT count(*) FROM blocks") == 1
     assert not await blocks.lock_blocker(conn, alice) and await blocks.lock_blocker(conn, bob)
     assert await blocks.insert_block(conn, bob, alice) is None
+
+
+async def test_a_block_reads_one_conversation(conn: Connection) -> None:
+    """However many there are: the direct one of the two, whether there is one or not, and none that was deleted."""
+    alice, bob, carol = await make_users(conn, 3)
+    await conn.execute(
+        "INSERT INTO conversations (id, kind, direct_low, direct_high)"
+        " SELECT gen_random_uuid(), 'Direct', least(a, b), greatest(a, b)"
+        " FROM (SELECT gen_random_uuid() AS a, gen_random_uuid() AS b FROM generate_series(1, 5000)) AS pairs"
+    )
+    await conversations.delete_conversation(conn, await make_direct(conn, alice, bob), by=alice)
+    direct = await make_direct(conn, alice, bob)
+    await conn.execute("ANALYZE conversations")
+    for query in (queries.lock_direct, queries.update_shown_reads):
+        for mode in ("force_custom_plan", "force_generic_plan"):  # a prepared statement ends up with either
+            await conn.execute(f"SET plan_cache_mode = {mode}".encode())
+            for other, most in ((bob, 1), (carol, 0)):
+                nodes = await explained(conn, query, {"user_id": alice, "other_id": other})
+                assert rows_read(nodes, "conversations") <= most, (query, mode)
+    await conn.execute("RESET plan_cache_mode")
+    await blocks.insert_block(conn, alice, bob)
+    await blocks.update_shown_reads(conn, alice, bob)
+    shown = await fetch_value(conn, "SELECT count(shown_read_seq) FROM members WHERE conversation_id = %s", direct)
+    assert shown == 2
