@@ -243,28 +243,42 @@ def _finish(file: "_Writer", rest: bytearray, unfinished: Path, path: Path, is_f
     """On the disk, then in its place: a crash leaves the whole file or none."""
     file.write(rest)
     os.fsync(file.fileno())
-    path.parent.mkdir(exist_ok=True)
+    _make_shard(path.parent)
     if is_first:
         path.hardlink_to(unfinished)  # of two at once, one
         unfinished.unlink()
     else:
         unfinished.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(directory)
+        _sync(path.parent)
     except OSError:
         if is_first:
             path.unlink(missing_ok=True)  # what is refused is not there: the same link takes it again
         raise
-    finally:
-        os.close(directory)
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A second name: what is written to the first one is another file (`_finish`). Both are new to `list_before`."""
-    target.parent.mkdir(exist_ok=True)
+    """A second name: what is written to the first one is another file (`_finish`). Both are new to `list_before`. On
+    the disk as well: the first name goes as soon as this one is the file's."""
+    _make_shard(target.parent)
     os.utime(source)
     target.hardlink_to(source)
+    _sync(target.parent)
+
+
+def _make_shard(directory: Path) -> None:
+    with contextlib.suppress(FileExistsError):
+        directory.mkdir()
+        _sync(directory.parent)
+
+
+def _sync(directory: Path) -> None:
+    """What has got a name there, or lost it, is on the disk."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _older(directory: Path, limit: float) -> list[Path]:

@@ -1,5 +1,6 @@
 """store.objects: what every store promises, against a directory and a real S3 gateway."""
 
+import os
 import secrets
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -58,6 +59,26 @@ async def content(objects: Objects, key: str, *span: int) -> bytes:
 async def left(objects: Objects) -> list[str]:
     """Every object there is; what was begun and not ended goes."""
     return [key async for key in objects.list_before(datetime.now(UTC) + SOON)]
+
+
+async def test_names_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written, or copied, has its name there when that is said, and so has the directory that it is the first
+    of: a machine that loses its power then has the object."""
+    synced: list[str] = []
+
+    def note(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    monkeypatch.setattr(os, "fsync", note)
+    root = tmp_path / "files"
+    objects = DirectoryObjects(root, SigningKeys("k" * 32))
+    await objects.write("a" * 32, pieces(b"hello"), "text/plain")
+    assert synced[1:] == [str(root), str(root / "aa")]
+    synced.clear()
+    await objects.copy("a" * 32, "b" * 32)
+    await objects.copy("a" * 32, "b" * 31 + "c")
+    assert synced == [str(root), str(root / "bb"), str(root / "bb")]
+    assert await content(objects, "b" * 32) == b"hello"
 
 
 @pytest.mark.parametrize("size", [0, 1, PART - 1, PART, 2 * PART + 12345])
