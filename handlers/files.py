@@ -145,14 +145,13 @@ class Files:
         return found
 
     async def _give_up(self, file_id: UUID, key: str, *, has_link: bool = False) -> None:
-        """Best effort: what it cannot do is found by the purge. A file that is ready after all stays."""
+        """Best effort: what it cannot do is found by the purge. A file that is ready after all stays, also where that
+        is being committed at this moment."""
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEAN_UP):
             try:
                 async with self._pool.connection() as conn:
-                    found = await store.fetch_file(conn, file_id)
-                    if found is None or found.state == store.READY:
+                    if not await store.abandon_file(conn, file_id):
                         return
-                    await store.give_up_file(conn, file_id)
                 await (self._objects.use_up if has_link else self._objects.delete)(key)
                 async with self._pool.connection() as conn:
                     await store.delete_row(conn, file_id)
@@ -349,13 +348,13 @@ class Files:
         while True:
             async with self._pool.connection() as conn:
                 page = await store.list_given_up(conn, before, PURGE_PAGE)
-                for file in page:
-                    await store.give_up_file(conn, file.id)
-            cleared = sum([await self._clear(file) for file in page])
+                # Without what was completed since it was listed.
+                gone = [file for file in page if file.state != store.PENDING or await store.abandon_file(conn, file.id)]
+            cleared = sum([await self._clear(file) for file in gone])
             total += cleared
             if len(page) < PURGE_PAGE:
                 return total
-            if not cleared:
+            if gone and not cleared:
                 raise Unavailable("the object store does not delete")
 
     async def _clear_strays(self, before: datetime) -> int:

@@ -18,7 +18,7 @@ from store.postgres.connection import Connection
 from store.postgres.messages import message_of
 from store.postgres.system_messages import change_of
 
-READY = "Ready"
+PENDING, READY = "Pending", "Ready"
 
 
 class File(Struct, frozen=True):
@@ -108,9 +108,9 @@ async def finish_file(conn: Connection, file_id: UUID, key: str, facts: Facts) -
     return _file(await (await conn.execute(queries.finish_file, parameters)).fetchone())
 
 
-async def give_up_file(conn: Connection, file_id: UUID) -> bool:
-    """Hide the file from all users. Return False if that was so already."""
-    return await (await conn.execute(queries.give_up_file, {"id": file_id})).fetchone() is not None
+async def abandon_file(conn: Connection, file_id: UUID) -> bool:
+    """Hide an upload that is not complete. Return False if it is complete after all, or was given up already."""
+    return await (await conn.execute(queries.abandon_file, {"id": file_id})).fetchone() is not None
 
 
 async def release_file(conn: Connection, file_id: UUID, limit: int) -> tuple[list[Change], bool]:

@@ -2095,13 +2095,19 @@ def _finish_file(tables: Tables, file_id: UUID, key: str, facts: Facts) -> File 
     return done
 
 
-@stands_for(files.give_up_file)
-def _give_up_file(tables: Tables, file_id: UUID) -> bool:
+@stands_for(files.abandon_file)
+def _abandon_file(tables: Tables, file_id: UUID) -> bool:
     found = tables.files.get(file_id)
-    if found is None or found.state == "Deleted":
+    if found is None or found.state != files.PENDING:
         return False
     tables.files[file_id] = replace(found, state="Deleted")
     return True
+
+
+def _give_up_file(tables: Tables, file_id: UUID) -> None:
+    found = tables.files.get(file_id)
+    if found is not None:
+        tables.files[file_id] = replace(found, state="Deleted")
 
 
 @stands_for(files.release_file)

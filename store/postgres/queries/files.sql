@@ -43,6 +43,10 @@ WHERE f.id = %(id)s AND f.state = 'Pending' RETURNING {file}
 -- files_pkey. The object goes next, then the row.
 UPDATE files SET state = 'Deleted' WHERE id = %(id)s AND state <> 'Deleted' RETURNING id
 
+-- name: abandon_file
+-- files_pkey. An upload that is not complete: one that is being completed at this moment is waited for, and stays.
+UPDATE files SET state = 'Deleted' WHERE id = %(id)s AND state = 'Pending' RETURNING id
+
 -- name: lock_holders
 -- messages_file, conversations_pkey. The conversations of the first messages that hold a file, in id order, before
 -- anything else is locked.

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import pytest
 import trio
@@ -19,11 +20,13 @@ from server.rest import upload_backpressure
 from server.rest.routes.files import _Form
 from store.errors import ObjectsUnavailable, Unavailable
 from store.objects.directory import DirectoryObjects
+from store.postgres.connection import Connection
 from store.postgres.files import Facts, File
 from tests import plain_http
 from tests.gateway import BUCKET
 from tests.handlers.test_file_types import PNG
 from tests.site import Site, open_site
+from tests.store.world import wait_for_lock
 from tests.waiting import wait_until
 
 LATER = timedelta(days=2)
@@ -353,6 +356,26 @@ async def test_completions_that_overtake_each_other(site: Site, monkeypatch: pyt
     async with plain_http.client() as web:
         assert (await web.get(link["url"])).content == PNG
     assert len(await objects_left(site)) == 1
+
+
+async def test_an_upload_that_is_complete_after_all(site: Site, database: str) -> None:
+    """If the connection is lost while a file is made ready, what is thrown away waits for that to end: a file that is
+    there then stays, with its content."""
+    _, token = await site.user("alice")
+    made = await upload(site, token, b"hello")
+    handler, file_id = site.process.handlers.files, UUID(made["id"])
+    async with (
+        await Connection.open(database) as backend,
+        await Connection.open(database) as watcher,
+        trio.open_nursery() as nursery,
+    ):
+        await backend.execute("UPDATE files SET state = 'Pending' WHERE id = %s", [file_id])
+        async with backend.transaction():  # it goes on, though its client is gone
+            await backend.execute("UPDATE files SET state = 'Ready' WHERE id = %s", [file_id])
+            nursery.start_soon(handler._give_up, file_id, made["key"])
+            await wait_for_lock(watcher)
+    assert (await site.call("GET", f"/api/files/presigned-url?fileKey={made['key']}", token=token))["url"]
+    assert await objects_left(site) == [made["key"]]
 
 
 async def away(*arguments: object) -> None:
