@@ -17,12 +17,13 @@ from server.protocol.signalr.msgpack_codec import MSGPACK
 class Encoding:
     """`event` and friends return what goes into a send queue: one frame, or one bare hub message."""
 
-    __slots__ = ("framed", "opcode", "protocol")
+    __slots__ = ("_ping", "framed", "opcode", "protocol")
 
     def __init__(self, protocol: HubProtocol, *, framed: bool) -> None:
         self.protocol = protocol
         self.framed = framed
         self.opcode = websocket.BINARY if protocol.binary else websocket.TEXT
+        self._ping = self.frame(protocol.PING)
 
     def frame(self, payload: bytes) -> bytes:
         return websocket.encode(self.opcode, payload) if self.framed else payload
@@ -78,7 +79,7 @@ class Encoding:
         return head[:8] == b'{"type":' and head[8:9] in (b"1", b"2", b"3", b"4", b"5")
 
     def ping(self) -> bytes:
-        return self.frame(self.protocol.PING)
+        return self._ping
 
 
 FRAMED = {protocol.name: Encoding(protocol, framed=True) for protocol in (JSON, MSGPACK)}

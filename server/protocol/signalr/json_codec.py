@@ -81,6 +81,7 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_type = msgspec.json.Decoder(_Type).decode
 _encode = msgspec.json.Encoder().encode
 _PING = Ping()
+_WRITTEN_PING = b'{"type":6}' + SEPARATOR  # as all clients write it: what an idle one sends is not decoded
 _UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeError)  # what msgspec raises on bad input
 # The escapes of JSON: runs without surrogates, whole pairs, and (group 1) half ones.
 _ESCAPES = re.compile(
@@ -98,6 +99,8 @@ class JsonParser:
         self._partial: _Partial | None = None
 
     def feed(self, data: bytes) -> list[HubMessage]:
+        if data == _WRITTEN_PING and self._partial is None:
+            return [_PING]
         if self._partial is None and len(data) <= self._max and data.find(SEPARATOR) == len(data) - 1:
             message = _parse(data[:-1]) if data else None  # one, and whole: the usual case
             return [] if message is None else [message]
