@@ -45,9 +45,12 @@ class _Batch:
     __slots__ = ("conversation_ids", "done", "user_ids")
 
     def __init__(self) -> None:
-        self.conversation_ids: list[UUID] = []
-        self.user_ids: list[UUID] = []
+        self.conversation_ids: set[UUID] = set()
+        self.user_ids: set[UUID] = set()
         self.done = trio.Event()
+
+    def __len__(self) -> int:
+        return len(self.conversation_ids) + len(self.user_ids)
 
 
 class Subscriptions:
@@ -69,7 +72,7 @@ class Subscriptions:
         self._leaving_rooms: dict[UUID, float] = {}  # when each is to be unregistered, in the order of time
         self._leaving_users: dict[UUID, float] = {}
         self._batch = _Batch()  # gathers while the one before is being written
-        self._unconfirmed: dict[UUID, _Batch] = {}
+        self._writing = _Batch()
         self._wake = trio.Event()
         self._tried_rooms: set[UUID] = set()  # of an epoch that did not begin, under the id `_tried`
         self._tried_users: set[UUID] = set()
@@ -88,16 +91,23 @@ class Subscriptions:
     # -- wanting --------------------------------------------------------------------------------
 
     async def want_rooms(self, conversation_ids: Iterable[UUID]) -> None:
-        """Register conversations. On return, changes committed from now on reach the inbox, if there is one."""
-        for conversation_id in conversation_ids:
-            self._leaving_rooms.pop(conversation_id, None)
-            if conversation_id not in self._rooms:
-                self._rooms.add(conversation_id)
-                if self.instance:
-                    self._batch.conversation_ids.append(conversation_id)
-                    self._unconfirmed[conversation_id] = self._batch
-                    self._wake.set()
-        await self._confirmed(conversation_ids)
+        """Register conversations. On return, changes committed from now on reach the inbox, if there is one.
+
+        In operations of sets, which hash each id once: a user may be in thousands of conversations.
+        """
+        wanted = set(conversation_ids)
+        if self._leaving_rooms:
+            for conversation_id in wanted:
+                self._leaving_rooms.pop(conversation_id, None)
+        fresh = wanted - self._rooms
+        if fresh:
+            self._rooms |= fresh
+            if self.instance:
+                self._batch.conversation_ids |= fresh
+                self._wake.set()
+        for batch in (self._writing, self._batch):
+            if not batch.conversation_ids.isdisjoint(wanted):
+                await batch.done.wait()
 
     async def want_user(self, user_id: UUID) -> None:
         """Register a user as online here, likewise."""
@@ -105,16 +115,12 @@ class Subscriptions:
         if user_id not in self._users:
             self._users.add(user_id)
             if self.instance:
-                self._batch.user_ids.append(user_id)
-                self._unconfirmed[user_id] = self._batch
+                self._batch.user_ids.add(user_id)
                 self._wake.set()
             else:
                 self._unannounced.add(user_id)
-        await self._confirmed((user_id,))
-
-    async def _confirmed(self, ids: Iterable[UUID]) -> None:
-        if self._unconfirmed:
-            for batch in {self._unconfirmed[some_id] for some_id in ids if some_id in self._unconfirmed}:
+        for batch in (self._writing, self._batch):
+            if user_id in batch.user_ids:
                 await batch.done.wait()
 
     def drop_room(self, conversation_id: UUID) -> None:
@@ -135,7 +141,11 @@ class Subscriptions:
             self._unannounced.add(user_id)
 
     def statistics(self) -> dict[str, int]:
-        return {"rooms": len(self._rooms), "users": len(self._users), "unconfirmed": len(self._unconfirmed)}
+        return {
+            "rooms": len(self._rooms),
+            "users": len(self._users),
+            "unconfirmed": len(self._writing) + len(self._batch),
+        }
 
     # -- registration --------------------------------------------------------------------------
 
@@ -170,10 +180,9 @@ class Subscriptions:
         self._settled_at = math.inf
         self._leaving_rooms.clear()
         self._leaving_users.clear()
-        for batch in {*self._unconfirmed.values(), self._batch}:
+        for batch in (self._writing, self._batch):
             batch.done.set()
-        self._unconfirmed.clear()
-        self._batch = _Batch()
+        self._writing, self._batch = _Batch(), _Batch()
         return registered
 
     async def run(self, on_loss: Callable[[float], None] = lambda since: None) -> None:
@@ -200,13 +209,13 @@ class Subscriptions:
                 self._refresh_at = trio.current_time() + REFRESH
 
     async def _register(self) -> None:
-        batch, self._batch = self._batch, _Batch()
-        if not batch.conversation_ids and not batch.user_ids:
+        if not self._batch:
             return
+        batch = self._writing = self._batch
+        self._batch = _Batch()
         counts = await self._instances.register(self.instance, batch.conversation_ids, batch.user_ids)
-        for some_id in (*batch.conversation_ids, *batch.user_ids):
-            if self._unconfirmed.get(some_id) is batch:
-                del self._unconfirmed[some_id]
+        if self._writing is batch:
+            self._writing = _Batch()
         batch.done.set()
         self._arrived(counts)
 
@@ -231,7 +240,8 @@ class Subscriptions:
             self._round = [*self._rooms, *self._users]
             self._round_size = max(REFRESHED, int(len(self._round) * 4 * REFRESH / LIFE))
             self._round_before, self._round_began = self._round_began, now
-        chosen = {self._round.pop() for _ in range(min(self._round_size, len(self._round)))} - self._unconfirmed.keys()
+        chosen = {self._round.pop() for _ in range(min(self._round_size, len(self._round)))}
+        chosen -= self._batch.conversation_ids | self._batch.user_ids  # not written yet
         if await self._instances.refresh(self.instance, list(chosen & self._rooms), list(chosen & self._users)):
             if self.outage and now > self._lost_at + LOST_FOR:
                 self.outage.over()

@@ -50,6 +50,7 @@ from store.postgres.blocks import Concerning
 from store.postgres.privacy import Chosen
 from store.redis.inbox_entries import BlockNotice, Disconnection, SettingsChange
 
+OPENED = 250  # rooms opened at once: a user may have thousands, and each takes some 10 µs of a scheduler step
 MAX_HELD = 1000  # changes that a room holds while it is compared with PostgreSQL; what comes on top is read from there
 FEW = 16  # connections in a room, up to which it is not asked whether what follows in a batch is its, too
 MAX_NOTIFIED = 200  # users of a room who are sent their own view after a change; in larger ones, only those added
@@ -123,7 +124,10 @@ class Rooms:
         await self._wanted.want_user(connection.user_id)
 
     def unregister(self, connection: Subscriber) -> None:
-        self.detach_all(connection)
+        for room in connection.rooms:
+            del room.attached[connection]
+            self._drop_if_idle(room)
+        connection.rooms.clear()
         self.recent.forget(connection)
         connections = self._connections.get(connection.user_id)
         if connections is not None and connection in connections:
@@ -231,23 +235,34 @@ class Rooms:
         """
         pinned: dict[UUID, Room] = {}
         try:
-            missing: Collection[UUID] = conversation_ids
-            while missing:
-                fresh = self._pin(missing, pinned)
-                if fresh:
-                    await self._open(fresh)
-                for conversation_id in missing:
-                    await self._wait_open(pinned[conversation_id])
-                missing = [key for key in missing if pinned[key].failure is not None]
-                for conversation_id in missing:
-                    failure = pinned.pop(conversation_id).failure
-                    if isinstance(failure, StoreError):
-                        raise Unavailable(str(failure)) from failure
+            ids = list(conversation_ids)
+            for start in range(0, len(ids), OPENED):
+                if start:
+                    await trio.lowlevel.checkpoint()
+                await self._open_some(ids[start : start + OPENED], pinned)
             yield {key: room for key, room in pinned.items() if room.next_seq is not None}
         finally:
             for room in pinned.values():
                 room.pins -= 1
                 self._drop_if_idle(room)
+
+    async def _open_some(self, missing: Sequence[UUID], pinned: dict[UUID, Room]) -> None:
+        while missing:
+            fresh = self._pin(missing, pinned)
+            if fresh:
+                await self._open(fresh)
+            failed = []
+            for conversation_id in missing:
+                room = pinned[conversation_id]
+                if room.next_seq is None:
+                    await self._wait_open(room)
+                if room.failure is not None:
+                    failed.append(conversation_id)
+            missing = failed
+            for conversation_id in missing:
+                failure = pinned.pop(conversation_id).failure
+                if isinstance(failure, StoreError):
+                    raise Unavailable(str(failure)) from failure
 
     def _pin(self, conversation_ids: Collection[UUID], pinned: dict[UUID, Room]) -> list[Room]:
         """Keep the rooms of these conversations. Return those that are made by this, and have to be opened."""

@@ -16,7 +16,7 @@ from handlers.model import Caller
 from server.fanout.change_publisher import ChangePublisher
 from server.fanout.gap_repair import REPAIR_DELAY, RETRY_DELAY
 from server.fanout.room import BLOCKS, CHANGED, JOINED, Cursors, Room, Subscriber
-from server.fanout.rooms import FEW, Rooms
+from server.fanout.rooms import FEW, OPENED, Rooms
 from server.protocol.signalr.encoding import FRAMED
 from server.transport.send_queue import Flusher, SendQueue, Verdict
 from store.errors import Unavailable
@@ -192,6 +192,43 @@ async def test_in_order_at_once() -> None:
     world.rooms.publish([change(11), change(12)])
     world.rooms.publish([change(12), change(9)])
     assert connection.seen == [11, 12]
+
+
+class Many(Database):
+    """Has every conversation. Notes how many were asked for at a time."""
+
+    def __init__(self) -> None:
+        super().__init__(10)
+        self.sizes: list[int] = []
+
+    async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
+        self.sizes.append(len(conversation_ids))
+        await trio.lowlevel.checkpoint()
+        return dict.fromkeys(conversation_ids, self.head)
+
+
+async def test_very_many_are_opened_some_at_a_time() -> None:
+    """Of a user with very many conversations some rooms are opened at a time, and others have their turn in between,
+    whether they were open already or not."""
+    many, turns = Many(), 0
+    world = World(database=many)
+    ids = [new_id() for _ in range(3 * OPENED + 1)]
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(others)
+        async with world.rooms.opened(ids) as opened:
+            assert list(opened) == ids and many.sizes == [OPENED, OPENED, OPENED, 1]
+            before = turns
+            async with world.rooms.opened(ids) as again:
+                assert again == opened and turns >= before + 2 and len(many.sizes) == 4
+        nursery.cancel_scope.cancel()
+    assert not world.rooms.all()
 
 
 class SentCursors:
