@@ -132,8 +132,10 @@ async def attach_all(
     """
     async with rooms.opened(mine) as opened:
         still = await _memberships(connection, sync, mine, opened, openings)
+        if still is not mine:
+            opened = {key: room for key, room in opened.items() if key in still}
         for number, room in enumerate(opened.values(), 1):
-            if room.conversation_id in still and room.conversation_id not in expelled and not connection.closed:
+            if not (expelled and room.conversation_id in expelled) and not connection.closed:
                 room.attach(connection)
             if number % STEP == 0:
                 await trio.lowlevel.checkpoint()
