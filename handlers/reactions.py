@@ -6,8 +6,9 @@ at most, with exact counts. An act is answered when it is committed. Reading is 
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from functools import partial
+from typing import TypeVar
 from uuid import UUID
 
 import trio
@@ -36,8 +37,11 @@ INTERVAL = 0.1  # seconds between two changes of a message by reactions, on all 
 PATIENCE = 2.0  # seconds for which a batch waits for other instances' changes of its message
 AT_ONCE = 4  # transactions; others need connections, too
 MAX_BATCH = 2000  # acts in one transaction
+STEP = 32  # acts that are weighed in one scheduler step
 ANSWERED_AT_ONCE = 8  # acts in one scheduler step: each answer is the work of a task in the next one
 MAX_WAITING = 20_000  # acts of this process that are not answered yet
+
+T = TypeVar("T")
 
 _guard = guard("reactions")
 
@@ -154,8 +158,7 @@ class Reactions:
                 settled.extend((act, permissions.not_found("message")) for act in acts)
                 return None, ()
             reactors = await store.list_reactors(conn, message, {act.user_id for act in acts})
-            await trio.lowlevel.checkpoint()  # reading thousands of rows, and weighing them, are a step each
-            added, removed, refused = settle(message, reactors, acts)
+            added, removed, refused = await _in_steps(settling(message, reactors, acts))
             settled.extend(refused)
             if not added and not removed:
                 return message, ()
@@ -195,7 +198,8 @@ class Reactions:
 
     def _fail(self, acts: Iterable[Act], error: ChatError) -> None:
         for act in acts:
-            self._answer(act, _like(error))
+            if not act.done.is_set():  # as a rule all have their answers
+                self._answer(act, _like(error))
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -227,18 +231,22 @@ class Reactions:
             return await store.list_reactions_by(conn, user_id, after=behind, limit=limit)
 
 
-def settle(
-    message: Message, reactors: store.Reactors, acts: Sequence[Act]
-) -> tuple[Sequence[store.Added], Sequence[store.Removed], Sequence[tuple[Act, ChatError]]]:
+Settled = tuple[Sequence[store.Added], Sequence[store.Removed], Sequence[tuple[Act, ChatError]]]
+
+
+def settling(message: Message, reactors: store.Reactors, acts: Sequence[Act]) -> Generator[None, None, Settled]:
     """What these acts, one after the other, come to: (what is added, what is removed, who is refused).
 
-    The message is locked. What is done and undone within them is neither.
+    The message is locked. What is done and undone within them is neither. Yields after each `STEP` of them, when others
+    may have their turn.
     """
     kinds = {one.emoji: one.count for one in message.reactions}
     before = {user_id: reactor.emojis for user_id, reactor in reactors.members.items()}
     own = {user_id: dict.fromkeys(sorted(emojis)) for user_id, emojis in before.items()}
     refused: list[tuple[Act, ChatError]] = []
-    for act in acts:
+    for number, act in enumerate(acts, 1):
+        if number % STEP == 0:
+            yield
         reactor = reactors.members.get(act.user_id)
         if reactor is None:
             refused.append((act, permissions.not_found("message")))
@@ -258,16 +266,32 @@ def settle(
         else:
             own[act.user_id][act.emoji] = None
             kinds[act.emoji] = kinds.get(act.emoji, 0) + 1
-    done = [(act.user_id, act.emoji) for act in acts if act.emoji in own.get(act.user_id, ())]
-    new = [(user_id, emoji) for user_id, emoji in dict.fromkeys(done) if emoji not in before[user_id]]
-    added = [store.Added(new_id(), user_id, emoji) for user_id, emoji in new]
+    new: dict[tuple[UUID, str], store.Added] = {}
+    for number, act in enumerate(acts, 1):
+        if number % STEP == 0:
+            yield
+        key = act.user_id, act.emoji
+        if act.emoji in own.get(act.user_id, ()) and act.emoji not in before[act.user_id] and key not in new:
+            new[key] = store.Added(new_id(), *key)
     removed = [
         store.Removed(user_id, emoji)
         for user_id, then in before.items()
+        if then
         for emoji in sorted(then)
         if emoji not in own[user_id]
     ]
-    return added, removed, refused
+    return list(new.values()), removed, refused
+
+
+async def _in_steps(steps: Generator[None, None, T]) -> T:
+    """Work through them, with a checkpoint after each."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        await trio.lowlevel.checkpoint()
 
 
 def _refusal(reactor: store.Reactor, own: dict[str, None], kinds: dict[str, int], emoji: str) -> ChatError | None:

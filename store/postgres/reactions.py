@@ -10,12 +10,15 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
+import trio
+
 from store.ids import id_floor, id_ms, timestamp
 from store.model import Change, Message, Reaction, Timestamp
 from store.postgres import conversations, messages, queries
 from store.postgres.connection import Connection
 
 USERS_SHOWN = 10  # of each kind, in a message
+STEP = 32  # rows that are made objects in one scheduler step
 NOTHING = UUID(int=0)
 
 
@@ -68,18 +71,21 @@ class Own(NamedTuple):
 
 
 async def list_reactors(conn: Connection, message: Message, user_ids: Collection[UUID]) -> Reactors:
-    """Those of these users who are members. The message is locked by the caller."""
+    """Those of these users who are members. The message is locked by the caller. Others have their turn after each
+    `STEP` of them."""
     parameters = {
         "conversation_id": message.conversation_id,
         "message_id": message.id,
         "user_ids": list(user_ids),
     }
-    rows = await (await conn.execute(queries.list_reactors, parameters)).fetchall()
-    members = {
-        user_id: Reactor(muted_until, frozenset(emojis), no, banned_until)
-        for user_id, muted_until, emojis, _, no, banned_until in rows
-    }
-    return Reactors(members, rows[0][3] if rows else None)
+    found = await conn.execute(queries.list_reactors, parameters)
+    members: dict[UUID, Reactor] = {}
+    since_change: float | None = None
+    while rows := await found.fetchmany(STEP):
+        for user_id, muted_until, emojis, since_change, no, banned_until in rows:  # noqa: B007 - one for all of them
+            members[user_id] = Reactor(muted_until, frozenset(emojis), no, banned_until)
+        await trio.lowlevel.checkpoint()
+    return Reactors(members, since_change)
 
 
 async def write_reactions(

@@ -16,7 +16,7 @@ from handlers import reactions as handler
 from handlers.errors import ChatError
 from handlers.model import Caller
 from handlers.rate_limits import Limiter, Rate
-from handlers.reactions import ANSWERED_AT_ONCE, INTERVAL, MAX_KINDS, MAX_OWN, Act, Reactions, settle
+from handlers.reactions import ANSWERED_AT_ONCE, INTERVAL, MAX_KINDS, MAX_OWN, STEP, Act, Reactions, Settled, settling
 from store.ids import new_id
 from store.model import FOR_EVER, Message, MessageType, Reaction, Role
 from store.postgres import reactions as store
@@ -150,6 +150,30 @@ async def test_answers_come_a_few_in_a_step(world: Memory) -> None:
             await trio.lowlevel.checkpoint()
             steps += 1
     assert max(answered.values()) <= 2 * ANSWERED_AT_ONCE
+
+
+def settle(message: Message, reactors: store.Reactors, acts: Sequence[Act]) -> Settled:
+    """All at once."""
+    steps = settling(message, reactors, acts)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            settled: Settled = end.value
+            return settled
+
+
+def test_many_are_weighed_in_steps() -> None:
+    """Others have their turn after each few acts, whatever these come to."""
+    message = message_at(1, new_id(), new_id(), "hello")
+    people = [new_id() for _ in range(10 * STEP)]
+    members = {user_id: store.Reactor(None, frozenset({HEART})) for user_id in people[STEP:]}
+    acts = [Act(user_id, THUMB, adds=True) for user_id in people]
+    steps = sum(1 for _ in settling(message, store.Reactors(members, None), acts))
+    assert steps >= 2 * (len(acts) // STEP)
+    added, removed, refused = settle(message, store.Reactors(members, None), acts)
+    assert [one.user_id for one in added] == people[STEP:] and not removed
+    assert [act.user_id for act, _ in refused] == people[:STEP]
 
 
 async def test_together_and_apart(world: Memory, autojump_clock: MockClock) -> None:
