@@ -16,11 +16,11 @@ import time
 
 import trio
 
-YOUNG = 5_000  # objects made, and not freed, until the youngest are looked at: a millisecond at most
-OLDER = 4  # such collections until those that survived the first are looked at again
-DUE = 2  # of these until all that was not put aside is looked at: up to 40,000 objects, about ten milliseconds
+YOUNG = 2_000  # objects made, and not freed, until the youngest are looked at: a millisecond
+OLDER = 2  # such collections until those that survived the first are looked at again
+DUE = 2  # of these until all that was not put aside is looked at: up to 22,000 objects, some ten milliseconds
 NEVER = 1_000_000  # the interpreter does not collect the oldest by itself
-MANY = 20_000  # objects that have survived all that, from which on they are put aside
+MANY = 10_000  # objects that have survived all that, from which on they are put aside
 PAUSE = 10.0  # seconds
 PERIOD = 0.1  # seconds between two looks at the counts
 
