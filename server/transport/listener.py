@@ -26,8 +26,7 @@ from server.transport.tls import Certificate, TlsSocket
 from server.transport.unauthenticated import CROWDED, Stranger, UnauthenticatedConnections
 from store.defects import guard
 
-ACCEPT_BATCH = 64  # accepted in one scheduler step
-SHARED_BATCH = 16  # the same, where sibling processes accept from the socket too
+ACCEPT_BATCH = 8  # accepted in one scheduler step: as many are at each of the steps that follow, which others wait for
 COURTESY = 0.001  # seconds of delay per doubling of the open connections: more than the jitter of a busy scheduler
 FULL_COURTESY = 0.25  # seconds of delay at the limit; connections that no sibling accepted by then are refused
 ACCEPT_PAUSE = 0.5  # seconds without accepting when descriptors run out
@@ -101,7 +100,7 @@ class Listener:
             if shared and not flowing:
                 await trio.sleep(self._courtesy())
             flowing = True
-            for _ in range(SHARED_BATCH if shared else ACCEPT_BATCH):
+            for _ in range(ACCEPT_BATCH):
                 try:
                     client, address = sock.accept()
                 except BlockingIOError:

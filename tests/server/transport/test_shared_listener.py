@@ -1,13 +1,14 @@
-"""server.transport.listener: sibling processes that accept from one socket."""
+"""server.transport.listener: how many it accepts at a time, and sibling processes that accept from one socket."""
 
 import os
 import socket
 from collections.abc import Callable
+from itertools import pairwise
 
 import trio
 
 from server.protocol.http1.head import Head
-from server.transport.listener import Listener, Service
+from server.transport.listener import ACCEPT_BATCH, Listener, Service
 from server.transport.request_stream import AnySocket, RequestStream
 from server.transport.sockets import bind
 
@@ -63,6 +64,24 @@ async def test_the_emptier_one_takes_it() -> None:
         assert await comers(30, *[full, empty][::order]) == b"x" * 30
         # Now and then the full one looks at the very moment in which somebody comes.
         assert full.accepted <= 8 and full.accepted + empty.accepted == 30
+
+
+async def test_a_few_are_accepted_in_a_step() -> None:
+    """However many wait: what others do in that step, and in those that follow, waits for no more than these."""
+    found, sock = listener(connections=0), bind(("127.0.0.1", 0))
+    clients = [socket.create_connection(sock.getsockname()) for _ in range(10 * ACCEPT_BATCH)]
+    async with trio.open_nursery() as connections, trio.open_nursery() as nursery:
+        await nursery.start(found.run, sock, connections)
+        accepted = [0]
+        with trio.fail_after(WAIT):
+            while found.accepted < len(clients):
+                await trio.lowlevel.checkpoint()
+                accepted.append(found.accepted)
+        nursery.cancel_scope.cancel()
+        connections.cancel_scope.cancel()
+    for one in (sock, *clients):
+        one.close()
+    assert max(later - earlier for earlier, later in pairwise(accepted)) <= 2 * ACCEPT_BATCH
 
 
 async def test_who_is_full_leaves_it() -> None:
