@@ -7,7 +7,6 @@ microseconds, or its resident memory divided by its connections, in KiB.
 import itertools
 import socket
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import NamedTuple
@@ -171,7 +170,7 @@ def event_size(server: Server, pair: tuple[User, User, str]) -> int:
             if isinstance(message, websocket.Message) and b'"ReceiveMessage"' in message.data:
                 sizes.append(len(message.data))
 
-    lean_client.sockets[0].send(_message(pair[2]))
+    lean_client.sockets[0].send(direct_message(pair[2]))
     while len(sizes) < 2 and lean_client.receive(note, 30):
         pass
     lean_client.close()
@@ -272,34 +271,9 @@ def durable(server: Server, pairs: list[tuple[User, User, str]], seconds: float)
     return Durable(spent / full.sent * US, at_database / full.sent * US, rate, p99 * MS)
 
 
-def _message(conversation: str) -> bytes:
+def direct_message(conversation: str) -> bytes:
     body = {"conversationId": conversation, "content": PAYLOAD.decode()}
     return frame(call(str(next(_ids)), "SendMessage", body))
-
-
-def delays(lean_client: Sockets, pairs: list[tuple[User, User, str]], rate: float, seconds: float) -> list[float]:
-    """The times from when a message was due to its arrival at the other side, in ms."""
-    receivers = {lean_client.sockets[2 * index + 1]: index for index in range(len(pairs))}
-    under_way: list[deque[float]] = [deque() for _ in pairs]
-    found: list[float] = []
-
-    def arrived(sock: socket.socket, data: bytes) -> None:
-        index = receivers.get(sock)
-        if index is not None:
-            now = time.monotonic()
-            found.extend(1000 * (now - under_way[index].popleft()) for _ in range(_units(data)))
-
-    start = time.monotonic()
-    for number in range(int(rate * seconds)):
-        due = start + number / rate
-        while (wait := due - time.monotonic()) > 0:
-            lean_client.receive(arrived, wait)
-        index = number % len(pairs)
-        under_way[index].append(due)  # not the time of sending: a late client is delay, too
-        lean_client.sockets[2 * index].send(_message(pairs[index][2]))
-    while any(under_way) and lean_client.receive(arrived, 5):
-        pass
-    return found
 
 
 def percentile(values: list[float], part: float) -> float:

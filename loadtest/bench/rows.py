@@ -16,6 +16,7 @@ MANY = 20  # conversations of each user in the last rows
 THOUSAND = 1000  # conversations of a user who connects
 CROWD = 2000  # users who react to one message
 SIZES = (10, 100, 1000, 5000)  # sockets in a room
+COMERS = 5000  # who connect at once
 
 
 class Budget(NamedTuple):
@@ -139,6 +140,11 @@ ROWS = [
         ("storm", f"the same beside {CROWD:,} reactions in 1 s", "ms", (Budget(2, "storm.alone"),)),
         ("storm_changes", "  changes to each client", "/s", (Budget(10),)),
         ("storm_missing", "  reactions that are not counted", "", (Budget(0),)),
+    ),
+    *_rows(
+        "reconnects",
+        ("reconnects", f"p99 of direct messages beside {COMERS:,} connects", "ms", _python(50)),
+        ("reconnects_done", "  until all are connected", "s", ()),
     ),
     *_rows(
         "many",

@@ -54,6 +54,18 @@ def _with_length(message: bytes) -> bytes:
     return bytes([*length, left]) + message
 
 
+def source(number: int) -> tuple[str, int]:
+    """Where the connection with that number comes from."""
+    return f"127.0.0.{2 + number % SOURCES}", 0
+
+
+def request(token: str = "", protocol: str = JSON) -> bytes:
+    """What opens a connection; with a token, one of the hub, with its handshake."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    opening = head.client_request("127.0.0.1", HUB, base64.b64encode(b"0123456789abcdef"), headers)
+    return opening + frame(handshake.encode_request(protocol)) if token else opening
+
+
 class Sockets:
     """Open sockets and the poll over them."""
 
@@ -76,12 +88,10 @@ class Sockets:
 
     def _open(self, number: int, tokens: Sequence[str], protocol: str) -> socket.socket:
         sock = socket.socket()
-        sock.bind((f"127.0.0.{2 + number % SOURCES}", 0))
+        sock.bind(source(number))
         sock.connect(("127.0.0.1", self.port))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        headers = {"Authorization": f"Bearer {tokens[number % len(tokens)]}"} if tokens else {}
-        first = frame(handshake.encode_request(protocol)) if tokens else b""
-        sock.sendall(head.client_request("127.0.0.1", HUB, base64.b64encode(b"0123456789abcdef"), headers) + first)
+        sock.sendall(request(tokens[number % len(tokens)], protocol) if tokens else request())
         return sock
 
     @staticmethod
@@ -96,14 +106,17 @@ class Sockets:
 
     def receive(self, handle: Callable[[socket.socket, bytes], None], timeout: float = 1.0) -> bool:
         """Whatever is there, handed to `handle`. False when nothing came in time."""
-        ready = self._poll.poll(timeout)
-        for number, _ in ready:
-            sock = self._by_number[number]
+        ready = self.ready(timeout)
+        for sock in ready:
             data = sock.recv(READ_SIZE)
             if not data:
                 raise BenchError("bench: the server closed a connection")
             handle(sock, data)
         return bool(ready)
+
+    def ready(self, timeout: float) -> list[socket.socket]:
+        """Those from which something can be read, within that time."""
+        return [self._by_number[number] for number, _ in self._poll.poll(timeout)]
 
     def collect(self, expected: int, size: Callable[[bytes], int]) -> None:
         """Until `expected` units, as `size` counts them, have come in."""

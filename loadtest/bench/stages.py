@@ -11,11 +11,13 @@ from loadtest.bench import measures, reading, speed
 from loadtest.bench.measures import BURSTS, ONE_BY_ONE, TOGETHER
 from loadtest.bench.people import Rest, fresh_tokens
 from loadtest.bench.process import parley, reference
-from loadtest.bench.rows import PYTHON, SIZES, C
+from loadtest.bench.reconnects import reconnects
+from loadtest.bench.rows import COMERS, PYTHON, SIZES, C
 from loadtest.bench.storm import storm
 from loadtest.bench.world import World
 
 CONNECTIONS = 9000  # for connect and memory: few enough for a limit of 20,000 descriptors
+COMERS_OF = 1600  # users, who connect at once; some of them several times
 LOGGED = 3000  # for connects that are logged
 Figures = Iterator[tuple[str, float]]
 
@@ -142,6 +144,15 @@ def storms(world: World, order: Order) -> Figures:
     yield "storm_missing", found.missing
 
 
+def arrivals(world: World, order: Order) -> Figures:
+    comers = world.plain[-COMERS_OF:]  # those who talk are not among them
+    tokens = fresh_tokens(world.data, comers, COMERS)
+    with parley(world.data, source=world.source) as server:
+        found = reconnects(server, tokens, world.talking)
+    yield "reconnects", found.p99
+    yield "reconnects_done", found.seconds
+
+
 def many(world: World, order: Order) -> Figures:
     tokens = fresh_tokens(world.data, world.many, CONNECTIONS)
     with parley(world.data, source=world.source) as server:
@@ -160,5 +171,6 @@ OURS: dict[str, Callable[[World, Order], Figures]] = {
     "fan": fan,
     "reads": reads,
     "storm": storms,
+    "reconnects": arrivals,
     "many": many,
 }
