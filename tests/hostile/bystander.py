@@ -95,6 +95,7 @@ class Bystanders:
             nursery.cancel_scope.cancel()
 
     over = False
+    connected = 0  # of the two
 
     async def _be(self, number: int, protocol: str) -> None:
         """Connected from the beginning to the end."""
@@ -103,6 +104,7 @@ class Bystanders:
             token = self.errand.tokens[number]
             async with connect(self.errand.hub, token, protocol=protocol, on_event=on_event) as client:
                 print("connected", flush=True)  # noqa: T201
+                self.connected += 1
                 async with trio.open_nursery() as nursery:
                     if number == 0:
                         nursery.start_soon(self._talk, client)
@@ -122,6 +124,7 @@ class Bystanders:
             await trio.sleep(self.errand.pause)  # how often people ask
 
     async def _talk(self, client: Any) -> None:
+        await wait_until(lambda: self.connected == 2)  # what is said before does not come to who is not there
         while not self.over:
             for conversation in self.said:
                 body = {"conversationId": conversation, "content": f"word {self.said[conversation] + 1}"}
