@@ -104,19 +104,22 @@ def _ping_pong(server: Server, lean_client: Sockets, request: bytes, *, answer: 
     return spent / done * US
 
 
-def fan_out(server: Server, seconds: float, *, size: int, ways: Sequence[Way]) -> Iterator[float]:
-    """A plain broadcast to `FAN` sockets, of as many bytes as an event of Parley has: what one delivery costs, in each
-    way."""
+def fan_out(
+    server: Server, seconds: float, *, size: int, ways: Sequence[Way], fan: int | None = None
+) -> Iterator[float]:
+    """A plain broadcast to `FAN` sockets, or so many, of as many bytes as an event of Parley has: what one delivery
+    costs, in each way."""
+    fan = fan or FAN
     lean_client = Sockets(server.port)
-    lean_client.connect(FAN)
+    lean_client.connect(fan)
     for way in ways:
         request = frame(way.kind + b"x" * (size - 1)) * way.burst
-        expected = FAN * way.burst * len(websocket.encode(websocket.TEXT, bytes(size)))
+        expected = fan * way.burst * len(websocket.encode(websocket.TEXT, bytes(size)))
         spent, until, done = server.cpu(), time.monotonic() + seconds, 0
         while time.monotonic() < until:
             lean_client.sockets[0].send(request)
             lean_client.collect(expected, len)
-            done += FAN * way.burst
+            done += fan * way.burst
         yield (server.cpu() - spent) / done * US
     lean_client.close()
 

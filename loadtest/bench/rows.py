@@ -82,6 +82,7 @@ ROWS = [
         ("floor.event", f"floor in C: delivery to {FAN:,} sockets", "µs", ()),
         ("floor.burst", f"floor in C: the same in bursts of {BURST}", "µs", ()),
         ("floor.together", "floor in C: bursts, each sent as one", "µs", ()),
+        ("floor.crowd", f"floor in C: delivery to {SIZES[-1]:,} sockets", "µs", ()),
     ),
     *_rows(
         "ws",
@@ -118,11 +119,10 @@ ROWS = [
     ),
     *_rows(
         "fan",
-        ("fan.alone", "message to a room of one socket", "µs", ()),
         *((f"fan.{size}", f"delivered event, one room of {size:,} sockets", "µs", ()) for size in SIZES),
         *(
-            (f"fan.{size}_more", f"  for each beyond one of {size:,}", "µs", (Budget(1.25, "fan.5000"),))
-            for size in SIZES[:-1]
+            (f"fan.from_{few}", f"  each delivery more, from {few:,} on", "µs", (Budget(1.25, floor),))
+            for few, floor in zip(SIZES[:-1], ("floor.event", "floor.event", "floor.crowd"), strict=True)
         ),
         ("fan.last", f"event to the last of {SIZES[-1]:,} sockets", "ms", (Budget(100),)),
     ),

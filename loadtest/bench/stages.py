@@ -5,6 +5,7 @@ stage and keeps what it has found.
 """
 
 from collections.abc import Callable, Collection, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 from loadtest.bench import measures, reading, speed
@@ -53,6 +54,10 @@ def _reference(name: str, ways: dict[str, measures.Way], order: Order) -> Figure
         costs = measures.fan_out(server, order.seconds, size=order.event_bytes, ways=list(wanted.values()))
         if wanted:
             yield from zip(wanted, costs, strict=True)
+        if f"{name}.crowd" in order.wanted:
+            size, seconds = order.event_bytes, order.seconds
+            [cost] = measures.fan_out(server, seconds, size=size, ways=[ONE_BY_ONE], fan=SIZES[-1])
+            yield f"{name}.crowd", cost
 
 
 def hello(order: Order) -> Figures:
@@ -103,19 +108,16 @@ def talk(world: World, order: Order) -> Figures:
 
 
 def fan(world: World, order: Order) -> Figures:
+    costs: dict[int, float] = {}
     with parley(world.data, source=world.source) as server:
-        room, *_ = world.rooms
-        alone = measures.crowd(server, room.members, room.conversation, order.seconds, 1).cost
-        yield "fan.alone", alone
         for size, room in zip(SIZES, world.rooms, strict=True):
-            if not {f"fan.{size}", f"fan.{size}_more", *(("fan.last",) if size == SIZES[-1] else ())} & {*order.wanted}:
-                continue
-            found = measures.crowd(server, room.members, room.conversation, order.seconds, size)
-            yield f"fan.{size}", found.cost
-            if size == SIZES[-1]:
-                yield "fan.last", found.last
-            else:
-                yield f"fan.{size}_more", (found.cost * size - alone) / (size - 1)
+            if not costs:  # what the first messages cost is not a delivery's
+                measures.crowd(server, room.members, room.conversation, order.seconds / 4, size)
+            costs[size], last = measures.crowd(server, room.members, room.conversation, order.seconds, size)
+            yield f"fan.{size}", costs[size]
+    yield "fan.last", last
+    for few, many in pairwise(SIZES):
+        yield f"fan.from_{few}", (costs[many] * many - costs[few] * few) / (many - few)
 
 
 def reads(world: World, order: Order) -> Figures:

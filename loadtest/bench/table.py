@@ -18,7 +18,7 @@ WIDTH = 110  # columns, where it is not a terminal that is written to
 COMPARED = {
     "floor.event": "floor in C",
     "floor.burst": "floor in C, in bursts, too",
-    "fan.5000": "a room of 5,000",
+    "floor.crowd": "floor in C, 5,000, too",
     "ws.echo": "echo of Node's ws",
     "ws.event": "Node's ws",
     "storm.alone": "without them",
