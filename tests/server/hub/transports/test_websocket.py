@@ -245,6 +245,23 @@ async def test_what_happens_before_the_first_message(
     await peer.lose()
 
 
+async def test_a_batch_is_counted_message_by_message(world: World, peer: Peer) -> None:
+    """What a room says at once is recorded in the frames that the client counts: after an Ack of two of three, one is
+    repeated on the next socket."""
+    await peer.connect()
+    frames = [peer.transport.encoding.event("Said", (number,)) for number in range(3)]
+    peer.transport.offer_all(frames, b"".join(frames))
+    peer.transport.flush()
+    assert len(counted(peer.hear())) == 3
+    peer.say(b'{"type":8,"sequenceId":2}\x1e')
+    await wait_all_tasks_blocked()
+    await peer.lose()
+    await peer.come_back()
+    sequence, *again = await peer.hear_all()
+    assert sequence == Sequence_(3) and len(counted(again)) == 1
+    await peer.lose()
+
+
 async def test_an_opening_that_waits_for_room(world: World, peer: Peer, autojump_clock: MockClock) -> None:
     """So much is said while a connection opens that the opening may wait for room: that does not wait for it."""
     world.sync = EventfulStore(world, LIMIT // len(EVENT) * 3 // 4, 1000)
