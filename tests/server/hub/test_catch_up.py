@@ -316,6 +316,24 @@ async def test_what_is_open_is_asked_once(hub: Hub, nursery: trio.Nursery) -> No
     assert len(asked) == 3
 
 
+class Unsearched(list[UUID]):
+    def __contains__(self, key: object) -> bool:
+        raise AssertionError("a list of thousands is looked through for each of them")
+
+
+async def test_no_list_is_looked_through(hub: Hub, nursery: trio.Nursery) -> None:
+    """What a connect costs for each conversation does not grow with their number, be their rooms open or not."""
+
+    async def mine(user_id: UUID) -> Sequence[UUID]:
+        return Unsearched([CONVERSATION])
+
+    hub.database.memberships = mine  # type: ignore[method-assign]
+    for _ in range(2):
+        reader = Reader(hub, nursery, manual=False)
+        await reader.begin()
+        assert reader.connection.rooms
+
+
 async def test_removed_after_it_attached_by_itself(hub: Hub, nursery: trio.Nursery) -> None:
     """A connection with sync=manual hears no more than others of its user: nothing after the removal."""
     reader = Reader(hub, nursery, manual=True)
