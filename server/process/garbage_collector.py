@@ -10,6 +10,7 @@ and little lives long, the next time is `PAUSE` later. How much of it has ended 
 has given out: to count what is put aside is to walk over all of it, 26 ms for 440,000 objects; to ask takes 0.2 ms.
 """
 
+import ctypes
 import gc
 import sys
 import time
@@ -25,6 +26,13 @@ PAUSE = 10.0  # seconds
 PERIOD = 0.1  # seconds between two looks at the counts
 
 
+def give_back_free_memory() -> None:
+    """Return to the kernel what was needed for a moment only: glibc keeps it, 4 MiB of what the imports took."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
+    if trim is not None:
+        trim(0)
+
+
 class GarbageCollector:
     def __init__(self) -> None:
         self._begun = trio.Event()
@@ -35,6 +43,7 @@ class GarbageCollector:
         """Put aside what exists at the start, and keep collections short from now on, while `run` does."""
         gc.collect()
         gc.freeze()
+        give_back_free_memory()
         self._begun.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -131,12 +131,13 @@ class Replica:
         return True
 
     def records(self) -> dict[str, bytes | None]:
-        """Return what has changed since the last time, as a store keeps it. Empty while the client catches up, and
-        without conversations that have no details yet."""
+        """Return what has changed since the last time, as a store keeps it. While the client catches up that is what
+        one sends, and no conversation; else all but conversations that have no details yet."""
         if self._held is not None:
-            return {}
-        unheard = {f"in {id_}" for id_ in self._nameless}  # of them the application is to hear, by whatever program
-        names, self.dirty = self.dirty - unheard, self.dirty & unheard
+            later = self.dirty - {"meta", "outbox"}
+        else:
+            later = {f"in {id_}" for id_ in self._nameless}  # of them the application is to hear, by whatever program
+        names, self.dirty = self.dirty - later, self.dirty & later
         return {name: self._record(name) for name in names}
 
     def _record(self, name: str) -> bytes | None:

@@ -1,12 +1,14 @@
 """server.process.garbage_collector: what is put aside, and what is collected before."""
 
+import ctypes
 import gc
 import weakref
+from pathlib import Path
 
 import pytest
 import trio
 
-from server.process.garbage_collector import MANY, GarbageCollector
+from server.process.garbage_collector import MANY, GarbageCollector, give_back_free_memory
 from tests.waiting import wait_until
 
 
@@ -97,3 +99,21 @@ async def test_collections_are_short_while_it_runs() -> None:
         await wait_until(grow)
         nursery.cancel_scope.cancel()
     assert gc.get_threshold() == usual
+
+
+def resident() -> int:
+    """Pages of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1])
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc")
+def test_free_memory_is_given_back() -> None:
+    """What was needed for a moment only, as by imports, does not stay with the process."""
+    give_back_free_memory()
+    begun = resident()
+    blocks = [bytearray(b"x" * 100_000) for _ in range(500)]  # 50 MB, each too small for a mapping of its own
+    last = blocks[-1:]  # above all others: by itself the C library gives nothing back
+    grown = resident() - begun
+    del blocks
+    give_back_free_memory()
+    assert resident() - begun < grown / 2 and len(last) == 1
