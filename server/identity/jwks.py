@@ -16,6 +16,7 @@ import structlog
 import trio
 
 from handlers.errors import ChatError
+from server.identity import answers
 from store.defects import guard
 from store.errors import Unavailable
 from store.reasons import cut, reason
@@ -25,7 +26,6 @@ STALE = 3600.0  # seconds after which keys are refetched before use, where no ba
 TRUSTED_FOR = 24 * 3600.0  # seconds after the last successful fetch; after it none of its keys is valid
 MIN_INTERVAL = 10.0  # seconds between refetches caused by tokens
 TIMEOUT = 5.0  # seconds for one whole fetch
-MAX_BYTES = 1024 * 1024
 MAX_SAME = 2  # keys of one id and algorithm that are tried: a key and its successor
 MAX_KEYS = 100  # read from one document; the largest providers have about ten
 RSA_BITS = range(2048, 16384 + 1)  # RFC 7518, 3.3; OpenSSL verifies with nothing longer
@@ -142,19 +142,12 @@ class KeySet:
         self._shared = shared
 
     async def _read(self) -> bytes:
-        body = b""
         async with (
             httpx.AsyncClient(timeout=TIMEOUT, follow_redirects=False, verify=self._tls) as client,
-            client.stream("GET", self._url, headers={"Accept-Encoding": "identity"}) as response,
+            client.stream("GET", self._url, headers=answers.UNCOMPRESSED) as response,
         ):
             response.raise_for_status()
-            if response.headers.get("Content-Encoding", "identity") != "identity":
-                raise ValueError("the key set is compressed, which was not requested")  # it may expand without bound
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > MAX_BYTES:
-                    raise ValueError("the key set is too large")
-        return body
+            return await answers.read(response)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Refresh in the background, so that rotated keys are known before they are needed; soon again while there are

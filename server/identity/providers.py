@@ -18,19 +18,18 @@ from handlers.errors import ChatError
 from handlers.model import Identity
 from handlers.text_rules import is_text
 from server.config.settings import OAuthProvider
-from server.identity import jwts
+from server.identity import answers, jwts
 from server.identity.jwks import KeySet
 from server.identity.sign_in_state import Attempt
 
 TIMEOUT = 10.0  # seconds for one request to a provider
-MAX_BYTES = 1024 * 1024
 DISCOVERY_AGE = 3600.0  # seconds a provider's metadata is kept
 LEEWAY = 60  # seconds of clock difference to a provider that are tolerated
 MAX_SUBJECT = 255  # characters (OpenID Connect Core 2)
 
 
 # In the transport, and in the answer.
-_FAULTS = (httpx.HTTPError, httpx.InvalidURL, msgspec.DecodeError, UnicodeError, RecursionError, trio.TooSlowError)
+_FAULTS = (httpx.HTTPError, httpx.InvalidURL, msgspec.DecodeError, ValueError, RecursionError, trio.TooSlowError)
 
 
 class Provider(Protocol):
@@ -65,26 +64,17 @@ class Web:
 
     async def json(self, method: str, url: str, **options: Any) -> tuple[int, dict[str, Any]]:
         """Return the status and the JSON object. Raise ChatError("unavailable") if there is none."""
-        headers = {"Accept": "application/json", **options.pop("headers", {})}
+        headers = {"Accept": "application/json", **answers.UNCOMPRESSED, **options.pop("headers", {})}
         try:
             with trio.fail_after(TIMEOUT):
                 async with httpx.AsyncClient(timeout=TIMEOUT, follow_redirects=False, verify=self._tls) as client:
                     async with client.stream(method, url, headers=headers, **options) as response:
-                        body = await self._read(response)
-            found = msgspec.json.decode(body)
+                        found = msgspec.json.decode(await answers.read(response))
         except _FAULTS:
             raise self._away() from None
         if response.status_code >= 500 or not isinstance(found, dict):
             raise self._away()
         return response.status_code, found
-
-    async def _read(self, response: httpx.Response) -> bytes:
-        body = b""
-        async for chunk in response.aiter_bytes():
-            body += chunk
-            if len(body) > MAX_BYTES:
-                raise self._away()
-        return body
 
     def _away(self) -> ChatError:
         return ChatError("unavailable", f"The identity provider {self._name} is out of reach; try again.")

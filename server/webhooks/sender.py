@@ -22,6 +22,7 @@ from server.webhooks.signatures import sign
 from store.reasons import cut
 
 MAX_ANSWER = 16 * 1024  # octets that are read of one
+LEAST = 128  # for which a chunk counts at least
 KEPT = 4.0  # seconds for which an idle connection is kept: less than most servers do
 MAX_WAIT = 3600.0  # seconds: of a Retry-After no more is believed
 GONE = 410
@@ -106,7 +107,7 @@ async def _throw_away(answer: httpcore.Response) -> None:
     count = 0
     async with aclosing(cast(AsyncGenerator[bytes, None], answer.aiter_stream())) as chunks:
         async for chunk in chunks:
-            count += len(chunk)
+            count += max(len(chunk), LEAST)
             if count > MAX_ANSWER:
                 return
 

@@ -4,12 +4,13 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import httpcore
 import pytest
 import trio
 
 from server.observability.version import version
 from server.webhooks import sender
-from server.webhooks.sender import MAX_ANSWER, MAX_WAIT, Outcome, Sender
+from server.webhooks.sender import LEAST, MAX_ANSWER, MAX_WAIT, Outcome, Sender
 from tests.certificates import Authority
 from tests.plain_http import NO_TLS
 from tests.webhook_receiver import OK, Received, Receiver, answer, receiving
@@ -84,7 +85,7 @@ async def test_redirects_are_failures(receiver: Receiver, status: int) -> None:
         (b"nonsense\r\n\r\n", Outcome("it does not speak HTTP/1.1, or hung up")),
         (b"HTTP/1.1 200", Outcome("it does not speak HTTP/1.1, or hung up")),
         (b"", Outcome("it does not speak HTTP/1.1, or hung up")),
-        (b"HTTP/1.1 200 X\r\nA: " + b"a" * 200_000 + b"\r\n\r\n", Outcome("it does not speak HTTP/1.1, or hung up")),
+        (b"HTTP/1.1 200 X\r\nA: " + b"a" * 200_000 + b"\r\n\r\n", Outcome("the answer is longer than 65536 bytes")),
     ],
 )
 async def test_failures(receiver: Receiver, said: bytes, outcome: Outcome) -> None:
@@ -193,3 +194,26 @@ async def test_many_at_once(receiver: Receiver) -> None:
         gate.set()
     await made.aclose()
     assert receiver.most_under_way == 3 and sender.KEPT > 0
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 102 X\r\n\r\n" * 20_000, b"HTTP/1.1 204 X\r\n" + b"a:b\r\n" * 20_000])
+async def test_an_answer_that_does_not_begin(receiver: Receiver, said: bytes) -> None:
+    """Interim answers and headers without an end are a failure, when so much of them has come."""
+    receiver.behave = saying(said)
+    assert "longer than" in (await post(receiver)).failure
+
+
+async def test_a_body_of_single_bytes(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is accepted by its status, and no more of it is read than of any other body takes as long."""
+    chunks: list[bytes] = []
+    whole = httpcore.Response.aiter_stream
+
+    async def counted(self: httpcore.Response) -> AsyncIterator[bytes]:
+        async for chunk in whole(self):
+            chunks.append(chunk)
+            yield chunk
+
+    monkeypatch.setattr(httpcore.Response, "aiter_stream", counted)
+    receiver.behave = saying(b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 8000)
+    assert await post(receiver) == Outcome()
+    assert len(chunks) <= MAX_ANSWER // LEAST + 1

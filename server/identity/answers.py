@@ -1,0 +1,26 @@
+"""Read the answers of identity providers: a bounded size, in a bounded number of pieces, as they were sent.
+
+Owns the bounds. How an answer is cut is up to who sends it: each piece is a step of work, and others take turns between
+two of them. Touches the answer only.
+"""
+
+import httpx
+import trio
+
+MAX_BYTES = 1024 * 1024
+LEAST = 256  # bytes for which a piece counts at least: an answer has some thousands at most
+UNCOMPRESSED = {"Accept-Encoding": "identity"}  # what is asked for, as what is compressed may expand without bound
+
+
+async def read(answer: httpx.Response) -> bytes:
+    """Return the body. Raise ValueError if it is too large, or compressed."""
+    if answer.headers.get("Content-Encoding", "identity") != "identity":
+        raise ValueError("the answer is compressed, which was not requested")
+    body, size = bytearray(), 0
+    async for piece in answer.aiter_raw():
+        body += piece
+        size += max(len(piece), LEAST)
+        if size > MAX_BYTES:
+            raise ValueError("the answer is too large, or in too many pieces")
+        await trio.lowlevel.checkpoint()
+    return bytes(body)
