@@ -368,6 +368,29 @@ def test_what_is_lost_is_said_again_in_its_order() -> None:
     assert [one["content"] for one in truth.talks[talk].in_order()[1:]] == ["instead", "one", "two", "three"]
 
 
+@pytest.mark.parametrize("has_synced", [False, True])
+def test_what_is_sent_while_it_catches_up_is_kept(has_synced: bool) -> None:
+    """That may take as long as PostgreSQL is away. A program that is killed then sends it when it runs again, and has
+    missed nothing of what came meanwhile."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth)
+    if has_synced:
+        client.settle()
+        client = client.again()
+    truth.send(OTHER, talk, "theirs")
+    client.connect()
+    client.send(talk, "mine")
+    client.receive(int(has_synced))  # the event, but not the answer
+    kept = {**client.store, **client.replica.records()}
+    assert not any(name.startswith("in ") for name in kept.keys() - client.store.keys())
+    client.cut()
+    again = Client(truth, {name: record for name, record in kept.items() if record is not None})
+    again.settle()
+    assert [one["content"] for one in truth.talks[talk].in_order()[1:]] == ["theirs", "mine"]
+    assert [one.content for one in again.new] == (["theirs", "mine"] if has_synced else ["mine"])
+
+
 @pytest.mark.parametrize("is_new_process", [False, True])
 def test_what_was_deleted_is_not_said_again(is_new_process: bool) -> None:
     """Of what a history has lost that goes out again what was not deleted since, as it was edited last."""
