@@ -93,6 +93,7 @@ def assemble_cluster(settings: Settings, stores: Stores, tracing: "Tracing | Non
     lanes = Lanes(
         stores.lane_connector,
         count=settings.lanes,
+        has_spare=True,
         on_commit=change_publisher.publish,
         on_doubt=change_publisher.doubt,
         outbox=True,

@@ -2,7 +2,9 @@
 
 Owns the queues, one task and one connection for each lane. There is no artificial delay: a batch is whatever
 was offered while the one before it was being written, so batches grow with the load and a lone message goes at once.
-A conversation always has the same lane, so its messages are committed in the order offered.
+While there is little to do, batches of one or two messages would only wait for each other: then a spare lane takes what
+comes while the other one writes, of other conversations.
+A conversation has one lane as long as any message of it is under way, so its messages are committed in the order offered.
 
 `Append.done` is called exactly once for each message that was offered, with its outcome:
 - the Message, after its commit (for a duplicate: the first message);
@@ -44,6 +46,8 @@ from store.statistics import LaneStatistics
 MAX_BATCH_BYTES = 4 * 1024 * 1024  # content in one transaction, roughly
 MAX_QUEUE_BYTES = 32 * 1024 * 1024  # content that waits in one lane: some seconds' worth, if a commit takes one
 MENTION_BYTES = 128  # what somebody who is mentioned counts for: a row and three entries of indexes
+FEW = 4  # messages in a lane's last batches, up to which the spare lane helps; larger ones are what saves work
+FADING = 0.75  # of what a large batch counts, with each that follows
 MAX_DIVISIONS = 32  # of one batch, while PostgreSQL fails with a fault of its own; then the rest fails with it
 MAX_ATTEMPTS = 4  # at one batch, when PostgreSQL breaks a deadlock or has no partition
 SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500)  # messages: bounds of the histogram
@@ -151,6 +155,7 @@ class Lanes:
         source: Source,
         *,
         count: int = 2,
+        has_spare: bool = False,
         max_queue: int = 10_000,
         max_queue_bytes: int = MAX_QUEUE_BYTES,
         max_batch: int = 500,
@@ -160,7 +165,8 @@ class Lanes:
         on_batch: OnBatch | None = None,
         on_fault: OnFault = lambda error: None,
     ) -> None:
-        """`max_queue` and `max_queue_bytes` (of content) are for each lane. `on_commit` gets the new messages of a
+        """`has_spare`: there is one more, the spare lane. `max_queue` and `max_queue_bytes` (of content) are for each lane.
+        `on_commit` gets the new messages of a
         batch, after each `done`; `on_doubt` the conversations of a batch whose outcome is unknown. With `outbox`, each
         batch leaves a row there under its first change's conversation and seq, which its publisher deletes
         (`store.postgres.outbox`). `on_fault` is called with each of `damage.FAULTS`."""
@@ -170,8 +176,11 @@ class Lanes:
         self.times = LaneTimes()
         self._lanes = [
             _Lane(number, source, max_batch, on_commit, on_doubt, outbox, self.times, on_batch, on_fault)
-            for number in range(count)
+            for number in range(count + has_spare)
         ]
+        self._homes = self._lanes[:count]  # a conversation has one of these, unless it is with the spare lane
+        self._spare = self._lanes[count] if has_spare else None
+        self._spared: set[UUID] = set()  # conversations that may have messages under way in the spare lane
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Write what is offered, until cancelled. What is not written by then is answered with Unavailable.
@@ -181,8 +190,10 @@ class Lanes:
         self._closed = False
         try:
             async with trio.open_nursery() as nursery:
-                for lane in self._lanes:
+                for lane in self._homes:
                     await nursery.start(lane.run)
+                if self._spare is not None:
+                    nursery.start_soon(self._spare.run)
                 nursery.start_soon(self._look)
                 task_status.started()
         finally:
@@ -190,7 +201,9 @@ class Lanes:
 
     def offer(self, append: Append) -> None:
         """Queue a message. Never waits. Raises Overloaded, or Unavailable once the lanes have ended."""
-        lane = self._lanes[append.conversation_id.int % len(self._lanes)]
+        lane = self._homes[append.conversation_id.int % len(self._homes)]
+        if self._spare is not None and (lane.wake is None or self._spared):
+            lane = self._choose(lane, self._spare, append.conversation_id)
         if len(lane.queue) >= self._max_queue or lane.queued_bytes >= self._max_queue_bytes:
             raise Overloaded("too many messages wait to be written")
         if self._closed:
@@ -202,6 +215,25 @@ class Lanes:
         if lane.wake is not None:
             lane.wake.set()
             lane.wake = None
+
+    def _choose(self, home: "_Lane", spare: "_Lane", conversation_id: UUID) -> "_Lane":
+        """The lane that has messages of the conversation under way; or else the spare one, if it is free, and the
+        conversation's own writes something small, and nothing waits for that."""
+        if self._spared:
+            if spare.queue or spare.writing:
+                return spare if conversation_id in self._spared else home
+            self._spared.clear()
+        if (
+            home.wake is not None
+            or home.queue
+            or home.recent > FEW
+            or spare.wake is None
+            or spare.health.outage
+            or any(append.conversation_id == conversation_id for append in home.writing)
+        ):
+            return home
+        self._spared.add(conversation_id)
+        return spare
 
     async def drain(self) -> None:
         """Until every lane is empty and idle. Messages offered meanwhile are waited for too."""
@@ -219,8 +251,13 @@ class Lanes:
                     lane.wake = None
 
     def trouble(self) -> str | None:
-        """Why a message would not be committed soon, as far as is known; None when all is well. Never waits."""
-        return next((trouble for lane in self._lanes if (trouble := lane.trouble())), None)
+        """Why a message would not be committed soon, as far as is known; None when all is well. Never waits.
+
+        A spare lane that could not write is no trouble as long as it is not asked to: nothing goes there then.
+        """
+        spare = self._spare
+        lanes = self._homes if spare is None or not (spare.queue or spare.writing) else self._lanes
+        return next((trouble for lane in lanes if (trouble := lane.trouble())), None)
 
     def slowness(self) -> str | None:
         """What the last commits took, if that was long."""
@@ -281,6 +318,7 @@ class _Lane:
         self.queue: list[Append] = []
         self.queued_bytes = 0  # of content in the queue
         self.writing: Sequence[Append] = ()  # taken from the queue and not answered yet
+        self.recent = 0.0  # messages in its last batches: the most, of which older ones count less
         self.wake: trio.Event | None = None  # there while the task has nothing to do
         self._idle = trio.Event()
         self._writing_since = 0.0
@@ -349,6 +387,7 @@ class _Lane:
         appends = self.queue[:taken]
         del self.queue[:taken]
         self.writing = appends
+        self.recent = max(float(taken), FADING * self.recent)
         self._writing_since = now = time.perf_counter()
         self.times.sizes.observe(taken)
         self.times.waits.observe(now - self.waits_since)

@@ -23,7 +23,7 @@ from tests.failover.world import World, health, open_world, require_one_history
 from tests.running import Running
 from tests.waiting import block_until, wait_until
 
-LANES = 1  # of each instance
+LANES = 2  # of each instance, with the spare one
 GIVING_UP = 2
 REFUSALS = 3  # of each sender, before the disk is freed
 SLOW = 2.0  # seconds for each commit, at least

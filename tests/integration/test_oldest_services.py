@@ -28,7 +28,7 @@ pytestmark = pytest.mark.services
 
 PAGE = (Path(__file__).parents[2] / "docs/operations.md").read_text()
 POSTGRES = SYSTEM_POSTGRES / str(MIN_VERSION // 10000) / "bin"
-OTHERS = 12  # connections to PostgreSQL of an instance, besides POOL_SIZE and LANES
+OTHERS = 13  # connections to PostgreSQL of an instance, besides POOL_SIZE and LANES
 
 
 def redis_server() -> Path:
@@ -119,10 +119,10 @@ async def test_the_rights_of_the_page(services: Services, database: str, redis_u
 
 
 def test_connections() -> None:
-    """The page's sum is that of the pools of an instance, its lanes, and the one that compares clocks."""
+    """The page's sum is that of the pools of an instance, its lanes with the spare one, and the one that compares clocks."""
     settings = Settings(database_url="postgresql://db/parley", redis_url="redis://cache")
     stores = assemble_stores(settings, on_other_history=lambda: None, on_no_room=lambda: None)
-    most = sum(pool.statistics().size for pool in stores.pools.values()) + settings.lanes + 1
+    most = sum(pool.statistics().size for pool in stores.pools.values()) + settings.lanes + 2
     assert most == settings.pool_size + settings.lanes + OTHERS
     assert f"`POOL_SIZE` + `LANES` + {OTHERS}: {most} with the defaults" in PAGE
     [row] = re.findall(r"^\| `max_connections` of PostgreSQL \|(.*)\|$", PAGE, re.MULTILINE)

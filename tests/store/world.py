@@ -149,6 +149,7 @@ def make_writer(
     pool: Source,
     *,
     count: int = 1,
+    has_spare: bool = False,
     max_queue: int = 10_000,
     max_queue_bytes: int = MAX_QUEUE_BYTES,
     outbox: bool = False,
@@ -159,6 +160,7 @@ def make_writer(
     made = Lanes(
         pool,
         count=count,
+        has_spare=has_spare,
         max_queue=max_queue,
         max_queue_bytes=max_queue_bytes,
         on_commit=changes.extend,

@@ -273,9 +273,12 @@ async def assert_no_gaps(conn: Connection, groups: Collection[UUID]) -> None:
 
 
 @any_kind
-async def test_two_processes_write_the_same_conversations(pool: Pool, conn: Connection, nursery: trio.Nursery) -> None:
+@pytest.mark.parametrize(("count", "has_spare"), [(2, False), (1, True)])
+async def test_two_processes_write_the_same_conversations(
+    count: int, has_spare: bool, pool: Pool, conn: Connection, nursery: trio.Nursery
+) -> None:
     """P3: overlapping sets of conversations from two processes: no gap, no deadlock, each in the order offered."""
-    writers = [make_writer(pool, count=2), make_writer(pool, count=2)]
+    writers = [make_writer(pool, count=count, has_spare=has_spare) for _ in range(2)]
     for writer in writers:
         await nursery.start(writer.lanes.run)
     people = await make_users(conn, 5)
@@ -299,6 +302,90 @@ async def test_two_processes_write_the_same_conversations(pool: Pool, conn: Conn
     await assert_no_gaps(conn, groups)
     log = await fetch_value(conn, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
     assert log == 0
+
+
+async def test_the_spare_lane(pool: Pool, conn: Connection, other: Connection, nursery: trio.Nursery) -> None:
+    """While a small batch is written, a message of another conversation is committed; one of the same waits for it."""
+    writer = make_writer(pool, has_spare=True)
+    await nursery.start(writer.lanes.run)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    [alice] = await make_users(conn, 1)
+    slow, quick = [await make_group(conn, [alice]) for _ in range(2)]
+    async with conn.transaction():
+        await conversations.lock_conversation(conn, slow)
+        held = [writer.send(slow, alice)]
+        await wait_for_lock(other)
+        ways = [await writer.send(quick, alice).message() for _ in range(3)]
+        held += [writer.send(slow, alice) for _ in range(2)]
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert [message.seq for message in ways] == [2, 3, 4]
+        assert not any(one.answers for one in held)
+        assert [lane.queued for lane in writer.lanes.statistics_each()] == [2, 0]
+    assert [(await one.message()).seq for one in held] == [2, 3, 4]
+
+
+async def test_what_follows_into_the_spare_lane(
+    pool: Pool, conn: Connection, other: Connection, nursery: trio.Nursery
+) -> None:
+    """Messages of a conversation that is with the spare lane go there, too, also when the other one is free again."""
+    writer = make_writer(pool, has_spare=True)
+    await nursery.start(writer.lanes.run)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    [alice] = await make_users(conn, 1)
+    first, spared = [await make_group(conn, [alice]) for _ in range(2)]
+    async with conn.transaction():
+        await conversations.lock_conversation(conn, spared)
+        async with other.transaction():
+            await conversations.lock_conversation(other, first)
+            one = writer.send(first, alice)
+            await wait_for_lock(other)
+            held = [writer.send(spared, alice)]
+            await wait_for_lock(other, 2)
+        await one.message()
+        held += [writer.send(spared, alice) for _ in range(2)]
+        assert (await writer.send(first, alice).message()).seq == 3
+        assert not any(one.answers for one in held)
+    assert [(await one.message()).seq for one in held] == [2, 3, 4]
+
+
+async def test_no_spare_lane_beside_large_batches(
+    pool: Pool, conn: Connection, other: Connection, nursery: trio.Nursery
+) -> None:
+    """Where batches are large, what comes waits for the next one."""
+    writer = make_writer(pool, has_spare=True)
+    await nursery.start(writer.lanes.run)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    [alice] = await make_users(conn, 1)
+    slow, quick = [await make_group(conn, [alice]) for _ in range(2)]
+    async with conn.transaction():
+        await conversations.lock_conversation(conn, slow)
+        held = [writer.send(slow, alice) for _ in range(lanes.FEW + 1)]
+        await wait_for_lock(other)
+        held.append(writer.send(quick, alice))
+        assert [lane.queued for lane in writer.lanes.statistics_each()] == [1, 0]
+    for one in held:
+        await one.message()
+
+
+async def test_a_spare_lane_that_cannot_write(
+    pool: Pool, conn: Connection, other: Connection, nursery: trio.Nursery
+) -> None:
+    """It is sent nothing, and is no trouble."""
+    writer = make_writer(pool, has_spare=True)
+    await nursery.start(writer.lanes.run)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    [alice] = await make_users(conn, 1)
+    slow, quick = [await make_group(conn, [alice]) for _ in range(2)]
+    async with conn.transaction():
+        await conversations.lock_conversation(conn, slow)
+        held = [writer.send(slow, alice)]
+        await wait_for_lock(other)
+        writer.lanes._lanes[1].health.outage.failed("no connection is left")
+        held.append(writer.send(quick, alice))
+        assert [lane.queued for lane in writer.lanes.statistics_each()] == [1, 0]
+        assert writer.lanes.trouble() is None
+    for one in held:
+        await one.message()
 
 
 @any_kind
