@@ -254,7 +254,7 @@ class Settings:
     lanes: int = SERVICES.setting(
         COUNT,
         1,
-        "Group-commit queues, with one connection to PostgreSQL each, besides a spare one for when there is little to do.",
+        "Group-commit queues, with one connection to PostgreSQL each; a spare one helps while there is little to do.",
         more="One makes the largest batches, which cost least. More only help when commits wait for a slow disk.",
         minimum=1,
         maximum=64,

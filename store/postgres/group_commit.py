@@ -4,7 +4,7 @@ Owns the queues, one task and one connection for each lane. There is no artifici
 was offered while the one before it was being written, so batches grow with the load and a lone message goes at once.
 While there is little to do, batches of one or two messages would only wait for each other: then a spare lane takes what
 comes while the other one writes, of other conversations.
-A conversation has one lane as long as any message of it is under way, so its messages are committed in the order offered.
+A conversation has one lane as long as any message of it is under way: they are committed in the order offered.
 
 `Append.done` is called exactly once for each message that was offered, with its outcome:
 - the Message, after its commit (for a duplicate: the first message);
@@ -165,11 +165,10 @@ class Lanes:
         on_batch: OnBatch | None = None,
         on_fault: OnFault = lambda error: None,
     ) -> None:
-        """`has_spare`: there is one more, the spare lane. `max_queue` and `max_queue_bytes` (of content) are for each lane.
-        `on_commit` gets the new messages of a
-        batch, after each `done`; `on_doubt` the conversations of a batch whose outcome is unknown. With `outbox`, each
-        batch leaves a row there under its first change's conversation and seq, which its publisher deletes
-        (`store.postgres.outbox`). `on_fault` is called with each of `damage.FAULTS`."""
+        """`has_spare`: one lane more, the spare one. `max_queue` and `max_queue_bytes` (of content) are for each lane.
+        `on_commit` gets the new messages of a batch, after each `done`; `on_doubt` the conversations of a batch whose
+        outcome is unknown. With `outbox`, each batch leaves a row there under its first change's conversation and seq,
+        which its publisher deletes (`store.postgres.outbox`). `on_fault` is called with each of `damage.FAULTS`."""
         self._max_queue = max_queue
         self._max_queue_bytes = max_queue_bytes
         self._closed = False
