@@ -99,6 +99,7 @@ def assemble_cluster(settings: Settings, stores: Stores, tracing: "Tracing | Non
         outbox=True,
         on_batch=tracing.sends.committed if tracing else None,
         on_fault=stores.damage.observe,
+        together=flusher,
     )
     presence = Presence(stores.pool)
     announcer = PresenceAnnouncer(presence, instances, rooms, ephemeral_events)

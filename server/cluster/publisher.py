@@ -7,7 +7,7 @@ ephemeral.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -29,6 +29,7 @@ MAX_WAITING = 20_000  # changes in the queue; further ones are left to the relay
 MAX_BATCH = 2_000  # changes sent at once
 MAX_DRAFT = 512 * 1024  # bytes of changes in one entry, roughly
 GATHER = 0.05  # seconds that a batch is gathered for while this instance is alone: one question for many changes
+REMEMBERED = 10_000  # conversations of which it is remembered which instances listened last
 CLEAR_DELAY = 0.25  # seconds between deletions of published outbox rows: one statement for many, well before a relay
 
 OnSent = Callable[[Sequence[TraceMark], float, float], None]  # marks, when sending began, when it ended
@@ -73,6 +74,7 @@ class Publisher:
         self._messages: list[InstanceMessage] = []  # besides the changes
         self._waiting = 0
         self._cleared: list[outbox.Key] = []
+        self._listeners: dict[UUID, list[str]] = {}  # other instances, as of the last look
         self._wake = trio.Event()
         self._is_awaited = trio.Event()  # set while a caller waits for the queue to be empty
         self._clear_wake = trio.Event()
@@ -219,12 +221,17 @@ class Publisher:
         An instance that registers after the query for interest is not among the receivers. It reads the head after it
         has registered, so it finds the change in PostgreSQL. An instance that has no inbox any more was reaped while
         it still registered: its remaining interest is removed here.
+
+        Who listened last still does, as a rule. So they are sent the changes of messages with the question, and only
+        what else turns out to be needed follows it. To one that does not listen any more a change means nothing.
         """
         loads: dict[str, _Load] = {}
         me = self._subscriptions.instance
         messages = list(entry.messages())
         conversations, users = _concerned(entry.changes, messages)
-        interested, present = await self._instances.list_interested(conversations, users, but=me)
+        guessed, entries = self._guess(entry.changes)
+        interested, present, gone = await self._instances.deliver_and_ask(entries, conversations, users, but=me)
+        self._remember(interested)
 
         def load(names: Iterable[str]) -> list[_Load]:
             found = []
@@ -237,6 +244,8 @@ class Publisher:
 
         for change in entry.changes:
             names: Collection[str] = interested[change.conversation_id]
+            if change.conversation_id in guessed:
+                names = [name for name in names if name not in guessed[change.conversation_id]]
             if change.added or change.removed:
                 names = {*names, *(name for user_id in (*change.added, *change.removed) for name in present[user_id])}
             targets = load(names)
@@ -249,11 +258,35 @@ class Publisher:
             names.update(name for user_id in message.users for name in present[user_id])
             for target in load(names):
                 target.add(message)
-        gone = await self._instances.deliver(
-            [(name, draft.pack()) for name, its in loads.items() for draft in its.drafts]
-        )
+        gone |= await self._instances.deliver(_entries(loads))
         for name in gone:  # reaped, but still registered
             await self._instances.unregister(name, [key for key, names in interested.items() if name in names], ())
+
+    def _guess(self, changes: Sequence[Change]) -> tuple[dict[UUID, list[str]], list[tuple[str, bytes]]]:
+        """The instances that listened last, by conversation, and the entries for them: of all changes of those that
+        bring and remove no members."""
+        moving = {change.conversation_id for change in changes if change.added or change.removed}
+        guessed: dict[UUID, list[str]] = {}
+        loads: dict[str, _Load] = {}
+        for change in changes:
+            names = self._listeners.get(change.conversation_id)
+            if names is not None and change.conversation_id not in moving:
+                guessed[change.conversation_id] = names
+                packed = pack_change(change)
+                for name in names:
+                    loads.setdefault(name, _Load()).add_change(packed)
+        return guessed, _entries(loads)
+
+    def _remember(self, interested: Mapping[UUID, Collection[str]]) -> None:
+        if len(self._listeners) > REMEMBERED:
+            self._listeners.clear()
+        me = self._subscriptions.instance
+        for conversation_id, names in interested.items():
+            others = [name for name in names if name != me]
+            if others:
+                self._listeners[conversation_id] = others
+            else:
+                self._listeners.pop(conversation_id, None)
 
     async def _clear(self) -> None:
         """Delete the outbox rows of what was sent. If that fails, the relay announces it again, which is harmless."""
@@ -271,6 +304,10 @@ class Publisher:
                 _guard.caught(error)
             else:
                 self.outage.over()
+
+
+def _entries(loads: Mapping[str, _Load]) -> list[tuple[str, bytes]]:
+    return [(name, draft.pack()) for name, its in loads.items() for draft in its.drafts]
 
 
 def _concerned(changes: Iterable[Change], messages: Iterable[InstanceMessage]) -> tuple[set[UUID], set[UUID]]:

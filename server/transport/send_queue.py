@@ -147,7 +147,7 @@ class Flusher:
     tasks run and what is in `dirty` goes first. The pieces are small while other tasks have work, and grow while they
     have none. So a delivery to a crowd takes as long, and what goes to a few does not wait for it. A send queue may be
     in the lists several times: flushing an empty one has no effect. The order of its frames is its own, whichever list
-    leads to it.
+    leads to it. Within `with flusher`, where nothing is awaited, it only gathers.
     """
 
     def __init__(self) -> None:
@@ -155,10 +155,20 @@ class Flusher:
         self.crowd: list[SendQueue] = []
         self.piece = BUSY_CHUNK  # of a crowd, next time
         self._wake = trio.Event()
+        self._is_held = False
+
+    def __enter__(self) -> None:
+        """What is marked from now on is flushed at the end, in this step: the task is not woken for it."""
+        self._is_held = True
+
+    def __exit__(self, *_: object) -> None:
+        self._is_held = False
+        if self.dirty:
+            self.flush()
 
     def mark(self, send_queue: SendQueue) -> None:
         """Flush `send_queue` in the next scheduler step, or at the next call of `flush` if that is earlier."""
-        if not self.dirty:
+        if not self.dirty and not self._is_held:
             self._wake.set()
         self.dirty.append(send_queue)
 

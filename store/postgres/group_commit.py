@@ -18,6 +18,7 @@ batch through the very statements. So `trouble` knows what a message would meet,
 
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Protocol
 from uuid import UUID
@@ -164,17 +165,20 @@ class Lanes:
         outbox: bool = False,
         on_batch: OnBatch | None = None,
         on_fault: OnFault = lambda error: None,
+        together: AbstractContextManager[object] | None = None,
     ) -> None:
         """`has_spare`: one lane more, the spare one. `max_queue` and `max_queue_bytes` (of content) are for each lane.
         `on_commit` gets the new messages of a batch, after each `done`; `on_doubt` the conversations of a batch whose
         outcome is unknown. With `outbox`, each batch leaves a row there under its first change's conversation and seq,
-        which its publisher deletes (`store.postgres.outbox`). `on_fault` is called with each of `damage.FAULTS`."""
+        which its publisher deletes (`store.postgres.outbox`). `on_fault` is called with each of `damage.FAULTS`. The
+        answers of a batch are given, and `on_commit` is called, within `together`."""
         self._max_queue = max_queue
         self._max_queue_bytes = max_queue_bytes
         self._closed = False
         self.times = LaneTimes()
+        context = together or nullcontext()
         self._lanes = [
-            _Lane(number, source, max_batch, on_commit, on_doubt, outbox, self.times, on_batch, on_fault)
+            _Lane(number, source, max_batch, on_commit, on_doubt, outbox, self.times, on_batch, on_fault, context)
             for number in range(count + has_spare)
         ]
         self._homes = self._lanes[:count]  # a conversation has one of these, unless it is with the spare lane
@@ -308,8 +312,10 @@ class _Lane:
         times: LaneTimes,
         on_batch: OnBatch | None,
         on_fault: OnFault,
+        together: AbstractContextManager[object],
     ) -> None:
         self._number = number
+        self._together = together
         self.times = times
         self._on_batch = on_batch
         self._on_fault = on_fault
@@ -681,14 +687,16 @@ class _Lane:
         if has_duplicates:
             await self._resolve_duplicates(appends, answers)
         self.accepted += len(changes)
-        for append, answer in zip(appends, answers, strict=True):
-            self._answer(append, answer or StoreError("no answer"))
+        with self._together:
+            for append, answer in zip(appends, answers, strict=True):
+                self._answer(append, answer or StoreError("no answer"))
+            if changes:
+                try:
+                    self._on_commit(changes)
+                except Exception as error:
+                    _guard.caught(error, "on_commit_failed", changes=len(changes))
+                    self._doubt(appends)
         if changes:
-            try:
-                self._on_commit(changes)
-            except Exception as error:
-                _guard.caught(error, "on_commit_failed", changes=len(changes))
-                self._doubt(appends)
             self.times.to_all += sum(change.message.mention_all for change in changes)
             self.times.naming += sum(
                 bool(change.message.mentions) for change in changes if not change.message.mention_all

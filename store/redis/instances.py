@@ -258,27 +258,43 @@ class Instances:
         the sets of conversations and users. An instance that registers or leaves meanwhile may be in the answer or
         not; one that is dead and not reaped yet is.
         """
+        rooms, users, _ = await self.deliver_and_ask((), conversation_ids, user_ids, but=but)
+        return rooms, users
+
+    async def deliver_and_ask(
+        self,
+        entries: Sequence[tuple[str, bytes]],
+        conversation_ids: Collection[UUID],
+        user_ids: Collection[UUID] = (),
+        *,
+        but: str = "",
+    ) -> tuple[dict[UUID, list[str]], dict[UUID, list[str]], set[str]]:
+        """`deliver` and `list_interested` in one exchange. Return what the second does, and what the first does."""
         ids = [*conversation_ids, *user_ids]
+        delivering = _delivering(entries)
         if self._count <= len(ids):
-            found = await self._ask_by_instance(conversation_ids, user_ids, but)
+            found, answers = await self._ask_by_instance(conversation_ids, user_ids, but, delivering)
         else:
             wanted = (*map(keys.interest, conversation_ids), *map(keys.sessions, user_ids))
             self._count, *answers = await self._redis.exchange(
-                [(b"ZCARD", keys.INSTANCES.encode()), *((b"SMEMBERS", key.encode()) for key in wanted)]
+                [(b"ZCARD", keys.INSTANCES.encode()), *((b"SMEMBERS", key.encode()) for key in wanted), *delivering]
             )
-            found = [[name.decode() for name in names] for names in answers]
+            found = [[name.decode() for name in names] for names in answers[: len(wanted)]]
+            del answers[: len(wanted)]
         middle = len(conversation_ids)
         return (
             dict(zip(conversation_ids, found[:middle], strict=True)),
             dict(zip(user_ids, found[middle:], strict=True)),
+            _without_inbox(entries, answers),
         )
 
     async def _ask_by_instance(
-        self, conversation_ids: Collection[UUID], user_ids: Collection[UUID], but: str
-    ) -> list[list[str]]:
-        """For each conversation, then for each user, the instances that have it on their own lists."""
+        self, conversation_ids: Collection[UUID], user_ids: Collection[UUID], but: str, more: Sequence[Command]
+    ) -> tuple[list[list[str]], list[Any]]:
+        """For each conversation, then for each user, the instances that have it on their own lists. And the answers to
+        `more`."""
         asked = self._listed
-        listed, held = await self._ask(asked, conversation_ids, user_ids)
+        listed, held, others = await self._ask(asked, conversation_ids, user_ids, more)
         self._listed = names = [name for name in listed if name != but]
         self._count = len(names)
         new = [name for name in names if name not in asked]
@@ -289,12 +305,17 @@ class Instances:
             for interested, is_held in zip(found, held[name], strict=True):
                 if is_held:
                     interested.append(name)
-        return found
+        return found, others
 
     async def _ask(
-        self, names: Sequence[str], conversation_ids: Collection[UUID], user_ids: Collection[UUID]
-    ) -> tuple[list[str], dict[str, list[bool]]]:
-        """Return the listed instances, and by name which of these conversations, then users, each has registered."""
+        self,
+        names: Sequence[str],
+        conversation_ids: Collection[UUID],
+        user_ids: Collection[UUID],
+        more: Sequence[Command] = (),
+    ) -> tuple[list[str], dict[str, list[bool]], list[Any]]:
+        """Return the listed instances, by name which of these conversations, then users, each has registered, and the
+        answers to `more`."""
         rooms, users = _runs(conversation_ids), _runs(user_ids)
         listed, *answers = await self._redis.exchange(
             [
@@ -305,6 +326,7 @@ class Instances:
                     for key, runs in ((keys.rooms(name), rooms), (keys.users(name), users))
                     for run in runs
                 ),
+                *more,
             ]
         )
         of_one = len(rooms) + len(users)  # answers
@@ -312,7 +334,7 @@ class Instances:
             name: [is_held for answer in answers[index * of_one : (index + 1) * of_one] for is_held in answer]
             for index, name in enumerate(names)
         }
-        return [name.decode() for name in listed], held
+        return [name.decode() for name in listed], held, answers[len(names) * of_one :]
 
     # -- inboxes --------------------------------------------------------------------------------
 
@@ -320,10 +342,7 @@ class Instances:
         """Append each entry to the inbox of its instance. Return the instances that have no inbox (any more)."""
         if not entries:
             return set()
-        ids = await self._redis.exchange(
-            [(b"XADD", keys.inbox(name).encode(), b"NOMKSTREAM", *_BOUND, b"*", _FIELD, data) for name, data in entries]
-        )
-        return {instance for (instance, _), entry_id in zip(entries, ids, strict=True) if entry_id is None}
+        return _without_inbox(entries, await self._redis.exchange(_delivering(entries)))
 
     async def read(self, instance: str, after: bytes, block: float) -> list[Delivery]:
         """What has come into the inbox after the entry `after`; waits up to `block` seconds for something."""
@@ -389,6 +408,14 @@ class Instances:
     async def _some_of(self, key: str) -> list[UUID]:
         [members] = await self._redis.together(lambda pipe: [pipe.srandmember(key, MEMBERS)])
         return [UUID(bytes=member) for member in members]
+
+
+def _delivering(entries: Sequence[tuple[str, bytes]]) -> list[Command]:
+    return [(b"XADD", keys.inbox(name).encode(), b"NOMKSTREAM", *_BOUND, b"*", _FIELD, data) for name, data in entries]
+
+
+def _without_inbox(entries: Sequence[tuple[str, bytes]], entry_ids: Sequence[Any]) -> set[str]:
+    return {instance for (instance, _), entry_id in zip(entries, entry_ids, strict=True) if entry_id is None}
 
 
 def _adding(key: str, members: list[bytes]) -> Command:

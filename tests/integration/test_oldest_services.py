@@ -119,7 +119,7 @@ async def test_the_rights_of_the_page(services: Services, database: str, redis_u
 
 
 def test_connections() -> None:
-    """The page's sum is that of the pools of an instance, its lanes, the spare one too, and the one that compares clocks."""
+    """The page's sum is that of an instance's pools, its lanes, the spare one, and the one that compares clocks."""
     settings = Settings(database_url="postgresql://db/parley", redis_url="redis://cache")
     stores = assemble_stores(settings, on_other_history=lambda: None, on_no_room=lambda: None)
     most = sum(pool.statistics().size for pool in stores.pools.values()) + settings.lanes + 2

@@ -29,6 +29,7 @@ class World:
         self.present: dict[UUID, list[str]] = {}
         self.delivered: list[tuple[str, Entry]] = []
         self.cleared: list[tuple[UUID, int]] = []
+        self.guessed: list[str] = []  # deliveries that went with a question
         self.unregistered: list[tuple[str, list[UUID]]] = []
         self.gone: set[str] = set()
         self.away = False
@@ -38,16 +39,24 @@ class World:
         self.looks = 0
         self.publisher = Publisher(cast(Instances, self), cast(Subscriptions, self), cast(Pool, self))
 
-    async def list_interested(
-        self, conversation_ids: Collection[UUID], user_ids: Collection[UUID] = (), *, but: str = ""
-    ) -> tuple[dict[UUID, list[str]], dict[UUID, list[str]]]:
+    async def deliver_and_ask(
+        self,
+        packed: Sequence[tuple[str, bytes]],
+        conversation_ids: Collection[UUID],
+        user_ids: Collection[UUID] = (),
+        *,
+        but: str = "",
+    ) -> tuple[dict[UUID, list[str]], dict[UUID, list[str]], set[str]]:
         self.looks += 1
         await trio.lowlevel.checkpoint()
         if self.away:
             raise Unavailable("away")
+        gone = await self.deliver(packed)
+        self.guessed += [name for name, _ in packed]
         return (
             {key: self.interested.get(key, []) for key in conversation_ids},
             {key: self.present.get(key, []) for key in user_ids},
+            gone,
         )
 
     async def deliver(self, packed: Sequence[tuple[str, bytes]]) -> set[str]:
@@ -117,6 +126,49 @@ async def test_only_who_needs_it(world: World, autojump_clock: MockClock) -> Non
     assert dict(world.delivered)["a"].changes == (changes[0], changes[2])
     assert dict(world.delivered)["b"].changes == tuple(changes)
     assert world.cleared == [(ROOM, 1)]
+
+
+async def test_who_listened_last(world: World, autojump_clock: MockClock) -> None:
+    """They are sent the next change with the question. Who turns out to listen besides gets it, too; each once."""
+    world.interested = {ROOM: ["me", "a"]}
+    for seq in (1, 2):
+        world.publisher.publish([change(ROOM, seq)])
+        await trio.sleep(1)
+    assert (world.names(), world.guessed, world.looks) == (["a", "a"], ["a"], 2)
+    world.interested = {ROOM: ["a", "b"]}
+    world.publisher.publish([change(ROOM, 3)])
+    await trio.sleep(1)
+    assert [(name, entry.changes[0].seq) for name, entry in world.delivered[2:]] == [("a", 3), ("b", 3)]
+    world.interested = {}
+    for seq in (4, 5):  # the first tells that they have left
+        world.publisher.publish([change(ROOM, seq)])
+        await trio.sleep(1)
+    assert [(name, entry.changes[0].seq) for name, entry in world.delivered[4:]] == [("a", 4), ("b", 4)]
+    assert world.cleared == [(ROOM, seq) for seq in range(1, 6)]
+
+
+async def test_members_who_come_are_no_guess(world: World, autojump_clock: MockClock) -> None:
+    """A conversation whose members change is asked about before anything of it is sent: all of it keeps its order."""
+    world.interested, world.present = {ROOM: ["a"]}, {BOB: ["b"]}
+    world.publisher.publish([change(ROOM, 1)])
+    await trio.sleep(1)
+    changes = [change(ROOM, 2), change(ROOM, 3, added=(BOB,))]
+    world.publisher.publish(changes)
+    await trio.sleep(1)
+    assert world.guessed == []
+    assert dict(world.delivered[1:])["a"].changes == tuple(changes)
+    assert dict(world.delivered[1:])["b"].changes == (changes[1],)
+
+
+async def test_one_that_listened_last_and_is_gone(world: World, autojump_clock: MockClock) -> None:
+    """An instance whose inbox is gone when a guess is sent to it is unregistered, as any other."""
+    world.interested = {ROOM: ["a"]}
+    world.publisher.publish([change(ROOM, 1)])
+    await trio.sleep(1)
+    world.gone = {"a"}
+    world.publisher.publish([change(ROOM, 2)])
+    await trio.sleep(1)
+    assert world.guessed == ["a"] and world.unregistered == [("a", [ROOM])]
 
 
 async def test_no_instance_is_interested(world: World, autojump_clock: MockClock) -> None:

@@ -147,6 +147,28 @@ async def test_marked_is_flushed_without_being_asked(nursery: trio.Nursery) -> N
     assert send_queue.sends == [b"x"]
 
 
+async def test_what_is_gathered_wakes_no_task(nursery: trio.Nursery) -> None:
+    """What is marked within the flusher is flushed at its end, together; the task sleeps on."""
+    flusher, send_queue, steps = Flusher(), Sink(), []
+    await nursery.start(flusher.run)
+    await trio.testing.wait_all_tasks_blocked()
+
+    class Steps(trio.abc.Instrument):
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            steps.append(task.name)
+
+    trio.lowlevel.add_instrument(Steps())
+    with flusher:
+        for _ in range(2):
+            if send_queue.first is None:
+                flusher.mark(send_queue)
+            send_queue.offer(b"x")
+        assert not send_queue.sends
+    assert send_queue.sends == [b"xx"]
+    await trio.testing.wait_all_tasks_blocked()
+    assert not any("Flusher" in name for name in steps)
+
+
 def test_a_transport_must_say_how_to_send() -> None:
     """The queue itself touches no socket."""
     with pytest.raises(TypeError, match=r"abort.*flush"):

@@ -133,6 +133,19 @@ async def test_inbox(instances: Instances) -> None:
     assert third.data == b"3"
 
 
+async def test_delivering_with_a_question(instances: Instances) -> None:
+    """Both are done, whichever way is asked: by conversation at first, then by instance."""
+    rooms = [new_id() for _ in range(2)]
+    await instances.enlist("a", 10)
+    await instances.register("a", rooms[:1], ())
+    for number in range(3):
+        data = b"%d" % number
+        found = await instances.deliver_and_ask([("a", data), ("gone", b"x")], rooms, but="me")
+        assert found == ({rooms[0]: ["a"], rooms[1]: []}, {}, {"gone"})
+    read = await instances.read("a", b"0-0", 0.5)
+    assert [delivery.data for delivery in read] == [b"", b"0", b"1", b"2"]
+
+
 async def test_lease(instances: Instances) -> None:
     """A lease that is renewed holds; one that has run out cannot be, and its instance is dead until it is forgotten."""
     await instances.enlist("a", 0.05)
