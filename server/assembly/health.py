@@ -112,7 +112,7 @@ def assemble_liveness(settings: Settings, cluster: Cluster, event_loop_lag: Even
     def progress(number: int) -> int | None:
         return cluster.lanes.statistics_each()[number].progress
 
-    for number in range(settings.lanes):
+    for number, _ in enumerate(cluster.lanes.statistics_each()):
         liveness.watch(f"commit lane {number}", partial(progress, number), patience=longest)
     liveness.watch("inbox reader", lambda: cluster.membership.turns, patience=LIVENESS_SLACK)
     return liveness
