@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from store.model import Change
 from store.postgres import queries
+from store.postgres.arrays import Numbers, Uuids
 from store.postgres.connection import Connection
 from store.postgres.conversations import list_member_ids
 from store.postgres.messages import message_of
@@ -79,8 +80,8 @@ async def insert_outbox(
 
 
 async def delete_outbox(conn: Connection, keys: Collection[Key]) -> None:
-    """These batches are published."""
-    parameters = {"conversation_ids": [key[0] for key in keys], "seqs": [key[1] for key in keys]}
+    """These batches are published. After a crash of PostgreSQL they may be there again."""
+    parameters = {"conversation_ids": Uuids(key[0] for key in keys), "seqs": Numbers(key[1] for key in keys)}
     await conn.execute(queries.delete_outbox, parameters)
 
 

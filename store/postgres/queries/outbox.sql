@@ -8,8 +8,11 @@ VALUES (%(conversation_id)s, %(seq)s, %(conversation_ids)s::uuid[], %(seqs)s::bi
     clock_timestamp() - make_interval(secs => %(age)s))
 
 -- name: delete_outbox
--- outbox_pkey.
-DELETE FROM outbox AS o USING unnest(%(conversation_ids)s::uuid[], %(seqs)s::bigint[]) AS k (conversation_id, seq)
+-- outbox_pkey. Its commit does not wait for the disk, nor do commits of messages wait for it: what PostgreSQL loses of it is
+-- announced again.
+DELETE FROM outbox AS o
+USING unnest(%(conversation_ids)s::uuid[], %(seqs)s::bigint[]) AS k (conversation_id, seq),
+      set_config('synchronous_commit', 'off', true)
 WHERE o.conversation_id = k.conversation_id AND o.seq = k.seq
 
 -- name: list_stale_outbox

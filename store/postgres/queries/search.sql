@@ -25,8 +25,9 @@ WHERE o.created_at < clock_timestamp() - make_interval(secs => %(age)s) AND k.se
 LIMIT %(limit)s
 
 -- name: delete_search_queue
--- message_search_queue_pkey.
-DELETE FROM message_search_queue WHERE position = ANY(%(positions)s::bigint[])
+-- message_search_queue_pkey. Its commit does not wait for the disk, as that of what was brought in.
+DELETE FROM message_search_queue USING set_config('synchronous_commit', 'off', true)
+WHERE position = ANY(%(positions)s::bigint[])
 
 -- name: fetch_search_age
 -- message_search_queue_pkey: how long the first of those that wait has been waiting.

@@ -8,7 +8,7 @@ from store.model import Role
 from store.postgres import conversations, outbox
 from store.postgres.connection import Connection
 from store.redis.inbox_entries import BANNED, ENDED, SettingsChange, disconnection_of, moderated
-from tests.store.world import make_group, make_users
+from tests.store.world import fetch_value, make_group, make_users
 
 
 async def test_noted_listed_deleted(conn: Connection) -> None:
@@ -23,6 +23,18 @@ async def test_noted_listed_deleted(conn: Connection) -> None:
     assert await outbox.list_stale(conn, 0.0) == [outbox.Unpublished((two, 2), {two: 2, one: 2})]
     await outbox.delete_outbox(conn, [(two, 2), (one, 99)])
     assert await outbox.list_stale(conn, 0.0) == []
+
+
+async def test_deleting_waits_for_no_disk(conn: Connection) -> None:
+    """What PostgreSQL loses of it is announced again, so its commit is not flushed; those after it are."""
+    setting = "SELECT current_setting('synchronous_commit')"
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    await outbox.insert_outbox(conn, [await conversations.update_title(conn, group, "x", by=alice)])
+    async with conn.transaction():
+        await outbox.delete_outbox(conn, [(group, 2)])
+        assert await fetch_value(conn, setting) == "off"
+    assert await fetch_value(conn, setting) == "on"
 
 
 async def test_two_relays(conn: Connection, other: Connection) -> None:
