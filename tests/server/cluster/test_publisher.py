@@ -140,7 +140,7 @@ async def test_who_listened_last(world: World, autojump_clock: MockClock) -> Non
     await trio.sleep(1)
     assert [(name, entry.changes[0].seq) for name, entry in world.delivered[2:]] == [("a", 3), ("b", 3)]
     world.interested = {}
-    for seq in (4, 5):  # the first tells that they have left
+    for seq in (4, 5):  # after the first it is known that they have left
         world.publisher.publish([change(ROOM, seq)])
         await trio.sleep(1)
     assert [(name, entry.changes[0].seq) for name, entry in world.delivered[4:]] == [("a", 4), ("b", 4)]
