@@ -40,6 +40,7 @@ from server.identity.sign_in import SignIn
 from server.observability.health_checks import Check
 from server.rest import converters, key_access, openapi, problems
 from server.rest.answer_memory import AnswerBudget
+from server.rest.asgi import RequestConnection
 from server.rest.request_log import current_trace, template
 from server.rest.request_metrics import RequestMetrics
 from server.rest.requests import ESCAPED, MAX_BODY, address, bearer, check_query, defers_standing
@@ -108,6 +109,7 @@ def create_app(
 ) -> QuartTrio:
     turns = answers.turns
     app = QuartTrio("server.rest", static_folder=None)
+    app.asgi_http_class = RequestConnection
     app.request_class = PacedRequest
     app.config["MAX_CONTENT_LENGTH"] = max(MAX_BODY, ESCAPED * settings.max_message_bytes)
     app.config["PUBLIC_URL"] = settings.public_url.rstrip("/")

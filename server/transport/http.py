@@ -27,6 +27,8 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 HANG_UP = "parley.hang_up"  # in the ASGI scope's state: a callable that ends the TCP connection at once
+HOLD = "parley.hold"  # likewise: one that lets what is sent next go out with what follows it
+WATCH = "parley.watch"  # likewise: one that cancels a scope when the client has gone
 KEEP_ALIVE = 75.0  # seconds an idle HTTP connection is kept: longer than most balancers keep theirs
 DISCARD_MAX = 4 * 1024 * 1024  # bytes of a refused request that are still read, so that the client gets the answer
 DISCARD_TIME = 5.0  # seconds for them
@@ -42,6 +44,8 @@ def patient(app: ASGIApp, is_retired: Callable[[], bool], is_polled: Callable[[s
     the server `is_retired`, each answer closes its connection, so that the next request goes to another instance,
     except at a path that `is_polled`: clients of these are notified by a message.
 
+    The head of an answer whose length is known is sent together with the body, as far as that is passed on at once.
+
     The end of an answer is sent under a shield, bounded by `FINISH_TIME`. Quart cancels the request handler as soon as
     it has the last event, but Hypercorn still has to reset the connection for the next request, and to start its idle
     timeout. If the bound passes, the connection is closed, since half an answer cannot be followed by another.
@@ -53,9 +57,9 @@ def patient(app: ASGIApp, is_retired: Callable[[], bool], is_polled: Callable[[s
             return
         finished = trio.Event()
         size = 0
-        names = {name for name, _ in scope["headers"]}
-        if not names & {b"content-length", b"transfer-encoding"}:
-            finished.set()  # there is no body (RFC 9112, 6.3), and the app may not ask for one
+        start: Any = None  # of an answer, while it waits for the body
+        if not has_body(scope):
+            finished.set()  # the app may not ask for one
 
         async def receive_some() -> Any:
             nonlocal size
@@ -66,12 +70,21 @@ def patient(app: ASGIApp, is_retired: Callable[[], bool], is_polled: Callable[[s
             return event
 
         async def send_patiently(event: Any) -> None:
+            nonlocal start
             if event["type"] == "http.response.start":
                 if not finished.is_set():
                     with trio.move_on_after(DISCARD_TIME):
                         await finished.wait()
                 if not finished.is_set() or size > DISCARD_MAX or (is_retired() and not is_polled(scope["path"])):
                     event = {**event, "headers": [*event["headers"], (b"connection", b"close")]}
+                if _has(event, b"content-length"):
+                    start = event
+                    return
+            elif start is not None:
+                head, start = start, None
+                if event.get("body"):
+                    scope["state"][HOLD]()
+                await send(head)
             if event["type"] != "http.response.body" or event.get("more_body"):
                 await send(event)
                 return
@@ -90,10 +103,33 @@ def patient(app: ASGIApp, is_retired: Callable[[], bool], is_polled: Callable[[s
     return serve
 
 
-class HttpConnection(TCPServer):
-    """One connection, which ends when its client has gone. Hypercorn's own may keep it for `KEEP_ALIVE` longer."""
+def has_body(scope: Scope) -> bool:
+    """Whether a request has a body (RFC 9112, 6.3)."""
+    return _has(scope, b"content-length", b"transfer-encoding")
 
-    _over = False
+
+def _has(event: dict[str, Any], *names: bytes) -> bool:
+    return any(name.lower() in names for name, _ in event.get("headers", ()))
+
+
+class _NoTask:
+    """In place of Hypercorn's task that ends a connection that is idle: the stream knows when it is."""
+
+    async def restart(self, *_: object) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+
+class HttpConnection(TCPServer):
+    """One connection, without Hypercorn's tasks and steps of the scheduler that it can do without."""
+
+    stream: RequestStream  # type: ignore[assignment]
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.idle_task = _NoTask()  # type: ignore[assignment]
 
     async def run(self) -> None:
         try:
@@ -103,25 +139,27 @@ class HttpConnection(TCPServer):
 
     async def protocol_send(self, event: Event) -> None:
         """Send without Hypercorn's unbounded shield: the stream bounds what is finished after a cancellation."""
+        if isinstance(event, Updated):
+            if event.idle:
+                self.stream.answered()
+            return
         if not isinstance(event, RawData):
             await super().protocol_send(event)
-            if isinstance(event, Updated) and event.idle:
-                cast(RequestStream, self.stream).answered()
             return
-        async with self.send_lock:
-            try:
-                await self.stream.send_all(event.data)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                await self.protocol.handle(Closed())
+        try:
+            self.send_lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self.send_lock.acquire()
+        try:
+            await self.stream.send_all(event.data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            await self.protocol.handle(Closed())
+        finally:
+            self.send_lock.release()
 
     async def _read_data(self) -> None:
         await super()._read_data()
-        self._over = True
-        await self.idle_task.stop()
-
-    async def _idle_timeout(self) -> None:
-        if not self._over:
-            await super()._idle_timeout()
+        self.stream.gone()
 
 
 class HttpServer:
@@ -129,7 +167,6 @@ class HttpServer:
 
     def __init__(self, app: ASGIApp, *, is_polled: Callable[[str], bool] = lambda path: False) -> None:
         self._config = Config()
-        self._config.keep_alive_timeout = KEEP_ALIVE
         # A client may be silent while it polls, or only receives. Slow requests are bounded by the stream.
         self._config.read_timeout = None
         self._config.h11_max_incomplete_size = (
@@ -153,7 +190,9 @@ class HttpServer:
             await trio.sleep_forever()
 
     async def serve(self, stream: RequestStream) -> None:
-        state = ConnectionState(LifespanState({**self._state, HANG_UP: stream.hang_up, STRANGER: stream.stranger}))
+        ours = {HANG_UP: stream.hang_up, HOLD: stream.hold, WATCH: stream.watch, STRANGER: stream.stranger}
+        state = ConnectionState(LifespanState({**self._state, **ours}))
+        stream.keep_alive = 0.0 if self._context.terminated.is_set() else KEEP_ALIVE
         self._streams.add(stream)
         try:
             await HttpConnection(self._app, self._config, self._context, state, stream)  # type: ignore[arg-type]
@@ -167,6 +206,8 @@ class HttpServer:
     async def stop(self) -> None:
         """End idle connections now, and the others after their current request."""
         await self._context.terminated.set()
+        for stream in list(self._streams):
+            stream.stop()
 
     def hang_up(self) -> None:
         """Close the remaining connections: sending cannot be cancelled, and a client may read slowly, or not at all."""

@@ -48,6 +48,7 @@ class RequestStream(trio.abc.HalfCloseableStream):
         self.socket = sock
         self.stranger = stranger
         self.waiting_since = trio.current_time()  # for a request to be complete; infinite while one is being answered
+        self.keep_alive = math.inf  # seconds for which it may wait for one
         self.upgrade: tuple[Head, bytes] | None = None
         self.fault: BadRequest | None = None
         self._head = head
@@ -57,6 +58,9 @@ class RequestStream(trio.abc.HalfCloseableStream):
         self._head_timeout = head_timeout
         self._head_until = math.inf  # when the next head must be complete
         self._patience = trio.CancelScope()  # of the read that waits for it
+        self._request: trio.CancelScope | None = None  # of what ends with its client
+        self._is_gone = False  # the client, or the HTTP server has ended
+        self._held: bytes | None = None  # sent with what follows it; None: what is sent is sent at once
         self._idle = trio.Event()  # set while all requests are answered
         self._idle.set()
         self._is_answering = False  # a byte of the answer was sent
@@ -133,9 +137,11 @@ class RequestStream(trio.abc.HalfCloseableStream):
                 return None if self._is_over else http_head.parse_head(raw)
             seen = len(self._buffer)
             self._begin_patience()
-            with trio.CancelScope(deadline=self._head_until) as self._patience:
+            with trio.CancelScope(deadline=self._deadline) as self._patience:
                 data = await self._receive()
             if self._patience.cancelled_caught:
+                if trio.current_time() < self._head_until:
+                    return None  # it was idle for too long
                 raise BadRequest("The request head was not received in time.", 408)
             if not data:
                 return None
@@ -144,7 +150,13 @@ class RequestStream(trio.abc.HalfCloseableStream):
     def _begin_patience(self) -> None:
         """Start the timeout of a head, once its first bytes have arrived and earlier requests are answered."""
         if self._buffer and self._body is None and self._idle.is_set() and self._head_until == math.inf:
-            self._head_until = self._patience.deadline = trio.current_time() + self._head_timeout
+            self._head_until = trio.current_time() + self._head_timeout
+        self._patience.deadline = self._deadline
+
+    @property
+    def _deadline(self) -> float:
+        """Until when the read of a head waits."""
+        return min(self._head_until, self.waiting_since + self.keep_alive)
 
     async def _receive(self) -> bytes:
         has_waited = False
@@ -168,6 +180,23 @@ class RequestStream(trio.abc.HalfCloseableStream):
         self._idle.set()
         self._begin_patience()
 
+    def stop(self) -> None:
+        """End the connection if it waits for a request; else it ends with the answer, as the HTTP server sees to."""
+        self.keep_alive = 0.0
+        self._patience.deadline = self._deadline
+
+    def watch(self, request: trio.CancelScope) -> None:
+        """Cancel this when the client has gone."""
+        self._request = request
+        if self._is_gone:
+            request.cancel()
+
+    def gone(self) -> None:
+        """Note that the client has gone: nothing more is read."""
+        self._is_gone = True
+        if self._request is not None:
+            self._request.cancel()
+
     # -- writing ----------------------------------------------------------------------------------
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -178,10 +207,16 @@ class RequestStream(trio.abc.HalfCloseableStream):
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._is_over:
             return  # the listener answers
-        view = memoryview(data)
+        held, self._held = self._held, None
+        if held == b"":
+            self._held = bytes(data)
+            return
+        view = memoryview(held + data if held else data)
         self._is_answering = self._is_answering or bytes(view[:10]) != b"HTTP/1.1 1"  # not by 100 Continue
         is_whole = False
         try:
+            if held:  # a whole answer: the next request is read after a checkpoint
+                view = view[self._send_now(view[:SEND_SLICE]) :]
             for start in range(0, len(view), SEND_SLICE):
                 if start:
                     await trio.lowlevel.checkpoint_if_cancelled()
@@ -194,16 +229,26 @@ class RequestStream(trio.abc.HalfCloseableStream):
             if not is_whole:
                 self.hang_up()
 
+    def hold(self) -> None:
+        """Send what is sent next together with what follows it."""
+        self._held = b""
+
+    def _send_now(self, view: memoryview) -> int:
+        """Return how many bytes the kernel has taken."""
+        try:
+            return self._open().send(view)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise trio.BrokenResourceError(str(error)) from None
+
     async def _send(self, view: memoryview) -> None:
         while view:
-            try:
-                view = view[self._open().send(view) :]
-            except BlockingIOError:
+            taken = self._send_now(view)
+            view = view[taken:]
+            if not taken:
                 await trio.lowlevel.wait_writable(self.socket)
-            except OSError as error:
-                raise trio.BrokenResourceError(str(error)) from None
         await trio.lowlevel.checkpoint()
-
     async def wait_send_all_might_not_block(self) -> None:
         await trio.lowlevel.wait_writable(self._open())
 
