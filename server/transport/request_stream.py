@@ -249,6 +249,7 @@ class RequestStream(trio.abc.HalfCloseableStream):
             if not taken:
                 await trio.lowlevel.wait_writable(self.socket)
         await trio.lowlevel.checkpoint()
+
     async def wait_send_all_might_not_block(self) -> None:
         await trio.lowlevel.wait_writable(self._open())
 
