@@ -185,11 +185,11 @@ SET_FROM_OUTSIDE: dict[str, dict[str, set[str]]] = {
         "loadtest/live.py": {"caption", "caption_justify"},
         "server/instance.py": {"deadline"},
         "server/observability/logs.py": {"excepthook"},
-        "server/rest/app.py": {"request_class", "strict_slashes"},
+        "server/rest/app.py": {"asgi_http_class", "request_class", "strict_slashes"},
+        "server/rest/asgi.py": {"deadline"},
         "server/rest/converters.py": {"converters"},
         "server/rest/routes/docs.py": {"filters"},
         "server/transport/http.py": {
-            "keep_alive_timeout",
             "read_timeout",
             "h11_max_incomplete_size",
             "errorlog",

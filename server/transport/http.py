@@ -192,7 +192,7 @@ class HttpServer:
     async def serve(self, stream: RequestStream) -> None:
         ours = {HANG_UP: stream.hang_up, HOLD: stream.hold, WATCH: stream.watch, STRANGER: stream.stranger}
         state = ConnectionState(LifespanState({**self._state, **ours}))
-        stream.keep_alive = 0.0 if self._context.terminated.is_set() else KEEP_ALIVE
+        stream.keep_for(0.0 if self._context.terminated.is_set() else KEEP_ALIVE)
         self._streams.add(stream)
         try:
             await HttpConnection(self._app, self._config, self._context, state, stream)
@@ -207,7 +207,7 @@ class HttpServer:
         """End idle connections now, and the others after their current request."""
         await self._context.terminated.set()
         for stream in list(self._streams):
-            stream.stop()
+            stream.keep_for(0.0)
 
     def hang_up(self) -> None:
         """Close the remaining connections: sending cannot be cancelled, and a client may read slowly, or not at all."""

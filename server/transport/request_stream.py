@@ -48,7 +48,7 @@ class RequestStream(trio.abc.HalfCloseableStream):
         self.socket = sock
         self.stranger = stranger
         self.waiting_since = trio.current_time()  # for a request to be complete; infinite while one is being answered
-        self.keep_alive = math.inf  # seconds for which it may wait for one
+        self._keep_alive = math.inf  # seconds for which it may wait for one
         self.upgrade: tuple[Head, bytes] | None = None
         self.fault: BadRequest | None = None
         self._head = head
@@ -156,7 +156,7 @@ class RequestStream(trio.abc.HalfCloseableStream):
     @property
     def _deadline(self) -> float:
         """Until when the read of a head waits."""
-        return min(self._head_until, self.waiting_since + self.keep_alive)
+        return min(self._head_until, self.waiting_since + self._keep_alive)
 
     async def _receive(self) -> bytes:
         has_waited = False
@@ -180,9 +180,9 @@ class RequestStream(trio.abc.HalfCloseableStream):
         self._idle.set()
         self._begin_patience()
 
-    def stop(self) -> None:
-        """End the connection if it waits for a request; else it ends with the answer, as the HTTP server sees to."""
-        self.keep_alive = 0.0
+    def keep_for(self, seconds: float) -> None:
+        """End the connection when it has waited so long for a request. The HTTP server ends one that is answering."""
+        self._keep_alive = seconds
         self._patience.deadline = self._deadline
 
     def watch(self, request: trio.CancelScope) -> None:
