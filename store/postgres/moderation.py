@@ -3,15 +3,16 @@
 Owns these columns of `users`. Writes take part in the caller's transaction, which has locked the user.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from store.ids import timestamp
-from store.model import Timestamp, UserRole, UserStanding
+from store.model import Privacy, Timestamp, UserRole, UserStanding
 from store.postgres import queries
 from store.postgres.connection import Connection
+from store.postgres.privacy import Chosen
 
 
 async def fetch_role(conn: Connection, user_id: UUID) -> UserRole | None:
@@ -30,6 +31,30 @@ async def list_bans_of_present(conn: Connection, user_ids: Collection[UUID]) -> 
     """Of those of these users who exist, and were not deleted: until when they are banned; None: they are not."""
     cursor = await conn.execute(queries.list_bans_of_present, {"ids": list(user_ids)})
     return {user_id: None if until is None else timestamp(until) for user_id, until in await cursor.fetchall()}
+
+
+class Opening(NamedTuple):
+    """What a connection of a user begins with, as far as it is in rows of their own."""
+
+    banned_until: Timestamp | None
+    privacy: Chosen | None
+    has_blocks: bool  # theirs or of others against them, now or once
+    memberships: Sequence[UUID]
+
+
+async def list_openings(conn: Connection, attaches: Mapping[UUID, bool]) -> dict[UUID, Opening]:
+    """Of those of these users who exist, and were not deleted; their conversations where that is wanted."""
+    parameters = {"ids": list(attaches), "attach": list(attaches.values())}
+    rows = await (await conn.execute(queries.list_openings, parameters)).fetchall()
+    return {
+        user_id: Opening(
+            None if until is None else timestamp(until),
+            None if version is None else (Privacy(*shown), version),
+            has_blocks,
+            memberships,
+        )
+        for user_id, until, version, *shown, has_blocks, memberships in rows
+    }
 
 
 async def list_banned(conn: Connection, user_ids: Collection[UUID]) -> list[UUID]:

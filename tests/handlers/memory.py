@@ -1747,6 +1747,21 @@ def _list_bans_of_present(tables: Tables, user_ids: Collection[UUID]) -> dict[UU
     return {one: tables.ban_of(one) for one in user_ids if one in tables.users}
 
 
+@stands_for(moderation.list_openings)
+def _list_openings(tables: Tables, attaches: Mapping[UUID, bool]) -> dict[UUID, moderation.Opening]:
+    mine = _list_memberships(tables, [one for one, is_wanted in attaches.items() if is_wanted])
+    return {
+        one: moderation.Opening(
+            tables.ban_of(one),
+            tables.privacy.get(one),
+            any(one in pair for pair in tables.blocks),
+            mine.get(one, []),
+        )
+        for one in attaches
+        if one in tables.users
+    }
+
+
 @stands_for(moderation.list_banned)
 def _list_banned(tables: Tables, user_ids: Collection[UUID]) -> list[UUID]:
     return [one for one in user_ids if tables.ban_of(one) is not None]

@@ -16,6 +16,17 @@ SELECT {ban} FROM users AS u WHERE u.id = %(id)s
 -- users_pkey.
 SELECT u.id, {ban} FROM users AS u WHERE u.id = ANY(%(ids)s::uuid[]) AND u.deleted_at IS NULL
 
+-- name: list_openings
+-- users_pkey, privacy_pkey, blocks_pkey and blocks_blocked; members_user where memberships are wanted.
+SELECT u.id, {ban}, p.version, p.read_receipts, p.typing, p.last_seen,
+       u.blocks_version > 0 OR EXISTS (SELECT FROM blocks AS b WHERE b.user_id = u.id)
+           OR EXISTS (SELECT FROM blocks AS b WHERE b.blocked_id = u.id),
+       ARRAY(SELECT m.conversation_id FROM members AS m WHERE k.attaches AND m.user_id = u.id)
+FROM unnest(%(ids)s::uuid[], %(attach)s::boolean[]) AS k (user_id, attaches)
+JOIN users AS u ON u.id = k.user_id
+LEFT JOIN privacy AS p ON p.user_id = u.id
+WHERE u.deleted_at IS NULL
+
 -- name: list_banned
 -- users_pkey.
 SELECT id FROM users WHERE id = ANY(%(ids)s::uuid[]) AND banned_until > clock_timestamp()

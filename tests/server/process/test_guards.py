@@ -19,7 +19,7 @@ import server.fanout.rooms
 import server.instance
 import store.postgres.api_keys
 import store.postgres.clock
-import store.postgres.conversations
+import store.postgres.moderation
 import store.postgres.outbox
 import store.postgres.search
 import store.postgres.unread_scans
@@ -381,7 +381,7 @@ FAULTS = [
     Fault("receipts", ReceiptStreams, "append", chat),
     Fault("receipts", ReceiptStreams, "take", nothing),
     Fault("receipts", server.fanout.receipts, "write_receipts", chat),
-    Fault("batch_loader", store.postgres.conversations, "list_memberships", connect_again),
+    Fault("batch_loader", store.postgres.moderation, "list_openings", connect_again),
     Fault("pool", Pool, "connect", lose_idle_connections),
     Fault("redis", Redis, "_serve", renew_redis),
     Fault("membership", Instances, "read", nothing),

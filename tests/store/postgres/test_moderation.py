@@ -8,9 +8,9 @@ import pytest
 from handlers.text_rules import LAST_TIME
 from store.ids import new_id
 from store.model import FOR_EVER, UserRole
-from store.postgres import accounts, moderation, users
+from store.postgres import accounts, blocks, moderation, privacy, users
 from store.postgres.connection import Connection
-from tests.store.world import make_users
+from tests.store.world import make_group, make_users
 
 LATER, PAST = datetime(2999, 1, 1, tzinfo=UTC), datetime.now(UTC) - timedelta(seconds=1)
 
@@ -52,6 +52,23 @@ async def test_bans(conn: Connection) -> None:
     ]
     await moderation.update_ban(conn, alice, None)
     assert await moderation.list_banned(conn, everybody) == [bob]
+
+
+async def test_openings(conn: Connection) -> None:
+    """What a connection begins with: each of those who are there, with conversations where wanted."""
+    alice, bob, carol, gone = await make_users(conn, 4)
+    group = await make_group(conn, [alice, bob])
+    await users.delete_user(conn, gone)
+    await moderation.update_ban(conn, alice, LATER)
+    chosen = await privacy.update_privacy(conn, bob, typing=False)
+    await blocks.insert_block(conn, alice, bob)
+    asked = {alice: True, bob: False, carol: True, gone: True, new_id(): True}
+    assert await moderation.list_openings(conn, asked) == {
+        alice: ("2999-01-01T00:00:00.000Z", None, True, [group]),
+        bob: (None, chosen, True, []),
+        carol: (None, None, False, []),
+    }
+    assert await moderation.list_openings(conn, {}) == {}
 
 
 async def test_sessions_are_revoked(conn: Connection) -> None:
