@@ -46,11 +46,16 @@ from store.postgres import conversations as store
 from store.postgres.connection import Connection
 from store.redis.inbox_entries import SettingsChange
 
+MAX_CONVERSATIONS = 10_000  # of one user, where nothing is said
+NAMED = 10  # users in an error
+
 Choice = TypeVar("Choice", bound=WireEnum)
 
 
 class Conversations:
-    def __init__(self, pool: Connections, transactions: Transactions) -> None:
+    def __init__(self, pool: Connections, transactions: Transactions, *, most_of_one: int = MAX_CONVERSATIONS) -> None:
+        """`most_of_one`: conversations of one user."""
+        self._most_of_one = most_of_one
         self._pool = pool
         self._transactions = transactions
 
@@ -135,6 +140,7 @@ class Conversations:
                 raise _unknown_user(error) from None
             if change is not None:
                 await require_available(conn, caller.user_id, others)
+                await self.require_room(conn, [caller.user_id, *others])
             return (conversation, change is not None), (change,) if change else ()
 
         if kind is ConversationType.DIRECT and len(others) != 1:
@@ -218,6 +224,7 @@ class Conversations:
             except store.UnknownUser as error:
                 raise _unknown_user(error) from None
             await require_available(conn, caller.user_id, [request.user_id])
+            await self.require_room(conn, [request.user_id])
             await require_welcome(conn, conversation_id, request.user_id)
             return True, (change,)
 
@@ -286,6 +293,16 @@ class Conversations:
             return settings, news
 
         return await self._transactions.run_personal(write)
+
+    async def require_room(self, conn: Connection, user_ids: Collection[UUID]) -> None:
+        """These users, who were made members of one more in this transaction, may be in so many: what each of their
+        connections begins with grows with them, and others may add them. Raises ChatError("conflict")."""
+        crowded = await store.list_crowded(conn, user_ids, self._most_of_one + 1)
+        if crowded:
+            named = ", ".join(sorted(map(str, crowded))[:NAMED])
+            raise ChatError(
+                "conflict", f"These users are in {self._most_of_one} conversations, and in no more: {named}."
+            )
 
     # -- inside -----------------------------------------------------------------------------------
 

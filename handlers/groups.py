@@ -124,7 +124,9 @@ class Groups:
             await require_welcome(conn, conversation_id, caller.user_id)
             if not await join_links.use_link(conn, digest):
                 raise _nowhere()
-            return (conversation_id, True), (await _join(conn, conversation_id, caller),)
+            change = await _join(conn, conversation_id, caller)
+            await self._conversations.require_room(conn, [caller.user_id])
+            return (conversation_id, True), (change,)
 
         conversation_id, joined = await self._transactions.run(write, touches=touched)
         return await self._conversations.get(caller, conversation_id), joined
@@ -141,7 +143,9 @@ class Groups:
             if not head.details.is_public:
                 raise permissions.not_found()
             await require_welcome(conn, conversation_id, caller.user_id)
-            return True, (await _join(conn, conversation_id, caller),)
+            change = await _join(conn, conversation_id, caller)
+            await self._conversations.require_room(conn, [caller.user_id])
+            return True, (change,)
 
         joined = await self._transactions.run(write, touches=(conversation_id,))
         return await self._conversations.get(caller, conversation_id), joined

@@ -104,7 +104,7 @@ def assemble_cluster(settings: Settings, stores: Stores, tracing: "Tracing | Non
     presence = Presence(stores.pool)
     announcer = PresenceAnnouncer(presence, instances, rooms, ephemeral_events)
     transactions = Transactions(stores.pool, change_publisher)
-    conversations = Conversations(stores.pool, transactions)
+    conversations = Conversations(stores.pool, transactions, most_of_one=settings.max_user_conversations)
     notifier = ConversationNotifier(conversations, rooms)
     recovery = Recovery(rooms, notifier, thread_notifier, sync, instances, announcer)
     return Cluster(

@@ -391,6 +391,15 @@ class Settings:
         minimum=1,
         maximum=1_000_000,
     )
+    max_user_conversations: int = BOUNDS.setting(
+        COUNT,
+        10_000,
+        "Conversations of one user, with those to which others have added them; with as many they begin and join no "
+        "more, and no user adds them to another.",
+        more="Each of their connections is attached to all of them.",
+        minimum=1,
+        maximum=1_000_000,
+    )
     send_queue_bytes: int = BOUNDS.setting(
         SIZE,
         256 * KIB,

@@ -282,6 +282,12 @@ async def list_memberships(conn: Connection, user_ids: Collection[UUID]) -> dict
     return found
 
 
+async def list_crowded(conn: Connection, user_ids: Collection[UUID], most: int) -> list[UUID]:
+    """Those of these users who are in as many conversations, or more."""
+    cursor = await conn.execute(queries.list_crowded, {"user_ids": list(user_ids), "most": most})
+    return [user_id for (user_id,) in await cursor.fetchall()]
+
+
 async def list_joined(conn: Connection, user_ids: Collection[UUID], seconds: float) -> list[tuple[UUID, UUID]]:
     """The users among these who have joined a conversation in the last `seconds`, each with its id."""
     cursor = await conn.execute(queries.list_joined, {"user_ids": list(user_ids), "seconds": seconds})

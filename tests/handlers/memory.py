@@ -1706,6 +1706,11 @@ def _list_shared(tables: Tables, user_id: UUID, other_id: UUID, most: int) -> li
     return [one for one in mine if (one, other_id) in tables.members and len(tables.members_of(one)) <= most]
 
 
+@stands_for(conversations.list_crowded)
+def _list_crowded(tables: Tables, user_ids: Collection[UUID], most: int) -> list[UUID]:
+    return [one for one in user_ids if sum(user_id == one for _, user_id in tables.members) >= most]
+
+
 @stands_for(blocks.list_unavailable)
 def _list_unavailable(tables: Tables, user_id: UUID, others: Collection[UUID]) -> list[UUID]:
     return [one for one in others if one != user_id and ((one, user_id) in tables.blocks or tables.ban_of(one))]

@@ -13,6 +13,7 @@ from handlers.model import (
     Caller,
     ChangeRole,
     CreateConversation,
+    CreateJoinLink,
     NotificationsChoice,
     Once,
     UpdateConversation,
@@ -537,3 +538,34 @@ async def test_doubt_is_of_the_conversation(memory: Memory) -> None:
     with pytest.raises(Exception, match="away"):
         await memory.conversations.update(owner, group, UpdateConversation("new"))
     assert memory.database.steps[-1] == "commit" and memory.publisher.doubts == [group]
+
+
+async def test_a_user_is_in_so_many(memory: Memory) -> None:
+    """With as many as a user may be in, they begin and join none, and are added to none, until they leave one."""
+    memory.conversations._most_of_one = 2
+    owner, full, other = memory.user(), memory.user(), memory.user()
+    groups = [memory.group((full, Role.OWNER), (other, Role.OWNER)) for _ in range(2)]
+    public = memory.group((owner, Role.OWNER))
+    await memory.conversations.update(owner, public, UpdateConversation(is_public=True))
+    link = await memory.groups.create_link(owner, public, CreateJoinLink(max_uses=1))
+
+    async def acts() -> list[str]:
+        codes = []
+        for call in (
+            memory.conversations.create(full, CreateConversation("Group")),
+            memory.conversations.create(owner, CreateConversation("Group", (full.user_id,))),
+            memory.conversations.create(owner, CreateConversation("Direct", (full.user_id,))),
+            memory.conversations.add_member(owner, public, AddMember(full.user_id)),
+            memory.groups.join(full, public),
+            memory.groups.join_by_link(full, link.token),
+        ):
+            codes.append((await refused(memory, call)).code)
+        return codes
+
+    memory.publisher.published.clear()
+    assert await acts() == ["conflict"] * 6
+    made, _ = await memory.conversations.create(owner, CreateConversation("Group"))  # others are not concerned
+    assert made.member_count == 1
+    await memory.conversations.remove_member(full, groups[0], full.user_id)
+    _, joined = await memory.groups.join_by_link(full, link.token)  # it was not used up
+    assert joined

@@ -227,7 +227,7 @@ async def test_doubt_is_of_the_conversation(memory: Memory) -> None:
     group = memory.group((owner, OWNER))
     link = await link_of(memory, owner, group)
     memory.database.steps.clear()
-    steps = ["connection", "find", "lock", "member", "welcome", "use", "insert", "outbox", "commit"]
+    steps = ["connection", "find", "lock", "member", "welcome", "use", "insert", "room", "outbox", "commit"]
     memory.database.fails_at = len(steps)
     with pytest.raises(Exception, match="away"):
         await memory.groups.join_by_link(other, link.token)

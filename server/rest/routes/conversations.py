@@ -76,7 +76,7 @@ def blueprint(conversations: Conversations) -> Blueprint:
         Answer(200, Conversation, "The direct conversation that the two users already have.", ("ETag", "Location")),
         takes=CreateConversation,
         parameters=(IDEMPOTENCY_KEY,),
-        refuses=("not_found",),
+        refuses=("not_found", "conflict"),
     )
     async def create(data: CreateConversation) -> Response:
         """Begin a conversation."""

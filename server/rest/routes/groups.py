@@ -106,7 +106,7 @@ def blueprint(groups: Groups) -> Blueprint:
         return page(items, following)
 
     @routes.post("/conversations/<id:conversation_id>/join")
-    @operation(*JOINED, parameters=(UNUSED_KEY,))
+    @operation(*JOINED, parameters=(UNUSED_KEY,), refuses=("conflict",))
     @join_route
     async def join(conversation_id: str) -> Response:
         """Join a public group, as a Member. Who is a member already stays so. Any other group is not found."""
@@ -114,7 +114,7 @@ def blueprint(groups: Groups) -> Blueprint:
         return _joined(*await groups.join(caller(), path_id(conversation_id)))
 
     @routes.post("/join")
-    @operation(*JOINED, takes=JoinByLink, parameters=(UNUSED_KEY,), refuses=("not_found",))
+    @operation(*JOINED, takes=JoinByLink, parameters=(UNUSED_KEY,), refuses=("not_found", "conflict"))
     @join_route
     async def join_by_link(data: JoinByLink) -> Response:
         """Join a group by the token of a link.

@@ -135,6 +135,11 @@ ORDER BY m.user_id LIMIT %(limit)s
 -- members_user.
 SELECT user_id, conversation_id FROM members WHERE user_id = ANY(%(user_ids)s)
 
+-- name: list_crowded
+-- members_user, as a range of at most so many entries for each of these users: those who are in as many.
+SELECT k.user_id FROM unnest(%(user_ids)s::uuid[]) AS k (user_id)
+WHERE EXISTS (SELECT FROM members AS v WHERE v.user_id = k.user_id OFFSET %(most)s - 1)
+
 -- name: list_joined
 -- members_user, and each membership's row: after a lost membership only.
 SELECT user_id, conversation_id FROM members

@@ -19,6 +19,21 @@ UPGRADE = {
 }
 
 
+async def test_conversations_of_one_user(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """Whom others have added to as many as a user may be in, is added to no more; the error names them."""
+    async with open_site(database, redis_url, nursery, max_user_conversations=2) as site:
+        (_, token), (bob, _) = await site.user("alice"), await site.user("bob")
+        group = {"type": "Group", "memberIds": [bob]}
+        for _ in range(2):
+            made = await site.call("POST", "/api/conversations", group, token=token, status=201)
+        carol, other = await site.user("carol")
+        problem = await site.call("POST", "/api/conversations", group, token=other, status=409)
+        assert problem["code"] == "conflict" and bob in problem["detail"] and carol not in problem["detail"]
+        members = f"/api/conversations/{made['id']}/members"
+        await site.call("DELETE", f"{members}/{bob}", token=token, status=204)
+        await site.call("POST", "/api/conversations", group, token=other, status=201)
+
+
 async def test_sends_and_requests(database: str, redis_url: str, nursery: trio.Nursery) -> None:
     """REST answers 429 with Retry-After, the hub `rate_limited` with the wait. Other users are not affected."""
     async with open_site(

@@ -759,3 +759,17 @@ async def test_content_of_announcements(conn: Connection) -> None:
         "userId": str(bob),
         "role": "Admin",
     }
+
+
+async def test_who_is_in_many(conn: Connection) -> None:
+    """Those of these users who are in at least so many conversations; of each no more entries are read than that."""
+    [alice, bob, carl] = await make_users(conn, 3)
+    for people in ([alice], [alice, bob], [alice, bob, carl], *[[alice]] * 20):
+        await make_group(conn, people)
+    assert set(await conversations.list_crowded(conn, [alice, bob, carl, new_id()], 2)) == {alice, bob}
+    assert await conversations.list_crowded(conn, [alice, bob], 3) == [alice]
+    assert await conversations.list_crowded(conn, [], 1) == await conversations.list_crowded(conn, [alice], 24) == []
+    await conn.execute("ANALYZE members")
+    await conn.execute("SET enable_seqscan = off")
+    nodes = await explained(conn, queries.list_crowded, {"user_ids": [alice], "most": 3})
+    assert rows_read(nodes, "members") <= 3
