@@ -26,7 +26,7 @@ from server.transport.tls import Certificate, TlsSocket
 from server.transport.unauthenticated import CROWDED, Stranger, UnauthenticatedConnections
 from store.defects import guard
 
-ACCEPT_BATCH = 8  # accepted in one scheduler step: as many are at each of the steps that follow, which others wait for
+ACCEPT_BATCH = 4  # accepted in one scheduler step: as many are at each of the steps that follow, which others wait for
 COURTESY = 0.001  # seconds of delay per doubling of the open connections: more than the jitter of a busy scheduler
 FULL_COURTESY = 0.25  # seconds of delay at the limit; connections that no sibling accepted by then are refused
 ACCEPT_PAUSE = 0.5  # seconds without accepting when descriptors run out
