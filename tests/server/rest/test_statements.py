@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
-import trio
 from quart import has_request_context
 
 from loadtest.client import connect
+from server.hub import invocations
 from store.postgres import queries
 from store.postgres.connection import Connection
 from tests.server.rest.routes.test_messages import talk
@@ -20,14 +21,20 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the statements of requests and streams, as they are executed."""
     names = {sql: name for name, sql in queries.each()}
     found: list[str] = []
-    execute = Connection.execute
+    execute, stream = Connection.execute, invocations._stream
+    is_stream = ContextVar("is_stream", default=False)
 
     async def noted(self: Connection, query: Any, *args: Any, **options: Any) -> Any:
-        if has_request_context() or trio.lowlevel.current_task().name.endswith("_stream"):
+        if has_request_context() or is_stream.get():
             found.append(names.get(query, str(query)))
         return await execute(self, query, *args, **options)
 
+    async def marked(*args: Any) -> None:
+        is_stream.set(True)
+        await stream(*args)
+
     monkeypatch.setattr(Connection, "execute", noted)
+    monkeypatch.setattr(invocations, "_stream", marked)
     return found
 
 
