@@ -119,10 +119,13 @@ ROWS = [
     ),
     *_rows(
         "fan",
-        *((f"fan.{size}", f"delivered event, one room of {size:,} sockets", "µs", ()) for size in SIZES),
         *(
-            (f"fan.from_{few}", f"  each delivery more, from {few:,} on", "µs", (Budget(1.25, floor),))
-            for few, floor in zip(SIZES[:-1], ("floor.event", "floor.event", "floor.crowd"), strict=True)
+            (f"fan.{size}", f"delivered event, one room of {size:,} sockets", "µs", budgets)
+            for size, budgets in zip(SIZES, ((), (), (), (Budget(1.25, "floor.crowd"),)), strict=True)
+        ),
+        *(
+            (f"fan.from_{few}", f"  each delivery more, from {few:,} on", "µs", budgets)
+            for few, budgets in zip(SIZES[:-1], (*2 * ((Budget(1.25, "floor.event"),),), ()), strict=True)
         ),
         ("fan.last", f"event to the last of {SIZES[-1]:,} sockets", "ms", (Budget(100),)),
     ),
