@@ -63,6 +63,15 @@ def timestamp(ms: int) -> str:
     return f"{_second(seconds)}.{rest:03d}Z"
 
 
+def created_at(value: UUID) -> str:
+    """When a UUIDv7 was made, as `timestamp` writes it; for each message that is read."""
+    seconds, rest = divmod(value.int >> 80, 1000)
+    return _second(seconds) + _MILLISECONDS[rest]
+
+
+_MILLISECONDS = tuple(f".{rest:03d}Z" for rest in range(1000))
+
+
 @lru_cache(maxsize=1024)
 def _second(seconds: int) -> str:
     """The same without what is below a second, which is what messages of one page have in common, and costs most."""

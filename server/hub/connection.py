@@ -423,6 +423,20 @@ class HubConnection:
         if self.send_queue.offer(frame) is Verdict.LAGGING:
             self.end("slow_reader: The client reads too slowly.", allow_reconnect=True)
 
+    def offer_page(self, frames: Sequence[bytes]) -> bool:
+        """Queue all of these if the half of the queue holds them that is left to answers. Return whether it does, or
+        the connection has ended."""
+        joined = b"".join(frames)
+        queue = self.send_queue
+        if self.closed or not joined:
+            return True
+        if queue.size + len(joined) + queue.reserved > queue.limit // 2:
+            return False
+        if queue.first is None and not self.inline:
+            self.hub.flusher.mark(queue)
+        queue.offer_all(frames, joined)
+        return True
+
     async def wait_room(self) -> None:
         """Wait until the send queue is at most half full, or the connection has ended."""
         while self.send_queue.size > self.send_queue.limit // 2 and not self.closed:

@@ -63,6 +63,8 @@ class Invoker(Protocol):
 
     def send_event(self, target: str, arguments: Sequence[object]) -> None: ...
 
+    def offer_page(self, frames: Sequence[bytes]) -> bool: ...
+
     async def wait_room(self) -> None: ...
 
     async def wait_freed(self) -> None: ...
@@ -268,7 +270,10 @@ async def _stream(
         with streams[invocation_id]:
             async with aclosing(method.call(connection, *arguments)) as pages:
                 async for page in pages:
-                    for frame in connection.send_queue.encoding.stream_items(invocation_id, page):
+                    frames = connection.send_queue.encoding.stream_items(invocation_id, page)
+                    if connection.offer_page(frames):
+                        continue
+                    for frame in frames:
                         send_queue = connection.send_queue  # another one, if the client has come back meanwhile
                         if send_queue.size > send_queue.limit // 2:
                             await connection.wait_room()

@@ -10,6 +10,7 @@ frames with nothing pending, and a slow lane that is a plain state machine for e
 
 import codecs
 import os
+from collections.abc import Sequence
 
 from msgspec import Struct
 
@@ -417,6 +418,14 @@ def encode(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
         if opcode == BINARY:
             return _SHORT_BINARY[len(payload)] + payload
     return _header(opcode, len(payload), fin=fin, mask_bit=0) + payload
+
+
+def encode_all(opcode: int, payloads: Sequence[bytes]) -> list[bytes]:
+    """Each in a frame of its own, as `encode` has it."""
+    headers = _SHORT_BINARY if opcode == BINARY else _SHORT_TEXT
+    return [
+        headers[len(payload)] + payload if len(payload) < LISTED else encode(opcode, payload) for payload in payloads
+    ]
 
 
 def encode_masked(opcode: int, payload: bytes, *, fin: bool = True, mask: bytes | None = None) -> bytes:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import msgspec
 
-from store.ids import id_floor, id_ms, timestamp
+from store.ids import created_at, id_floor, timestamp
 from store.model import Change, FileInfo, Message, MessageStatus, MessageType, Reaction, ThreadSummary
 from store.postgres import queries
 from store.postgres.connection import Connection
@@ -50,7 +50,7 @@ def message_of(row: Sequence[Any]) -> Message:
         None if file_id is None else file_info(file_id, key, name, size, content_type, width, height),
         reply_to,
         client_message_id,
-        timestamp(id_ms(id_)),
+        created_at(id_),
         None if edited is None else timestamp(edited),
         timestamp(deleted) if is_deleted else None,
         STATUSES[reached],

@@ -67,3 +67,4 @@ def test_times(ms: int) -> None:
         at = moment + timedelta(milliseconds=offset)
         written = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         assert ids.timestamp(ms + offset) == written and ids.timestamp_ms(written) == ms + offset
+        assert ms < 0 or ids.created_at(ids.id_floor(ms + offset)) == written

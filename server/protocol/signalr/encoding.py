@@ -39,7 +39,8 @@ class Encoding:
 
     def stream_items(self, invocation_id: str, items: Sequence[object]) -> list[bytes]:
         """Each item in a frame of its own, as the reference server sends them."""
-        return list(map(self.frame, self.protocol.encode_stream_items(invocation_id, items)))
+        messages = self.protocol.encode_stream_items(invocation_id, items)
+        return websocket.encode_all(self.opcode, messages) if self.framed else messages
 
     def stream_end(self, invocation_id: str) -> bytes:
         return self.frame(self.protocol.encode_void(invocation_id))

@@ -295,17 +295,23 @@ def _completion(completion: _Completion) -> Completion:
 
 
 def _prefixed(body: bytes) -> bytes:
-    size = len(body)
+    return _length(len(body)) + body
+
+
+def _length(size: int) -> bytes:
     if size < 0x80:
-        return bytes((size,)) + body
+        return bytes((size,))
     if size < 0x4000:
-        return bytes((size & 0x7F | 0x80, size >> 7)) + body
+        return bytes((size & 0x7F | 0x80, size >> 7))
     prefix = bytearray()
     while size >= 0x80:
         prefix.append(size & 0x7F | 0x80)
         size >>= 7
     prefix.append(size)
-    return bytes(prefix) + body
+    return bytes(prefix)
+
+
+_PREFIXES = tuple(map(_length, range(1024)))  # of messages of a page, as a rule
 
 
 class MsgpackProtocol:
@@ -330,7 +336,11 @@ class MsgpackProtocol:
 
     def encode_stream_items(self, invocation_id: str, items: Items[object]) -> list[bytes]:
         head = b"\x94\x02\x80" + _encode(invocation_id)
-        return [_prefixed(head + _encode(item)) for item in items]
+        messages = [head + _encode(item) for item in items]
+        return [
+            _PREFIXES[len(message)] + message if len(message) < len(_PREFIXES) else _prefixed(message)
+            for message in messages
+        ]
 
     def encode_completion(self, invocation_id: str, result: object) -> bytes:
         return _prefixed(b"\x95\x03\x80%b\x03%b" % (_encode(invocation_id), _encode(result)))

@@ -162,6 +162,13 @@ def test_lengths_in_their_shortest_form(size: int) -> None:
     assert decode([client(BINARY, b"x" * size)]) == ([binary(b"x" * size)], 0)
 
 
+def test_frames_of_a_page() -> None:
+    """Each of several payloads has the frame that it has alone, however long they are."""
+    payloads = [b"x" * size for size in (0, 125, 126, 1023, 1024, 65535, 65536)]
+    for opcode in (TEXT, BINARY):
+        assert websocket.encode_all(opcode, payloads) == [websocket.encode(opcode, each) for each in payloads]
+
+
 @pytest.mark.parametrize("fragments", [1, 2, 5])
 def test_size_limit(fragments: int) -> None:
     """A message over the limit is refused with 1009 as soon as a header announces it; one at the limit passes."""

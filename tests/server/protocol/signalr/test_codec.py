@@ -296,6 +296,15 @@ def test_varint_boundaries(size: int) -> None:
     assert completion == Completion("1", error="x" * size)
 
 
+@pytest.mark.parametrize("size", [127, 128, 1023, 1024, 16383, 16384])
+def test_items_of_every_length(size: int) -> None:
+    """An item of a stream is as long as its prefix says."""
+    short = len(MSGPACK.encode_stream_items("1", [b""])[0]) - 1  # without the prefix
+    items = [b"x" * (size - short + off) for off in (-4, -3, -2, -1, 0)]
+    found = MSGPACK.parser(2 * size).feed(b"".join(MSGPACK.encode_stream_items("1", items)))
+    assert found == [StreamItem("1", Raw(msgspec.msgpack.encode(item))) for item in items]
+
+
 @both
 @given(data=st.binary(max_size=120))
 def test_noise(protocol: HubProtocol, data: bytes) -> None:
