@@ -12,13 +12,17 @@ import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol import ProtocolWrapper
 from hypercorn.trio.lifespan import Lifespan
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.task_group import _handle as handle
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ConnectionState, LifespanState
+from hypercorn.utils import parse_socket_addr
 
 from server.protocol.http1.head import MAX_HEAD
-from server.transport.request_stream import RequestStream
+from server.transport.request_stream import RequestStream, SecureRequestStream
 from server.transport.unauthenticated import STRANGER, stranger_of
 
 Scope = dict[str, Any]
@@ -112,29 +116,54 @@ def _has(event: dict[str, Any], *names: bytes) -> bool:
     return any(name.lower() in names for name, _ in event.get("headers", ()))
 
 
-class _NoTask:
-    """In place of Hypercorn's task that ends a connection that is idle: the stream knows when it is."""
+class _Requests(TaskGroup):
+    """The tasks of the requests of one connection. What comes for one is passed on without a step of the scheduler,
+    while its queue has room."""
 
-    async def restart(self, *_: object) -> None:
-        pass
+    async def spawn_app(self, app: Any, config: Config, scope: Any, send: Any) -> Any:
+        give, take = trio.open_memory_channel[Any](config.max_app_queue_size)
+        blocking = trio.to_thread.run_sync, trio.from_thread.run
+        self._nursery.start_soon(handle, app, config, scope, take.receive, send, *blocking)  # type: ignore[union-attr]
 
-    async def stop(self) -> None:
-        pass
+        async def put(event: Any) -> None:
+            try:
+                give.send_nowait(event)
+            except trio.WouldBlock:
+                await give.send(event)
+
+        return put
 
 
 class HttpConnection(TCPServer):
-    """One connection, without Hypercorn's tasks and steps of the scheduler that it can do without."""
+    """One connection, without Hypercorn's tasks and steps of the scheduler that it can do without: that a connection is
+    idle, the stream knows."""
 
     stream: RequestStream  # type: ignore[assignment]
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.idle_task = _NoTask()  # type: ignore[assignment]
-
     async def run(self) -> None:
+        """As Hypercorn's, without the handshake of TLS, which was done, and the task that ends an idle connection."""
         try:
-            await super().run()
+            sock = self.stream.socket
+            client, server = (parse_socket_addr(sock.family, name) for name in (sock.getpeername(), sock.getsockname()))
+            async with _Requests() as requests:
+                self.protocol = ProtocolWrapper(
+                    self.app,
+                    self.config,
+                    self.context,
+                    requests,
+                    ConnectionState(self.state),
+                    isinstance(self.stream, SecureRequestStream),
+                    client,
+                    server,
+                    self.protocol_send,
+                    "http/1.1",
+                )
+                await self.protocol.initiate()
+                await self._read_data()
+        except OSError:
+            pass
         finally:
+            await self._close()
             vars(self).pop("protocol", None)  # it refers to this: without the garbage collector neither would go
 
     async def protocol_send(self, event: Event) -> None:

@@ -289,14 +289,4 @@ class RequestStream(trio.abc.HalfCloseableStream):
 
 
 class SecureRequestStream(RequestStream):
-    """The same over TLS. Its attributes make Hypercorn use the scheme https."""
-
-    @property
-    def transport_stream(self) -> RequestStream:
-        return self
-
-    async def do_handshake(self) -> None:
-        """Do nothing: the handshake was done by the listener."""
-
-    def selected_alpn_protocol(self) -> str:
-        return "http/1.1"
+    """The same over TLS: its requests have the scheme https."""
