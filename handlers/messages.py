@@ -24,7 +24,7 @@ from handlers.model import FILE_TYPES, SENDABLE_TYPES, SPOKEN_TYPES, Caller, Cre
 from handlers.moderation import check_reason
 from handlers.ports import Connections
 from handlers.rate_limits import Limiter
-from handlers.standing import banned_until_ms, has_role, require_found, require_not_banned
+from handlers.standing import banned_until_ms, has_role, require_found, require_good, require_not_banned
 from handlers.transactions import Transactions
 from store.errors import Overloaded, StoreError, Unavailable
 from store.ids import distinct, new_id
@@ -367,12 +367,20 @@ class Messages:
         after: int | None,
         limit: int,
         replies: bool = False,
+        owes_standing: bool = False,
     ) -> store.Page:
         """By seq, newest first unless `after` is given. Bounded in bytes as well: it may be shorter and have more.
 
         Without `replies` it has what the main history shows: no replies but those that are in the conversation, too.
+        `owes_standing` as in `get`.
         """
         replica = self._replica
+        if owes_standing and replica is None:
+            return await self._page_for_caller(
+                caller, conversation_id, before=before, after=after, limit=limit, replies=replies
+            )
+        if owes_standing:
+            await self.require_standing(caller)
         if replica is not None and replica.is_reachable and trio.current_time() >= self._replica_after:
             found = await self._page_of_replica(
                 replica, caller, conversation_id, before=before, after=after, limit=limit, replies=replies
@@ -386,6 +394,37 @@ class Messages:
         if page is None:
             raise permissions.not_found()
         return page
+
+    async def _page_for_caller(
+        self,
+        caller: Caller,
+        conversation_id: UUID,
+        *,
+        before: int | None,
+        after: int | None,
+        limit: int,
+        replies: bool,
+    ) -> store.Page:
+        async with self._pool.connection() as conn:
+            found, page = await store.list_messages_for_caller(
+                conn,
+                conversation_id,
+                caller.user_id,
+                caller.session_id,
+                before=before,
+                after=after,
+                limit=limit,
+                replies=replies,
+            )
+        require_found(found)
+        if page is None:
+            raise permissions.not_found()
+        return page
+
+    async def require_standing(self, caller: Caller) -> None:
+        """Of a caller who may not act at all. Raises ChatError."""
+        async with self._pool.connection() as conn:
+            await require_good(conn, caller.user_id, caller.session_id)
 
     async def _page_of_replica(
         self,

@@ -43,7 +43,7 @@ from server.rest.answer_memory import AnswerBudget
 from server.rest.asgi import RequestConnection
 from server.rest.request_log import current_trace, template
 from server.rest.request_metrics import RequestMetrics
-from server.rest.requests import ESCAPED, MAX_BODY, address, bearer, check_query, defers_standing
+from server.rest.requests import ESCAPED, MAX_BODY, address, bearer, check_query, defers_standing, owes_standing
 from server.rest.routes import (
     audit,
     auth,
@@ -215,7 +215,12 @@ def create_app(
 
     @app.before_request
     async def read_query() -> None:
-        check_query()
+        try:
+            check_query()
+        except ChatError:
+            if owes_standing():
+                await users_handler.require(g.caller)
+            raise
 
     @app.after_request
     async def harden(response: Response) -> Response:

@@ -81,8 +81,8 @@ def caller() -> Caller:
 
 
 def defers_standing(view: object) -> bool:
-    """Whether the view is to ask for the caller's standing. Not where its query may be refused, which comes after."""
-    g.owes_standing = getattr(view, "standing_route", False) and not request.query_string
+    """Whether the view is to ask for the caller's standing, before it refuses anything."""
+    g.owes_standing = getattr(view, "standing_route", False)
     return owes_standing()
 
 

@@ -147,6 +147,29 @@ async def list_messages_for(
     return await _page(conn, window, [message_of(row) for row in rows] if rows[0][0] is not None else [])
 
 
+async def list_messages_for_caller(
+    conn: Connection,
+    conversation_id: UUID,
+    user_id: UUID,
+    session_id: UUID | None,
+    *,
+    before: int | None = None,
+    after: int | None = None,
+    limit: int = 50,
+    max_bytes: int = PAGE_BYTES,
+    replies: bool = True,
+) -> tuple[Standing, Page | None]:
+    """The same, with what `store.postgres.users.fetch_standing` says of the user."""
+    window = _Window(conversation_id, before, after, limit, max_bytes, replies)
+    parameters = {**window.parameters(), "user_id": user_id, "session_id": session_id}
+    rows = await (await conn.execute(_QUERIES_FOR_CALLER[replies, after is None], parameters)).fetchall()
+    exists, is_signed_in, banned_until, is_member, *first = rows[0]
+    if not is_member:
+        return (exists, is_signed_in, banned_until), None
+    found = [message_of(row[4:]) for row in rows] if first[0] is not None else []
+    return (exists, is_signed_in, banned_until), await _page(conn, window, found)
+
+
 _QUERIES = {  # by whether replies are among them, and whether the newest come first
     (True, True): queries.list_messages_before,
     (True, False): queries.list_messages_after,
@@ -158,6 +181,14 @@ _QUERIES_FOR = {
     (True, False): queries.list_messages_after_for,
     (False, True): queries.list_main_before_for,
     (False, False): queries.list_main_after_for,
+}
+
+
+_QUERIES_FOR_CALLER = {
+    (True, True): queries.list_messages_before_for_caller,
+    (True, False): queries.list_messages_after_for_caller,
+    (False, True): queries.list_main_before_for_caller,
+    (False, False): queries.list_main_after_for_caller,
 }
 
 

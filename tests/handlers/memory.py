@@ -1269,6 +1269,25 @@ def _list_messages_for(
     return _list_messages(tables, conversation_id, before=before, after=after, limit=limit, replies=replies)
 
 
+@stands_for(messages.list_messages_for_caller)
+def _list_messages_for_caller(
+    tables: Tables,
+    conversation_id: UUID,
+    user_id: UUID,
+    session_id: UUID | None,
+    *,
+    before: int | None = None,
+    after: int | None = None,
+    limit: int = 50,
+    max_bytes: int = messages.PAGE_BYTES,
+    replies: bool = True,
+) -> tuple[messages.Standing, messages.Page | None]:
+    page = _list_messages_for(
+        tables, conversation_id, user_id, before=before, after=after, limit=limit, replies=replies
+    )
+    return _fetch_standing(tables, user_id, session_id), page
+
+
 def _page(found: list[Message], before: int | None, after: int | None, limit: int) -> messages.Page:
     bounds = (0 if after is None else after, messages.END if before is None else before)
     shown = [one for one in found if bounds[0] < one.seq < bounds[1]]

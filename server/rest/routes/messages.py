@@ -3,6 +3,7 @@
 from quart import Blueprint, Response, request
 
 from handlers import preconditions
+from handlers.errors import ChatError
 from handlers.messages import Messages
 from handlers.model import CreateMessage, EditMessage, MessageReceipt, SentMessage, SetMessageStatus, sent
 from handlers.receipts import Receipts, parse_status
@@ -68,6 +69,7 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
     routes = Blueprint("messages", __name__, url_prefix="/api/messages")
 
     @routes.get("")
+    @standing_route
     @operation(Answer(200, MessagePage, "A page of messages."), parameters=PAGING, refuses=("not_found",))
     async def list_page() -> Response:
         """List the messages of a conversation.
@@ -76,16 +78,23 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
         but for those with `alsoInConversation`, unless `replies` is true. A page may have fewer than `limit` items, or
         none, without being the last one; only `next` shows whether there are more.
         """
-        before, after, at = query_number("before", None), query_number("after", None), seq_cursor()
+        try:
+            before, after, at = query_number("before", None), query_number("after", None), seq_cursor()
+            conversation_id, count, replies = query_id("conversationId"), limit(), bool(query_choice("replies"))
+        except ChatError:
+            if owes_standing():
+                await messages.require_standing(caller())  # what is wrong with the query is for those who may ask
+            raise
         if at is not None:
             before, after = (at, None) if after is None else (before, at)
         found = await messages.page(
             caller(),
-            query_id("conversationId"),
+            conversation_id,
             before=before,
             after=after,
-            limit=limit(),
-            replies=bool(query_choice("replies")),
+            limit=count,
+            replies=replies,
+            owes_standing=owes_standing(),
         )
         return page(found.messages, None if found.next is None else str(found.next))
 

@@ -127,7 +127,7 @@ WITH page AS MATERIALIZED (
         ) AS found
     ) AS summed
     WHERE total <= %(max_bytes)s OR position = 1
-) {described}
+)
 
 -- fragment: is_main
 -- What the main history shows: no replies but those that are in the conversation, too.
@@ -139,6 +139,14 @@ WITH page AS MATERIALIZED (
 RIGHT JOIN (
     SELECT FROM members WHERE conversation_id = %(conversation_id)s AND user_id = %(viewer_id)s
 ) AS viewer ON true
+
+-- fragment: for_caller
+-- members_pkey. Behind the standing of a user, and whether they are a member: a row in any case.
+{with_reached}
+SELECT s.*, viewer.user_id IS NOT NULL, {columns}
+{sources}
+RIGHT JOIN ({standing}) AS s ON true
+LEFT JOIN members AS viewer ON viewer.conversation_id = %(conversation_id)s AND viewer.user_id = %(user_id)s
 
 -- fragment: messages_before
 {newest_first}
@@ -176,31 +184,43 @@ RIGHT JOIN (
 
 -- name: list_messages_before
 -- messages_seq, backwards.
-{messages_before} ORDER BY m.seq DESC
+{messages_before} {described} ORDER BY m.seq DESC
 
 -- name: list_messages_after
 -- messages_seq, likewise.
-{messages_after} ORDER BY m.seq
+{messages_after} {described} ORDER BY m.seq
 
 -- name: list_main_before
 -- messages_seq, backwards: as far as the page goes, past %(scan)s entries at most.
-{main_before} ORDER BY m.seq DESC
+{main_before} {described} ORDER BY m.seq DESC
 
 -- name: list_main_after
 -- messages_seq, likewise.
-{main_after} ORDER BY m.seq
+{main_after} {described} ORDER BY m.seq
 
 -- name: list_messages_before_for
-{messages_before} {for_member} ORDER BY m.seq DESC
+{messages_before} {described} {for_member} ORDER BY m.seq DESC
 
 -- name: list_messages_after_for
-{messages_after} {for_member} ORDER BY m.seq
+{messages_after} {described} {for_member} ORDER BY m.seq
 
 -- name: list_main_before_for
-{main_before} {for_member} ORDER BY m.seq DESC
+{main_before} {described} {for_member} ORDER BY m.seq DESC
 
 -- name: list_main_after_for
-{main_after} {for_member} ORDER BY m.seq
+{main_after} {described} {for_member} ORDER BY m.seq
+
+-- name: list_messages_before_for_caller
+{messages_before} {for_caller} ORDER BY m.seq DESC
+
+-- name: list_messages_after_for_caller
+{messages_after} {for_caller} ORDER BY m.seq
+
+-- name: list_main_before_for_caller
+{main_before} {for_caller} ORDER BY m.seq DESC
+
+-- name: list_main_after_for_caller
+{main_after} {for_caller} ORDER BY m.seq
 
 -- name: fetch_scan_before
 -- messages_seq, backwards. What list_main_before has scanned: how many entries, up to which seq, and whether there is more
@@ -225,7 +245,7 @@ SELECT count(*), max(seq), coalesce(bool_or({is_main} AND seq > %(last)s), false
     SELECT * FROM messages
     WHERE thread_id = %(root_id)s AND deleted_at IS NULL AND seq < %(before)s
     ORDER BY seq DESC LIMIT %(limit)s
-{fitting} ORDER BY m.seq DESC
+{fitting} {described} ORDER BY m.seq DESC
 
 -- name: list_replies_after
 -- messages_thread, likewise.
@@ -233,7 +253,7 @@ SELECT count(*), max(seq), coalesce(bool_or({is_main} AND seq > %(last)s), false
     SELECT * FROM messages
     WHERE thread_id = %(root_id)s AND deleted_at IS NULL AND seq > %(after)s AND seq < %(before)s
     ORDER BY seq LIMIT %(limit)s
-{fitting} ORDER BY m.seq
+{fitting} {described} ORDER BY m.seq
 
 -- name: has_replies_between
 -- messages_thread.

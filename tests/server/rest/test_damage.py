@@ -25,10 +25,12 @@ async def test_what_is_seen(site: Site, database: str, monkeypatch: pytest.Monke
     body = {"conversationId": conversation, "content": "hello"}
     first = await site.call("POST", "/api/messages", body, token=a, status=201)
     secret = {**body, "content": "secret", "clientMessageId": "1"}
-    read = messages.list_messages_for
+    read = messages.list_messages_for_caller
     state = ""
 
-    async def read_damaged(conn: Connection, *arguments: Any, **options: Any) -> messages.Page | None:
+    async def read_damaged(
+        conn: Connection, *arguments: Any, **options: Any
+    ) -> tuple[messages.Standing, messages.Page | None]:
         if state:
             await conn.execute(f"DO $$ BEGIN RAISE '{FAULT}' USING ERRCODE = '{state}'; END $$".encode())
         return await read(conn, *arguments, **options)
@@ -45,7 +47,7 @@ async def test_what_is_seen(site: Site, database: str, monkeypatch: pytest.Monke
 
         await wait_until(is_so)
 
-    monkeypatch.setattr(messages, "list_messages_for", read_damaged)
+    monkeypatch.setattr(messages, "list_messages_for_caller", read_damaged)
     await is_in_health("Healthy")
     with psycopg.connect(database, autocommit=True) as other, capture_logs() as lines:
         for state in STATES:

@@ -87,10 +87,17 @@ async def test_pages_of_history(site: Site, statements: list[str]) -> None:
             "POST", "/api/messages", {"conversationId": conversation, "content": content}, token=a, status=201
         )
     path = f"/api/messages?conversationId={conversation}"
-    with counted(statements, "fetch_standing", "list_main_before_for"):
+    with counted(statements, "list_main_before_for_caller"):
         assert len((await site.call("GET", path, token=a))["items"]) == 4
-    with counted(statements, "fetch_standing", "list_messages_after_for"):
+    with counted(statements, "list_messages_after_for_caller"):
         await site.call("GET", f"{path}&after=0&limit=2&replies=true", token=a)
+    stranger, c = await site.user("carol")
+    with counted(statements, "list_main_before_for_caller"):
+        await site.call("GET", path, token=c, status=404)
+    await site.call("DELETE", f"/api/users/{stranger}", token=c, status=204)
+    for gone in ("", "?q=%ff", "?conversationId=1", f"?conversationId={conversation}&limit=x"):
+        refused = await site.call("GET", f"/api/messages{gone}", token=c, status=401)
+        assert refused["code"] == "unauthenticated"
     async with connect(f"{site.url}/hubs/chat", a) as client:
         with counted(statements, "list_main_before_for"):
             assert len([item async for item in client.stream("StreamHistory", conversation, None, 50)]) == 4

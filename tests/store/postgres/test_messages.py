@@ -52,6 +52,9 @@ async def test_a_page_for_a_user(conn: Connection, writer: Writer) -> None:
             assert page == await messages.list_messages(conn, group, **bounds) and page is not None
             assert bool(page.messages) is ((before, after) not in ((1, None), (None, 9)))
             assert await messages.list_messages_for(conn, group, eve, **bounds) is None
+            for user_id, session_id, shown in ((alice, None, page), (eve, None, None), (alice, new_id(), page)):
+                found = await messages.list_messages_for_caller(conn, group, user_id, session_id, **bounds)
+                assert found == ((True, session_id is None, None), shown)
     assert await messages.list_messages_for(conn, new_id(), alice) is None
 
 
