@@ -224,7 +224,7 @@ class HttpServer:
         stream.keep_for(0.0 if self._context.terminated.is_set() else KEEP_ALIVE)
         self._streams.add(stream)
         try:
-            await HttpConnection(self._app, self._config, self._context, state, stream)
+            await HttpConnection(self._app, self._config, self._context, state, stream)  # type: ignore[arg-type]
         finally:
             self._streams.discard(stream)
 
