@@ -35,6 +35,9 @@ class RateLimits:
             "hub_requests", "requests of one connection", lambda to: to.rate_requests
         )
         self.uploads = SharedLimiter(self._limiter("uploads", "uploads", lambda to: to.rate_uploads), counter)
+        self.additions = SharedLimiter(
+            self._limiter("additions", "conversations begun and users added", lambda to: to.rate_additions), counter
+        )
         self.joins = SharedLimiter(self._limiter("joins", "attempts to join", lambda to: to.rate_joins), counter)
         self.sign_ins = SharedLimiter(self._limiter("sign_ins", "sign-ins", lambda to: to.rate_sign_ins), counter)
         self.configure(settings)

@@ -510,6 +510,13 @@ class Settings:
     rate_uploads: Rate = RATES.setting(
         RATE, Rate(60, MINUTES), "Uploads of one user, on all instances together.", reloadable=True
     )
+    rate_additions: Rate = RATES.setting(
+        RATE,
+        Rate(300, MINUTES),
+        "Conversations that one user begins, and users whom they add to one, on all instances together.",
+        more="Not what is done for them with an API key.",
+        reloadable=True,
+    )
     rate_joins: Rate = RATES.setting(
         RATE, Rate(30, MINUTES), "Attempts of one user to join groups, on all instances together.", reloadable=True
     )

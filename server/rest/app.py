@@ -185,6 +185,8 @@ def create_app(
                 await users_handler.require(found)
         if getattr(view, "upload_route", False):
             await limits.uploads.require(str(g.caller.user_id))
+        if found is not None and getattr(view, "addition_route", False):
+            await limits.additions.require(str(found.user_id))
         if getattr(view, "join_route", False):
             await limits.joins.require(str(g.caller.user_id))
 

@@ -69,6 +69,12 @@ def upload_route(view: F) -> F:
     return view
 
 
+def addition_route(view: F) -> F:
+    """Mark a route that is subject to the rate limit of additions, where it is no API key's request."""
+    view.addition_route = True  # type: ignore[attr-defined]
+    return view
+
+
 def join_route(view: F) -> F:
     """Mark a route that is subject to the rate limit of joins."""
     view.join_route = True  # type: ignore[attr-defined]

@@ -18,6 +18,7 @@ from server.rest.operations import (
     query,
 )
 from server.rest.requests import (
+    addition_route,
     answer,
     caller,
     cursor,
@@ -78,6 +79,7 @@ def blueprint(conversations: Conversations) -> Blueprint:
         parameters=(IDEMPOTENCY_KEY,),
         refuses=("not_found", "conflict"),
     )
+    @addition_route
     async def create(data: CreateConversation) -> Response:
         """Begin a conversation."""
         conversation, created = await conversations.create(caller(), data, await once())
@@ -135,6 +137,7 @@ def blueprint(conversations: Conversations) -> Blueprint:
         parameters=(IDEMPOTENCY_KEY,),
         refuses=("forbidden", "conflict"),
     )
+    @addition_route
     async def add_member(conversation_id: str, data: AddMember) -> Response:
         """Add a user to a group."""
         conversation, added = await conversations.add_member(caller(), path_id(conversation_id), data, await once())

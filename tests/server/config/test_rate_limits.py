@@ -21,7 +21,7 @@ class Nothing:
 def values(limits: RateLimits) -> list[Rate | None]:
     by_string = [limits.connects, limits.requests, limits.hub_requests, limits.new_users]
     by_id = [limits.user_connects, limits.sends, limits.searches, limits.reports, limits.key_requests]
-    shared = [limits.uploads._local, limits.joins._local, limits.sign_ins._local]
+    shared = [one._local for one in (limits.uploads, limits.additions, limits.joins, limits.sign_ins)]
     return [
         limits.invocations,
         limits.user_invocations,
@@ -33,7 +33,7 @@ def values(limits: RateLimits) -> list[Rate | None]:
 @pytest.mark.parametrize("name", RATES)
 def test_each_setting_limits_something(name: str) -> None:
     """Its value is that of a limiter, from the start and after a reload; with RATE_LIMITS off nothing is limited."""
-    assert len(RATES) == 13
+    assert len(RATES) == 14
     first, second = Rate(1234567, 1.0), Rate(7654321, 2.0)
     limits = RateLimits(Settings(**{name: first}), Nothing())  # type: ignore[arg-type]
     assert first in values(limits)
@@ -47,6 +47,6 @@ def test_refusals() -> None:
     """Each limiter has a name of its own in the metric."""
     limits = RateLimits(Settings(), Nothing())
     assert sorted(limits.refusals()) == [
-        "connects", "hub_requests", "joins", "key_requests", "new_users", "reports", "requests", "searches", "sends",
-        "sign_ins", "uploads", "user_connects",
+        "additions", "connects", "hub_requests", "joins", "key_requests", "new_users", "reports", "requests",
+        "searches", "sends", "sign_ins", "uploads", "user_connects",
     ]  # fmt: skip

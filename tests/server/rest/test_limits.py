@@ -34,6 +34,22 @@ async def test_conversations_of_one_user(database: str, redis_url: str, nursery:
         await site.call("POST", "/api/conversations", group, token=other, status=201)
 
 
+async def test_additions(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """Beginning conversations and adding users have a rate of their own, which others do not share."""
+    async with open_site(database, redis_url, nursery, rate_limits="on", rate_additions="3/60s") as site:
+        (_, token), (bob, other) = await site.user("alice"), await site.user("bob")
+        group = {"type": "Group", "memberIds": []}
+        for _ in range(2):
+            made = await site.call("POST", "/api/conversations", group, token=token, status=201)
+        members = f"/api/conversations/{made['id']}/members"
+        await site.call("POST", members, {"userId": bob}, token=token, status=201)
+        for path, body in (("/api/conversations", group), (members, {"userId": bob})):
+            problem = await site.call("POST", path, body, token=token, status=429)
+            assert problem["code"] == "rate_limited"
+        await site.call("GET", "/api/conversations", token=token)
+        await site.call("POST", "/api/conversations", group, token=other, status=201)
+
+
 async def test_sends_and_requests(database: str, redis_url: str, nursery: trio.Nursery) -> None:
     """REST answers 429 with Retry-After, the hub `rate_limited` with the wait. Other users are not affected."""
     async with open_site(
