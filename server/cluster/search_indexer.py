@@ -25,6 +25,7 @@ from store.postgres.sessions import TRANSIENT
 from store.reasons import reason
 
 PERIOD = 0.4  # seconds between looks at what has changed
+REST = 9.0  # times as long as such a look took, at least: where Redis is away it takes all that is not published yet
 STANDBY = 1.0  # seconds between attempts to take the lock
 TERM = 60.0  # seconds for which one session works: after that, with a new one, whichever instance comes first
 LOOK = 5.0  # seconds between looks for a rebuild that somebody has begun
@@ -44,6 +45,7 @@ class SearchIndexer:
         self.brought_in = 0  # messages, new or changed
         self.outage = Outage("parley.search", "search_behind", advice="it is retried automatically")
         self._step = search.CONVERSATIONS
+        self._looked = 0.0  # seconds that the last look at what has changed took
         self._oldest: float | None = None  # when the oldest change was made that is not brought in; None: there is none
 
     @property
@@ -90,14 +92,17 @@ class SearchIndexer:
                 if began >= look_at:
                     self.is_rebuilding = await self._rebuild(conn)
                     look_at = began if self.is_rebuilding else began + LOOK
-                await trio.sleep(trio.current_time() - began if self.is_rebuilding else PERIOD)
+                pause = trio.current_time() - began if self.is_rebuilding else PERIOD
+                await trio.sleep(max(pause, REST * self._looked))
         finally:
             self.is_at_work = self.is_rebuilding = False
             conn.finish()
 
     async def bring_in(self, conn: Connection) -> bool:
         """Bring in what has changed. Return True if there may be more."""
+        began = trio.current_time()
         noted = await search.list_noted(conn, stuck_after=STUCK)
+        self._looked = trio.current_time() - began
         self._note(noted.age)
         items = sorted(noted.seqs.items())
         for start in range(0, len(items), search.CONVERSATIONS):

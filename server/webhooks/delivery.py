@@ -51,6 +51,7 @@ from store.sealing import Unreadable, load, seal, unseal
 from store.signing import DerivedKeys
 
 PERIOD = 0.2  # seconds between looks at what has changed
+REST = 9.0  # times as long as such a look took, at least: where Redis is away it takes all that is not published yet
 STANDBY = 1.0  # seconds between attempts to take the lock, and after a fault
 REFRESH = 1.0  # seconds between looks at the endpoints
 LOOK = 2.0  # seconds between looks at all the rest: what is to be disabled, replayed, removed
@@ -216,7 +217,7 @@ class WebhookDelivery:
             raise fault
 
     async def _serve_all(self, conn: Connection, nursery: trio.Nursery) -> None:
-        note_at = refresh_at = look_at = 0.0
+        note_at = rests_until = refresh_at = look_at = 0.0
         while True:
             now = trio.current_time()
             if now >= look_at:
@@ -230,9 +231,12 @@ class WebhookDelivery:
                 await self._refresh(conn)
                 refresh_at = now + REFRESH
             if now >= note_at:
-                is_more = self.is_noting and await store.note(
-                    conn, stuck_after=STUCK, unread_after=self._terms.unread_delay
-                )
+                is_more = self.is_noting and now >= rests_until
+                if is_more:
+                    began = trio.current_time()
+                    is_more = await store.note(conn, stuck_after=STUCK, unread_after=self._terms.unread_delay)
+                    ended = trio.current_time()
+                    rests_until = now if is_more else ended + REST * (ended - began)
                 is_busy = self._endpoints or (self.is_noting and self._is_any)
                 note_at = now if is_more else now + (PERIOD if is_busy else REFRESH)
                 for endpoint in self._endpoints.values():

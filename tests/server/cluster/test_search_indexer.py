@@ -1,5 +1,6 @@
 """server.cluster.search_indexer: what is committed can be found soon, whichever instance is at work."""
 
+import itertools
 from collections.abc import Mapping
 from functools import partial
 from uuid import UUID
@@ -57,6 +58,25 @@ async def test_one_of_them_is_at_work(conn: Connection, pool: Pool, nursery: tri
     await say(conn, group, alice, "two")
     await wait_until(partial(is_found, conn, alice, "two"))
     assert indexers[1].is_at_work
+
+
+async def test_looks_that_take_long(pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where Redis is away and everything waits in the outbox: they take a part of PostgreSQL's time, and not all."""
+    looks: list[tuple[float, float]] = []
+    original = search.list_noted
+
+    async def list_noted(conn: Connection, *, stuck_after: float) -> search.Noted:
+        began = trio.current_time()
+        await trio.sleep(0.02)
+        found = await original(conn, stuck_after=stuck_after)
+        looks.append((began, trio.current_time()))
+        return found
+
+    monkeypatch.setattr(search, "list_noted", list_noted)
+    await nursery.start(SearchIndexer(pool).run)
+    await wait_until(lambda: len(looks) >= 4)
+    for (began, ended), (following, _) in itertools.pairwise(looks):
+        assert following - ended >= search_indexer.REST * (ended - began)
 
 
 async def test_a_conversation_that_cannot_be_brought_in(

@@ -112,6 +112,28 @@ async def test_delivered_in_order(
     assert abs(int(first.headers["webhook-timestamp"]) * 1000 - id_ms(sent[0].id)) < 3_600_000
 
 
+async def test_looks_that_take_long(
+    pool: Pool, nursery: trio.Nursery, receiver: Receiver, handler: Webhooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where Redis is away and everything waits in the outbox: they take a part of PostgreSQL's time, and not all."""
+    await make_endpoint(handler, receiver)
+    looks: list[tuple[float, float]] = []
+    original = webhook_deliveries.note
+
+    async def note(conn: Connection, **terms: float) -> bool:
+        began = trio.current_time()
+        await trio.sleep(0.02)
+        found = await original(conn, **terms)
+        looks.append((began, trio.current_time()))
+        return found
+
+    monkeypatch.setattr(webhook_deliveries, "note", note)
+    await nursery.start(make_delivery(pool).run)
+    await wait_until(lambda: len(looks) >= 4)
+    for (began, ended), (following, _) in itertools.pairwise(looks):
+        assert following - ended >= delivery.REST * (ended - began)
+
+
 async def test_only_what_it_asks_for(
     conn: Connection, pool: Pool, nursery: trio.Nursery, writer: Writer, receiver: Receiver, handler: Webhooks
 ) -> None:
@@ -135,12 +157,13 @@ async def test_only_what_it_asks_for(
 
 
 async def wait_for_rest(conn: Connection) -> None:
-    """Until nothing is due any more."""
+    """Until all that was published is noted, and nothing is due any more."""
 
     async def is_quiet() -> bool:
+        queued = "SELECT count(*) FROM webhook_queue"
         waiting = "SELECT count(*) FROM webhook_positions WHERE due_at IS NOT NULL"
         own = "SELECT count(*) FROM webhook_events"
-        return await fetch_value(conn, waiting) == 0 and await fetch_value(conn, own) == 0
+        return sum([await fetch_value(conn, one) != 0 for one in (queued, waiting, own)]) == 0
 
     await wait_until(is_quiet)
 
