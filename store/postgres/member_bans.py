@@ -1,6 +1,7 @@
 """Who may not come into a conversation again, until when.
 
-Owns the rows of `member_bans`. Writes take part in the caller's transaction, under the lock of the conversation.
+Owns the rows of `member_bans`. Writes take part in the caller's transaction, under the lock of the conversation, but
+for the purge of those that keep no user out any more.
 """
 
 from datetime import datetime
@@ -38,3 +39,8 @@ async def list_bans(
     parameters = {"conversation_id": conversation_id, "after": after or UUID(int=0), "limit": limit}
     rows = await (await conn.execute(queries.list_member_bans, parameters)).fetchall()
     return [MemberBan(user_id, timestamp(until), by, timestamp(created)) for user_id, until, by, created in rows]
+
+
+async def delete_old_bans(conn: Connection, limit: int) -> int:
+    """Forget those that are over, and those of groups that are no more. How many went."""
+    return (await conn.execute(queries.delete_old_member_bans, {"limit": limit})).rowcount

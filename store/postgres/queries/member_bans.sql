@@ -25,3 +25,11 @@ ORDER BY user_id LIMIT %(limit)s
 -- name: delete_member_bans_of
 -- member_bans_user.
 DELETE FROM member_bans WHERE user_id = %(user_id)s
+
+-- name: delete_old_member_bans
+-- A scan, and conversations_pkey: those that are over, and those of groups that were dissolved. One that is being replaced is left.
+DELETE FROM member_bans WHERE ctid = ANY(ARRAY(
+    SELECT b.ctid FROM member_bans AS b JOIN conversations AS c ON c.id = b.conversation_id
+    WHERE b.until <= clock_timestamp() OR c.deleted_at IS NOT NULL
+    LIMIT %(limit)s FOR UPDATE OF b SKIP LOCKED
+))

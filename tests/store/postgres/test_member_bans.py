@@ -29,6 +29,18 @@ async def test_kept_out(conn: Connection) -> None:
     assert await fetch_value(conn, "SELECT count(*) FROM member_bans") == 0
 
 
+async def test_those_that_are_over_go(conn: Connection) -> None:
+    """With the purge, as do those of a group that was dissolved; what keeps a user out stays."""
+    alice, bob, carol = await make_users(conn, 3)
+    group, dissolved = await make_group(conn, [alice]), await make_group(conn, [alice])
+    for where, user_id, until in ((group, bob, LATER), (group, carol, PAST), (dissolved, bob, LAST_TIME)):
+        await member_bans.put_ban(conn, where, user_id, until, by=alice)
+    await conversations.delete_conversation(conn, dissolved, by=alice)
+    assert [await member_bans.delete_old_bans(conn, 1) for _ in range(3)] == [1, 1, 0]
+    assert [one.user_id for one in await member_bans.list_bans(conn, group, limit=9)] == [bob]
+    assert await fetch_value(conn, "SELECT count(*) FROM member_bans") == 1
+
+
 async def test_removed_and_kept_out(conn: Connection) -> None:
     """The change says until when."""
     alice, bob = await make_users(conn, 2)
