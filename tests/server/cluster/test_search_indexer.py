@@ -67,7 +67,7 @@ async def test_looks_that_take_long(pool: Pool, nursery: trio.Nursery, monkeypat
 
     async def list_noted(conn: Connection, *, stuck_after: float) -> search.Noted:
         began = trio.current_time()
-        await trio.sleep(0.02)
+        await trio.sleep(0.02)  # what a look takes
         found = await original(conn, stuck_after=stuck_after)
         looks.append((began, trio.current_time()))
         return found

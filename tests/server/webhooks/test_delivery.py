@@ -122,7 +122,7 @@ async def test_looks_that_take_long(
 
     async def note(conn: Connection, **terms: float) -> bool:
         began = trio.current_time()
-        await trio.sleep(0.02)
+        await trio.sleep(0.02)  # what a look takes
         found = await original(conn, **terms)
         looks.append((began, trio.current_time()))
         return found
