@@ -5,6 +5,7 @@ message of each change goes to all members in order; all other events about it f
 instance for its own connections (`server.fanout.rooms`, `server.fanout.conversation_updates`).
 """
 
+import math
 from collections.abc import Collection, Sequence
 from typing import TypeVar
 from uuid import UUID
@@ -47,6 +48,7 @@ from store.postgres.connection import Connection
 from store.redis.inbox_entries import SettingsChange
 
 MAX_CONVERSATIONS = 10_000  # of one user, where nothing is said
+OF_OTHERS = 0.9  # of these others may fill, by adding the user to groups
 NAMED = 10  # users in an error
 
 Choice = TypeVar("Choice", bound=WireEnum)
@@ -140,7 +142,8 @@ class Conversations:
                 raise _unknown_user(error) from None
             if change is not None:
                 await require_available(conn, caller.user_id, others)
-                await self.require_room(conn, [caller.user_id, *others])
+                await self.require_room(conn, [caller.user_id])
+                await self.require_room(conn, others, by_others=kind is ConversationType.GROUP)
             return (conversation, change is not None), (change,) if change else ()
 
         if kind is ConversationType.DIRECT and len(others) != 1:
@@ -224,7 +227,7 @@ class Conversations:
             except store.UnknownUser as error:
                 raise _unknown_user(error) from None
             await require_available(conn, caller.user_id, [request.user_id])
-            await self.require_room(conn, [request.user_id])
+            await self.require_room(conn, [request.user_id], by_others=True)
             await require_welcome(conn, conversation_id, request.user_id)
             return True, (change,)
 
@@ -294,15 +297,16 @@ class Conversations:
 
         return await self._transactions.run_personal(write)
 
-    async def require_room(self, conn: Connection, user_ids: Collection[UUID]) -> None:
+    async def require_room(self, conn: Connection, user_ids: Collection[UUID], *, by_others: bool = False) -> None:
         """These users, who were made members of one more in this transaction, may be in so many: what each of their
-        connections begins with grows with them, and others may add them. Raises ChatError("conflict")."""
-        crowded = await store.list_crowded(conn, user_ids, self._most_of_one + 1)
+        connections begins with grows with them. `by_others`: others have added them to a group; they do so up to a part
+        of it, so that there is room for what the users begin and join, and for who writes to them. Raises
+        ChatError("conflict")."""
+        most = math.ceil(self._most_of_one * OF_OTHERS) if by_others else self._most_of_one
+        crowded = await store.list_crowded(conn, user_ids, most + 1)
         if crowded:
             named = ", ".join(sorted(map(str, crowded))[:NAMED])
-            raise ChatError(
-                "conflict", f"These users are in {self._most_of_one} conversations, and in no more: {named}."
-            )
+            raise ChatError("conflict", f"These users are in {most} conversations, and are put into no more: {named}.")
 
     # -- inside -----------------------------------------------------------------------------------
 

@@ -321,20 +321,27 @@ class _Given:
         self._terms.append(token.term)
 
     def spans(self, part: Part) -> Iterator[tuple[int, int] | None]:
-        """From where to where each is that is like this part; None for each that is not, but ends as it does."""
+        """From where to where each is that is like this part; None for each that is not, but ends as it does, and for
+        each `ALIKE` terms that do not begin so."""
         *begin, end = part.terms
         for last in self._ending(end, is_prefix=part.is_prefix):
-            first = last - len(begin)
-            if first >= 0 and self._terms[first:last] == begin:
+            first = -1 if last is None else last - len(begin)
+            if last is not None and first >= 0 and self._terms[first:last] == begin:
                 token = self.tokens[last]
                 yield self.tokens[first].start, token.first_end if part.is_prefix else token.end
             else:
                 yield None
 
-    def _ending(self, end: str, *, is_prefix: bool) -> Iterable[int]:
+    def _ending(self, end: str, *, is_prefix: bool) -> Iterator[int | None]:
+        """The places of terms that are so, or begin so; None for each `ALIKE` terms that do not."""
         if not is_prefix:
-            return self._places.get(end, ())
-        return (place for term, places in self._places.items() if term.startswith(end) for place in places)
+            yield from self._places.get(end, ())
+            return
+        for number, (term, places) in enumerate(self._places.items(), 1):
+            if term.startswith(end):
+                yield from places
+            elif number % ALIKE == 0:
+                yield None
 
 
 def parse(text: str, marks: Iterable[str] = ()) -> Query | None:

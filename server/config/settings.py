@@ -395,7 +395,7 @@ class Settings:
         COUNT,
         10_000,
         "Conversations of one user, with those to which others have added them; with as many they begin and join no "
-        "more, and no user adds them to another.",
+        "more. Others add them to groups up to nine tenths of it.",
         more="Each of their connections is attached to all of them.",
         minimum=1,
         maximum=1_000_000,
@@ -513,7 +513,7 @@ class Settings:
     rate_additions: Rate = RATES.setting(
         RATE,
         Rate(300, MINUTES),
-        "Conversations that one user begins, and users whom they add to one, on all instances together.",
+        "Conversations that one user begins, and users whom they add to one afterwards, on all instances together.",
         more="Not what is done for them with an API key.",
         reloadable=True,
     )

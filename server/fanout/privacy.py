@@ -48,8 +48,11 @@ class PrivacySettings:
     def set(self, user_id: UUID, privacy: Privacy, version: int) -> None:
         """Of two changes the later one counts, in whichever order they are heard of."""
         known = self._chosen.get(user_id)
+        now = trio.current_time()
         if known is None or version > known.version:
-            self._chosen[user_id] = _Known(privacy, version, trio.current_time())
+            self._chosen[user_id] = _Known(privacy, version, now)
+        elif version == known.version:  # it was read before: nothing older that is still being read replaces it
+            self._chosen[user_id] = known._replace(heard_at=now)
 
     def forget(self, user_id: UUID) -> None:
         """The user's last connection here has ended."""

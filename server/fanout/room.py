@@ -228,14 +228,15 @@ class Room:
         return change.previous is None or self.newest_id is None or change.previous.int == self.newest_id
 
     def run(self, changes: Sequence[Change]) -> Sequence[Change]:
-        """Return the first of these changes, which is this room's, with those after it that only go on with it: they
-        may be delivered at once. None where that takes a closer look: it is not simply the next, or changes members.
+        """Return the first of these `MAX_RUN` changes, which is this room's, with those after it that only go on with
+        it: they may be delivered at once. None where that takes a closer look: it is not simply the next, or changes
+        members.
         """
         if self.next_seq is None or self.suspicions or self.held:
             return ()
         seq, newest_id = self.next_seq, self.newest_id
         count = 0
-        for change in changes[:MAX_RUN]:
+        for change in changes:
             message = change.message
             if (
                 change.seq != seq

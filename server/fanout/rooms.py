@@ -31,6 +31,7 @@ from server.fanout.room import (
     BLOCKS,
     CHANGED,
     JOINED,
+    MAX_RUN,
     ConversationNotifier,
     Cursors,
     History,
@@ -344,7 +345,11 @@ class Rooms:
                 if room is None:
                     if change.added or change.removed or change.dissolved:
                         self._change_members(None, change)
-                elif index < len(changes) and len(room.attached) > FEW and (run := room.run(changes[index - 1 :])):
+                elif (
+                    index < len(changes)
+                    and len(room.attached) > FEW
+                    and (run := room.run(changes[index - 1 : index - 1 + MAX_RUN]))
+                ):
                     index += len(run) - 1
                     self._deliver(room, *run)
                 else:

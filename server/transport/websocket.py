@@ -78,13 +78,16 @@ class SocketTasks:
     def __init__(self, poller: Poller) -> None:
         self._poller = poller
         self.nursery: trio.Nursery
+        self.is_open = False  # tasks are taken: not before `run`, between two runs, or after the last
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as self.nursery:
+            self.is_open = True
             task_status.started()
             try:
                 await trio.sleep_forever()
             finally:
+                self.is_open = False  # none of these begins another task, and who comes now is refused
                 for member in self._poller.members():
                     if isinstance(member, Connection) and member.socket_tasks is self:
                         member.cut()
@@ -183,6 +186,10 @@ class Connection(_Sender):
         return self._serve(data, on_ended)
 
     async def _serve(self, data: bytes, on_ended: Callable[[], None]) -> bool:
+        if not self.socket_tasks.is_open:
+            self.reason = "no tasks are taken"
+            self.cut()
+            return False
         scope = self._new_scope()
         try:
             with scope:
@@ -545,9 +552,13 @@ class Connection(_Sender):
             _guard.caught(error, "connection_failed")
         finally:
             del self.endpoint  # it has this transport: without the garbage collector neither would go
-            self.sock.close()
-            if self.on_ended is not None:
-                self.on_ended()
+            try:
+                self.sock.close()
+            except Exception as error:  # of this one: what ends here would end all
+                _guard.caught(error, "connection_failed")
+            finally:
+                if self.on_ended is not None:
+                    self.on_ended()
 
     def on_due(self, now: float) -> float | None:
         if self.closing:

@@ -405,6 +405,7 @@ class _Lane:
             self._doubt(self.writing)
         self._fail([*self.writing, *self._take_all()], Unavailable("the server is shutting down"))
         self.writing = ()
+        self.wake = None  # it is not free: it has ended
         self._hang_up()
         self._idle.set()
 

@@ -155,9 +155,9 @@ class Timelines:
                 async with connection.transaction():
                     # The row says what is so already: it need not be on a standby, for which there may be none to wait.
                     await connection.execute("SET LOCAL synchronous_commit TO local")
-                    if last is not None:
-                        await _lift_versions(connection)  # before others see the row, and write
                     done = await connection.execute(queries.insert_timeline, _parameters(found))
+                    if done.rowcount == 1 and last is not None:  # one of all instances: the others wait for its row
+                        await _lift_versions(connection)  # before others see the row, and write
                 recorded, _ = await fetch(connection)
                 if done.rowcount == 1:
                     _log_recorded(recorded, last)

@@ -391,6 +391,26 @@ def test_what_is_sent_while_it_catches_up_is_kept(has_synced: bool) -> None:
     assert [one.content for one in again.new] == (["theirs", "mine"] if has_synced else ["mine"])
 
 
+def test_a_first_catch_up_counts_with_its_conversations() -> None:
+    """A program whose first catch-up was answered, and that ends in the next one before it has stored the
+    conversations, begins anew: what there was is no news."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    truth.send(OTHER, talk, "old")
+    client = Client(truth)
+    client.connect()
+    while client.replica.is_catching_up:
+        client.receive(1)
+    client.cut()
+    client.connect()  # it is in the next one
+    kept = {name: record for name, record in client.replica.records().items() if record is not None}
+    assert "meta" in kept and not any(name.startswith("in ") for name in kept)
+    client.cut()
+    again = Client(truth, kept)
+    again.settle()
+    assert not again.new
+
+
 @pytest.mark.parametrize("is_new_process", [False, True])
 def test_what_was_deleted_is_not_said_again(is_new_process: bool) -> None:
     """Of what a history has lost that goes out again what was not deleted since, as it was edited last."""

@@ -540,6 +540,25 @@ async def test_doubt_is_of_the_conversation(memory: Memory) -> None:
     assert memory.database.steps[-1] == "commit" and memory.publisher.doubts == [group]
 
 
+async def test_others_fill_a_part_of_it(memory: Memory) -> None:
+    """Others add a user to groups up to nine tenths of what they may be in: they can begin some, and be written to."""
+    memory.conversations._most_of_one = 10
+    owner, full = memory.user(), memory.user()
+    for _ in range(9):
+        await memory.conversations.create(owner, CreateConversation("Group", (full.user_id,)))
+        owner = memory.user()
+    public = memory.group((owner, Role.OWNER))
+    memory.publisher.published.clear()
+    for call in (
+        memory.conversations.create(owner, CreateConversation("Group", (full.user_id,))),
+        memory.conversations.add_member(owner, public, AddMember(full.user_id)),
+    ):
+        assert (await refused(memory, call)).code == "conflict"
+    await memory.conversations.create(owner, CreateConversation("Direct", (full.user_id,)))
+    memory.publisher.published.clear()
+    assert (await refused(memory, memory.conversations.create(full, CreateConversation("Group")))).code == "conflict"
+
+
 async def test_a_user_is_in_so_many(memory: Memory) -> None:
     """With as many as a user may be in, they begin and join none, and are added to none, until they leave one."""
     memory.conversations._most_of_one = 2

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store import search_text
-from store.search_text import MAX_QUERY_TERMS, STEP, Kind, Match, Part, Query, Terms, Token, parse, tokens, utf16
+from store.search_text import ALIKE, MAX_QUERY_TERMS, STEP, Kind, Match, Part, Query, Terms, Token, parse, tokens, utf16
 
 
 def found(query: str, content: str, name: str | None = None) -> list[str] | None:
@@ -190,3 +190,12 @@ def test_finding_takes_breaks(query: str, content: str) -> None:
     steps = [*asked.finding(content)]
     assert max(steps) <= STEP + MAX_QUERY_TERMS and sum(steps) >= len([*tokens(content)])
     assert asked.find(content)
+
+
+def test_terms_that_do_not_begin_so_count() -> None:
+    """Each beginning is compared with all terms of a message, also with those that are not like it."""
+    terms = [f"z{number}" for number in range(30_000)]
+    asked = parse(" ".join(f"{letter}b*" for letter in "abcdefgh"))
+    assert asked is not None
+    steps = [*asked.finding(" ".join([*(f"{letter}b" for letter in "abcdefgh"), *terms]))]
+    assert max(steps) <= STEP + MAX_QUERY_TERMS and sum(steps) >= len(terms) * (1 + 8 / ALIKE)

@@ -75,6 +75,7 @@ class Replica:
         self.outbox = Outbox()
         self.presence: dict[str, Presence] = {}
         self.has_synced = False  # once: what is new to this client then came while it was away
+        self._kept_synced = False  # the same, with what the store has
         self.dirty: set[str] = set()  # names of records
         self._user_id = ""
         self._url = ""
@@ -123,7 +124,7 @@ class Replica:
         self.outbox.take_over(drafts)
         if added:
             self._touch("outbox")
-        self.has_synced = meta.has_synced
+        self.has_synced = self._kept_synced = meta.has_synced
         for one in stored:
             view = View(one.cursor, one.floor, one.messages, seen_to=one.seen_to, is_stale=one.is_stale)
             found = self._made(one.info, view)
@@ -137,12 +138,15 @@ class Replica:
             later = self.dirty - {"meta", "outbox"}
         else:
             later = {f"in {id_}" for id_ in self._nameless}  # of them the application is to hear, by whatever program
+            self._kept_synced = self.has_synced
         names, self.dirty = self.dirty - later, self.dirty & later
+        if self._kept_synced != self.has_synced:
+            self.dirty.add("meta")  # it goes with the conversations
         return {name: self._record(name) for name in names}
 
     def _record(self, name: str) -> bytes | None:
         if name == "meta":
-            return msgspec.json.encode(_Meta(self._user_id, self._url, self.has_synced))
+            return msgspec.json.encode(_Meta(self._user_id, self._url, self._kept_synced))
         if name == "outbox":
             return msgspec.json.encode(self.outbox.drafts())
         found = self.conversations.get(name.removeprefix("in "))

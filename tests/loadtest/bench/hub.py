@@ -39,13 +39,16 @@ def _serve(listening: socket.socket, refused: int, ended: threading.Event) -> No
                     continue
                 comer = key.fileobj  # type: ignore[assignment]
                 number = comers.index(comer)
-                if not comer.recv(65536) or number == refused:
+                try:
+                    if not comer.recv(65536) or number == refused:
+                        selector.unregister(comer)
+                        comer.close()
+                    elif comer not in known:
+                        known.add(comer)
+                        comer.sendall(WELCOME)
+                    else:
+                        comers[number + 1].sendall(EVENT)
+                except OSError:  # the client has gone
                     selector.unregister(comer)
-                    comer.close()
-                elif comer not in known:
-                    known.add(comer)
-                    comer.sendall(WELCOME)
-                else:
-                    comers[number + 1].sendall(EVENT)
     for comer in comers:
         comer.close()

@@ -43,3 +43,13 @@ async def test_what_was_lost_is_not_kept(autojump_clock: MockClock) -> None:
     await trio.sleep(REMEMBERED)
     settings.load(alice, None)
     assert settings.of(alice) == OPEN and len(settings) == 0
+
+
+async def test_what_is_heard_behind_its_read_lasts(autojump_clock: MockClock) -> None:
+    """What was read, and is heard of then, is not replaced by what somebody else had begun to read before."""
+    settings, alice = PrivacySettings(), new_id()
+    settings.load(alice, (Privacy(last_seen=False), 6))
+    settings.set(alice, Privacy(last_seen=False), 6)
+    for older in ((Privacy(), 5), None):
+        settings.load(alice, older)
+        assert settings.of(alice) == Privacy(last_seen=False)

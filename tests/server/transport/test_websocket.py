@@ -228,6 +228,58 @@ async def test_the_owner_ends_what_is_its_own(parts: tuple[TimerWheel, Poller], 
         assert peer.recv(65536) is not None and not parts[1].members()
 
 
+async def test_none_is_served_without_the_owner(parts: tuple[TimerWheel, Poller]) -> None:
+    """Before the owner of the tasks runs, and after its end, who comes is refused, and nothing of them stays."""
+    socket_tasks = SocketTasks(parts[1])
+
+    async def comes() -> bool:
+        ours, peer = socket.socketpair()
+        with peer:
+            ours.setblocking(False)
+            connection = Connection(ours, *parts, socket_tasks, send_queue_bytes=65536, max_message=READ_SIZE)
+            endpoint, ended = Busy(connection), trio.Event()
+            is_served = await connection.serve(endpoint, ended.set)
+            assert is_served or (endpoint.reason == "no tasks are taken" and connection.sock.fileno() < 0)
+            connection.abort("enough")
+            return is_served
+
+    assert not await comes()
+    async with trio.open_nursery() as owner:
+        await owner.start(socket_tasks.run)
+        assert await comes()
+        owner.cancel_scope.cancel()
+    assert not await comes() and not parts[1].members()
+
+
+async def test_a_socket_that_cannot_be_closed(parts: tuple[TimerWheel, Poller], socket_tasks: SocketTasks) -> None:
+    """It ends its own connection, which is counted as ended, and no other."""
+    connection, endpoint, peer, ended = await begin(parts, socket_tasks)
+    other, _, theirs, _ = await begin(parts, socket_tasks)
+
+    class Unclosable:
+        def __init__(self, sock: socket.socket) -> None:
+            self._sock = sock
+
+        def close(self) -> None:
+            self._sock.close()
+            raise OSError("it says no")
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._sock, name)
+
+    connection.sock = Unclosable(connection.sock)  # type: ignore[assignment, arg-type]
+    with peer, theirs:
+        connection.abort("enough")
+        with trio.fail_after(WAIT):
+            await ended.wait()
+        assert endpoint.reason == "enough"
+        say(theirs, b"still here")
+        await trio.testing.wait_all_tasks_blocked()
+        assert hear(theirs) == [b"still here"]
+        other.abort("enough")
+        await trio.testing.wait_all_tasks_blocked()
+
+
 @pytest.mark.parametrize("behind", [(), (b"wait",)], ids=["alone", "in a task"])
 async def test_a_defect_ends_its_connection_only(
     parts: tuple[TimerWheel, Poller], socket_tasks: SocketTasks, behind: tuple[bytes, ...]
