@@ -65,7 +65,7 @@ def verdict(budget: Budget, ratio: float) -> str:
 def to(row: Row, budget: Budget) -> str:
     """What the ratio is to."""
     if budget.reference:
-        return COMPARED[budget.reference]
+        return COMPARED.get(budget.reference) or BY_KEY[budget.reference].what
     plain = f"{budget.limit:g} {row.unit}".strip()
     return f"{plain} at speed 1.00" if budget.scaled else plain
 

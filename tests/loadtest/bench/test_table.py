@@ -2,7 +2,8 @@
 
 import pytest
 
-from loadtest.bench.table import conditions, lines, references, remarks, show
+from loadtest.bench.rows import ROWS
+from loadtest.bench.table import conditions, lines, references, remarks, show, to
 from tests.loadtest.bench.benches import CALM, measured
 
 
@@ -23,6 +24,11 @@ def test_each_line_has_its_ratio_before_its_figure() -> None:
     assert ("  messages", "", "", "", "", "8,000 /s") in found
     assert all("floor in C" not in what and "speed" not in what for what, *_ in found)
     assert ("floor in C: delivery to 2,000 sockets", "6 µs", "0%") in references(measured(CALM, CALM))
+
+
+def test_each_budget_says_what_it_is_compared_with() -> None:
+    """Whatever it refers to: a bench of ten minutes does not end without a table."""
+    assert all(to(row, budget) for row in ROWS for budget in row.budgets)
 
 
 def test_what_makes_figures_worthless_is_said() -> None:
