@@ -103,14 +103,13 @@ class _Partial:
     __slots__ = (
         "buffer",
         "control",
+        "data",
         "fin",
-        "held",
         "left",
         "mask",
         "message_opcode",
         "offset",
         "opcode",
-        "parts",
         "size",
         "utf8",
     )
@@ -123,9 +122,8 @@ class _Partial:
         self.mask = b""
         self.offset = 0
         self.message_opcode = -1
-        self.parts: list[bytes] = []
+        self.data = bytearray()  # of the message, not handed on yet; no list of parts: it may come byte by byte
         self.size = 0  # of the message so far
-        self.held = 0  # of that, what is in `parts`
         self.control: list[bytes] = []
         self.utf8: codecs.IncrementalDecoder | None = None
 
@@ -261,10 +259,9 @@ class Decoder:
             chunk = data[pos : pos + state.left]
             pos += len(chunk)
             self._payload(state, chunk)
-            if state.held > self._max_held:
-                events.append(Message(b"".join(state.parts), state.message_opcode == BINARY))
-                state.parts.clear()
-                state.held = 0
+            if len(state.data) > self._max_held:
+                events.append(Message(bytes(state.data), state.message_opcode == BINARY))
+                state.data.clear()
             if state.left:
                 return
             state.left = -1
@@ -359,10 +356,8 @@ class Decoder:
                 raise ProtocolError(INVALID_DATA, "a text message is not UTF-8") from None
             if b"\xed\xa0" <= state.utf8.getstate()[0] < b"\xee":  # half a surrogate: Python waits for its third byte
                 raise ProtocolError(INVALID_DATA, "a text message is not UTF-8")
-        if chunk:
-            state.parts.append(chunk)
-            state.size += len(chunk)
-            state.held += len(chunk)
+        state.data += chunk
+        state.size += len(chunk)
 
     @staticmethod
     def _frame_done(state: _Partial) -> Event | None:
@@ -374,9 +369,9 @@ class Decoder:
             return Pong(payload) if state.opcode == PONG else _parse_close(payload)
         if not state.fin:
             return None
-        message = Message(b"".join(state.parts), state.message_opcode == BINARY)
-        state.parts.clear()
-        state.size, state.held, state.message_opcode, state.utf8 = 0, 0, -1, None
+        message = Message(bytes(state.data), state.message_opcode == BINARY)
+        state.data.clear()
+        state.size, state.message_opcode, state.utf8 = 0, -1, None
         return message
 
 

@@ -35,6 +35,7 @@ ABORTED = "aborted"
 NOTICED = 0.0005  # seconds; shorter steps are not counted
 _TASK_NAME = "websocket"  # one string for all of them
 PONG_HEAD = b"\x8a"  # the first byte of a pong, and of no other frame
+MAX_PONGS = 64  # in the send queue, behind each other
 
 _guard = guard("websockets")
 
@@ -336,14 +337,22 @@ class Connection(_Sender):
         self.close(error.code, error.reason, why=f"protocol error: {error.reason}")
 
     def _control(self, event: websocket.Event) -> Awaitable[None] | None:
-        """Handle a control frame. Pongs that do not fit into the send queue are dropped."""
+        """Handle a control frame."""
         if isinstance(event, websocket.Close):
             return self._peer_closed(event)
         if isinstance(event, websocket.Pong):
             self.endpoint.on_pong()
         elif isinstance(event, websocket.Ping) and not self.closing:
-            self.offer(websocket.encode(websocket.PONG, event.payload))
+            self._queue_pong(websocket.encode(websocket.PONG, event.payload))
         return None
+
+    def _queue_pong(self, pong: bytes) -> None:
+        """Queue a pong. Of more than `MAX_PONGS` that wait together the last one stands for all (RFC 6455, 5.5.3), for
+        each takes far more memory than the bytes that the queue counts. What does not fit is dropped."""
+        more = self.more
+        if more is not None and len(more) >= MAX_PONGS and more[-1][:1] == PONG_HEAD:
+            self.held -= len(more.pop())
+        self.offer(pong)
 
     async def _peer_closed(self, event: websocket.Close) -> None:
         """Answer a Close with a Close, then end the TCP connection (RFC 6455, 5.5.1)."""

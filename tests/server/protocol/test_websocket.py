@@ -1,6 +1,7 @@
 """server.protocol.websocket: RFC 6455, with wsproto as the oracle and the public Autobahn cases as a table."""
 
 import re
+import tracemalloc
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -215,6 +216,23 @@ def test_nothing_is_kept_between_messages() -> None:
     for chunk in split(client(TEXT, A, fin=False) + client(CONT, B), 2):
         decoder.receive(chunk)
     assert decoder._partial is None
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_what_comes_byte_by_byte_takes_its_bytes(size: int) -> None:
+    """A message in very many fragments takes no more memory than its bytes do, nearly: its limit is one of memory."""
+    decoder, fragment = Decoder(), client(CONT, b"x" * size, fin=False)
+    decoder.receive(client(TEXT, b"x", fin=False))
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(20_000 // size):
+            decoder.receive(fragment)
+        assert tracemalloc.get_traced_memory()[0] - before < 2 * 20_000
+    finally:
+        tracemalloc.stop()
+    [message] = decoder.receive(client(CONT, b"x"))
+    assert message == text(b"x" * 20_002)
 
 
 @pytest.mark.parametrize("as_client", [False, True])

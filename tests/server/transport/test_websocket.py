@@ -212,6 +212,34 @@ async def test_much_is_read_with_others_in_between(parts: tuple[TimerWheel, Poll
         await trio.testing.wait_all_tasks_blocked()
 
 
+async def test_pings_of_a_peer_that_does_not_read(parts: tuple[TimerWheel, Poller], socket_tasks: SocketTasks) -> None:
+    """Few pongs wait for it, however many pings come: each takes more memory than the bytes that the limit counts. The
+    last ping is answered, and what was to be said between them is."""
+    connection, _, peer, _ = await begin(parts, socket_tasks)
+    pings = websocket.encode_masked(websocket.PING, b"") * 1000
+    with peer:
+        while not connection.blocked:
+            connection.offer(websocket.encode(websocket.TEXT, b"x" * 30_000))
+            connection.flush()
+        for word in (b"one", b"two"):
+            peer.sendall(pings)
+            say(peer, word)
+            await trio.testing.wait_all_tasks_blocked()
+        peer.sendall(pings + websocket.encode_masked(websocket.PING, b"last"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert connection.more is not None and len(connection.more) < 3 * 100
+        decoder, events = websocket.Decoder(client=True), []
+        with trio.fail_after(WAIT):
+            while websocket.Pong(b"last") not in events:
+                await trio.testing.wait_all_tasks_blocked()
+                events += decoder.receive(peer.recv(65536))
+        assert not connection.size
+        heard = [event.data for event in events if isinstance(event, websocket.Message) and len(event.data) < 10]
+        assert heard == [b"one", b"two"] and events[-1] == websocket.Pong(b"last")
+        connection.abort("enough")
+        await trio.testing.wait_all_tasks_blocked()
+
+
 @pytest.mark.parametrize("waiting", [False, True], ids=["idle", "waiting"])
 async def test_the_owner_ends_what_is_its_own(parts: tuple[TimerWheel, Poller], waiting: bool) -> None:
     """With the owner of the tasks all its connections end, those without a task, too, and each is notified once."""
