@@ -118,6 +118,7 @@ def _bench_in_short(data: bytes) -> list[str]:
 
 
 PARLEY = "Parley"
+TWO = ", two processes"
 
 
 class _Latency(msgspec.Struct, rename="camel"):
@@ -223,19 +224,24 @@ def _paced(score: _Score, rates: Sequence[float]) -> list[str]:
 
 
 def _peers_in_short(data: bytes) -> list[str]:
-    """For each other server what it takes for a message, and the lowest latency at each rate, as ratios."""
+    """For each other server in one process what it takes for a message, and the lowest latency at each rate, as ratios;
+    then the latency in two processes."""
     found = msgspec.json.decode(data, type=_Peers)
     ours = found.ours
-    others = [score for score in found.measured if not score.name.startswith(PARLEY)]
+    others = [score for score in found.measured if not score.name.startswith(PARLEY) and TWO not in score.name]
+    spread = [score for score in found.measured if TWO in score.name]
     said = []
     for other in others:
         cpu, rate = (ours.median(field) / other.median(field) for field in ("cpu_us", "per_second"))
         times = f"{cpu:.2f} times the server CPU of {other.made_of}, at {rate:.1f} times the rate"
         said.append(f"- A durable message takes {times}.")
-    return said + _latencies(ours, others, found.rates)
+    said += _latencies("The median latency", ours, others, found.rates)
+    if spread and spread[0].name.startswith(PARLEY):
+        said += _latencies("In two processes it", spread[0], spread[1:], found.rates)
+    return said
 
 
-def _latencies(ours: _Score, others: Sequence[_Score], rates: Sequence[float]) -> list[str]:
+def _latencies(what: str, ours: _Score, others: Sequence[_Score], rates: Sequence[float]) -> list[str]:
     """One sentence on all rates at which somebody else keeps up."""
     said = []
     for rate in rates:
@@ -243,7 +249,7 @@ def _latencies(ours: _Score, others: Sequence[_Score], rates: Sequence[float]) -
         mine = ours.latency(rate, "p50_ms")
         if math.isfinite(lowest + mine):
             said.append(f"{mine / lowest:.2f} times at {rate:,g} messages/s ({of})")
-    return [f"- The median latency is, to the lowest of the others, {', '.join(said)}."] if said else []
+    return [f"- {what} is, to the lowest of the others, {', '.join(said)}."] if said else []
 
 
 def _rehearsal(data: bytes) -> list[str]:

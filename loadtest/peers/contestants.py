@@ -20,6 +20,7 @@ from loadtest.peers.dialects import AspNet, Centrifugo, PlainJson, SocketIo, Xmp
 
 SERVERS = Path(__file__).parent / "servers"
 EJABBERD_TABLES = Path("/usr/share/ejabberd/sql/pg.sql")
+SPREAD = "Socket.IO, two processes"
 INSTALL_TIMEOUT = 900.0  # seconds; Centrifugo is compiled
 
 Database = psycopg.Connection[tuple[Any, ...]]
@@ -51,19 +52,23 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "parley" / "peers"
 
 
-def _node(cache: Path) -> list[str]:
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        raise Unavailable("Node and npm are not installed")
-    pins = SERVERS / "package.json"
+def _node(script: str) -> Callable[[Path], list[str]]:
+    def install(cache: Path) -> list[str]:
+        node, npm = shutil.which("node"), shutil.which("npm")
+        if node is None or npm is None:
+            raise Unavailable("Node and npm are not installed")
+        pins = SERVERS / "package.json"
 
-    def fill(directory: Path) -> list[Step]:
-        shutil.copy(pins, directory)
-        return [[npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", directory]]
+        def fill(directory: Path) -> list[Step]:
+            shutil.copy(pins, directory)
+            return [[npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", directory]]
 
-    directory = _filled(cache / "node", pins, fill)
-    shutil.copy(SERVERS / "socketio.js", directory)  # beside node_modules, where Node looks for them
-    return [node, str(directory / "socketio.js")]
+        directory = _filled(cache / "node", pins, fill)
+        for each in SERVERS.glob("*.js"):
+            shutil.copy(each, directory)  # beside node_modules, where Node looks for them
+        return [node, str(directory / script)]
+
+    return install
 
 
 def _python(script: str) -> Callable[[Path], list[str]]:
@@ -132,7 +137,8 @@ def _aspnet(cache: Path) -> list[str]:
 
 
 CONTESTANTS = (
-    Contestant("Socket.IO", "Socket.IO + node-postgres", SocketIo(), _node),
+    Contestant("Socket.IO", "Socket.IO + node-postgres", SocketIo(), _node("socketio.js")),
+    Contestant(SPREAD, "Socket.IO, two processes + node-postgres", SocketIo(), _node("socketio_two.js")),
     Contestant("FastAPI", "FastAPI + uvicorn + uvloop + asyncpg", PlainJson(), _python("fastapi_asyncpg.py")),
     Contestant("trio-websocket", "trio-websocket + psycopg in threads", PlainJson(), _python("trio_psycopg.py")),
     Contestant("Centrifugo", "Centrifugo + a backend in Go with pgx", Centrifugo(), _centrifugo),

@@ -90,6 +90,18 @@ def test_what_the_client_took_is_shown_as_it_is(tmp_path: Path) -> None:
     assert text.count("times the server CPU of") == 1
 
 
+def test_two_processes_are_compared_with_two(tmp_path: Path) -> None:
+    """By their latency, in a sentence of their own; the others are compared with one process of Parley."""
+    names = ("Parley", 1.0), ("Parley, two processes", 3.0), ("A", 2.0), ("A, two processes", 4.0)
+    scores = [peer(name, 50, 8000, {"rate": 500, "p50Ms": p50, "p99Ms": 9.0}) for name, p50 in names]
+    found = {"seconds": 2, "machine": MACHINE, "versions": {}, "scores": scores, "skipped": {}}
+    (tmp_path / "peers.json").write_bytes(msgspec.json.encode(found))
+    text = written(page("peers in short", "peers"), tmp_path)
+    assert "- The median latency is, to the lowest of the others, 0.50 times at 500 messages/s (A)." in text
+    assert "- In two processes it is, to the lowest of the others, 0.75 times at 500 messages/s (A, two" in text
+    assert text.count("times the server CPU of") == 1
+
+
 def test_what_was_not_measured_says_how_to_measure_it(tmp_path: Path) -> None:
     """Rather than that figures of another day stay."""
     text = written(page("bench", "peers", "rehearsal"), tmp_path)

@@ -34,7 +34,13 @@ def contestant(name: str) -> Contestant:
     return next(each for each in CONTESTANTS if each.name == name)
 
 
-CACHES = {"Socket.IO": "node", "FastAPI": "python", "Centrifugo": "centrifugo", "ASP.NET": "signalr"}
+CACHES = {
+    "Socket.IO": "node",
+    contestants.SPREAD: "node",
+    "FastAPI": "python",
+    "Centrifugo": "centrifugo",
+    "ASP.NET": "signalr",
+}
 NAMES = [each.name for each in CONTESTANTS]
 
 

@@ -1,5 +1,7 @@
 // Socket.IO + node-postgres: direct messages, each committed before it is answered and delivered.
-// Arguments: port, directory of PostgreSQL's socket, database, directory of the SQL.
+// Arguments: port, directory of PostgreSQL's (and Valkey's) socket, database, directory of the SQL.
+// In a worker of `socketio_two.js` it sends the other one what it delivers.
+const cluster = require("node:cluster");
 const { randomUUID } = require("node:crypto");
 const { readFileSync } = require("node:fs");
 const { createServer } = require("node:http");
@@ -16,6 +18,15 @@ const pool = new Pool({ host, database, user: "postgres", port: 5432, max: 10 })
 const http = createServer();
 // Pings are put off: they would be counted as deliveries.
 const io = new Server(http, { transports: ["websocket"], pingInterval: HOUR, pingTimeout: HOUR, serveClient: false });
+
+async function join() {
+  const { createAdapter } = require("@socket.io/redis-adapter");
+  const { createClient } = require("redis");
+  const publisher = createClient({ socket: { path: `${host}/valkey.sock` } });
+  const subscriber = publisher.duplicate();
+  await Promise.all([publisher.connect(), subscriber.connect()]);
+  io.adapter(createAdapter(publisher, subscriber));
+}
 
 async function commit(user, message) {
   const values = [message.conversationId, user, randomUUID(), message.clientMessageId, message.content];
@@ -43,4 +54,9 @@ io.on("connection", async (socket) => {
   socket.emit("ready");
 });
 
-http.listen(Number(port), "127.0.0.1");
+if (cluster.isWorker) {
+  process.on("message", (_, connection) => http.emit("connection", connection) && connection.resume());
+  join().then(() => process.send("ready"));
+} else {
+  http.listen(Number(port), "127.0.0.1");
+}
