@@ -198,6 +198,7 @@ SET_FROM_OUTSIDE: dict[str, dict[str, set[str]]] = {
         },
         "server/transport/request_stream.py": {"deadline"},
         "server/transport/tls.py": {"minimum_version", "options"},
+        "store/bounded_streams.py": {"_network_backend"},
         "store/names/make_confusables.py": {"restype", "value"},
         "store/postgres/migrate.py": {"autocommit"},
         "store/redis/tls.py": {"check_hostname", "verify_mode"},

@@ -17,6 +17,7 @@ import trio
 
 from handlers.errors import ChatError
 from server.identity import answers
+from store import bounded_streams
 from store.defects import guard
 from store.errors import Unavailable
 from store.reasons import cut, reason
@@ -143,7 +144,7 @@ class KeySet:
 
     async def _read(self) -> bytes:
         async with (
-            httpx.AsyncClient(timeout=TIMEOUT, follow_redirects=False, verify=self._tls) as client,
+            bounded_streams.open_client(timeout=TIMEOUT, follow_redirects=False, verify=self._tls) as client,
             client.stream("GET", self._url, headers=answers.UNCOMPRESSED) as response,
         ):
             response.raise_for_status()

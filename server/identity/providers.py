@@ -21,6 +21,7 @@ from server.config.settings import OAuthProvider
 from server.identity import answers, jwts
 from server.identity.jwks import KeySet
 from server.identity.sign_in_state import Attempt
+from store.bounded_streams import open_client
 
 TIMEOUT = 10.0  # seconds for one request to a provider
 DISCOVERY_AGE = 3600.0  # seconds a provider's metadata is kept
@@ -67,7 +68,7 @@ class Web:
         headers = {"Accept": "application/json", **answers.UNCOMPRESSED, **options.pop("headers", {})}
         try:
             with trio.fail_after(TIMEOUT):
-                async with httpx.AsyncClient(timeout=TIMEOUT, follow_redirects=False, verify=self._tls) as client:
+                async with open_client(timeout=TIMEOUT, follow_redirects=False, verify=self._tls) as client:
                     async with client.stream(method, url, headers=headers, **options) as response:
                         found = msgspec.json.decode(await answers.read(response))
         except _FAULTS:

@@ -21,6 +21,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from store import tcp
+from store.bounded_streams import open_client
 from store.errors import ObjectsFull, ObjectsUnavailable
 from store.objects import CHUNK, KEY, PROBE, Objects, UploadUrl, attachment, new_key, new_trouble, noted
 from store.reasons import cut, reason
@@ -31,7 +32,7 @@ SIGNERS = 4  # threads for links: what hangs there keeps no upload waiting
 SIGN_WITHIN = 10.0  # seconds
 PART = 5 * 1024 * 1024  # bytes: the least that S3 takes for a part that is not the last
 CONNECT_TIMEOUT, READ_TIMEOUT = 5, 20  # seconds
-LINK_TIMEOUT = 10.0  # seconds for a step on the way of a link
+LINK_TIMEOUT = 10.0  # seconds for all of the way of a link
 CLEAN_UP = 15.0  # seconds for aborting an upload
 MISSING = ("404", "NoSuchKey", "NotFound", "NoSuchUpload")
 INSUFFICIENT_STORAGE = 507
@@ -291,9 +292,10 @@ def _region() -> str | None:
 async def _follow(method: str, url: str, headers: Mapping[str, str], content: bytes) -> bytes:
     """What a link of ours gives, asked as a browser would."""
     try:
-        async with httpx.AsyncClient(timeout=LINK_TIMEOUT) as client:
-            answer = await client.request(method, url, headers=dict(headers), content=content)
-    except httpx.HTTPError as error:
+        with trio.fail_after(LINK_TIMEOUT):
+            async with open_client(timeout=LINK_TIMEOUT) as client:
+                answer = await client.request(method, url, headers=dict(headers), content=content)
+    except (httpx.HTTPError, trio.TooSlowError) as error:
         raise ObjectsUnavailable(f"S3: a link cannot be followed: {reason(error)}") from error
     if answer.is_success:
         return answer.content

@@ -4,10 +4,12 @@ import gzip
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import h11
 import httpx
 import pytest
 import trio
 
+from handlers.errors import ChatError
 from server.identity import answers
 from server.identity.jwks import KeySet
 from server.identity.providers import Web
@@ -75,6 +77,49 @@ async def test_bounds(data: tuple[bytes, ...], why: str) -> None:
             await KeySet(url).check()
         with pytest.raises(Exception, match="out of reach"):
             await Web("named").json("GET", url)
+
+
+async def hostile(url: str, kind: str) -> None:
+    if kind == "keys":
+        with pytest.raises(Unavailable, match="ReadError"):
+            await KeySet(url).check()
+    else:
+        with pytest.raises(ChatError, match="out of reach"):
+            await Web("named").json("GET", url)
+
+
+@pytest.mark.parametrize("kind", ["keys", "all else"])
+async def test_interim_answers_without_end(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Interim answers are given up after some thousands, and others take a turn between any three hundred of them."""
+    taken, since, most = 0, 0, 0
+    whole = h11.Connection.next_event
+
+    def next_event(self: h11.Connection) -> object:
+        nonlocal taken, since
+        taken, since = taken + 1, since + 1
+        assert taken < 20_000
+        return whole(self)
+
+    async def other() -> None:
+        nonlocal since, most
+        while True:
+            most, since = max(most, since), 0
+            await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(h11.Connection, "next_event", next_event)
+    async with saying(*[b"HTTP/1.1 100 \r\n\r\n" * 4096] * 64) as url, trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        await hostile(url, kind)
+        nursery.cancel_scope.cancel()
+    assert taken > 1000 and most < 300
+
+
+@pytest.mark.parametrize("kind", ["keys", "all else"])
+async def test_by_a_proxy(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """A proxy that the environment names is asked, and what comes from it is bounded, too."""
+    async with saying(*[b"HTTP/1.1 100 \r\n\r\n" * 4096] * 64) as url:
+        monkeypatch.setenv("HTTP_PROXY", url)
+        await hostile("http://provider.invalid/", kind)
 
 
 async def test_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

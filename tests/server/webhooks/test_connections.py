@@ -1,13 +1,12 @@
 """server.webhooks.connections: a connection goes only where webhooks may go, whatever a name says, and when."""
 
 import socket
-import ssl
 
 import httpcore
 import pytest
 import trio
 
-from server.webhooks.connections import MOST, PIECE, BoundedStream, GuardedBackend, Refused, resolve
+from server.webhooks.connections import GuardedBackend, Refused, resolve
 from tests.webhook_receiver import receiving
 
 
@@ -140,23 +139,3 @@ async def test_real_names() -> None:
             await guarded.connect_tcp("none.invalid", receiver.port)
     assert receiver.connections <= 1
     assert socket.getdefaulttimeout() is None
-
-
-class Endless(httpcore.AsyncMockStream):
-    """Has as much to read as anybody wants."""
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        await trio.lowlevel.checkpoint()
-        return b"x" * max_bytes
-
-
-async def test_what_is_read_is_bounded() -> None:
-    """Little at once, and so much for each request, also within TLS."""
-    plain: httpcore.AsyncNetworkStream = BoundedStream(Endless([]))
-    for stream in (plain, await plain.start_tls(ssl.create_default_context())):
-        for _ in range(2):
-            await stream.write(b"POST")
-            for _ in range(MOST // PIECE):
-                assert len(await stream.read(65536)) == PIECE
-            with pytest.raises(httpcore.ReadError, match="longer than"):
-                await stream.read(1)
