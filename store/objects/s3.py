@@ -1,8 +1,9 @@
 """Objects in S3, or whatever speaks its protocol, through boto3.
 
-Owns the client, and the threads that it blocks: at most `THREADS` at once. Credentials and region come as boto3 finds
-them (AWS_*). Bodies of up to one part go as one request, longer ones as a multipart upload, which is aborted whatever
-ends it.
+Owns the client, and the threads that it blocks: at most `BODIES` with content and `CALLS` with anything else, so that
+slow files keep nothing but other files waiting. How long they may be blocked is `store.objects.s3_connections`'.
+Credentials and region come as boto3 finds them (AWS_*). Bodies of up to one part go as one request, longer ones as a
+multipart upload, which is aborted whatever ends it.
 """
 
 import logging
@@ -24,10 +25,12 @@ from store import tcp
 from store.bounded_streams import open_client
 from store.errors import ObjectsFull, ObjectsUnavailable
 from store.objects import CHUNK, KEY, PROBE, Objects, UploadUrl, attachment, new_key, new_trouble, noted
+from store.objects.s3_connections import TooSlow, Transfer, hold_connections
 from store.reasons import cut, reason
 from store.signing import SigningKeys
 
-THREADS = 16
+BODIES = 12  # threads for what files consist of
+CALLS = 4  # threads for all else that is asked
 SIGNERS = 4  # threads for links: what hangs there keeps no upload waiting
 SIGN_WITHIN = 10.0  # seconds
 PART = 5 * 1024 * 1024  # bytes: the least that S3 takes for a part that is not the last
@@ -55,7 +58,8 @@ class S3Objects:
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self._endpoint = endpoint
-        self._limiter = trio.CapacityLimiter(THREADS)
+        self._bodies = trio.CapacityLimiter(BODIES)
+        self._calls = trio.CapacityLimiter(CALLS)
         self._signers = trio.CapacityLimiter(SIGNERS)
         self.trouble = new_trouble()
         self._made: Any = None
@@ -73,7 +77,7 @@ class S3Objects:
                         signature_version="s3v4",
                         connect_timeout=CONNECT_TIMEOUT,
                         read_timeout=READ_TIMEOUT,
-                        max_pool_connections=THREADS,
+                        max_pool_connections=BODIES + CALLS,
                         retries={"max_attempts": 3, "mode": "standard"},
                         # Other makers' S3 do not know the newer checksums; TLS and our own SHA-256 guard the content.
                         request_checksum_calculation="when_required",
@@ -82,21 +86,36 @@ class S3Objects:
                     ),
                 )
                 _keep_alive(made)
+                hold_connections(made)
                 self._made = made
             return self._made
 
     def _at(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + key}
 
-    async def _run(self, call: Callable[[], T], *, abandon: bool = False) -> T:
-        """With `abandon`, a cancelled caller does not wait for the thread, whose work may be done or not."""
+    async def _run(
+        self,
+        call: Callable[[], T],
+        *,
+        of: Transfer | None = None,
+        size: int = 0,
+        shield: bool = True,
+        abandon: bool = False,
+    ) -> T:
+        """`of`: the transfer of content to which this call belongs, with `size` bytes of it. `shield` and `abandon`: as
+        `Transfer.run` has them."""
         try:
-            return await trio.to_thread.run_sync(call, limiter=self._limiter, abandon_on_cancel=abandon)
+            if of is not None:
+                return await of.run(call, self._bodies, size=size, shield=shield, abandon=abandon)
+            with Transfer() as alone:
+                return await alone.run(call, self._calls, shield=shield, abandon=abandon)
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") in MISSING:
                 raise FileNotFoundError from None
             kind = ObjectsFull if _has_no_room(error) else ObjectsUnavailable
             raise kind(f"S3: {reason(error)}") from error
+        except TooSlow as error:
+            raise ObjectsUnavailable(f"S3: {error}") from error
         except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
             raise ObjectsUnavailable(f"S3: {reason(error)}") from error
 
@@ -113,10 +132,10 @@ class S3Objects:
     # -- objects --------------------------------------------------------------------------------
 
     async def write(self, key: str, chunks: AsyncIterable[bytes], content_type: str) -> None:
-        with noted(self.trouble):
-            await self._write(key, chunks, content_type)
+        with noted(self.trouble), Transfer() as transfer:
+            await self._write(transfer, key, chunks, content_type)
 
-    async def _write(self, key: str, chunks: AsyncIterable[bytes], content_type: str) -> None:
+    async def _write(self, transfer: Transfer, key: str, chunks: AsyncIterable[bytes], content_type: str) -> None:
         upload: _Multipart | None = None
         buffer = bytearray()
         try:
@@ -124,13 +143,14 @@ class S3Objects:
                 buffer += chunk
                 if len(buffer) >= PART:
                     upload = upload or await self._begin(key, content_type)
-                    await upload.add(buffer)
+                    await upload.add(transfer, buffer)
                     buffer = bytearray()
             if upload is None:
-                await self._run(lambda: self._client.put_object(**self._at(key), Body=buffer, ContentType=content_type))
+                values = {**self._at(key), "Body": buffer, "ContentType": content_type}
+                await self._run(lambda: self._client.put_object(**values), of=transfer, size=len(buffer))
                 return
             if buffer:
-                await upload.add(buffer)
+                await upload.add(transfer, buffer)
             await upload.complete()
         except BaseException:
             await self._throw_away(key, upload)
@@ -168,18 +188,20 @@ class S3Objects:
             span: dict[str, str] = {}
         else:
             span = {"Range": f"bytes={start}-{'' if length is None else start + length - 1}"}
-        try:
-            found = await self._run(lambda: self._client.get_object(**self._at(key), **span))
-        except ObjectsUnavailable as error:
-            if "InvalidRange" in str(error):
-                return  # an empty object, or past its end
-            raise
-        body = found["Body"]
-        try:
-            while chunk := await self._run(lambda: body.read(CHUNK)):
-                yield chunk
-        finally:
-            body.close()
+        with Transfer() as transfer:
+            try:
+                values = {**self._at(key), **span}
+                found = await self._run(lambda: self._client.get_object(**values), of=transfer, shield=False)
+            except ObjectsUnavailable as error:
+                if "InvalidRange" in str(error):
+                    return  # an empty object, or past its end
+                raise
+            body = found["Body"]
+            try:
+                while chunk := await self._run(lambda: body.read(CHUNK), of=transfer, size=CHUNK, shield=False):
+                    yield chunk
+            finally:
+                body.close()
 
     async def copy(self, source: str, target: str) -> None:
         origin = self._at(source)
@@ -313,10 +335,10 @@ class _Multipart:
         self._run = run
         self._parts: list[dict[str, Any]] = []
 
-    async def add(self, data: bytearray) -> None:
-        number = len(self._parts) + 1
-        made = await self._run(lambda: self._client.upload_part(**self._at, PartNumber=number, Body=data))
-        self._parts.append({"PartNumber": number, "ETag": made["ETag"]})
+    async def add(self, transfer: Transfer, data: bytearray) -> None:
+        values = {**self._at, "PartNumber": len(self._parts) + 1, "Body": data}
+        made = await self._run(lambda: self._client.upload_part(**values), of=transfer, size=len(data))
+        self._parts.append({"PartNumber": values["PartNumber"], "ETag": made["ETag"]})
 
     async def complete(self) -> None:
         parts = {"Parts": self._parts}
