@@ -18,6 +18,7 @@ from msgspec import Raw
 from server.cluster.subscriptions import Subscriptions
 from store.defects import guard
 from store.errors import StoreError
+from store.ids import octets
 from store.model import Change
 from store.outage import Outage
 from store.postgres import outbox
@@ -260,7 +261,8 @@ class Publisher:
                 target.add(message)
         gone |= await self._instances.deliver(_entries(loads))
         for name in gone:  # reaped, but still registered
-            await self._instances.unregister(name, [key for key, names in interested.items() if name in names], ())
+            stale = octets(key for key, names in interested.items() if name in names)
+            await self._instances.unregister(name, stale, ())
 
     def _guess(self, changes: Sequence[Change]) -> tuple[dict[UUID, list[str]], list[tuple[str, bytes]]]:
         """The instances that listened last, by conversation, and the entries for them: of all changes of those that

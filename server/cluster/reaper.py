@@ -40,7 +40,7 @@ class _Former(NamedTuple):
     """An epoch of this process that has ended, and what it may have registered besides what is on its lists."""
 
     instance: str
-    rooms: list[UUID]
+    rooms: list[bytes]
     users: list[UUID]
 
 
@@ -52,7 +52,7 @@ class Reaper:
         self._found_at: dict[str, float] = {}  # when former epochs of other processes were found
         self._said_at: dict[str, float] = {}  # when the last line about a process was written
 
-    def abandon(self, instance: str, rooms: Collection[UUID] = (), users: Collection[UUID] = ()) -> None:
+    def abandon(self, instance: str, rooms: Collection[bytes] = (), users: Collection[UUID] = ()) -> None:
         """Clear up this former epoch of our own in the next one. Its lists may be lost, so not only what is on them."""
         self._formers.append(_Former(instance, list(rooms), list(users)))
         if len(self._formers) > FULLY_KEPT:

@@ -16,11 +16,12 @@ missing, Redis has evicted or lost keys: then all of it is written again.
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Protocol
+from typing import Protocol, TypeVar
 from uuid import UUID
 
 import trio
 
+from store.ids import octets
 from store.outage import Outage
 from store.redis.instances import LIFE, Instances
 
@@ -29,6 +30,8 @@ LINGER = 5.0  # seconds a conversation stays registered after its room has close
 REFRESH = 3.0  # seconds between refreshes
 REFRESHED = 200  # registrations in one refresh, or as many as it takes to see each four times in its life
 LOST_FOR = 60.0  # seconds for which a loss is reported in health
+
+Id = TypeVar("Id", bytes, UUID)
 
 
 class Watcher(Protocol):
@@ -45,7 +48,7 @@ class _Batch:
     __slots__ = ("conversation_ids", "done", "user_ids")
 
     def __init__(self) -> None:
-        self.conversation_ids: set[UUID] = set()
+        self.conversation_ids: set[bytes] = set()
         self.user_ids: set[UUID] = set()
         self.done = trio.Event()
 
@@ -65,20 +68,20 @@ class Subscriptions:
         self.instance = ""  # the id of this instance in this epoch; empty while it is not registered
         self._instances = instances
         self._grace = grace
-        self._rooms: set[UUID] = set()
+        self._rooms: set[bytes] = set()  # by the octets of their ids: a user may be in thousands
         self._users: set[UUID] = set()
         self._unannounced: set[UUID] = set()  # users who came or went while this instance was not a member
         self._settled_at = math.inf  # when they are announced
-        self._leaving_rooms: dict[UUID, float] = {}  # when each is to be unregistered, in the order of time
+        self._leaving_rooms: dict[bytes, float] = {}  # when each is to be unregistered, in the order of time
         self._leaving_users: dict[UUID, float] = {}
         self._batch = _Batch()  # gathers while the one before is being written
         self._writing = _Batch()
         self._wake = trio.Event()
-        self._tried_rooms: set[UUID] = set()  # of an epoch that did not begin, under the id `_tried`
+        self._tried_rooms: set[bytes] = set()  # of an epoch that did not begin, under the id `_tried`
         self._tried_users: set[UUID] = set()
         self._tried = ""
         self._refresh_at = math.inf
-        self._round: list[UUID] = []  # what remains to be refreshed in this round
+        self._round: list[bytes | UUID] = []  # what remains to be refreshed in this round
         self._round_size = 0
         self._round_began = self._round_before = 0.0  # what was found missing since then cannot have gone earlier
         self._lost_at = 0.0
@@ -91,14 +94,15 @@ class Subscriptions:
     # -- wanting --------------------------------------------------------------------------------
 
     async def want_rooms(self, conversation_ids: Iterable[UUID]) -> None:
-        """Register conversations. On return, changes committed from now on reach the inbox, if there is one.
+        """Register conversations. On return, changes committed from now on reach the inbox, if there is one."""
+        await self.want_many(octets(conversation_ids))
 
-        In operations of sets, which hash each id once: a user may be in thousands of conversations.
-        """
+    async def want_many(self, conversation_ids: Collection[bytes]) -> None:
+        """The same of thousands, by the octets of their ids: in operations of sets, which hash each id once."""
         wanted = set(conversation_ids)
         if self._leaving_rooms:
-            for conversation_id in wanted:
-                self._leaving_rooms.pop(conversation_id, None)
+            for conversation_id in wanted & self._leaving_rooms.keys():
+                del self._leaving_rooms[conversation_id]
         fresh = wanted - self._rooms
         if fresh:
             self._rooms |= fresh
@@ -125,11 +129,15 @@ class Subscriptions:
 
     def drop_room(self, conversation_id: UUID) -> None:
         """Unregister a conversation that is not open here any more, unless it is wanted again within `LINGER`."""
+        self.drop_many((conversation_id.bytes,))
+
+    def drop_many(self, conversation_ids: Collection[bytes]) -> None:
+        """The same of thousands."""
         if self.instance:
-            self._leaving_rooms[conversation_id] = trio.current_time() + LINGER
+            self._leaving_rooms.update(dict.fromkeys(conversation_ids, trio.current_time() + LINGER))
             self._wake.set()
         else:
-            self._rooms.discard(conversation_id)
+            self._rooms.difference_update(conversation_ids)
 
     def drop_user(self, user_id: UUID) -> None:
         """Unregister a user whose last connection here has ended, unless they are back within the grace period."""
@@ -169,7 +177,7 @@ class Subscriptions:
         self._refresh_at = now + REFRESH
         self._round, self._round_began, self._round_before = [], now, now
 
-    def end(self) -> tuple[list[UUID], list[UUID]]:
+    def end(self) -> tuple[list[bytes], list[UUID]]:
         """End the epoch: release all tasks that wait for a registration. Return what may be registered."""
         registered = list(self._rooms), list(self._users)
         self.instance = ""
@@ -227,7 +235,7 @@ class Subscriptions:
             self._users.difference_update(users)
             await self._unregister_now(rooms, users)
 
-    async def _unregister_now(self, rooms: Collection[UUID], users: Collection[UUID]) -> None:
+    async def _unregister_now(self, rooms: Collection[bytes], users: Collection[UUID]) -> None:
         counts = await self._instances.unregister(self.instance, rooms, users)
         watcher = self._watcher()
         if watcher is not None:
@@ -242,7 +250,7 @@ class Subscriptions:
             self._round_before, self._round_began = self._round_began, now
         chosen = {self._round.pop() for _ in range(min(self._round_size, len(self._round)))}
         chosen -= self._batch.conversation_ids | self._batch.user_ids  # not written yet
-        if await self._instances.refresh(self.instance, list(chosen & self._rooms), list(chosen & self._users)):
+        if await self._instances.refresh(self.instance, list(self._rooms & chosen), list(self._users & chosen)):
             if self.outage and now > self._lost_at + LOST_FOR:
                 self.outage.over()
             return
@@ -267,7 +275,7 @@ class Subscriptions:
             watcher.arrived([user_id for user_id, count in counts.items() if count == 1])
 
 
-def _due(leaving: dict[UUID, float], now: float) -> list[UUID]:
+def _due(leaving: dict[Id, float], now: float) -> list[Id]:
     """Remove and return the ids that are due. The dict is in the order of time, as all wait equally long."""
     due = []
     for some_id, when in leaving.items():

@@ -59,6 +59,7 @@ MAX_CONNECTIONS = 32
 STUCK, STUCK_WITHIN = 3, 15 * SECONDS  # so many timeouts within so long: the client is replaced
 CLEAN_UP = 2 * SECONDS  # for commands under way to hear that their client goes
 CHUNK = 500  # items whose commands go into one pipeline
+EACH = 2000  # ids on whose keys the same command goes into one pipeline
 
 # What coredis and anyio raise when the other side is gone, is not ready, or never answered.
 CONNECTION_FAILURES = (coredis.exceptions.ConnectionError, OSError, trio.BrokenResourceError, trio.ClosedResourceError)
@@ -211,6 +212,17 @@ class Redis:
             parts = range(0, len(commands), CHUNK)
             each = [await self.exchange(commands[at : at + CHUNK], keys and keys[at : at + CHUNK]) for at in parts]
             return [reply for replies in each for reply in replies]
+        return await self._exchange(Pipelines.exchange, commands, keys)
+
+    async def exchange_each(self, verb: bytes, prefix: bytes, ids: Sequence[bytes], *more: bytes) -> list[Reply]:
+        """The same for one command on the key of each of these ids, which is named by the prefix and the id."""
+        replies: list[Reply] = []
+        for at in range(0, len(ids), EACH):
+            some = ids[at : at + EACH]
+            replies += await self._exchange(Pipelines.exchange_each, verb, prefix, some, *more)
+        return replies
+
+    async def _exchange(self, exchange: Callable[..., Awaitable[list[Reply]]], *arguments: object) -> list[Reply]:
         client, pipelines = self._client, self._pipelines
         if client is None or pipelines is None:
             raise self._absent()
@@ -218,7 +230,7 @@ class Redis:
         self._under_way.add(scope)
         try:
             with scope:
-                return await pipelines.exchange(commands, keys)
+                return await exchange(pipelines, *arguments)
         except TimeoutError as error:  # the kernel gave up
             raise self._timed_out(client) from error
         except FAILURES as error:

@@ -15,15 +15,16 @@ Nothing stays for ever that is not renewed: an inbox ends a minute after its ins
 import math
 import re
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from coredis import PureToken
 
+from store.ids import octets
 from store.redis import keys
 from store.redis.client import Redis
-from store.redis.resp import Command
+from store.redis.resp import Command, OnIds
 
 INBOX_LENGTH = 10_000  # entries kept for an instance that does not read; the rest it repairs from PostgreSQL
 READ_COUNT = 200  # entries read at once
@@ -36,6 +37,7 @@ LEFT_LIFE = 3600.0  # seconds for which it is remembered that a process has left
 MOVED_KEPT, MOVED_LIFE = 20_000, 3600.0  # users whose presence moved last, and seconds without one
 LISTS_LIFE = LIFE + 3600  # seconds; the lists say where registrations are, so they stay longer
 _FIELD = b"e"
+_ADD, _REMOVE = b"SADD", b"SREM"
 _BOUND = (b"MAXLEN", b"~", b"%d" % INBOX_LENGTH)
 _EPOCH = re.compile(r"(.*~[0-9a-f]{8})\.\d+")
 
@@ -154,61 +156,63 @@ class Instances:
     # -- wanting --------------------------------------------------------------------------------
 
     async def register(
-        self, instance: str, conversation_ids: Collection[UUID], user_ids: Collection[UUID]
+        self, instance: str, conversation_ids: Collection[bytes], user_ids: Collection[UUID]
     ) -> dict[UUID, int]:
         """Register this instance for these conversations and users. Return on how many instances each user is now.
 
-        The instance's own lists are written first: the instance that reaps it finds all other keys through them.
+        Conversations are named by the octets of their ids, as there may be thousands. The instance's own lists are
+        written first: the instance that reaps it finds all other keys through them.
         """
         rooms, users = keys.rooms(instance), keys.users(instance)
-        each = ((rooms, conversation_ids), (users, user_ids))
+        each = ((rooms, conversation_ids), (users, octets(user_ids)))
         own = [_adding(key, run) for key, ids in each for run in _runs(ids)]
         own += [_lasting(key, LISTS_LIFE) for key, ids in each if ids]
         await self._redis.exchange(own)
-        return await self._stand(_adding, instance, conversation_ids, user_ids)
+        return await self._stand(_ADD, instance, conversation_ids, user_ids)
 
-    async def refresh(self, instance: str, conversation_ids: Collection[UUID], user_ids: Collection[UUID]) -> bool:
+    async def refresh(self, instance: str, conversation_ids: Collection[bytes], user_ids: Collection[UUID]) -> bool:
         """Let these registrations last, and both lists. Return False if some of them were missing; they are there now.
 
         The lists, too, are then only as complete as what was given.
         """
         rooms, users = keys.rooms(instance), keys.users(instance)
-        adding = [
-            _adding(key, run) for key, ids in ((rooms, conversation_ids), (users, user_ids)) for run in _runs(ids)
-        ]
+        each = ((rooms, conversation_ids), (users, octets(user_ids)))
+        adding = [_adding(key, run) for key, ids in each for run in _runs(ids)]
         lasting = [_lasting(rooms, LISTS_LIFE), _lasting(users, LISTS_LIFE)]
-        for key in (*map(keys.interest, conversation_ids), *map(keys.sessions, user_ids)):
-            adding.append(_adding(key, [instance.encode()]))
+        conversations = (UUID(bytes=some_id) for some_id in conversation_ids)
+        for key in (*map(keys.interest, conversations), *map(keys.sessions, user_ids)):
+            adding.append((_ADD, key.encode(), instance.encode()))
             lasting.append(_lasting(key, LIFE))
         answers = await self._redis.exchange([*adding, *lasting])
         return not any(answers[: len(adding)])
 
     async def unregister(
-        self, instance: str, conversation_ids: Collection[UUID], user_ids: Collection[UUID]
+        self, instance: str, conversation_ids: Collection[bytes], user_ids: Collection[UUID]
     ) -> dict[UUID, int]:
         """The opposite of `register`, in the opposite order. On how many instances each user still is."""
-        left = await self._stand(_removing, instance, conversation_ids, user_ids)
-        rooms, users = keys.rooms(instance), keys.users(instance)
-        own = [_removing(key, run) for key, ids in ((rooms, conversation_ids), (users, user_ids)) for run in _runs(ids)]
-        await self._redis.exchange(own)
+        left = await self._stand(_REMOVE, instance, conversation_ids, user_ids)
+        each = ((keys.rooms(instance), conversation_ids), (keys.users(instance), octets(user_ids)))
+        await self._redis.exchange([_removing(key, run) for key, ids in each for run in _runs(ids)])
         return left
 
     async def _stand(
         self,
-        change: Callable[[str, list[bytes]], Command],
+        verb: bytes,
         instance: str,
-        conversation_ids: Collection[UUID],
+        conversation_ids: Collection[bytes],
         user_ids: Collection[UUID],
     ) -> dict[UUID, int]:
         """Let the instance's name stand, or not stand, with these conversations and users. How many stand with each
         user then."""
-        name = [instance.encode()]
-        commands = [change(keys.interest(some_id), name) for some_id in conversation_ids]
+        name = instance.encode()
+        if conversation_ids:
+            await self._redis.exchange_each(verb, keys.INTEREST.encode(), list(conversation_ids), name)
+        commands: list[Command] = []
         for user_id in user_ids:
-            key = keys.sessions(user_id)
-            commands += (change(key, name), (b"SCARD", key.encode()))
-        answers = await self._redis.exchange(commands)
-        return dict(zip(user_ids, answers[len(conversation_ids) + 1 :: 2], strict=True))
+            key = keys.sessions(user_id).encode()
+            commands += ((verb, key, name), (b"SCARD", key))
+        answers = await self._redis.exchange(commands) if commands else ()
+        return dict(zip(user_ids, answers[1::2], strict=True))
 
     async def note_killed(self, user_id: UUID) -> None:
         """Remember that an operator has ended the connections of a user, for instances that cannot hear of it now."""
@@ -316,7 +320,7 @@ class Instances:
     ) -> tuple[list[str], dict[str, list[bool]], list[Any]]:
         """Return the listed instances, by name which of these conversations, then users, each has registered, and the
         answers to `more`."""
-        rooms, users = _runs(conversation_ids), _runs(user_ids)
+        rooms, users = _runs(octets(conversation_ids)), _runs(octets(user_ids))
         listed, *answers = await self._redis.exchange(
             [
                 (b"ZRANGE", keys.INSTANCES.encode(), b"0", b"-1"),
@@ -378,7 +382,7 @@ class Instances:
 
     async def reap_users(self, dead: str) -> list[UUID]:
         """Unregister some of the dead instance's users. Return those who are on no other instance."""
-        user_ids = await self._some_of(keys.users(dead))
+        user_ids = [UUID(bytes=user_id) for user_id in await self._some_of(keys.users(dead))]
         left = await self.unregister(dead, (), user_ids)
         return [user_id for user_id, count in left.items() if count == 0]
 
@@ -405,9 +409,9 @@ class Instances:
             ]
         )
 
-    async def _some_of(self, key: str) -> list[UUID]:
+    async def _some_of(self, key: str) -> list[bytes]:
         [members] = await self._redis.together(lambda pipe: [pipe.srandmember(key, MEMBERS)])
-        return [UUID(bytes=member) for member in members]
+        return list(members)
 
 
 def _delivering(entries: Sequence[tuple[str, bytes]]) -> list[Command]:
@@ -418,19 +422,19 @@ def _without_inbox(entries: Sequence[tuple[str, bytes]], entry_ids: Sequence[Any
     return {instance for (instance, _), entry_id in zip(entries, entry_ids, strict=True) if entry_id is None}
 
 
-def _adding(key: str, members: list[bytes]) -> Command:
-    return (b"SADD", key.encode(), *members)
+def _adding(key: str, ids: Iterable[bytes]) -> Command:
+    return OnIds((_ADD, key.encode(), *ids))
 
 
 def _lasting(key: str, seconds: float) -> Command:
     return b"PEXPIRE", key.encode(), b"%d" % int(seconds * 1000)
 
 
-def _removing(key: str, members: list[bytes]) -> Command:
-    return (b"SREM", key.encode(), *members)
+def _removing(key: str, ids: Iterable[bytes]) -> Command:
+    return OnIds((_REMOVE, key.encode(), *ids))
 
 
-def _runs(ids: Collection[UUID]) -> list[list[bytes]]:
-    """As members of a set, so many for one command."""
-    members = [some_id.bytes for some_id in ids]
+def _runs(ids: Collection[bytes]) -> list[list[bytes]]:
+    """So many for one command."""
+    members = list(ids)
     return [members[start : start + MEMBERS] for start in range(0, len(members), MEMBERS)]

@@ -7,6 +7,7 @@ from uuid import UUID
 
 INSTANCES = "parley:instances"  # zset of instance ids by the time of their last heartbeat
 MOVED = "parley:moved"  # zset of the users whose presence was announced last, by when
+INTEREST = "parley:interest:"  # what the names of all `interest` begin with
 TIMELINES = "parley:timelines"  # zset of PostgreSQL systems and databases by the highest timeline that was seen
 RECEIPTS_GROUP = "cursors"  # the consumer group of every receipts stream
 
@@ -18,7 +19,7 @@ def inbox(instance: str) -> str:
 
 def interest(conversation_id: UUID) -> str:
     """Set: the instances with members of this conversation online."""
-    return f"parley:interest:{conversation_id}"
+    return f"{INTEREST}{conversation_id}"
 
 
 def rooms(instance: str) -> str:

@@ -151,17 +151,23 @@ class Pipelines:
         if self._is_cluster:
             replies = await self._spread(commands, keys or [words[1] for words in commands])
         else:
-            replies = await self._on(self._address, commands)
-        for reply in replies:
-            if isinstance(reply, RedisError):
-                raise reply
+            replies = await self._on(self._address, resp.encode(commands), len(commands))
+        _require(replies)
         return replies
 
-    async def _on(self, address: Address, commands: Sequence[Command]) -> list[Reply]:
+    async def exchange_each(self, verb: bytes, prefix: bytes, ids: Sequence[bytes], *more: bytes) -> list[Reply]:
+        """The same for one command on the key of each of these ids (`resp.on_each`)."""
+        if self._is_cluster:
+            return await self.exchange(resp.on_each(verb, prefix, ids, *more))
+        replies = await self._on(self._address, resp.encode_each(verb, prefix, ids, *more), len(ids))
+        _require(replies)
+        return replies
+
+    async def _on(self, address: Address, commands: bytes, count: int) -> list[Reply]:
         connection = await self._take(address)
         try:
-            await connection.send(resp.encode(commands))
-            replies = await connection.receive(len(commands))
+            await connection.send(commands)
+            replies = await connection.receive(count)
         except BaseException:
             connection.close()
             raise
@@ -234,6 +240,13 @@ class Pipelines:
             connection.close()
         else:
             idle.append(connection)
+
+
+def _require(replies: Iterable[Reply]) -> None:
+    """Raise the first of these that is an error."""
+    for reply in replies:
+        if isinstance(reply, RedisError):
+            raise reply
 
 
 def slot_of(key: bytes) -> int:

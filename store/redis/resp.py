@@ -3,11 +3,14 @@
 Errors become the classes of coredis, so that they mean the same however a command was sent.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from coredis.exceptions import RedisError
 from coredis.parser import Parser
+
+from store.ids import text_of
 
 Command = Sequence[bytes]
 Reply = Any  # bytes, int, None, a list of these, or a RedisError
@@ -18,6 +21,11 @@ MAX_DEPTH = 8  # of arrays in arrays
 _STATUS, _ERROR, _NUMBER, _BULK, _ARRAY = b"+-:$*"
 _END = b"\r\n"
 
+_FEW = 24  # commands, up to which each is written by itself
+_PLACES = [digit + sum(digit >= dash for dash in (8, 12, 16, 20)) for digit in range(32)]  # in the text of a UUID
+_BITS = re.compile(rb"(?::[01]\r\n){8,}")  # the replies to commands that add to sets, or remove, one each
+_DIGITS = bytes(max(0, byte - 48) for byte in range(256))
+
 _errors = Parser()
 
 
@@ -25,12 +33,44 @@ class Malformed(RedisError):
     """What came is not an answer to what was asked: nothing that follows on this connection can be relied on."""
 
 
+class OnIds(tuple[bytes, ...]):
+    """A command of which all words after the second are ids, of 16 octets each."""
+
+    __slots__ = ()
+
+
 def encode(commands: Iterable[Command]) -> bytes:
     parts: list[bytes] = []
     for words in commands:
         parts.append(b"*%d\r\n" % len(words))
-        parts += [b"$%d\r\n%b\r\n" % (len(word), word) for word in words]
+        if type(words) is OnIds:
+            parts += [b"$%d\r\n%b\r\n" % (len(word), word) for word in words[:2]]
+            parts += (b"$16\r\n", b"\r\n$16\r\n".join(words[2:]), b"\r\n")
+        else:
+            parts += [b"$%d\r\n%b\r\n" % (len(word), word) for word in words]
     return b"".join(parts)
+
+
+def on_each(verb: bytes, prefix: bytes, ids: Sequence[bytes], *more: bytes) -> list[Command]:
+    """A command for each of these ids, of 16 octets: on the key that is named by the prefix and the id."""
+    return [(verb, prefix + text_of(some_id), *more) for some_id in ids]
+
+
+def encode_each(verb: bytes, prefix: bytes, ids: Sequence[bytes], *more: bytes) -> bytes:
+    """The same as `encode(on_each(...))`: a user may have thousands of conversations.
+
+    One command is written as often as there are ids. Then the digits of all keys are put in, one place of all commands
+    after the other.
+    """
+    if len(ids) <= _FEW:
+        return encode(on_each(verb, prefix, ids, *more))
+    model = encode(on_each(verb, prefix, [bytes(16)], *more))
+    size, start = len(model), model.index(prefix + text_of(bytes(16))) + len(prefix)
+    digits = b"".join(ids).hex().encode()
+    written = bytearray(model * len(ids))
+    for digit, place in enumerate(_PLACES):
+        written[start + place :: size] = digits[digit::32]
+    return bytes(written)
 
 
 class Decoder:
@@ -73,6 +113,10 @@ class Decoder:
                         if buffer[next_at - 2 : next_at] != _END:
                             raise Malformed("a string in a reply does not end where it should")
                 elif kind == _NUMBER:
+                    if not self._open and (run := _BITS.match(buffer, at)):
+                        found += buffer[at + 1 : run.end() : 4].translate(_DIGITS)
+                        at = run.end()
+                        continue
                     value = int(buffer[at + 1 : end])
                 elif kind == _ARRAY:
                     length = _length(buffer[at + 1 : end], MAX_BULK)

@@ -4,7 +4,7 @@ import itertools
 import os
 import time
 from datetime import UTC, datetime, timedelta
-from uuid import RFC_4122
+from uuid import RFC_4122, UUID
 
 import pytest
 
@@ -32,6 +32,15 @@ def test_clock_that_stands_or_goes_back(monkeypatch: pytest.MonkeyPatch) -> None
     assert made == sorted(made) and ids.id_ms(made[-1]) in (ms + 1, ms + 2)
     monkeypatch.setattr(time, "time_ns", lambda: (ms + 50) * 1_000_000)
     assert ids.id_ms(ids.new_id()) == ms + 50
+
+
+def test_octets() -> None:
+    """The octets of an id have one text, which is that of the id; what is packed comes apart again."""
+    some = [ids.new_id() for _ in range(3)]
+    packed = b"".join(ids.octets(some))
+    assert [UUID(bytes=one) for one in ids.parted(packed)] == some and ids.parted(b"") == []
+    assert ids.parted(packed, 24) == [packed[:24], packed[24:]]
+    assert [ids.text_of(one).decode() for one in ids.parted(packed)] == [str(one) for one in some]
 
 
 def test_not_to_be_guessed() -> None:

@@ -53,12 +53,12 @@ class World:
         self.log.append(f"enlist {len(self.registered)}")
         self.registered[instance] = set()
 
-    async def register(self, instance: str, rooms: Collection[UUID], users: Collection[UUID]) -> dict[UUID, int]:
+    async def register(self, instance: str, rooms: Collection[bytes], users: Collection[UUID]) -> dict[UUID, int]:
         await trio.sleep(0.01)  # under a mock clock
         self._pass()
         if self.refuses:
             raise Unavailable("no answer")
-        self.registered[instance].update(rooms, users)
+        self.registered[instance].update((UUID(bytes=room) for room in rooms), users)
         self.log.append("register")
         return dict.fromkeys(users, 1)
 
@@ -67,7 +67,7 @@ class World:
         self._pass()
         return not self.is_lost
 
-    async def refresh(self, instance: str, rooms: Collection[UUID], users: Collection[UUID]) -> bool:
+    async def refresh(self, instance: str, rooms: Collection[bytes], users: Collection[UUID]) -> bool:
         await trio.lowlevel.checkpoint()
         is_complete, self.is_complete = self.is_complete, True
         return is_complete
@@ -135,7 +135,7 @@ class Part:
     def __init__(self) -> None:
         self.abandoned: list[str] = []
 
-    def abandon(self, instance: str, rooms: Collection[UUID] = (), users: Collection[UUID] = ()) -> None:
+    def abandon(self, instance: str, rooms: Collection[bytes] = (), users: Collection[UUID] = ()) -> None:
         self.abandoned.append(instance)
 
     def forget(self) -> None:

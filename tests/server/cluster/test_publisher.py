@@ -66,8 +66,8 @@ class World:
         self.delivered += entries
         return {name for name, _ in packed} & self.gone
 
-    async def unregister(self, name: str, conversation_ids: list[UUID], user_ids: Collection[UUID]) -> None:
-        self.unregistered.append((name, conversation_ids))
+    async def unregister(self, name: str, conversation_ids: list[bytes], user_ids: Collection[UUID]) -> None:
+        self.unregistered.append((name, [UUID(bytes=one) for one in conversation_ids]))
 
     def connection(self) -> "World":
         return self

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from server.cluster import reaper
 from server.cluster.reaper import Reaper
 from store.errors import Unavailable
-from store.ids import new_id
+from store.ids import new_id, octets
 from store.redis import keys
 from store.redis.client import Redis
 from store.redis.instances import MEMBERS, Instances, make_id
@@ -64,8 +64,8 @@ async def make_dead(instances: Instances) -> tuple[list[UUID], list[UUID]]:
     users, rooms = [new_id() for _ in range(2 * MEMBERS + 3)], [new_id() for _ in range(MEMBERS + 3)]
     await instances.enlist("dead~1", 0.001)
     await instances.enlist("alive~1", 60)
-    await instances.register("dead~1", rooms, users)
-    await instances.register("alive~1", rooms[:1], users[:1])
+    await instances.register("dead~1", octets(rooms), users)
+    await instances.register("alive~1", octets(rooms[:1]), users[:1])
     return users, rooms
 
 
@@ -129,7 +129,7 @@ async def test_the_living_are_left_alone(instances: Instances, nursery: trio.Nur
     """An instance with a valid lease is not reaped; one that left without users is."""
     users, rooms = [new_id()], [new_id()]
     await instances.enlist("alive~1", 60)
-    await instances.register("alive~1", rooms, users)
+    await instances.register("alive~1", octets(rooms), users)
     await instances.enlist("empty~1", 0.001)
     watcher = Watcher()
     nursery.start_soon(Reaper(instances, watcher).run)
@@ -146,12 +146,12 @@ async def test_a_former_epoch_of_its_own(redis: Redis, instances: Instances, nur
     former, now = make_id("me~00000000", 1), make_id("me~00000000", 2)
     for name, who in ((former, users), (now, users[1:])):
         await instances.enlist(name, 60)
-        await instances.register(name, rooms, who)
+        await instances.register(name, octets(rooms), who)
     async with redis.bounded() as client:
         await client.delete([keys.users(former)])
     watcher = Watcher()
     reaper = Reaper(instances, watcher)
-    reaper.abandon(former, rooms, users)
+    reaper.abandon(former, octets(rooms), users)
     with capture_logs() as lines:
         nursery.start_soon(reaper.run)
         await until_reaped(instances, former)

@@ -1,6 +1,6 @@
 """server.cluster.subscriptions: what is wanted is registered, in order, and stays registered for a while."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import cast
 from uuid import UUID
 
@@ -10,10 +10,14 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from server.cluster.subscriptions import LINGER, LOST_FOR, REFRESH, REFRESHED, SETTLING, Subscriptions
 from store.errors import Unavailable
-from store.ids import new_id
+from store.ids import new_id, octets
 from store.redis.instances import Instances
 
 GRACE = 5.0
+
+
+def named(octets: Iterable[bytes]) -> set[UUID]:
+    return {UUID(bytes=one) for one in octets}
 
 
 class Redis:
@@ -29,24 +33,24 @@ class Redis:
         self.calls = 0
         self.refreshed: list[UUID] = []
 
-    async def register(self, instance: str, rooms: Collection[UUID], users: Collection[UUID]) -> dict[UUID, int]:
+    async def register(self, instance: str, rooms: Collection[bytes], users: Collection[UUID]) -> dict[UUID, int]:
         await self._pass()
-        self.rooms.update(rooms)
+        self.rooms.update(named(rooms))
         self.users.update(users)
         if self.fails_after_writing:
             raise Unavailable("no answer")
         return {user: 1 + (user in self.elsewhere) for user in users}
 
-    async def unregister(self, instance: str, rooms: Collection[UUID], users: Collection[UUID]) -> dict[UUID, int]:
+    async def unregister(self, instance: str, rooms: Collection[bytes], users: Collection[UUID]) -> dict[UUID, int]:
         await self._pass()
-        self.rooms.difference_update(rooms)
+        self.rooms.difference_update(named(rooms))
         self.users.difference_update(users)
         return {user: int(user in self.elsewhere) for user in users}
 
-    async def refresh(self, instance: str, rooms: Collection[UUID], users: Collection[UUID]) -> bool:
+    async def refresh(self, instance: str, rooms: Collection[bytes], users: Collection[UUID]) -> bool:
         await trio.lowlevel.checkpoint()
-        self.refreshed += [*rooms, *users]
-        return self.rooms >= set(rooms) and self.users >= set(users)
+        self.refreshed += [*named(rooms), *users]
+        return self.rooms >= named(rooms) and self.users >= set(users)
 
     async def _pass(self) -> None:
         self.calls += 1
@@ -124,6 +128,20 @@ async def test_it_lingers(world: World, autojump_clock: MockClock) -> None:
     await world.subscriptions.want_rooms([other])
     await trio.sleep(LINGER)
     assert world.redis.rooms == {other}
+
+
+async def test_thousands_at_once(world: World, autojump_clock: MockClock) -> None:
+    """All rooms of a user are registered, and let go, together; one that somebody wants meanwhile stays."""
+    rooms = [new_id() for _ in range(3000)]
+    await world.subscriptions.want_many(octets(rooms))
+    assert world.redis.rooms == set(rooms) and world.redis.calls == 2
+    world.subscriptions.drop_many(octets(rooms))
+    await world.subscriptions.want_rooms(rooms[:2])
+    await trio.sleep(LINGER + 0.1)
+    assert world.redis.rooms == set(rooms[:2]) and world.redis.calls == 3
+    world.subscriptions.end()
+    world.subscriptions.drop_many(octets(rooms[:1]))
+    assert world.subscriptions.statistics()["rooms"] == 1
 
 
 async def test_wanted_again_while_it_goes(world: World, autojump_clock: MockClock) -> None:

@@ -5,7 +5,7 @@ import time
 import pytest
 import trio
 
-from store.ids import new_id
+from store.ids import new_id, octets
 from store.redis import keys
 from store.redis.client import Redis
 from store.redis.instances import (
@@ -29,14 +29,14 @@ async def test_interest(instances: Instances) -> None:
     conversations, users = [new_id() for _ in range(3)], [new_id() for _ in range(2)]
     await instances.enlist("a", 60)
     await instances.enlist("b", 60)
-    assert await instances.register("a", conversations[:2], users) == dict.fromkeys(users, 1)
-    assert await instances.register("b", conversations[1:], users[:1]) == {users[0]: 2}
+    assert await instances.register("a", octets(conversations[:2]), users) == dict.fromkeys(users, 1)
+    assert await instances.register("b", octets(conversations[1:]), users[:1]) == {users[0]: 2}
     interested, present = await instances.list_interested(conversations, users)
     assert [sorted(names) for names in interested.values()] == [["a"], ["a", "b"], ["b"]]
     assert [sorted(names) for names in present.values()] == [["a", "b"], ["a"]]
     stranger = new_id()
     assert await instances.count_sessions([*users, stranger]) == {users[0]: 2, users[1]: 1, stranger: 0}
-    assert await instances.unregister("a", conversations, users) == dict(zip(users, (1, 0), strict=True))
+    assert await instances.unregister("a", octets(conversations), users) == dict(zip(users, (1, 0), strict=True))
     interested, present = await instances.list_interested(conversations, users)
     assert list(interested.values()) == [[], ["b"], ["b"]]
     assert list(present.values()) == [["b"], []]
@@ -76,17 +76,17 @@ async def test_fewer_questions(instances: Instances, redis: Redis) -> None:
     conversations, users = [new_id() for _ in range(MEMBERS + 3)], [new_id() for _ in range(3)]
     others = Instances(redis)
     await others.enlist("a", 60)
-    await others.register("a", conversations[1:], users[:1])
+    await others.register("a", octets(conversations[1:]), users[:1])
     for _ in range(3):  # by conversation; by instance, not knowing any; knowing them
         interested, present = await instances.list_interested(conversations, users)
         assert list(interested) == conversations and list(present) == users
         assert list(interested.values()) == [[], *[["a"]] * (MEMBERS + 2)] and list(present.values()) == [["a"], [], []]
     await others.enlist("b", 0.001)
-    await others.register("b", conversations[-1:], users[1:])
+    await others.register("b", octets(conversations[-1:]), users[1:])
     interested, present = await instances.list_interested(conversations, users)
     assert interested[conversations[-1]] == ["a", "b"] and interested[conversations[-2]] == ["a"]
     assert list(present.values()) == [["a"], ["b"], ["b"]]
-    await others.unregister("a", conversations[2:], users)
+    await others.unregister("a", octets(conversations[2:]), users)
     await others.forget("b")
     interested, present = await instances.list_interested(conversations, users)
     assert {some_id for some_id, names in interested.items() if names} == {conversations[1]}
@@ -95,7 +95,7 @@ async def test_fewer_questions(instances: Instances, redis: Redis) -> None:
     interested, _ = await instances.list_interested(conversations, (), but="a")
     assert not any(interested.values())
     await others.enlist("c", 60)
-    await others.register("c", conversations[:1], ())
+    await others.register("c", octets(conversations[:1]), ())
     interested, _ = await instances.list_interested(conversations, (), but="a")
     assert interested[conversations[0]] == ["c"]
 
@@ -110,7 +110,7 @@ async def test_being_alone(instances: Instances, redis: Redis) -> None:
     assert instances.is_alone
     others = Instances(redis)
     await others.enlist("a", 60)
-    await others.register("a", room, ())
+    await others.register("a", octets(room), ())
     assert (await instances.list_interested(room, but="me"))[0] == {room[0]: ["a"]}
     assert not instances.is_alone
     await others.forget("a")
@@ -137,7 +137,7 @@ async def test_delivering_with_a_question(instances: Instances) -> None:
     """Both are done, whichever way is asked: by conversation at first, then by instance."""
     rooms = [new_id() for _ in range(2)]
     await instances.enlist("a", 10)
-    await instances.register("a", rooms[:1], ())
+    await instances.register("a", octets(rooms[:1]), ())
     for number in range(3):
         data = b"%d" % number
         found = await instances.deliver_and_ask([("a", data), ("gone", b"x")], rooms, but="me")
@@ -177,8 +177,8 @@ async def test_reaping(instances: Instances, redis: Redis) -> None:
     users, rooms = [new_id() for _ in range(MEMBERS + 3)], [new_id() for _ in range(3)]
     await instances.enlist("dead", 0.01)
     await instances.enlist("alive", 60)
-    await instances.register("dead", rooms, users)
-    await instances.register("alive", rooms[:1], users[:1])
+    await instances.register("dead", octets(rooms), users)
+    await instances.register("alive", octets(rooms[:1]), users[:1])
     assert await instances.claim_reaping("dead")
     assert not await instances.claim_reaping("dead")
     assert await instances.deliver([("dead", b"late")]) == {"dead"}
@@ -201,8 +201,8 @@ async def test_lifetimes(instances: Instances, redis: Redis) -> None:
     lead to the rest, stay longest."""
     room, user = new_id(), new_id()
     await instances.enlist("a", 60)
-    await instances.register("a", [room], [user])
-    assert await instances.refresh("a", [room], [user])
+    await instances.register("a", octets([room]), [user])
+    assert await instances.refresh("a", octets([room]), [user])
     names = keys.inbox("a"), keys.rooms("a"), keys.users("a"), keys.interest(room), keys.sessions(user)
     left = await redis.for_each(names, lambda pipe, key: pipe.pttl(key))
     for milliseconds, life in zip(left, (INBOX_LIFE, LISTS_LIFE, LISTS_LIFE, LIFE, LIFE), strict=True):
@@ -215,13 +215,13 @@ async def test_a_key_is_gone(instances: Instances, redis: Redis, key: str) -> No
     """Each key that is evicted or deleted is noticed when it is refreshed, and written again."""
     room, user = new_id(), new_id()
     await instances.enlist("a", 60)
-    await instances.register("a", [room], [user])
-    assert await instances.refresh("a", [room], [user])
+    await instances.register("a", octets([room]), [user])
+    assert await instances.refresh("a", octets([room]), [user])
     argument: object = {"rooms": "a", "users": "a", "interest": room, "sessions": user}[key]
     async with redis.bounded() as client:
         assert await client.delete([getattr(keys, key)(argument)]) == 1
-    assert not await instances.refresh("a", [room], [user])
-    assert await instances.refresh("a", [room], [user])
+    assert not await instances.refresh("a", octets([room]), [user])
+    assert await instances.refresh("a", octets([room]), [user])
     assert await instances.list_interested([room], [user]) == ({room: ["a"]}, {user: ["a"]})
 
 

@@ -14,8 +14,9 @@ from coredis.connection import UnixDomainSocketLocation
 from coredis.exceptions import AuthenticationError, RedisError, WrongTypeError
 
 from store.errors import RedisUnavailable, Unavailable
+from store.ids import new_id, octets, text_of
 from store.redis import client
-from store.redis.client import CHUNK, Redis
+from store.redis.client import CHUNK, EACH, Redis
 from store.redis.pipelines import KEPT, Pipelines, slot_of
 from store.redis.resp import Malformed
 from tests.store.redis.test_tls import secured
@@ -42,6 +43,24 @@ async def test_answers(redis: Redis) -> None:
     many = [(b"INCR", b"n")] * (2 * CHUNK + 1)
     assert await redis.exchange(many) == list(range(1, len(many) + 1))
     assert await redis.exchange([]) == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 30, 2 * EACH + 1])
+async def test_one_command_on_many_keys(redis: Redis, count: int) -> None:
+    """It is done on the key of each id, and answered in order."""
+    ids = [new_id() for _ in range(count)]
+    raw = octets(ids)
+    assert await redis.exchange_each(b"SADD", b"some:", raw[: count // 2], b"me") == [1] * (count // 2)
+    assert await redis.exchange_each(b"SADD", b"some:", raw, b"me") == [
+        *[0] * (count // 2),
+        *[1] * (count - count // 2),
+    ]
+    assert await redis.exchange([(b"SMEMBERS", f"some:{one}".encode()) for one in ids]) == [[b"me"]] * count
+    await redis.exchange([(b"SET", b"some:" + text_of(one), b"none") for one in raw[-1:]])
+    if ids:
+        with pytest.raises(RedisUnavailable, match="WrongType"):
+            await redis.exchange_each(b"SREM", b"some:", raw, b"me")
+        assert await redis.exchange([(b"EXISTS", f"some:{one}".encode()) for one in ids[:-1]]) == [0] * (count - 1)
 
 
 async def test_an_error_among_answers(redis: Redis) -> None:
@@ -136,6 +155,9 @@ async def test_a_slot_that_moves(tmp_path: Path, nursery: trio.Nursery) -> None:
             assert one.ask("CLUSTER", "SETSLOT", slot, "NODE", ids[1]) == b"+OK\r\n"
         for number in (3, 4):
             assert await redis.exchange([(b"INCR", tag), (b"GET", keys[-1])]) == [number, b"1"]
+        raw = octets(new_id() for _ in range(100))
+        assert await redis.exchange_each(b"SADD", b"some:", raw, b"me") == [1] * 100
+        assert await redis.exchange([(b"SREM", b"some:" + text_of(one), b"me") for one in raw]) == [1] * 100
     finally:
         group.close()
 

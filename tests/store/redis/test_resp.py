@@ -15,7 +15,8 @@ from coredis.exceptions import (
     UnblockedError,
 )
 
-from store.redis.resp import MAX_DEPTH, MAX_LINE, Decoder, Malformed, encode
+from store.ids import new_id, octets
+from store.redis.resp import MAX_DEPTH, MAX_LINE, Decoder, Malformed, OnIds, encode, encode_each, on_each
 
 REPLIES = (
     b"+OK\r\n:12\r\n:-3\r\n$3\r\na\r\n\r\n$0\r\n\r\n$-1\r\n*-1\r\n*0\r\n"
@@ -27,6 +28,31 @@ VALUES = [b"OK", 12, -3, b"a\r\n", b"", None, None, [], [[b"k", [[b"1-0", [b"e",
 def test_encode() -> None:
     """Words are written with their lengths, whatever is in them."""
     assert encode([(b"GET", b"a\r\n"), (b"PING",)]) == b"*2\r\n$3\r\nGET\r\n$3\r\na\r\n\r\n*1\r\n$4\r\nPING\r\n"
+
+
+def test_encode_ids() -> None:
+    """Commands on many ids, and one command on the keys of many, are written as if each word was written by itself."""
+    ids = [new_id() for _ in range(3)]
+    words = (b"SADD", b"a", *octets(ids))
+    assert encode([OnIds(words), (b"PING",)]) == encode([words, (b"PING",)])
+    for count in (0, 1, 3, 24, 25, 1000):
+        ids = [new_id() for _ in range(count)]
+        each = [(b"SADD", f"some:{one}".encode(), b"n", b"more") for one in ids]
+        assert encode_each(b"SADD", b"some:", octets(ids), b"n", b"more") == encode(each)
+        assert on_each(b"SADD", b"some:", octets(ids), b"n", b"more") == each
+
+
+@pytest.mark.parametrize("size", [3, 64, 1000, 10**6])
+def test_many_small_numbers(size: int) -> None:
+    """The replies to commands on many sets, with others before, between and behind them, in pieces of any size."""
+    rng = random.Random(size)
+    written = {0: b":0", 1: b":1", 12: b":12", -1: b":-1", None: b"$-1", b":1": b"$2\r\n:1"}
+    values = [rng.choice([*written, *[1] * 10]) for _ in range(5000)] + [1] * 2000
+    data = b"".join(written[value] + b"\r\n" for value in values)
+    decoder = Decoder()
+    found = [reply for at in range(0, len(data), size) for reply in decoder.feed(data[at : at + size])]
+    assert found == values and decoder.is_idle
+    assert Decoder().feed(b"*20\r\n" + b":1\r\n" * 40) == [[1] * 20, *[1] * 20]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
