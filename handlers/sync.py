@@ -18,7 +18,7 @@ from handlers.model import Caller, CursorProof
 from handlers.ports import Connections
 from store import receipts
 from store.ids import epoch_ms
-from store.model import Change, Conversation, Cursor, MemberCursor, Position, Timestamp
+from store.model import Change, Conversation, Cursor, MemberCursor, Position, ThreadState, Timestamp
 from store.postgres import accounts, conversations, messages, moderation, threads, users
 from store.postgres import cursors as positions
 from store.postgres.batch_loader import BatchLoader
@@ -170,6 +170,11 @@ class Sync:
         """The conversation as this user sees it; None when they are no member (any more)."""
         async with self._pool.connection() as conn:
             return (await conversations.list_views(conn, conversation_id, [user_id])).get(user_id)
+
+    async def thread_state(self, user_id: UUID, thread_id: UUID) -> ThreadState | None:
+        """What a thread is to this user; None when they are no member (any more), or have nothing to do with it."""
+        async with self._pool.connection() as conn:
+            return (await threads.list_thread_states(conn, user_id, [thread_id])).get(thread_id)
 
     async def _fetch_diverged(self, keys: Collection[Proof]) -> dict[Proof, None]:
         asked = list(keys)

@@ -20,6 +20,7 @@ from store.model import Change, Cursor, Message, MessageType, Position, Timestam
 MAX_RUN = 64  # changes delivered at once
 CHANGED = "changed"  # news of a conversation: its view has changed
 JOINED = "joined"  # the user is a member, and the connection is not attached
+THREAD = "thread"  # news of what a thread is to the user, owed under its id
 BLOCKS = "blocks"  # news of the user themselves, not of a conversation: their list of blocks has changed
 
 
@@ -110,7 +111,7 @@ class Subscriber(Protocol):
         """An event about a conversation had no room: send what is true of it when the send queue has emptied.
 
         `news` is why the user is not a member any more, or `CHANGED` or `JOINED`. Comes after `lag`, if at all.
-        `BLOCKS` is owed under the id of the user.
+        `BLOCKS` is owed under the id of the user, `THREAD` under that of the thread.
         """
 
     def shed(self) -> None:

@@ -685,7 +685,8 @@ class Rooms:
     def notify_user(
         self, user_id: UUID, event: str, arguments: tuple[object, ...], conversation_id: UUID, news: str = CHANGED
     ) -> None:
-        """Send an event about a conversation to every local connection of a user."""
+        """Send an event about a conversation to every local connection of a user; or about what else the id is of,
+        which `news` says."""
         self._notify(self._connections.get(user_id, ()), event, arguments, conversation_id, news)
 
     def refresh(self, changed: SettingsChange) -> None:

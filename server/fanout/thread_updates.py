@@ -11,6 +11,7 @@ from uuid import UUID
 
 import trio
 
+from server.fanout.room import THREAD
 from server.fanout.rooms import Rooms
 from store.defects import divided, guard
 from store.errors import StoreError
@@ -72,6 +73,6 @@ class ThreadNotifier:
         async def notify(some: Sequence[UUID]) -> None:
             states = await self._states.states(user_id, some)
             for state in states.values():
-                self._rooms.notify_user(user_id, CHANGED, (state,), state.conversation_id)
+                self._rooms.notify_user(user_id, CHANGED, (state,), state.thread_id, THREAD)
 
         await divided(_guard, thread_ids, notify, lambda thread_id, reference: None)

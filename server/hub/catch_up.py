@@ -18,9 +18,10 @@ from handlers.model import Caller, Others, Synced, SyncedConversation, SyncOutco
 from handlers.sync import Opening
 from server.fanout.conversation_updates import CHANGED
 from server.fanout.recent_events import Broadcast
-from server.fanout.room import BLOCKS, JOINED, Room, Subscriber, cursor_at, resync_at
+from server.fanout.room import BLOCKS, JOINED, THREAD, Room, Subscriber, cursor_at, resync_at
 from server.fanout.rooms import BLOCKS_CHANGED, REMOVED, RESYNC, Rooms, no_such_conversation
-from store.model import Change, Conversation, Cursor, Position
+from server.fanout.thread_updates import CHANGED as THREAD_CHANGED
+from store.model import Change, Conversation, Cursor, Position, ThreadState
 from store.postgres.conversations import Standing
 
 MAX_BEHIND = 1000  # changes; further behind, paging with REST is cheaper for everybody (docs/hub.md)
@@ -71,6 +72,9 @@ class SyncSource(Protocol):
 
     async def view(self, user_id: UUID, conversation_id: UUID) -> Conversation | None:
         """The conversation as this user sees it; None when they are no member (any more)."""
+
+    async def thread_state(self, user_id: UUID, thread_id: UUID) -> ThreadState | None:
+        """What the thread is to this user; None when they are no member (any more), or have nothing to do with it."""
 
     async def changes_after(
         self, caller: Caller, conversation_id: UUID, cursor: int, *, limit: int, max_bytes: int
@@ -344,8 +348,8 @@ async def resume_room(
 
 
 async def settle(connection: Target, rooms: Rooms, sync: SyncSource, conversation_id: UUID, news: str) -> None:
-    """Send what is true of a conversation, or of the user's blocks, by now, after an event about it for the user had no
-    place in the send queue.
+    """Send what is true of a conversation, of a thread or of the user's blocks by now, after an event about it for the
+    user had no place in the send queue.
 
     Not the event itself: several of them are one, and it may be out of date. A connection that should have been
     attached (`JOINED`) is, at the head, before the view is read, so that the client finds what it was not sent.
@@ -355,6 +359,12 @@ async def settle(connection: Target, rooms: Rooms, sync: SyncSource, conversatio
         if news == BLOCKS:
             await connection.wait_room()
             connection.send_event(BLOCKS_CHANGED, (rooms.blocks.state_of(connection.user_id),))
+            return
+        if news == THREAD:
+            state = await sync.thread_state(connection.user_id, conversation_id)
+            await connection.wait_room()
+            if state is not None:
+                connection.send_event(THREAD_CHANGED, (state,))
             return
         async with rooms.opened([conversation_id] if news == JOINED else ()) as opened:
             view = await sync.view(connection.user_id, conversation_id)

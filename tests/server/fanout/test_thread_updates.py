@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from server.fanout.room import THREAD
 from server.fanout.rooms import Rooms
 from server.fanout.thread_updates import CHANGED, RETRY, STEP, ThreadNotifier
 from store.errors import Unavailable
@@ -42,8 +43,8 @@ class World:
     def connections_of(self, user_id: UUID) -> Collection[object]:
         return [object()] if user_id in self.here else ()
 
-    def notify_user(self, user_id: UUID, event: str, arguments: tuple[Any, ...], conversation_id: UUID) -> None:
-        assert event == CHANGED and conversation_id == GROUP
+    def notify_user(self, user_id: UUID, event: str, arguments: tuple[Any, ...], thread_id: UUID, news: str) -> None:
+        assert event == CHANGED and thread_id == arguments[0].thread_id and news == THREAD
         self.sent.append((user_id, arguments[0]))
 
 

@@ -1,5 +1,6 @@
 """server.hub.catch_up: who may hear a conversation, while it is being opened, replayed and left (P9)."""
 
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Any, cast
@@ -16,14 +17,14 @@ from handlers.errors import ChatError
 from handlers.model import Caller, Others, Synced, SyncedConversation, SyncOutcome
 from server.fanout.broadcaster import Broadcaster
 from server.fanout.recent_events import Broadcast, RecentEvents
-from server.fanout.room import JOINED
+from server.fanout.room import JOINED, THREAD
 from server.fanout.rooms import RESYNC
 from server.hub import catch_up, reconnect
 from server.hub.connection import MAX_OWED, HubConnection
 from server.protocol.signalr.encoding import BARE
 from server.protocol.signalr.messages import Invocation
 from store.ids import new_id
-from store.model import Change, Conversation, Cursor, MessageType, Position
+from store.model import Change, Conversation, Cursor, MessageType, Position, ThreadState
 from store.postgres.conversations import Standing
 from store.redis.inbox_entries import BlockNotice
 from tests.server.fanout.test_rooms import CONVERSATION, change
@@ -61,6 +62,10 @@ class Store(EmptyStore):
         found = cast(Conversation, f"as of {self.head}") if self.is_member else None
         await self._answer(VIEW)
         return found
+
+    async def thread_state(self, user_id: UUID, thread_id: UUID) -> ThreadState | None:
+        await trio.lowlevel.checkpoint()
+        return ThreadState(thread_id, CONVERSATION, True, 0, 0, 0, self.head) if self.is_member else None
 
     async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
         self.before.pop(HEADS, lambda: None)()
@@ -160,6 +165,7 @@ class Reader:
         self.changed: list[str] = []  # views of the conversation
         self.updates: list[str] = []  # ephemeral events
         self.blocks: list[str] = []
+        self.threads: list[tuple[str, int]] = []  # which, and the version of its state
         self.events: list[tuple[str, int]] = []  # of messages: the name, and which one
 
     async def begin(self) -> None:
@@ -179,6 +185,9 @@ class Reader:
         self.removed += text.split('"ConversationRemoved"')[1:]
         self.changed += [part.partition('"')[0] for part in text.split('"ConversationChanged","arguments":["')[1:]]
         self.blocks += [part.partition("]")[0] for part in text.split('"BlocksChanged","arguments":[')[1:]]
+        for part in text.split('"ThreadChanged","arguments":[')[1:]:
+            state = json.loads(part.partition("]")[0])
+            self.threads.append((state["threadId"], state["version"]))
         self.updates += [part.partition("]")[0] for part in text.split('"UserStatusChanged","arguments":[')[1:]]
         return self
 
@@ -836,6 +845,25 @@ async def test_a_view_that_had_no_room(hub: Hub, nursery: trio.Nursery) -> None:
     hub.database.head = 12
     await reader.read()
     assert reader.changed == ["as of 12"] and not hub.is_attached and not reader.removed
+
+
+async def test_a_thread_that_had_no_room(hub: Hub, nursery: trio.Nursery) -> None:
+    """A client that reads slowly hears once of each thread what it is to its user by then, and nothing of the
+    conversation, which has not changed; who is no member any more does not."""
+    reader = Reader(hub, nursery, manual=True)
+    await reader.begin()
+    threads = [new_id(), new_id()]
+    reader.block()
+    for thread in (*threads, threads[0]):
+        hub.rooms.notify_user(USER, "ThreadChanged", ("old",), thread, THREAD)
+    hub.database.head = 12
+    await reader.read()
+    assert sorted(reader.threads) == [(str(thread), 12) for thread in threads] and not reader.changed
+    reader.block()
+    hub.rooms.notify_user(USER, "ThreadChanged", ("old",), threads[0], THREAD)
+    hub.database.is_member = False
+    await reader.read()
+    assert len(reader.threads) == 2 and not reader.removed and not reader.connection.closed
 
 
 async def test_added_during_a_catch_up(hub: Hub, nursery: trio.Nursery) -> None:

@@ -34,7 +34,7 @@ from server.transport.send_queue import Flusher, SendQueue
 from server.transport.timer_wheel import TimerWheel
 from store.errors import StoreError, Unavailable
 from store.ids import new_id
-from store.model import Change, Conversation, Cursor, Position
+from store.model import Change, Conversation, Cursor, Position, ThreadState
 from store.postgres.conversations import Standing
 from store.redis.inbox_entries import Receipt
 from tests.server.fake_cluster import FakeCluster
@@ -77,6 +77,9 @@ class EmptyStore:
     async def require_member(self, caller: Caller, conversation_id: UUID) -> None: ...
 
     async def view(self, user_id: UUID, conversation_id: UUID) -> Conversation | None:
+        return None
+
+    async def thread_state(self, user_id: UUID, thread_id: UUID) -> ThreadState | None:
         return None
 
     async def changes(self, conversation_id: UUID, after: int, *, limit: int, max_bytes: int) -> Sequence[Change]:
