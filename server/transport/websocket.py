@@ -196,8 +196,9 @@ class Connection(_Sender):
             with scope:
                 self.wheel.schedule(self, self.endpoint.on_due(self.wheel.now))
                 self.poller.add(self.sock.fileno(), self)
+                began = time.perf_counter()
                 events = self._decode(data)
-                await self._work(events, self._handle(events))
+                await self._work(events, self._handle(events, began))
         except OSError as error:
             self.abort(f"connection lost ({error.strerror})")
         except Exception as error:
@@ -236,8 +237,9 @@ class Connection(_Sender):
         events: Iterator[websocket.Event] = iter(())
         waiting: Awaitable[None] | None = None
         if not self._must_pause():
+            began = time.perf_counter()
             events = self._decode(self._receive())
-            waiting = self._handle(events)
+            waiting = self._handle(events, began)
             if waiting is None and not (self.readable or self.over or self.ended):
                 self.busy = False
                 return
@@ -246,12 +248,12 @@ class Connection(_Sender):
             scope.cancel()  # what must wait is begun all the same: somebody may be owed an answer
         self.socket_tasks.start_soon(self._run_task, scope, self._work, events, waiting)
 
-    def _handle(self, events: Iterator[websocket.Event]) -> Awaitable[None] | None:
+    def _handle(self, events: Iterator[websocket.Event], began: float) -> Awaitable[None] | None:
         """Handle events up to one that must be awaited before the next, and return that.
 
-        What they have queued is flushed once, behind the last one.
+        What they have queued is flushed once, behind the last one. `began`: when they began to be read; that takes
+        time as well, most of it where the input makes no events.
         """
-        began = time.perf_counter()
         for event in events:
             if type(event) is Message:
                 waiting = None if self.closing else self.endpoint.receive(event.data, binary=event.binary)
@@ -279,6 +281,7 @@ class Connection(_Sender):
         while True:
             if waiting is not None:
                 await waiting
+                began = time.perf_counter()
             elif self.over:
                 self._end()
                 return
@@ -289,8 +292,9 @@ class Connection(_Sender):
                 await trio.lowlevel.checkpoint()
                 if self.pace is not None and self._must_pause():
                     await self.pace.turn(self.wheel)  # not reading is the backpressure
+                began = time.perf_counter()
                 events = self._decode(self._receive())
-            waiting = self._handle(events)
+            waiting = self._handle(events, began)
 
     def _must_pause(self) -> bool:
         return self.pace is not None and self.pace.pause(self.wheel.now) > 0

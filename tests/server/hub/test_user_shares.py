@@ -73,11 +73,19 @@ def test_what_was_taken_is_given_back() -> None:
     assert shares.take(alice) is not first
 
 
+@pytest.mark.parametrize("is_message", [True, False], ids=["messages", "frames"])
 async def test_many_connections_take_one_share(
-    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, is_message: bool
 ) -> None:
-    """Expensive messages on ten connections take no more of the loop than on one, and all are read in the end."""
+    """Expensive messages on ten connections, or frames that make none, take no more of the loop than on one, and all
+    are read in the end."""
     worked = 0.0
+
+    class Frames(websocket.Decoder):
+        def receive(self, data: bytes) -> list[websocket.Event]:
+            nonlocal worked
+            worked += STEP * len(super().receive(data))
+            return []
 
     class Expensive(Silent):
         def receive(self, data: bytes, *, binary: bool) -> Awaitable[None] | None:
@@ -100,6 +108,8 @@ async def test_many_connections_take_one_share(
         connection = Connection(
             ours, wheel, poller, socket_tasks, send_queue_bytes=65536, max_message=READ_SIZE, stall_timeout=FOREVER
         )
+        if not is_message:
+            connection.decoder = Frames(max_message=READ_SIZE)
         peer.sendall(websocket.encode_masked(websocket.BINARY, b"x" * READ_SIZE) * MESSAGES)
         nursery.start_soon(serve, connection, Expensive(), share)
     await trio.sleep(2.0)
