@@ -45,14 +45,14 @@ def spend(rate: Rate, full_at: float, now: float, cost: float = 1) -> tuple[floa
     return (full_at, wait) if wait > 1e-9 else (after, 0.0)
 
 
-def appointment(rate: Rate, wait: float, promised_at: float, now: float) -> float:
+def appointment(rate: Rate, wait: float, promised_at: float, now: float, cost: float = 1) -> float:
     """Return when a refused request will be accepted if it is repeated then: after those refused before it.
 
     `wait` is the time until the bucket has a token again, `promised_at` the last time that was promised. So every
     request of a burst that waits for its `retry_after` is accepted, each at its own time. A new request meanwhile may
     take the token of one of them, unless these have names (`Limiter.require`).
     """
-    at = max(now + wait, promised_at + rate.seconds / rate.count)
+    at = max(now + wait, promised_at + rate.seconds / rate.count * min(cost, rate.count))
     return min(at, now + max(wait, QUEUE * rate.seconds))
 
 
@@ -81,8 +81,8 @@ class Limiter(Generic[K]):
         """Go on with another rate, or without any; the buckets stay as they are."""
         self.rate = rate
 
-    def require(self, key: K, name: str | None = None) -> None:
-        """Take one token of this key's bucket. Raises ChatError("rate_limited") with the time to wait.
+    def require(self, key: K, name: str | None = None, *, cost: int = 1) -> None:
+        """Take a token of this key's bucket, or as many as it costs. Raises ChatError("rate_limited") with the wait.
 
         A refused request gets an appointment: the time at which it will be accepted, after those refused before it, so
         that a burst that waits is spread over the rate. A request with a `name`, by which it is recognised when it is
@@ -96,12 +96,12 @@ class Limiter(Generic[K]):
         now = self._clock()
         reserved = self._reserved(key, name, now) if self._appointments else 0.0
         held = self._full_at.get(key, 0.0)
-        full_at, wait = spend(self.rate, held, now)
+        full_at, wait = spend(self.rate, held, now, cost)
         if reserved:  # also where that is more than a bucket holds
             wait = max(wait, full_at + self.rate.seconds / self.rate.count * reserved - now - self.rate.seconds)
         if wait > 1e-9:
             self.refused += 1
-            raise refusal(self.rate, self._appoint(key, name, wait, now) - now, self.what)
+            raise refusal(self.rate, self._appoint(key, name, wait, now, cost) - now, self.what)
         self._full_at[key] = full_at
         if self._appointments:
             self._forget(key, name)
@@ -126,13 +126,13 @@ class Limiter(Generic[K]):
                     break
         return reserved
 
-    def _appoint(self, key: K, name: str | None, wait: float, now: float) -> float:
+    def _appoint(self, key: K, name: str | None, wait: float, now: float, cost: int) -> float:
         """When this one, which is refused, will be taken. Asked again before that, the same."""
         assert self.rate is not None
         appointments = self._appointments.get(key, {})
         if name is not None and appointments.get(name, 0.0) > now:
             return appointments[name]
-        at = self._promised_at[key] = appointment(self.rate, wait, self._promised_at.get(key, 0.0), now)
+        at = self._promised_at[key] = appointment(self.rate, wait, self._promised_at.get(key, 0.0), now, cost)
         if name is not None and at < now + QUEUE * self.rate.seconds:  # at the bound many have the same time
             appointments.pop(name, None)
             appointments[name] = at
@@ -162,8 +162,8 @@ class Limiter(Generic[K]):
 class Counter(Protocol):
     """What counts for all instances (`store.redis.rate_limits`)."""
 
-    async def spend(self, key: str, count: int, seconds: float) -> float:
-        """Seconds to wait; 0 when one was taken. Raises Unavailable."""
+    async def spend(self, key: str, count: int, seconds: float, cost: int = 1) -> float:
+        """Seconds to wait; 0 when as many were taken as it costs. Raises Unavailable."""
 
 
 class SharedLimiter:
@@ -173,14 +173,15 @@ class SharedLimiter:
         self._local = local
         self._counter = counter
 
-    async def require(self, key: str) -> None:
-        """Take one of this key's. Raises ChatError("rate_limited")."""
+    async def require(self, key: str, *, cost: int = 1) -> None:
+        """Take one of this key's, or as many as it costs; all there are, if it costs more. Raises
+        ChatError("rate_limited")."""
         rate = self._local.rate
         if rate is None:
             return
-        self._local.require(key)  # what is too much for one instance needs no question
+        self._local.require(key, cost=cost)  # what is too much for one instance needs no question
         try:
-            wait = await self._counter.spend(f"{self._local.what}:{key}", rate.count, rate.seconds)
+            wait = await self._counter.spend(f"{self._local.what}:{key}", rate.count, rate.seconds, cost)
         except Unavailable as error:
             log.debug("limit_counted_alone", what=self._local.what, reason=str(error))
             return

@@ -36,7 +36,7 @@ class RateLimits:
         )
         self.uploads = SharedLimiter(self._limiter("uploads", "uploads", lambda to: to.rate_uploads), counter)
         self.additions = SharedLimiter(
-            self._limiter("additions", "conversations begun and users added", lambda to: to.rate_additions), counter
+            self._limiter("additions", "users added and conversations begun", lambda to: to.rate_additions), counter
         )
         self.joins = SharedLimiter(self._limiter("joins", "attempts to join", lambda to: to.rate_joins), counter)
         self.sign_ins = SharedLimiter(self._limiter("sign_ins", "sign-ins", lambda to: to.rate_sign_ins), counter)

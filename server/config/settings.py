@@ -513,8 +513,9 @@ class Settings:
     rate_additions: Rate = RATES.setting(
         RATE,
         Rate(300, MINUTES),
-        "Conversations that one user begins, and users whom they add to one afterwards, on all instances together.",
-        more="Not what is done for them with an API key.",
+        "Users whom one user adds to conversations, and conversations that they begin, on all instances together.",
+        more="A conversation counts as one for each user with whom it begins, and at least as one; with more users than"
+        " that it begins when nothing of the limit is used. Not what is done for them with an API key.",
         reloadable=True,
     )
     rate_joins: Rate = RATES.setting(

@@ -6,6 +6,7 @@ Owns what all routes share. The handlers are passed in.
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, cast
 
 from quart import Response, current_app, g, request
@@ -185,10 +186,13 @@ def create_app(
                 await users_handler.require(found)
         if getattr(view, "upload_route", False):
             await limits.uploads.require(str(g.caller.user_id))
-        if found is not None and getattr(view, "addition_route", False):
-            await limits.additions.require(str(found.user_id))
+        if found is not None:
+            g.count_additions = partial(count_additions, str(found.user_id))
         if getattr(view, "join_route", False):
             await limits.joins.require(str(g.caller.user_id))
+
+    async def count_additions(user_id: str, number: int) -> None:
+        await limits.additions.require(user_id, cost=number)
 
     def origin() -> str:
         """The key under which the client's address is limited."""

@@ -69,10 +69,12 @@ def upload_route(view: F) -> F:
     return view
 
 
-def addition_route(view: F) -> F:
-    """Mark a route that is subject to the rate limit of additions, where it is no API key's request."""
-    view.addition_route = True  # type: ignore[attr-defined]
-    return view
+async def count_additions(number: int) -> None:
+    """Count so many users whom the caller adds to a conversation, or one that they begin; not where it is an API key's
+    request. Raises ChatError("rate_limited")."""
+    count = g.get("count_additions")
+    if count is not None:
+        await count(max(1, number))
 
 
 def join_route(view: F) -> F:

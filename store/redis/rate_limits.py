@@ -12,7 +12,8 @@ from store.redis.client import Redis
 _SPEND = """
 local now = redis.call('TIME')
 now = now[1] * 1000000 + now[2]
-local period, interval = tonumber(ARGV[2]), tonumber(ARGV[2]) / tonumber(ARGV[1])
+local period = tonumber(ARGV[2])
+local interval = period / tonumber(ARGV[1]) * math.min(tonumber(ARGV[4]), tonumber(ARGV[1]))
 local full, promised = string.match(redis.call('GET', KEYS[1]) or '0 0', '(%d+) (%d+)')
 full, promised = tonumber(full), tonumber(promised)
 local after = math.max(full, now) + interval
@@ -33,8 +34,9 @@ class SharedRateLimits:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    async def spend(self, key: str, count: int, seconds: float, queue: float = 3) -> float:
-        """Seconds to wait; 0 when one was taken. At most `queue` periods are promised. Raises Unavailable."""
+    async def spend(self, key: str, count: int, seconds: float, cost: int = 1, queue: float = 3) -> float:
+        """Seconds to wait; 0 when as many were taken as it costs, or all, if it costs more. At most `queue` periods are
+        promised. Raises Unavailable."""
         async with self._redis.bounded() as client:
-            wait: Any = await client.eval(_SPEND, [keys.limit(key)], [count, int(seconds * 1e6), queue])
+            wait: Any = await client.eval(_SPEND, [keys.limit(key)], [count, int(seconds * 1e6), queue, cost])
         return int(wait) / 1e6

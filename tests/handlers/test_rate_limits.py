@@ -157,13 +157,15 @@ async def test_shared() -> None:
     class Counter:
         wait = 0.0
 
-        async def spend(self, key: str, count: int, seconds: float) -> float:
+        async def spend(self, key: str, count: int, seconds: float, cost: int = 1) -> float:
             assert key == "uploads:a" and count == 10
+            costs.append(cost)
             await trio.lowlevel.checkpoint()
             if self.wait < 0:
                 raise Unavailable("away")
             return self.wait
 
+    costs: list[int] = []
     counter = Counter()
     limiter = SharedLimiter(Limiter(RATE, "uploads"), counter)
     await limiter.require("a")
@@ -176,3 +178,33 @@ async def test_shared() -> None:
     with pytest.raises(ChatError, match="rate_limited"):
         await limiter.require("a")
     await SharedLimiter(Limiter(None, "uploads"), counter).require("a")
+    counter.wait, costs[:] = 0.0, []
+    limiter = SharedLimiter(Limiter(RATE, "uploads"), counter)
+    await limiter.require("a", cost=7)
+    with pytest.raises(ChatError, match="rate_limited"):
+        await limiter.require("a", cost=4)
+    await limiter.require("a", cost=3)
+    assert costs == [7, 3]
+
+
+def test_costs() -> None:
+    """What costs several waits until there are so many, behind those refused before it; what costs more than a bucket
+    has is taken from a full one."""
+    now = 1000.0
+    limiter: Limiter[str] = Limiter(RATE, "uploads", clock=lambda: now)
+    period = RATE.seconds
+    limiter.require("a", cost=8)
+    waits = []
+    for _ in range(2):
+        with pytest.raises(ChatError) as caught:
+            limiter.require("a", cost=4)
+        waits.append(caught.value.retry_after)
+    assert waits == [pytest.approx(0.2 * period), pytest.approx(0.6 * period)]
+    now += 0.2 * period
+    limiter.require("a", cost=4)
+    with pytest.raises(ChatError):
+        limiter.require("a", cost=1000)
+    now += period
+    limiter.require("a", cost=1000)
+    with pytest.raises(ChatError):
+        limiter.require("a")

@@ -18,9 +18,9 @@ from server.rest.operations import (
     query,
 )
 from server.rest.requests import (
-    addition_route,
     answer,
     caller,
+    count_additions,
     cursor,
     if_match,
     limit,
@@ -79,9 +79,9 @@ def blueprint(conversations: Conversations) -> Blueprint:
         parameters=(IDEMPOTENCY_KEY,),
         refuses=("not_found", "conflict"),
     )
-    @addition_route
     async def create(data: CreateConversation) -> Response:
-        """Begin a conversation."""
+        """Begin a conversation. It counts as one for each user with whom it begins where additions are limited."""
+        await count_additions(len({*(data.member_ids or ())} - {caller().user_id}))
         conversation, created = await conversations.create(caller(), data, await once())
         response = shown(conversation, 201 if created else 200)
         response.headers["Location"] = f"/api/conversations/{conversation.id}"
@@ -137,9 +137,9 @@ def blueprint(conversations: Conversations) -> Blueprint:
         parameters=(IDEMPOTENCY_KEY,),
         refuses=("forbidden", "conflict"),
     )
-    @addition_route
     async def add_member(conversation_id: str, data: AddMember) -> Response:
         """Add a user to a group."""
+        await count_additions(1)
         conversation, added = await conversations.add_member(caller(), path_id(conversation_id), data, await once())
         return shown(conversation, 201 if added else 200)
 

@@ -14,7 +14,7 @@ RATES = [field.name for field in dataclasses.fields(Settings) if isinstance(fiel
 class Nothing:
     """A counter of all instances that is not asked."""
 
-    async def spend(self, key: str, count: int, seconds: float) -> float:
+    async def spend(self, key: str, count: int, seconds: float, cost: int = 1) -> float:
         raise AssertionError(key)
 
 

@@ -50,6 +50,28 @@ async def test_additions(database: str, redis_url: str, nursery: trio.Nursery) -
         await site.call("POST", "/api/conversations", group, token=other, status=201)
 
 
+async def test_each_user_added_counts(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """A conversation counts as one for each user with whom it begins, however often they are named; one with more than
+    the limit is begun when nothing of it is used."""
+    async with open_site(database, redis_url, nursery, rate_limits="on", rate_additions="3/600s") as site:
+        people = [await site.user(f"user{number}") for number in range(5)]
+        ids = [user_id for user_id, _ in people]
+        path = "/api/conversations"
+
+        async def begin(who: int, members: list[int], status: int) -> None:
+            body = {"type": "Group", "memberIds": [ids[number] for number in members]}
+            await site.call("POST", path, body, token=people[who][1], status=status)
+
+        await begin(0, [0, 1, 1, 2], 201)
+        await begin(0, [3, 4], 429)
+        await begin(0, [3], 201)
+        await begin(0, [], 429)
+        await begin(1, [0, 2, 3, 4], 201)
+        await begin(1, [], 429)
+        await site.call("POST", path, {"type": "Direct", "memberIds": [ids[0]]}, token=people[2][1], status=201)
+        await begin(2, [3, 4], 201)
+
+
 async def test_sends_and_requests(database: str, redis_url: str, nursery: trio.Nursery) -> None:
     """REST answers 429 with Retry-After, the hub `rate_limited` with the wait. Other users are not affected."""
     async with open_site(

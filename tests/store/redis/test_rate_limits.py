@@ -27,6 +27,10 @@ async def test_two_share_a_bucket(redis_url: str, nursery: trio.Nursery) -> None
     for _ in range(30):
         assert await limits[0].spend("k", 6, 3000.0) <= 3 * 3000.0
     assert await limits[0].spend("another", 6, 3000.0) == 0.0
+    assert await limits[0].spend("costs", 6, 3000.0, 4) == 0.0
+    assert 0 < await limits[1].spend("costs", 6, 3000.0, 4) <= 1000.0 < await limits[1].spend("costs", 6, 3000.0, 4)
+    assert await limits[1].spend("costs", 6, 3000.0, 2) == 0.0 < await limits[1].spend("costs", 6, 3000.0)
+    assert await limits[0].spend("costs much", 6, 3000.0, 60) == 0.0 < await limits[1].spend("costs much", 6, 3000.0)
     for _ in range(2):
         assert await limits[0].spend("quick", 2, 0.1) == 0.0
     with trio.fail_after(60):
