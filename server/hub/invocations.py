@@ -211,7 +211,8 @@ def answer(connection: Invoker, ticket: Ticket, outcome: object, target: str) ->
 
     Called exactly once for each ticket, whatever has become of the connection: what the ticket has reserved is free
     again, and what waits for that (the reader, a drain) is woken. On a connection without a transport the answer
-    goes into its DetachedQueue; on one that has ended it is dropped.
+    goes into its DetachedQueue; on one that has ended it is dropped. An answer that is longer than what was reserved,
+    as the message of a reaction may be, waits for room: its invocation counts as outstanding until then.
     """
     connection.outstanding -= 1
     connection.send_queue.reserved -= ticket.reserved
@@ -221,7 +222,34 @@ def answer(connection: Invoker, ticket: Ticket, outcome: object, target: str) ->
     if isinstance(outcome, Exception):
         fail(connection, ticket.invocation_id, outcome, target)
     elif ticket.invocation_id is not None:
-        complete(connection, ticket.invocation_id, outcome)
+        frame = _completion(connection, ticket.invocation_id, outcome)
+        if connection.closed or len(frame) <= ticket.reserved or _fits(connection.send_queue, frame):
+            connection.offer(frame)
+        elif connection.transport.start_soon(_answer_later, connection, ticket.invocation_id, frame):
+            connection.outstanding += 1
+        else:
+            _interrupted(connection, ticket.invocation_id)
+
+
+def _fits(queue: SendQueue, frame: bytes) -> bool:
+    return queue.size + queue.reserved + len(frame) <= queue.limit
+
+
+async def _answer_later(connection: Invoker, invocation_id: str, frame: bytes) -> None:
+    """Wait until the client has read enough for it, and no other answer needs the room."""
+    try:
+        while not connection.closed and not _fits(connection.send_queue, frame):
+            connection.send_queue.flush()
+            if not _fits(connection.send_queue, frame):
+                await connection.wait_freed()
+    except trio.Cancelled:
+        _interrupted(connection, invocation_id)
+        raise
+    else:
+        connection.offer(frame)
+    finally:
+        connection.outstanding -= 1
+        connection.on_freed()
 
 
 # -- streams -----------------------------------------------------------------------------------------------------------
@@ -294,13 +322,18 @@ async def _stream(
 
 
 def complete(connection: Invoker, invocation_id: str, result: object) -> None:
-    """Answer an invocation. An answer for which there is never room is its error, not the connection's end."""
+    """Answer an invocation."""
+    connection.offer(_completion(connection, invocation_id, result))
+
+
+def _completion(connection: Invoker, invocation_id: str, result: object) -> bytes:
+    """An answer for which there is never room is its error, not the connection's end."""
     frame = connection.send_queue.encoding.completion(invocation_id, result)
     if len(frame) > connection.send_queue.limit // 2:
         connection.hub.dispatcher.failures["too_large"] += 1
         sentence = f"The answer has {len(frame)} bytes; ask for less at once, or page with REST."
         frame = connection.send_queue.encoding.error(invocation_id, ChatError("too_large", sentence).for_hub())
-    connection.offer(frame)
+    return frame
 
 
 def fail(connection: Invoker, invocation_id: str | None, error: Exception, target: str) -> None:

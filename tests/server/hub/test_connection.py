@@ -559,6 +559,54 @@ async def test_large_sends_wait_for_room(
     assert len(client.transport.messages()) == 20 and not client.transport.code
 
 
+@pytest.mark.parametrize("end", ["it reads", "it is lost", "it may come back"])
+async def test_answers_longer_than_their_calls(
+    client: Client, world: World, nursery: trio.Nursery, autojump_clock: MockClock, end: str
+) -> None:
+    """P8: answers of pipelined calls that are longer than was reserved wait for room, within the limit, until the
+    client reads; as long as they do, their calls are outstanding, and a drain waits for them. If the connection is lost
+    then, nothing stays behind; a client that may come back for them is answered that it was interrupted."""
+    queue, connection = client.transport, client.connection
+
+    def large(connection: HubConnection, ticket: Ticket) -> None:
+        world.sends.append(lambda _: answer(connection, ticket, "x" * 60_000, "Large"))
+
+    world.dispatcher.add(large, pipelined=True)
+    async with trio.open_nursery() as of_transport:
+        queue.nursery = of_transport
+        for number in range(10):
+            await client.send(PROTOCOLS["json"].encode_invocation("Large", (), str(number)))
+        queue.blocked = True
+        world.commit(10)
+        await wait_all_tasks_blocked()
+        assert not queue.why and 0 < queue.size <= queue.limit
+        waiting = connection.outstanding
+        assert 0 < waiting < 10
+        if end == "it reads":
+            nursery.start_soon(partial(connection.drain, "draining: go", code=1012, patience=5))
+            await wait_all_tasks_blocked()
+            assert not queue.why
+            queue.blocked = False
+            connection.on_freed()
+            await wait_all_tasks_blocked()
+            *answers, close = queue.messages()
+            assert isinstance(close, Close) and queue.why
+            assert {m.invocation_id for m in answers if isinstance(m, Completion)} == {str(n) for n in range(10)}
+        else:
+            if end == "it may come back":
+                connection.make_resumable()
+            queue.blocked = False
+            of_transport.cancel_scope.cancel()
+    errors = [m for m in queue.messages() if isinstance(m, Completion) and m.error is not None]
+    assert len(errors) == (waiting if end == "it may come back" else 0)
+    assert connection.outstanding == queue.reserved == 0
+    queue.gone = queue.blocked = True
+    for number in range(10):
+        await client.send(PROTOCOLS["json"].encode_invocation("Large", (), str(number)))
+    world.commit(10)
+    assert connection.outstanding == queue.reserved == 0 and queue.size <= queue.limit
+
+
 async def test_streams(client: Client, world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """Items, then a Completion without result; a cancelled one ends without error; ids and number are bounded."""
     protocol = PROTOCOLS["json"]
