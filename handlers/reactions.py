@@ -2,11 +2,12 @@
 
 Owns the rules, and the task that writes: acts on one message that come while it is being written, or shortly after, go
 into one transaction and one change of the message. So a message that thousands react to in a second changes ten times
-at most, with exact counts. An act is answered when it is committed. Reading is as for messages: members only.
+at most, with exact counts. An act is answered when it is committed, by a call: it takes no task. Reading is as for
+messages: members only.
 """
 
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
 from uuid import UUID
@@ -38,30 +39,25 @@ PATIENCE = 2.0  # seconds for which a batch waits for other instances' changes o
 AT_ONCE = 4  # transactions; others need connections, too
 MAX_BATCH = 2000  # acts in one transaction
 STEP = 32  # acts that are weighed in one scheduler step
-ANSWERED_AT_ONCE = 8  # acts in one scheduler step: each answer is the work of a task in the next one
+ANSWERED_AT_ONCE = 8  # acts in one scheduler step: each answer is a send in the next one
 MAX_WAITING = 20_000  # acts of this process that are not answered yet
 
 T = TypeVar("T")
+Done = Callable[[Message | ChatError], None]
 
 _guard = guard("reactions")
 
 
 class Act:
-    """What one user does under one message. `outcome` is there when `done` is set."""
+    """What one user does under one message. `done` is called once, without awaiting, and is None from then on."""
 
-    __slots__ = ("adds", "done", "emoji", "outcome", "user_id")
+    __slots__ = ("adds", "done", "emoji", "user_id")
 
-    def __init__(self, user_id: UUID, emoji: str, *, adds: bool) -> None:
+    def __init__(self, user_id: UUID, emoji: str, done: Done, *, adds: bool) -> None:
         self.user_id = user_id
         self.emoji = emoji
         self.adds = adds
-        self.done = trio.Event()
-        self.outcome: Message | ChatError | None = None
-
-    def end(self, outcome: Message | ChatError) -> None:
-        if not self.done.is_set():
-            self.outcome = outcome
-            self.done.set()
+        self.done: Done | None = done
 
 
 class _TooEarly(Exception):
@@ -97,24 +93,36 @@ class Reactions:
         return await self._act(caller, message_id, emoji, adds=False)
 
     async def _act(self, caller: Caller, message_id: UUID, emoji: str, *, adds: bool) -> Message:
+        outcome: list[Message | ChatError] = []
+        finished = trio.Event()
+
+        def done(result: Message | ChatError) -> None:
+            outcome.append(result)
+            finished.set()
+
+        self.act_nowait(caller, message_id, emoji, done, adds=adds)
+        await finished.wait()
+        if isinstance(outcome[0], ChatError):
+            raise outcome[0]
+        return outcome[0]
+
+    def act_nowait(self, caller: Caller, message_id: UUID, emoji: str, done: Done, *, adds: bool) -> None:
+        """Queue it; `done` is called once, after the commit or when it failed. Raises what is wrong at once.
+
+        Acts on one message are worked on in the order in which they were queued.
+        """
         kept = _require_emoji(emoji)
         self._sends.require(caller.user_id, f"react {adds} {message_id} {kept}")
         if self.waiting >= MAX_WAITING:
             raise from_store(Overloaded("too many reactions wait to be written"))
         if self._nursery is None:
             raise from_store(Unavailable("the server is shutting down"))
-        act = Act(caller.user_id, kept, adds=adds)
-        self.waiting += 1
         waiting = self._waiting.get(message_id)
         if waiting is None:
-            waiting = self._waiting[message_id] = deque()
             self._nursery.start_soon(self._serve, message_id)
-        waiting.append(act)
-        await act.done.wait()
-        if isinstance(act.outcome, Message):
-            return act.outcome
-        assert act.outcome is not None
-        raise act.outcome
+            waiting = self._waiting[message_id] = deque()
+        self.waiting += 1
+        waiting.append(Act(caller.user_id, kept, done, adds=adds))
 
     # -- writing --------------------------------------------------------------------------------
 
@@ -183,22 +191,27 @@ class Reactions:
             self._answer(act, error)
         if message is not None:
             for number, act in enumerate(acts, 1):
-                self.written += not act.done.is_set()
+                self.written += act.done is not None
                 self._answer(act, message)
                 if number % ANSWERED_AT_ONCE == 0:
                     await trio.lowlevel.checkpoint()
 
     def _answer(self, act: Act, outcome: Message | ChatError) -> None:
-        if not act.done.is_set():
+        """Once: what is answered already stays so."""
+        done, act.done = act.done, None
+        if done is not None:
             self.waiting -= 1
-            act.end(outcome)
+            try:
+                done(outcome)
+            except Exception as error:  # noqa: BLE001  # the caller's bug must not cost the others their answers
+                _guard.caught(error, "reaction_callback_failed")
 
     def _refuse(self, act: Act, reference: str) -> None:
         self._answer(act, ChatError("internal", f"Something went wrong here, reference {reference}."))
 
     def _fail(self, acts: Iterable[Act], error: ChatError) -> None:
         for act in acts:
-            if not act.done.is_set():  # as a rule all have their answers
+            if act.done is not None:  # as a rule all have their answers
                 self._answer(act, _like(error))
 
     # -- reading --------------------------------------------------------------------------------

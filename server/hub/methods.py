@@ -192,15 +192,35 @@ class HubMethods:
         """Delete a message: it stays in its place, with empty content."""
         return sent(await self._messages.delete(connection.caller, message_id))
 
-    @hub_method("not_found", "forbidden", "muted", "recipient_unavailable", "gone", "conflict")
-    async def react(self, connection: HubConnection, message_id: UUID, emoji: str) -> SentMessage:
-        """React to a message with an emoji. The same again changes nothing."""
-        return sent(await self._reactions.react(connection.caller, message_id, emoji))
+    def _act(
+        self, connection: HubConnection, ticket: Ticket, message_id: UUID, emoji: str, name: str, *, adds: bool
+    ) -> None:
+        def done(outcome: Message | Exception) -> None:
+            answer(connection, ticket, sent(outcome) if isinstance(outcome, Message) else outcome, name)
 
-    @hub_method("not_found", "forbidden", "gone")
-    async def unreact(self, connection: HubConnection, message_id: UUID, emoji: str) -> SentMessage:
+        try:
+            self._reactions.act_nowait(connection.caller, message_id, emoji, done, adds=adds)
+        except Exception as error:  # as above
+            done(error)
+
+    @hub_method(
+        "not_found",
+        "forbidden",
+        "muted",
+        "recipient_unavailable",
+        "gone",
+        "conflict",
+        pipelined=True,
+        answers=SentMessage,
+    )
+    def react(self, connection: HubConnection, ticket: Ticket, message_id: UUID, emoji: str) -> None:
+        """React to a message with an emoji. The same again changes nothing."""
+        self._act(connection, ticket, message_id, emoji, "React", adds=True)
+
+    @hub_method("not_found", "forbidden", "gone", pipelined=True, answers=SentMessage)
+    def unreact(self, connection: HubConnection, ticket: Ticket, message_id: UUID, emoji: str) -> None:
         """Take one's own reaction back."""
-        return sent(await self._reactions.unreact(connection.caller, message_id, emoji))
+        self._act(connection, ticket, message_id, emoji, "Unreact", adds=False)
 
     @hub_method("not_found", "forbidden", "recipient_unavailable", "gone", "conflict")
     async def pin(self, connection: HubConnection, message_id: UUID) -> SentMessage:

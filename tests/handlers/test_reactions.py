@@ -168,12 +168,40 @@ def test_many_are_weighed_in_steps() -> None:
     message = message_at(1, new_id(), new_id(), "hello")
     people = [new_id() for _ in range(10 * STEP)]
     members = {user_id: store.Reactor(None, frozenset({HEART})) for user_id in people[STEP:]}
-    acts = [Act(user_id, THUMB, adds=True) for user_id in people]
+    acts = [Act(user_id, THUMB, lambda outcome: None, adds=True) for user_id in people]
     steps = sum(1 for _ in settling(message, store.Reactors(members, None), acts))
     assert steps >= 2 * (len(acts) // STEP)
     added, removed, refused = settle(message, store.Reactors(members, None), acts)
     assert [one.user_id for one in added] == people[STEP:] and not removed
     assert [act.user_id for act, _ in refused] == people[:STEP]
+
+
+async def test_a_callback_that_fails(world: Memory, autojump_clock: MockClock) -> None:
+    """Each act is answered once, in the order in which they came, though the one before could not be; nothing is kept
+    of any. What is wrong at once is raised, and answered by nothing else."""
+    people = [world.user() for _ in range(3)]
+    stranger = world.user()
+    said = world.say(world.group(*((one, Role.MEMBER) for one in people)), people[0])
+    heard: list[tuple[int, object]] = []
+
+    def done_of(number: int) -> handler.Done:
+        def done(outcome: Message | ChatError) -> None:
+            heard.append((number, outcome))
+            raise RuntimeError("a defect")
+
+        return done
+
+    for number, one in enumerate([*people, stranger]):
+        world.reactions.act_nowait(one, said.id, THUMB, done_of(number), adds=True)
+    with pytest.raises(ChatError, match="invalid_request"):
+        world.reactions.act_nowait(people[0], said.id, "no", done_of(4), adds=True)
+    await trio.sleep(3 * INTERVAL)
+    shown_to = dict(heard)
+    assert sorted(number for number, _ in heard) == [0, 1, 2, 3]
+    assert [number for number, _ in heard if number != 3] == [0, 1, 2]
+    assert {shown_to[number] for number in range(3)} == {world.tables.messages[said.id]}
+    assert isinstance(shown_to[3], ChatError) and shown_to[3].code == "not_found"
+    assert not world.reactions._waiting and world.reactions.waiting == 0 and world.reactions.written == 3
 
 
 async def test_together_and_apart(world: Memory, autojump_clock: MockClock) -> None:

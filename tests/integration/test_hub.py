@@ -2,6 +2,7 @@
 
 from uuid import uuid4
 
+import psycopg
 import pytest
 import trio
 
@@ -76,6 +77,39 @@ async def test_pipelined_sends_keep_their_order(server: Shared) -> None:
         await recorder.until(100)
     assert seqs == list(range(seqs[0], seqs[0] + 100))
     assert [message["content"] for message in recorder.messages] == [str(n) for n in range(100)]
+
+
+async def test_reactions_hold_nothing_up(server: Shared) -> None:
+    """While reactions wait to be committed, later calls of their connection are answered. They are worked on in order,
+    each is answered once, with its own refusal where there is one; and those of a connection that has ended count."""
+    alice, bob = await server.register("alice"), await server.register("bob")
+    conversation = await server.direct(alice, bob)
+    async with server.connect(alice) as a:
+        message = (await a.invoke("SendMessage", {"conversationId": conversation, "content": "hello"}))["id"]
+        with psycopg.connect(server.database) as held:
+            held.execute("SELECT FROM messages WHERE id = %s FOR UPDATE", [message])
+            async with server.connect(bob) as gone:
+                acts = (("React", ":x:"), ("React", ":y:"), ("Unreact", ":x:"), ("React", "no"), ("React", ":z:"))
+                calls = [await a.start(target, message, emoji) for target, emoji in acts]
+                await gone.send("React", message, ":x:")
+                with trio.fail_after(WAIT):
+                    assert await a.invoke("Ping") == {} and await gone.invoke("Ping") == {}
+        codes: list[str] = []
+        answers = []
+        with trio.fail_after(WAIT):
+            for call in calls:
+                try:
+                    answers.append(await a.result(call))
+                except HubError as error:
+                    codes.append(error.code)
+
+        async def all_count() -> bool:
+            shown = (await server.history(alice, conversation))[0]["reactions"]
+            found = {one["emoji"]: one["userIds"] for one in shown}
+            return found == {":x:": [bob.id], ":y:": [alice.id], ":z:": [alice.id]}
+
+        await wait_until(all_count)
+    assert codes == ["invalid_request"] and [answer["id"] for answer in answers] == [message] * 4
 
 
 async def test_each_refusal_has_its_code(everywhere: Shared) -> None:
