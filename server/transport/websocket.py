@@ -32,7 +32,7 @@ WRITE_SIZE = 262144
 CLOSE_WAIT = 5.0  # seconds for the peer to answer our Close (SignalR's default)
 STALL_TIMEOUT = 20.0  # seconds without the peer taking a byte
 ABORTED = "aborted"
-NOTICED = 0.0005  # seconds; shorter steps are not counted
+NOTICED = 0.0005  # seconds; shorter steps are not counted, as a rule
 _TASK_NAME = "websocket"  # one string for all of them
 PONG_HEAD = b"\x8a"  # the first byte of a pong, and of no other frame
 MAX_PONGS = 64  # in the send queue, behind each other
@@ -321,8 +321,9 @@ class Connection(_Sender):
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _count(self, seconds: float) -> None:
-        """Count `seconds` of processing, during which no other connection was served."""
-        if seconds > NOTICED and self.pace is not None:
+        """Count `seconds` of processing, during which no other connection was served. Short steps count where more has
+        come than is read at once: of a flood there is no end of them."""
+        if (seconds > NOTICED or self.readable) and self.pace is not None:
             self.pace.worked(seconds, self.wheel.now)
 
     def _decode(self, data: bytes) -> Iterator[websocket.Event]:

@@ -120,6 +120,31 @@ async def test_many_connections_take_one_share(
         peer.close()
 
 
+async def test_a_flood_of_cheap_frames_counts(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However little time a read takes: where more has come than is read at once, it counts. A few bytes do not."""
+    monkeypatch.setattr(connections, "NOTICED", FOREVER)
+    counted: list[Share] = []
+    monkeypatch.setattr(Share, "worked", lambda share, seconds, now: counted.append(share))
+    wheel, poller, share = TimerWheel(), Poller(), Share(ON)
+    socket_tasks = SocketTasks(poller)
+    for part in (wheel, poller, socket_tasks):
+        await nursery.start(part.run)
+    ours, peer = socket.socketpair()
+    with peer:
+        ours.setblocking(False)
+        connection = Connection(ours, wheel, poller, socket_tasks, send_queue_bytes=65536, max_message=READ_SIZE)
+        nursery.start_soon(serve, connection, Silent(), share)
+        await trio.testing.wait_all_tasks_blocked()
+        peer.sendall(websocket.encode_masked(websocket.BINARY, b"few"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert not counted
+        peer.sendall(websocket.encode_masked(websocket.BINARY, b"x" * READ_SIZE) * MESSAGES)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(counted) >= MESSAGES - 1
+
+
 async def test_the_connections_of_a_user_have_one_share(
     database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
