@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from uuid import UUID
 
 import msgspec
+import structlog
 from msgspec import UNSET
 
 from handlers import page_cursors, permissions, preconditions, standing, text_rules
@@ -16,7 +17,7 @@ from handlers.model import Caller, CreateUser, Once, UpdatePrivacy, UpdateStatus
 from handlers.ports import Connections, Presence
 from handlers.transactions import Transactions
 from store import names
-from store.errors import Unavailable
+from store.errors import StoreError, Unavailable
 from store.ids import id_ms, new_id
 from store.model import Account, Act, Change, Privacy, User, UserRole, UserStatus
 from store.postgres import audit, blocks
@@ -35,6 +36,8 @@ USERNAME_RULE = "1 to 64 letters, digits and any of . _ - @ + or inner spaces, w
 LEAVE_AT_ONCE = 50  # conversations that a deleted user leaves in one transaction: what others wait for
 LEAVE_ROUNDS = 1000  # such transactions; the rest is left in the last one
 REACTIONS_AT_ONCE = 20  # of a deleted user that are removed in one transaction, each a change of its message
+
+log = structlog.get_logger("parley.users")
 
 
 class Users:
@@ -222,6 +225,19 @@ class Users:
         while await self._transactions.run(take_back):  # who is no member any more can add none
             pass
         await self._transactions.run(write, disconnects=disconnection_of(user_id))
+        await self._forget(user_id)
+
+    async def _forget(self, user_id: UUID) -> None:
+        """Delete what is left of a user who was erased, piece by piece. They are gone, whatever becomes of this: the
+        purge goes on with it."""
+        try:
+            gone: int | None = 0
+            while gone is not None:
+                async with self._pool.connection() as conn:
+                    gone = await store.forget_some(conn, user_id)
+        except StoreError as error:
+            advice = "`parley purge` deletes the rest"
+            log.warning("erasure_unfinished", user=str(user_id), reason=str(error), advice=advice)
 
 
 async def without_last_seen(conn: Connection, users: Sequence[User], viewer_id: UUID | None = None) -> list[User]:

@@ -155,6 +155,7 @@ def _steps(settings: Settings, now: datetime, oldest: datetime) -> list[tuple[st
     before = now - IDEMPOTENCY
     audited = now - timedelta(days=settings.audit_retention_days)
     return [
+        ("rows of users who were erased", users.forget_erased),
         ("mentions", lambda conn, limit: mentions.delete_old_mentions(conn, oldest, limit)),
         ("clientMessageIds", lambda conn, limit: messages.delete_old_sends(conn, before, limit)),
         ("Idempotency-Keys", lambda conn, limit: idempotency.delete_old(conn, before, limit)),

@@ -36,6 +36,7 @@ BLOCK = 32  # messages in one entry of the index
 SPARE = 8  # the newest messages of a conversation that are left out of blocks, as ids come in no strict order
 SEALED = 4096  # messages of one conversation that go into blocks at once
 CHANGES = 500  # of one conversation that are brought in at once
+FORGOTTEN = 5000  # rows that are deleted at once of what retention has dropped
 CONVERSATIONS = 200  # at once
 ROWS = 600  # messages at once, as far as heads say how many there are: those past MAX_BYTES are read in vain
 MAX_BYTES = 64 * 1024  # octets of the messages that are read at once, which takes the event loop a millisecond or two
@@ -299,9 +300,10 @@ async def forget_dropped(conn: Connection, after: UUID, limit: int) -> UUID | No
     parameters = {"after": after, "limit": limit}
     rows = await (await conn.execute(queries.list_searched_conversations, parameters)).fetchall()
     ids = [one for (one,) in rows]
-    async with conn.transaction():
-        for query in (queries.forget_search_blocks, queries.forget_search_terms):
-            await conn.execute(query, {"ids": ids, "bound": bound})
+    for query in (queries.forget_search_blocks, queries.forget_search_terms):
+        forgetting = {"ids": ids, "bound": bound, "limit": FORGOTTEN}
+        while (await conn.execute(query, forgetting)).rowcount == FORGOTTEN:  # each by itself: short locks
+            pass
     return ids[-1] if len(ids) == limit else None
 
 

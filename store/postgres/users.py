@@ -27,6 +27,21 @@ SEARCH_STEP = 200  # display names, or words, looked at in one query
 SEARCHED = 5 * SEARCH_STEP  # and for one page
 
 
+FORGOTTEN = 2000  # rows of one table that are deleted at once when a user is erased
+# What a user may have any number of, or others against them.
+_FORGETTING = (
+    queries.delete_sessions_of,
+    queries.delete_sends_of,
+    queries.delete_mentions_of,
+    queries.forget_threads_of,
+    queries.delete_creations_of,
+    queries.forget_audit_of,
+    queries.delete_blocks_of,
+    queries.forget_reports_of,
+    queries.delete_member_bans_of,
+    queries.give_up_files_of,
+)
+
 ATTEMPTS = 3  # at folding old names while others register
 OLD_NAMES = 200  # names of older code's that one registration folds before it looks whether its own is free
 
@@ -309,6 +324,9 @@ async def delete_user(conn: Connection, user_id: UUID) -> tuple[Change, ...] | N
     All writes lock conversations before users, so the conversations are locked first, in id order; then the user,
     which keeps other transactions from adding them anywhere; then the conversations once more, for those to which
     they were added between the first lock and the second. No conversation can keep a deleted member.
+
+    Of what a user may have any number of, a piece is deleted with them, and the rest by `forget_some`, which is called
+    until nothing is left, here or, should the process die, by the purge.
     """
     async with conn.atomic():
         await _lock_conversations(conn, user_id, None)
@@ -316,23 +334,48 @@ async def delete_user(conn: Connection, user_id: UUID) -> tuple[Change, ...] | N
             return None
         # The user cannot be added anywhere any more; memberships made since the first look are locked now.
         changes = await _leave(conn, user_id, await _lock_conversations(conn, user_id, None))
-        for query in (
-            queries.delete_sessions_of,
-            queries.delete_identities_of,
-            queries.delete_sends_of,
-            queries.delete_mentions_of,
-            queries.forget_threads_of,
-            queries.delete_creations_of,
-            queries.delete_privacy_of,
-            queries.forget_audit_of,
-            queries.delete_blocks_of,
-            queries.forget_reports_of,
-            queries.delete_member_bans_of,
-            queries.give_up_files_of,
-            queries.anonymise_user,
-        ):
+        _, is_more = await _forget(conn, user_id, FORGOTTEN)
+        if is_more:
+            await conn.execute(queries.insert_erasure, {"user_id": user_id})
+        for query in (queries.delete_identities_of, queries.delete_privacy_of, queries.anonymise_user):
             await conn.execute(query, {"user_id": user_id})
     return tuple(changes)
+
+
+async def forget_some(conn: Connection, user_id: UUID | None, limit: int = FORGOTTEN) -> int | None:
+    """Delete a piece of what is left of a user who was erased, or of any such user: at most `limit` rows of each table.
+
+    One transaction. Returns how many rows; None if nothing is left, or another process is about it.
+    """
+    async with conn.atomic():
+        row = await (await conn.execute(queries.lock_erasure, {"user_id": user_id})).fetchone()
+        if row is None:
+            return None
+        count, is_more = await _forget(conn, row[0], limit)
+        if not is_more:
+            await conn.execute(queries.delete_erasure, {"user_id": row[0]})
+        return count
+
+
+async def _forget(conn: Connection, user_id: UUID, limit: int) -> tuple[int, bool]:
+    """Delete at most `limit` rows of each table: (how many, whether there may be more)."""
+    total, is_more = 0, False
+    for query in _FORGETTING:
+        count = (await conn.execute(query, {"user_id": user_id, "limit": limit})).rowcount
+        total += count
+        is_more = is_more or count >= limit
+    return total, is_more
+
+
+async def forget_erased(conn: Connection, limit: int) -> int:
+    """Delete what is left of users who were erased, for the purge. How many rows went; `limit` or more: go on."""
+    total = 0
+    while total < limit:
+        gone = await forget_some(conn, None, limit)
+        if gone is None:
+            return min(total, limit - 1)
+        total += gone
+    return total
 
 
 async def leave_some(conn: Connection, user_id: UUID, limit: int) -> tuple[list[Change], bool]:

@@ -1652,6 +1652,11 @@ def _delete_user(tables: Tables, user_id: UUID) -> tuple[Change, ...] | None:
     return tuple(changes)
 
 
+@stands_for(users.forget_some)
+def _forget_some(tables: Tables, user_id: UUID | None, limit: int = users.FORGOTTEN) -> int | None:
+    return None
+
+
 # -- in place of store.postgres.blocks --------------------------------------------------------
 
 

@@ -1,7 +1,10 @@
 """handlers.users: who may register, change and erase an account, and what others see of it."""
 
+from uuid import UUID
+
 import msgspec
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
@@ -355,6 +358,27 @@ async def test_an_erasure_that_breaks_off(memory: Memory) -> None:
         world.database.fails_at = 0
         await act()
         assert user_id not in world.tables.users and not [one for _, one in world.tables.members if one == user_id]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_an_erasure_of_much(memory: Memory, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    """What is left of who was erased is deleted piece by piece, behind their connections' end; that it fails is logged,
+    and they are erased."""
+    user, left = memory.user(), 3
+
+    async def forget_some(conn: object, user_id: UUID, limit: int = 0) -> int | None:
+        nonlocal left
+        assert user_id == user.user_id and len(memory.publisher.published) >= 1
+        left -= 1
+        if fails:
+            raise Unavailable("away")
+        return left if left >= 0 else None
+
+    monkeypatch.setattr("store.postgres.users.forget_some", forget_some)
+    with structlog.testing.capture_logs() as logged:
+        await memory.users.delete(user, user.user_id)
+    assert user.user_id not in memory.tables.users and left == (2 if fails else -1)
+    assert [entry["event"] for entry in logged] == ["erasure_unfinished"] * fails
 
 
 async def test_registration_while_the_database_is_away(memory: Memory) -> None:

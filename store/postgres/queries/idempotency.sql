@@ -15,7 +15,7 @@ DELETE FROM creations WHERE scope = %(scope)s AND key = %(key)s AND fingerprint 
 
 -- name: delete_creations_of
 -- creations_pkey, as a range.
-DELETE FROM creations WHERE scope = %(user_id)s
+DELETE FROM creations WHERE ctid = ANY(ARRAY(SELECT ctid FROM creations WHERE scope = %(user_id)s LIMIT %(limit)s))
 
 -- name: delete_old_creations
 -- creations_age.

@@ -64,7 +64,11 @@ UPDATE reports SET
     reporter_id = CASE WHEN reporter_id = %(user_id)s THEN NULL ELSE reporter_id END,
     comment = CASE WHEN reporter_id = %(user_id)s THEN NULL ELSE comment END,
     content = CASE WHEN user_id = %(user_id)s THEN NULL ELSE content END
-WHERE reporter_id = %(user_id)s OR (user_id = %(user_id)s AND content IS NOT NULL)
+WHERE id = ANY(ARRAY(
+    (SELECT id FROM reports WHERE reporter_id = %(user_id)s LIMIT %(limit)s)
+    UNION
+    (SELECT id FROM reports WHERE user_id = %(user_id)s AND content IS NOT NULL LIMIT %(limit)s)
+))
 
 -- name: delete_old_reports
 -- reports_pkey: ids are of time.

@@ -226,11 +226,17 @@ ORDER BY conversation_id LIMIT %(limit)s
 
 -- name: forget_search_blocks
 -- message_search_blocks_pkey. Of these conversations, whose messages are all dropped.
-DELETE FROM message_search_blocks WHERE conversation_id = ANY(%(ids)s::uuid[]) AND first_id < %(bound)s AND last_id < %(bound)s
+DELETE FROM message_search_blocks WHERE (conversation_id, first_id) IN (
+    SELECT conversation_id, first_id FROM message_search_blocks
+    WHERE conversation_id = ANY(%(ids)s::uuid[]) AND first_id < %(bound)s AND last_id < %(bound)s LIMIT %(limit)s
+)
 
 -- name: forget_search_terms
 -- message_search_pkey.
-DELETE FROM message_search WHERE conversation_id = ANY(%(ids)s::uuid[]) AND id < %(bound)s
+DELETE FROM message_search WHERE (conversation_id, id) IN (
+    SELECT conversation_id, id FROM message_search
+    WHERE conversation_id = ANY(%(ids)s::uuid[]) AND id < %(bound)s LIMIT %(limit)s
+)
 
 -- fragment: mine
 -- members_user: where the user is a member now.

@@ -123,16 +123,19 @@ WHERE f.user_id = %(user_id)s AND f.root_id = %(root_id)s AND c.id = f.conversat
 
 -- name: forget_threads_of
 -- thread_members_pkey. A user who is erased: of what they have replied to, how often stays, as the replies do. Locked in the
--- order in which the lanes lock such rows.
+-- order in which the lanes lock such rows. One row for each that was found.
 WITH mine AS MATERIALIZED (
     SELECT user_id, root_id, reply_count FROM thread_members
-    WHERE user_id = %(user_id)s ORDER BY root_id FOR UPDATE
+    WHERE user_id = %(user_id)s AND (reply_count = 0 OR is_following OR read_seq > 0 OR changed_at IS NOT NULL)
+    ORDER BY root_id LIMIT %(limit)s FOR UPDATE
 ), gone AS (
     DELETE FROM thread_members AS f USING mine AS o
     WHERE f.user_id = o.user_id AND f.root_id = o.root_id AND o.reply_count = 0
+), kept AS (
+    UPDATE thread_members AS f SET is_following = false, read_seq = 0, changed_at = NULL
+    FROM mine AS o WHERE f.user_id = o.user_id AND f.root_id = o.root_id AND o.reply_count > 0
 )
-UPDATE thread_members AS f SET is_following = false, read_seq = 0, changed_at = NULL
-FROM mine AS o WHERE f.user_id = o.user_id AND f.root_id = o.root_id AND o.reply_count > 0
+SELECT FROM mine
 
 -- name: delete_old_threads
 -- threads_pkey: ids are of time.

@@ -185,9 +185,22 @@ FROM (
 WHERE m.conversation_id = heir.conversation_id AND m.user_id = heir.user_id
 RETURNING m.conversation_id, m.user_id
 
+-- name: insert_erasure
+-- erasures_pkey. There may be more of a user who is erased than was deleted with them.
+INSERT INTO erasures (user_id) VALUES (%(user_id)s) ON CONFLICT DO NOTHING
+
+-- name: lock_erasure
+-- erasures_pkey. That of a user, or any. One that another process works on is passed over.
+SELECT user_id FROM erasures WHERE %(user_id)s::uuid IS NULL OR user_id = %(user_id)s
+ORDER BY user_id LIMIT 1 FOR UPDATE SKIP LOCKED
+
+-- name: delete_erasure
+-- erasures_pkey.
+DELETE FROM erasures WHERE user_id = %(user_id)s
+
 -- name: delete_sessions_of
--- sessions_user.
-DELETE FROM sessions WHERE user_id = %(user_id)s
+-- sessions_user. A user may have any number of what is deleted here and below, as others may against them.
+DELETE FROM sessions WHERE id = ANY(ARRAY(SELECT id FROM sessions WHERE user_id = %(user_id)s LIMIT %(limit)s))
 
 -- name: delete_identities_of
 -- identities_user.
@@ -195,11 +208,11 @@ DELETE FROM identities WHERE user_id = %(user_id)s
 
 -- name: delete_sends_of
 -- sends_pkey, as a range.
-DELETE FROM sends WHERE sender_id = %(user_id)s
+DELETE FROM sends WHERE ctid = ANY(ARRAY(SELECT ctid FROM sends WHERE sender_id = %(user_id)s LIMIT %(limit)s))
 
 -- name: delete_mentions_of
 -- mentions_pkey, as a range.
-DELETE FROM mentions WHERE user_id = %(user_id)s
+DELETE FROM mentions WHERE ctid = ANY(ARRAY(SELECT ctid FROM mentions WHERE user_id = %(user_id)s LIMIT %(limit)s))
 
 -- name: anonymise_user
 -- users_pkey. The name is freed; no name that somebody may choose looks like this one ("!" is not allowed in names).

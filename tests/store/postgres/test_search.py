@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -308,8 +309,12 @@ async def test_a_conversation_made_after_the_rebuild(conn: Connection) -> None:
     assert await find(conn, alice, "first") == ["first"]
 
 
-async def test_what_retention_dropped_is_forgotten(conn: Connection) -> None:
-    """Terms from before the oldest month go, a few conversations at a time; the others stay."""
+@pytest.mark.parametrize("rows", [1, 2, 1000])
+async def test_what_retention_dropped_is_forgotten(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """Terms from before the oldest month go, a few conversations at a time, so many rows at once; the others stay."""
+    monkeypatch.setattr(search, "FORGOTTEN", rows)
     [alice] = await make_users(conn, 1)
     groups = [await make_group(conn, [alice]) for _ in range(3)]
     for group in groups:
@@ -318,9 +323,20 @@ async def test_what_retention_dropped_is_forgotten(conn: Connection) -> None:
         old = id_floor(1000)
         await conn.execute("INSERT INTO message_search VALUES (%s, %s, '''gone''')", (group, old))
         await conn.execute("INSERT INTO message_search_blocks VALUES (%s, %s, %s, '''gone''')", (group, old, old))
+    sizes: list[int] = []
+    execute = Connection.execute
+
+    async def counted(self: Connection, query: Any, parameters: Any = None, **options: Any) -> Any:
+        cursor = await execute(self, query, parameters, **options)
+        if "bound" in (parameters or ()):
+            sizes.append(cursor.rowcount)
+        return cursor
+
+    monkeypatch.setattr(Connection, "execute", counted)
     after: UUID | None = UUID(int=0)
     while after is not None:
         after = await search.forget_dropped(conn, after, 2)
+    assert sum(sizes) == 6 and max(sizes) == min(rows, 2)
     assert await fetch_value(conn, "SELECT count(*) FROM message_search WHERE terms @@ '''gone'''") == 0
     assert await fetch_value(conn, "SELECT count(*) FROM message_search_blocks") == 0
     assert len(await find(conn, alice, "kept")) == 3

@@ -284,6 +284,66 @@ async def test_deletion(conn: Connection) -> None:
     assert await users.delete_user(conn, account.id) is None
 
 
+async def test_deletion_of_a_user_of_much(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a user who has much of everything, a piece is deleted with them, and the rest in pieces; the purge goes on
+    with what a process has left when it died."""
+    monkeypatch.setattr(users, "FORGOTTEN", 10)
+    gone, left, bob = await make_users(conn, 3)
+    others = await make_users(conn, 25)
+    group = await make_group(conn, [bob, *others])
+    for user in (gone, left):
+        ids = [new_id() for _ in range(25)]
+        for table, values in {
+            "sends (sender_id, client_message_id, message_id)": "%(user)s, i::text, i",
+            "sessions (id, user_id, token_hash, expires_at)": "i, %(user)s, '', now()",
+            "mentions (user_id, conversation_id, seq, message_id, sender_id)": "%(user)s, %(group)s, n, i, i",
+            "creations (scope, key, fingerprint, resource_id)": "%(user)s, i::text, '', i",
+            "audit (id, act, actor_id, user_id, address)": "i, 'SignedIn', %(user)s, %(user)s, 'a'",
+            "blocks (user_id, blocked_id, version)": "(%(others)s::uuid[])[n], %(user)s, n",
+            "thread_members (user_id, root_id, conversation_id, is_following, read_seq)": (
+                "%(user)s, i, %(group)s, true, 0"
+            ),
+        }.items():
+            rows = f"SELECT {values} FROM unnest(%(ids)s::uuid[]) WITH ORDINALITY AS o (i, n)"  # noqa: S608
+            query = f"INSERT INTO {table} {rows}"
+            await conn.execute(query, {"user": user, "ids": ids, "group": group, "others": others})
+    sizes: list[int] = []
+    execute = Connection.execute
+
+    async def counted(self: Connection, query: Any, parameters: Any = None, **options: Any) -> Any:
+        cursor = await execute(self, query, parameters, **options)
+        if parameters and "limit" in parameters and query not in (queries.lock_conversations_of,):
+            sizes.append(cursor.rowcount)
+        return cursor
+
+    async def kept() -> list[object]:
+        tables = ("sends", "sessions", "mentions", "creations", "blocks", "thread_members", "erasures")
+        found = [await fetch_value(conn, f"SELECT count(*) FROM {table}") for table in tables]  # noqa: S608
+        return [*found, await fetch_value(conn, "SELECT count(*) FROM audit WHERE address IS NOT NULL")]
+
+    assert await kept() == [50, 50, 50, 50, 50, 50, 0, 50]
+    monkeypatch.setattr(Connection, "execute", counted)
+    for user in (gone, left):
+        assert await users.delete_user(conn, user) is not None
+    assert await kept() == [30, 30, 30, 30, 30, 30, 2, 30]
+    assert await users.forget_some(conn, bob, 10) is None
+    pieces = [await users.forget_some(conn, gone, 10) for _ in range(3)]
+    assert pieces == [70, 35, None] and await kept() == [15, 15, 15, 15, 15, 15, 1, 15]
+    assert max(sizes) == 10
+    assert await users.forget_erased(conn, 1000) == 15 * 7 and await kept() == [0] * 8
+    assert await users.forget_erased(conn, 1000) == 0
+
+
+async def test_what_is_left_is_deleted_by_one(conn: Connection, other: Connection) -> None:
+    """What is left of a user is deleted by one process at a time; others find nothing to do."""
+    await conn.execute("INSERT INTO erasures SELECT %s", [(await make_users(conn, 1))[0]])
+    async with conn.transaction():
+        assert await users.forget_some(conn, None) == 0
+        assert await users.forget_some(other, None) is None
+        assert await users.forget_erased(other, 10) == 0
+    assert await fetch_value(conn, "SELECT count(*) FROM erasures") == 0
+
+
 async def test_deletion_while_being_added(conn: Connection, other: Connection) -> None:
     """A user added and deleted at the same moment is either refused or leaves that conversation too."""
     [alice, gone] = await make_users(conn, 2)
