@@ -293,7 +293,9 @@ class Rooms:
             self._number(room)
             room.place(position)
             room.moved()
-            self._deliver_held_guarded(room)
+            if room.held:
+                self._deliver_held_guarded(room)
+                self._flusher.flush()  # to those who were added by what was held
 
     def _number(self, room: Room) -> None:
         self.openings += 1

@@ -194,6 +194,27 @@ async def test_in_order_at_once() -> None:
     assert connection.seen == [11, 12]
 
 
+async def test_what_was_held_while_a_room_opened_goes_out(nursery: trio.Nursery) -> None:
+    """Who is added while another opens the room is sent what was said behind that, without waiting for another event;
+    and so is all that is marked later."""
+    world = World()
+    await nursery.start(world.flusher.run)
+    bob = await world.connection(BOB)
+    world.database.gate = trio.Event()
+
+    async def open_room() -> None:
+        async with world.rooms.opened([CONVERSATION]):
+            pass
+
+    nursery.start_soon(open_room)
+    await wait_all_tasks_blocked()
+    world.rooms.publish([change(11, added=(BOB,)), change(12)])
+    world.database.gate.set()
+    await wait_all_tasks_blocked()
+    assert bob.seen == [12]
+    nursery.cancel_scope.cancel()
+
+
 class Many(Database):
     """Has every conversation. Notes how many were asked for at a time."""
 
