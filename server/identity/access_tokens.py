@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 import jwt
+import msgspec
 
 from handlers.api_keys import is_key
 from handlers.errors import ChatError
@@ -121,7 +122,9 @@ class Verifier:
         if not jwts.is_of_kind(header, jwts.ACCESS_TOKENS):
             raise unauthenticated("The token is of another kind than an access token (see its header's typ).")
         if header.get("alg") == "HS256" and self._signing.current:
-            claims = self._decode(token, [(key, "HS256") for key in self._signing.accepted])
+            claims = self._read_plain(token) if header in jwts.PLAIN_HEADERS else None
+            if claims is None:
+                claims = self._decode(token, [(key, "HS256") for key in self._signing.accepted])
             user_id = _parsed_id(claims["sub"])
             if user_id is None:
                 if self._subjects is not None:
@@ -151,6 +154,11 @@ class Verifier:
             self._verified.clear()
         caller = self._verified.get(digest)
         return caller if caller is not None and caller.expires_at > time.time() else None
+
+    def _read_plain(self, token: str) -> dict[str, Any] | None:
+        return jwts.read_plain(
+            token, self._signing.accepted, audience=self._audience, issuer=self._issuer, leeway=LEEWAY
+        )
 
     def _decode(self, token: str, keys: Iterable[tuple[Any, str]]) -> dict[str, Any]:
         try:
@@ -200,6 +208,10 @@ def _id_of(claims: dict[str, Any]) -> UUID:
 
 
 def _parsed_id(subject: object) -> UUID | None:
+    try:
+        return msgspec.convert(subject, UUID)  # as ids are written, as a rule: in a third of the time
+    except msgspec.ValidationError:
+        pass
     try:
         return UUID(subject)  # type: ignore[arg-type]  # whatever it is
     except (ValueError, TypeError, AttributeError):

@@ -59,8 +59,9 @@ async def test_connection_tokens_are_no_access_tokens() -> None:
 
 def test_connection_ids_can_be_typed(monkeypatch: pytest.MonkeyPatch) -> None:
     """No id begins like an option, so that `parley inspect kill ID` takes each."""
-    monkeypatch.setattr("secrets.token_urlsafe", lambda size: "-hA0")
-    assert new_connection_id() == "_hA0"
+    monkeypatch.setattr("server.identity.connection_tokens._drawn", [b"\xf8" + bytes(15)])
+    assert new_connection_id() == "_" + "A" * 21
+    assert len({new_connection_id() for _ in range(200)}) == 200
 
 
 async def test_tokens_nested_without_end() -> None:
