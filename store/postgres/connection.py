@@ -14,21 +14,19 @@ import weakref
 from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, NamedTuple, Self, TypeVar
-from uuid import UUID
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 import psycopg
 import trio
 from psycopg import AsyncCursor, AsyncTransaction, pq
 from psycopg._conninfo_utils import get_param, is_ip_address, split_attempts
-from psycopg.abc import ConnDict, ConnParam
+from psycopg.abc import ConnDict, ConnParam, Params, Query
 from psycopg.adapt import AdaptersMap
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
-from psycopg.types.uuid import UUIDBinaryDumper
 
 from store import tcp
-from store.postgres import arrays
+from store.postgres.execution import ADAPTERS, Result, asked, exchange, new_transformer
 from store.postgres.logins import Logins, Refused
 
 CONNECT_TIMEOUT = 5.0  # seconds for a name, and for one address, unless the conninfo says connect_timeout
@@ -51,16 +49,6 @@ RV = TypeVar("RV")
 READ, WRITE, READ_WRITE = psycopg.waiting.Wait.R, psycopg.waiting.Wait.W, psycopg.waiting.Wait.RW
 READY_R, READY_W = psycopg.waiting.Ready.R, psycopg.waiting.Ready.W
 IDLE, ACTIVE, BAD = pq.TransactionStatus.IDLE, pq.TransactionStatus.ACTIVE, pq.ConnStatus.BAD
-
-
-def _make_adapters() -> AdaptersMap:
-    adapters = AdaptersMap(psycopg.adapters)
-    adapters.register_dumper(UUID, UUIDBinaryDumper)  # the last one registered is what %s takes
-    arrays.register(adapters)
-    return adapters
-
-
-ADAPTERS = _make_adapters()
 
 
 class Cursor(AsyncCursor[TupleRow]):
@@ -107,7 +95,9 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
 
     `patience` bounds, in seconds, how long any one exchange with the server may take: past it the
     connection is closed and OperationalError raised. It is the guard against a server that neither
-    answers nor hangs up; ordinary slowness is the business of `statement_timeout`.
+    answers nor hangs up; ordinary slowness is the business of `statement_timeout`. A scope with a deadline
+    for each exchange costs as much as half of what psycopg does, so who keeps connections may look after
+    them instead (`watch`), now and then.
 
     Cancelling a scope in mid-query cancels the query in the server and waits (shielded, for at most
     CANCEL_TIMEOUT) until the connection is idle; when that fails, the connection is closed.
@@ -128,6 +118,12 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
         self._adapters = AdaptersMap(ADAPTERS)
         self._autocommit = True
         self.prepare_threshold = PREPARE_THRESHOLD
+        self._values = new_transformer()
+        self._is_watched = False  # its keeper calls `watch`
+        self._exchange = 0  # the number of the one that is under way, if it is odd
+        self._watched_exchange = 0  # the one that `watch` has seen
+        self._watched_since = 0.0
+        self._is_given_up = False  # by `watch`
         self._is_ended = False  # the server has said goodbye, though it may not have hung up yet
         self.add_notice_handler(partial(_hear, weakref.ref(self)))
 
@@ -187,7 +183,24 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
         connection is lost, the connection is closed. Whether the server has done what it was asked is not known after
         cancellation, timeout or loss.
         """
-        patience = self.patience if timeout is None else timeout
+        if not self._is_watched or timeout is not None:
+            return await self._wait_within(gen, self.patience if timeout is None else timeout)
+        self._exchange += 1
+        try:
+            return await _wait(gen, self.pgconn.socket)
+        except trio.Cancelled:
+            await self._abandon(gen)
+            raise
+        except BaseException:
+            if self.pgconn.status == BAD:
+                self.finish()
+            if self._is_given_up:
+                raise _unanswered(self.patience) from None
+            raise
+        finally:
+            self._exchange += 1
+
+    async def _wait_within(self, gen: Generator[Any, Any, RV], patience: float) -> RV:
         try:
             with trio.move_on_after(patience):
                 return await _wait(gen, self.pgconn.socket)
@@ -199,7 +212,23 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
                 self.finish()
             raise
         self.finish()
-        raise psycopg.OperationalError(f"PostgreSQL did not answer within {patience:g} s; the connection was closed")
+        raise _unanswered(patience)
+
+    def keep_watch(self, is_watched: bool) -> None:
+        """From now on its keeper calls `watch` again and again, or does not any more: then each exchange from here on
+        has a deadline of its own."""
+        self._is_watched = is_watched
+
+    def watch(self, now: float) -> None:
+        """Hang up if an exchange has been under way for `patience`. An exchange is timed from when this first sees it.
+        `now` is trio's time."""
+        if not self._exchange & 1:
+            return
+        if self._exchange != self._watched_exchange:
+            self._watched_exchange, self._watched_since = self._exchange, now
+        elif now - self._watched_since >= self.patience:
+            self._is_given_up = True
+            self.finish()
 
     async def _abandon(self, gen: Generator[Any, Any, object]) -> None:
         """Stop an exchange whose caller was cancelled: cancel it in the server and read to its end, or hang up.
@@ -220,6 +249,25 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
         # In pipeline mode results of several statements are in flight: hanging up is simpler and as safe.
         if not settled or self.pgconn.transaction_status == ACTIVE or self.pgconn.pipeline_status:
             self.finish()
+
+    async def execute(  # type: ignore[override]  # a Result is all that is needed of a cursor
+        self, query: Query, params: Params | None = None, *, prepare: bool | None = None, binary: bool = True
+    ) -> Result:
+        """Send one statement, and wait for what comes back. Raise psycopg.Error.
+
+        `prepare` as psycopg has it. In pipeline mode, and for what is no plain text, a cursor of psycopg does it.
+        """
+        if self._pipeline is not None or not isinstance(query, str):
+            cursor: Any = await super().execute(query, params, prepare=prepare)  # type: ignore[arg-type]
+            return cast(Result, cursor)
+        async with self.lock:
+            return Result(await self.wait(self._execute(query, params, prepare)), self._values)
+
+    def _execute(self, query: str, params: Params | None, prepare: bool | None) -> Generator[Any, Any, Any]:
+        one = asked(query, params, self._values)
+        result = yield from exchange(self.pgconn, self._prepared, one, prepare)
+        yield from self._prepared.maintain_gen(self)
+        return result
 
     @asynccontextmanager
     async def transaction(
@@ -295,6 +343,10 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
             await _wait_connecting(self._cancel_gen())
             return
         raise psycopg.errors.CancellationTimeout("the server did not take the cancellation in time")
+
+
+def _unanswered(patience: float) -> psycopg.OperationalError:
+    return psycopg.OperationalError(f"PostgreSQL did not answer within {patience:g} s; the connection was closed")
 
 
 def ends_session(error: BaseException) -> bool:

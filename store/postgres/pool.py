@@ -9,8 +9,8 @@ taken, so a restart of PostgreSQL is noticed before a query is lost to it.
 """
 
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from types import TracebackType
 
 import psycopg
 import structlog
@@ -30,6 +30,7 @@ SECONDS = 1.0
 FIRST_BACKOFF = 0.05 * SECONDS  # after one failed attempt; doubles with each more
 MAX_BACKOFF = 5 * SECONDS  # while no task waits for a connection
 MAX_BACKOFF_IN_DEMAND = 0.5 * SECONDS  # while one does
+LOOK = 1 * SECONDS  # between looks at what is under way on connections: by so much more than its patience one may wait
 HEALTH_PERIOD = 15 * SECONDS  # between looks at the idle connections
 IDLE_PROBE = 30 * SECONDS  # unused for so long: ask it something, middleboxes forget quiet peers
 MAX_AGE = 3600 * SECONDS  # then replaced when idle, so that a moved database is found again (jittered)
@@ -47,6 +48,24 @@ class _Waiter:
     def __init__(self) -> None:
         self.ready = trio.Event()
         self.connection: Connection | None = None
+
+
+class Lending:
+    """A block with a connection. No generator: Trio notes each one that is begun, and each that has ended."""
+
+    __slots__ = ("_connection", "_pool")
+
+    def __init__(self, pool: "Pool") -> None:
+        self._pool = pool
+
+    async def __aenter__(self) -> Connection:
+        self._connection = await self._pool.lend()
+        return self._connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._pool.take_back(self._connection, error)
 
 
 class Pool:
@@ -79,8 +98,8 @@ class Pool:
         self._size = size
         self._max_waiting = max_waiting
         self._idle: list[Connection] = []
+        self._kept: set[Connection] = set()  # lent or idle
         self._waiters: dict[_Waiter, None] = {}
-        self._open = 0  # lent or idle
         self._connecting = 0
         self._failures = 0  # in a row
         self.outage = Outage("parley.pool", "postgres_unreachable", pool=name)
@@ -92,25 +111,30 @@ class Pool:
 
     # -- lending ------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
+    def connection(self) -> "Lending":
         """A connection in autocommit mode, for as long as the block runs.
 
         Raises Overloaded when too many wait already, Unavailable when none is to be had within
         `acquire_timeout`, and Unavailable in place of every psycopg error that means "not now": NoRoom when the disk is
         full, Damaged when it found its own data damaged.
         """
-        try:
-            connection = self._pop_idle() or await self._wait_for_one()
-            self._acquired += 1
-            try:
-                yield connection
-            except NOT_THE_PRIMARY:
-                connection.finish()  # it works, but leads to the wrong server
-                raise
-            finally:
-                self._give_back(connection)
-        except TRANSIENT as error:
+        return Lending(self)
+
+    async def lend(self) -> Connection:
+        connection = self._pop_idle() or await self._wait_for_one()
+        self._acquired += 1
+        return connection
+
+    def take_back(self, connection: Connection, error: BaseException | None) -> None:
+        """`error` is what the block has ended with, if it has. Raises what that means to callers."""
+        if isinstance(error, NOT_THE_PRIMARY):
+            connection.finish()  # it works, but leads to the wrong server
+        self._give_back(connection)
+        if error is not None:
+            self._translate(error)
+
+    def _translate(self, error: BaseException) -> None:
+        if isinstance(error, TRANSIENT):
             if isinstance(error, psycopg.errors.DiskFull):
                 self._on_no_room()
                 if not ends_session(error):
@@ -120,7 +144,7 @@ class Pool:
                 if isinstance(error, DAMAGED):
                     raise Damaged(f"PostgreSQL: {reason(error)}") from error
             raise Unavailable(f"PostgreSQL: {reason(error)}") from error
-        except NOT_OURS as error:
+        if isinstance(error, NOT_OURS):
             raise Unfit(f"PostgreSQL: {reason(error)}; has `parley migrate` been run, by a role that may?") from error
 
     async def connect(self) -> Connection:
@@ -138,7 +162,7 @@ class Pool:
     def statistics(self) -> PoolStatistics:
         return PoolStatistics(
             size=self._size,
-            open=self._open,
+            open=len(self._kept),
             idle=len(self._idle),
             connecting=self._connecting,
             waiting=len(self._waiters),
@@ -190,7 +214,7 @@ class Pool:
 
     def _give_back(self, connection: Connection) -> None:
         if self._closed:
-            self._open -= 1
+            self._kept.discard(connection)
             connection.finish()
         elif connection.is_idle:
             connection.last_used = trio.current_time()
@@ -212,7 +236,7 @@ class Pool:
 
     def _discard(self, connection: Connection) -> None:
         connection.finish()
-        self._open -= 1
+        self._kept.discard(connection)
         self._discarded += 1
         self._wake.set()
 
@@ -224,6 +248,7 @@ class Pool:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch_health)
+                nursery.start_soon(self._watch_exchanges)
                 task_status.started()
                 while True:
                     for _ in range(self._missing()):
@@ -241,7 +266,9 @@ class Pool:
 
     def _close(self) -> None:
         self._closed = True
-        self._open -= len(self._idle)
+        self._kept.difference_update(self._idle)
+        for connection in self._kept:
+            connection.keep_watch(False)
         for connection in self._idle:
             connection.finish()
         self._idle.clear()
@@ -252,8 +279,8 @@ class Pool:
         """How many connections to start opening now: one for each caller who waits, and one to be ready."""
         if self._closed:
             return 0
-        wanted = max(len(self._waiters), 1 - self._open) - self._connecting
-        missing = max(0, min(wanted, self._size - self._open - self._connecting))
+        wanted = max(len(self._waiters), 1 - len(self._kept)) - self._connecting
+        missing = max(0, min(wanted, self._size - len(self._kept) - self._connecting))
         if self._failures and missing:
             return 0 if self._connecting else 1  # one at a time finds out whether PostgreSQL is back
         return missing
@@ -274,7 +301,8 @@ class Pool:
         else:
             self._failures = 0
             self.outage.over()
-            self._open += 1
+            self._kept.add(connection)
+            connection.keep_watch(not self._closed)
             self._give_back(connection)
         finally:
             self._connecting -= 1
@@ -291,6 +319,13 @@ class Pool:
         floor = min(delay, MAX_BACKOFF_IN_DEMAND) - (trio.current_time() - start)
         if floor > 0:
             await trio.sleep(floor)
+
+    async def _watch_exchanges(self) -> None:
+        while True:
+            await trio.sleep(LOOK)
+            now = trio.current_time()
+            for connection in tuple(self._kept):
+                connection.watch(now)
 
     async def _watch_health(self) -> None:
         while True:

@@ -12,6 +12,7 @@ from store.postgres import outbox
 from store.postgres.connection import Connection
 from store.postgres.pool import Pool
 from tests.store.cluster import Cluster
+from tests.store.proxy import Proxy
 from tests.store.world import WAIT, fetch_value, make_users, wait_for_lock, wait_for_value
 from tests.waiting import wait_until
 
@@ -256,6 +257,47 @@ async def test_health_check(database: str, other: Connection, monkeypatch: pytes
         first.opened_at -= 4000
         await wait_until(lambda: first.closed)
         nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_says_nothing(
+    database: str, cluster: Cluster, tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exchange of a lent connection takes no scope of its own, and ends all the same when PostgreSQL goes silent:
+    the pool looks after it. Afterwards there is another connection."""
+    monkeypatch.setattr("store.postgres.pool.LOOK", 0.02)
+    proxy = Proxy(tmp_path, cluster.directory)
+    await nursery.start(proxy.run)
+    pool = Pool(database + f" host={tmp_path}", name="test", size=1)
+    await nursery.start(pool.run)
+    async with pool.connection() as conn:
+        await conn.execute("SELECT 1")
+        with monkeypatch.context() as patch:
+            patch.setattr("trio.CancelScope.__enter__", None)
+            await conn.execute("SELECT 1")
+    with pytest.raises(Unavailable, match=r"did not answer within 0\.2 s"):
+        async with pool.connection() as conn:
+            conn.patience = 0.2
+            proxy.hold_answers = True
+            await conn.execute("SELECT 1")
+    assert conn.closed
+    proxy.hold_answers = False
+    async with pool.connection() as another:
+        await another.execute("SELECT pg_sleep(0.2)")
+        assert another is not conn and another.is_idle
+    nursery.cancel_scope.cancel()
+
+
+async def test_no_exchange_is_given_up_for_those_before_it(pool: Pool) -> None:
+    """Patience is for one exchange: many short ones, one after the other, are not taken for a long one."""
+    async with pool.connection() as conn:
+        conn.patience = 10.0
+        for now in range(0, 100, 5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(conn.execute, "SELECT pg_sleep(0.001)")
+                await trio.testing.wait_all_tasks_blocked()
+                conn.watch(now)
+        conn.watch(1000.0)
+        assert conn.is_idle and not conn.closed
 
 
 async def test_closing(pool: Pool) -> None:
