@@ -5,6 +5,7 @@ emoji is kept in. Which characters are emoji is Unicode's data, as the library `
 """
 
 import re
+from array import array
 
 import regex
 
@@ -21,8 +22,10 @@ _JOINED = 7  # pictures that one may be joined with; four make a family
 
 def _characters(of: str) -> str:
     """The characters of a set of Unicode's, as the inside of brackets."""
-    all_of_them = "".join(map(chr, (*range(0xA0, 0xD800), *range(0x1F000, 0x20000))))
-    runs = [found[0] for found in regex.finditer(f"{of}+", all_of_them, flags=regex.V1)]
+    points = array("I")  # not one object for each: the memory of these would stay with the process
+    points.extend(range(0xA0, 0xD800))
+    points.extend(range(0x1F000, 0x20000))
+    runs = [found[0] for found in regex.finditer(f"{of}+", points.tobytes().decode("utf-32"), flags=regex.V1)]
     return "".join(run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 

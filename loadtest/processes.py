@@ -165,9 +165,14 @@ def services(root: int) -> dict[str, list[int]]:
 
 def by_role(root: int) -> dict[str, Usage]:
     """What `root` and all that it started use now: servers, database, redis."""
-    servers = [found for pid in family(root) if _serves(_command(pid)) and (found := usage(pid))]
-    whole = Usage(sum(each.cpu_seconds for each in servers), sum(each.rss_bytes for each in servers))
+    found = servers(root)
+    whole = Usage(sum(each.cpu_seconds for each in found), sum(each.rss_bytes for each in found))
     return {"server": whole, **{SERVICES[name]: joint_usage(pids) for name, pids in services(root).items()}}
+
+
+def servers(root: int) -> list[Usage]:
+    """What each server among `root` and all that it started uses now."""
+    return [found for pid in family(root) if _serves(_command(pid)) and (found := usage(pid))]
 
 
 def family(root: int) -> Iterator[int]:

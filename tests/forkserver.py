@@ -27,8 +27,9 @@ from typing import NamedTuple
 import msgspec
 import trio
 
-PRELOADED = (
-    "server.app",
+from server.process.spared_imports import lean_imports
+
+PRELOADED = (  # beside the server
     "server.cli.checks",
     "server.cli.inspect.client",
     "server.cli.inspect.questions",
@@ -239,6 +240,8 @@ def become(order: Order, output: int, passed: Sequence[int]) -> None:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: meant for the tests, which close the socket
+    with lean_imports():
+        import_module("server.app")
     for module in PRELOADED:
         import_module(module)
     if module_to_run := Parent(socket.socket(fileno=int(sys.argv[1]))).serve():

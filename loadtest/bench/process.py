@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from loadtest.processes import by_role
+from loadtest.processes import by_role, servers
 
 START_TIMEOUT = 60.0  # seconds; the first start makes a database
 INSTALL_TIMEOUT = 300.0
@@ -79,6 +79,10 @@ class Server:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return float(re.search(r"VmRSS:\s+(\d+)", status)[1])  # type: ignore[index]
 
+    def instances(self) -> list[float]:
+        """Resident set in KiB of each instance of a `parley dev`."""
+        return [each.rss_bytes / 1024 for each in servers(self.process.pid)]
+
 
 @contextmanager
 def running(
@@ -125,8 +129,13 @@ def _read_port(process: subprocess.Popen[str]) -> int:
 
 def environ_of(keepalive: str = "10m", log_level: str = "error") -> dict[str, str]:
     """The settings of a server under measurement. Keep-alive pings are put off as far as they can be: they would be
-    counted as deliveries."""
-    return {"PARLEY_KEEPALIVE": keepalive, "PARLEY_LOG_LEVEL": log_level, "PARLEY_RATE_LIMITS": "off"}
+    counted as deliveries. The page for people is off, as it is by default."""
+    return {
+        "PARLEY_KEEPALIVE": keepalive,
+        "PARLEY_LOG_LEVEL": log_level,
+        "PARLEY_RATE_LIMITS": "off",
+        "PARLEY_WEB": "off",
+    }
 
 
 def parley(

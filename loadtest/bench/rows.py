@@ -95,6 +95,7 @@ ROWS = [
         ("connect", "connect, with a token not seen before", "µs", _python(250)),
         ("memory", "memory of an idle connection, 1 conversation", "KiB", (Budget(4.5),)),
     ),
+    *_rows("bare", ("process", "memory of a process without connections", "MiB", (Budget(80),))),
     *_rows("pings", ("idle_hour", "an idle connection's pings, for an hour", "µs", _python(7500))),
     *_rows(
         "thousand",

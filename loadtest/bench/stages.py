@@ -4,6 +4,7 @@ Owns the order within each stage. A stage yields the figures of the rows that ar
 stage and keeps what it has found.
 """
 
+import statistics
 from collections.abc import Callable, Collection, Iterator
 from itertools import pairwise
 from typing import NamedTuple
@@ -71,6 +72,12 @@ def idle(world: World, order: Order) -> Figures:
         cost, size = measures.idle(server, world.plain, tokens)
     yield "connect", cost
     yield "memory", size
+
+
+def bare(world: World, order: Order) -> Figures:
+    """Of instances as `parley serve` runs them: a `parley dev` of one also has what migrates the schema."""
+    with parley(world.data, instances=2, source=world.source) as server:
+        yield "process", statistics.mean(server.instances()) / 1024
 
 
 def pings(world: World, order: Order) -> Figures:
@@ -166,6 +173,7 @@ def many(world: World, order: Order) -> Figures:
 REFERENCES: dict[str, Callable[[Order], Figures]] = {"speed": speeds, "floor": floor, "ws": ws, "hello": hello}
 OURS: dict[str, Callable[[World, Order], Figures]] = {
     "idle": idle,
+    "bare": bare,
     "pings": pings,
     "thousand": thousand,
     "logged": logged,

@@ -29,9 +29,9 @@ def serve(config: Path | None) -> None:
     PARLEY_REDIS_URL=redis://cache:6379 PARLEY_JWT_KEY=... \\
     PARLEY_REGISTRATION=closed parley serve
     """
-    from server.process.spared_imports import FOR_PUBLIC_KEYS, NEVER_USED, spared  # noqa: PLC0415
+    from server.process.spared_imports import lean_imports, not_configured  # noqa: PLC0415
 
-    with spared(*NEVER_USED), report_errors():
+    with lean_imports(), report_errors():
         import trio  # noqa: PLC0415
 
         from server.config.checks import require  # noqa: PLC0415
@@ -39,7 +39,7 @@ def serve(config: Path | None) -> None:
 
         settings = load_settings(config)
         require(settings)
-        with spared(*(() if settings.jwks_url or settings.oauth else FOR_PUBLIC_KEYS)):
+        with not_configured(settings):
             from server import app  # noqa: PLC0415
 
     with report_errors():

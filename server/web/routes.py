@@ -8,7 +8,6 @@ versions run side by side, a file of the other build is answered with ours, and 
 from typing import Any
 
 import msgspec
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from quart import Blueprint, Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import NotFound
@@ -57,6 +56,8 @@ def _page(settings: Settings) -> Blueprint:
 
 
 def _render(template: str, **values: Any) -> PageFile:
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415
+
     pages = Environment(
         loader=PackageLoader("server.web", "pages"),
         autoescape=True,

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from loadtest.processes import Watch, family, joint_usage, listeners, metrics_usage, parse_metrics, usage
+from loadtest.processes import Watch, family, joint_usage, listeners, metrics_usage, parse_metrics, servers, usage
 from tests.waiting import block_until
 
 BUSY = (
@@ -30,6 +30,8 @@ def test_a_tree_is_watched_through_its_servers() -> None:
     assert process.samples[0].cpu_seconds >= 0.29
     assert process.samples[0].rss_bytes > 30_000_000
     assert set(family(parent.pid)) == {parent.pid, process.pid}
+    (found,) = servers(parent.pid)
+    assert found.rss_bytes > 30_000_000
     parent.communicate("\n", timeout=60)
     watch.sample(2.0)
     assert len(watch.processes()[0].samples) == 1

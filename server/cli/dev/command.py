@@ -20,8 +20,11 @@ def dev(port: int, data: Path, instances: int, until_eof: bool) -> None:
 
     Nothing else needs to be installed. Ctrl-C stops everything; the data stays in the data directory.
     """
-    from server.cli.dev.run import run  # noqa: PLC0415
-    from server.cli.dev.services import ServiceError  # noqa: PLC0415
+    from server.process.spared_imports import lean_imports  # noqa: PLC0415
+
+    with lean_imports():
+        from server.cli.dev.run import run  # noqa: PLC0415
+        from server.cli.dev.services import ServiceError  # noqa: PLC0415
 
     with report_errors(ServiceError):
         run(port, data, instances, until_eof=until_eof)

@@ -5,27 +5,34 @@ that it is ready.
 """
 
 import os
+from functools import partial
 
-import trio
-
-from server import app
 from server.cli.errors import report_errors
-from server.config.loading import load
-from server.observability import logs
+from server.process.spared_imports import lean_imports, not_configured
 
 LEVEL = "warning"  # unless PARLEY_LOG_LEVEL says otherwise
 
 
 def configure_logs() -> None:
     """As text, for the terminal: also what `parley dev` itself logs."""
+    from server.observability import logs  # noqa: PLC0415
+
     logs.configure("console", os.environ.get("PARLEY_LOG_LEVEL", LEVEL))
 
 
-async def main() -> None:
-    await app.serve(load(os.environ), is_for_development=True)
+def main() -> None:
+    with lean_imports():
+        import trio  # noqa: PLC0415
+
+        from server.config.loading import load  # noqa: PLC0415
+
+        configure_logs()
+    with report_errors():
+        settings = load(os.environ)
+        with lean_imports(), not_configured(settings):
+            from server import app  # noqa: PLC0415
+        trio.run(partial(app.serve, settings, is_for_development=True))
 
 
 if __name__ == "__main__":
-    configure_logs()
-    with report_errors():
-        trio.run(main)
+    main()

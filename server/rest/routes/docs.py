@@ -3,7 +3,6 @@
 Owns the routes. The page is rendered here from the same document. It has no script and loads nothing from other hosts.
 """
 
-import html
 import re
 import textwrap
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from hashlib import sha256
 from importlib import resources
 from typing import NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from quart import Blueprint, Response, request
 from werkzeug.exceptions import NotFound
@@ -24,6 +22,7 @@ from server.rest.requests import open_route
 
 POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 MAX_AGE = "public, max-age=300"  # it changes with the program
+_ESCAPED = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 MARK = re.compile(r"^ *(?:#|//): ([\w ]+)\n", re.MULTILINE)  # before each piece of a tour: what it shows
 # The programs that the examples are pieces of, each run from end to end by the tests.
 CURL, JAVASCRIPT, PYTHON, STOCK = TOURS = ("tour.sh", "client.mjs", "client.py.txt", "tour.mjs")
@@ -114,6 +113,8 @@ def _cached(content: bytes, kind: str) -> Response:
 
 def render(document: Schema, hub: Schema) -> str:
     """Return the page of both documents. Its examples are pieces of programs that the tests run from end to end."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415
+
     pages = Environment(
         loader=PackageLoader("server.rest", "pages"),
         autoescape=True,
@@ -242,7 +243,7 @@ class _Reader:
 
 def _prose(text: str) -> Markup:
     """Render the one mark of CommonMark that occurs in descriptions, `code`."""
-    marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False))
+    marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", text.translate(_ESCAPED))
     return Markup(marked)  # escaped above
 
 

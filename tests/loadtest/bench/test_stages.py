@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,3 +39,19 @@ def test_what_a_larger_room_costs_more_is_without_the_message(monkeypatch: pytes
     assert found["fan.10"] == 46 and found["fan.last"] == SIZES[-1] / 100
     assert [found[f"fan.from_{size}"] for size in SIZES[:-1]] == [pytest.approx(6)] * 3
     assert sizes == [SIZES[0], *SIZES]
+
+
+def test_the_memory_of_a_process_is_that_of_an_instance_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two instances as they are served for production are started, and the mean of what they take is said, in MiB: a
+    `parley dev` of one process has more in it."""
+    started = []
+
+    @contextmanager
+    def parley(*arguments: Any, **options: Any) -> Iterator[Any]:
+        started.append(options["instances"])
+        yield SimpleNamespace(instances=lambda: [70 * 1024.0, 74 * 1024.0])
+
+    monkeypatch.setattr(stages, "parley", parley)
+    world = World(Path(), HERE, [], [], "", [], "", [], None, 640)
+    assert dict(stages.bare(world, Order((), 1.0, 640))) == {"process": 72.0} and started == [2]
+    assert stages.OURS["bare"] is stages.bare and [row.key for row in ROWS if row.stage == "bare"] == ["process"]
