@@ -29,7 +29,7 @@ from loadtest.targets import TargetError, TargetUnfit, check_files, dev
 from loadtest.worker_pool import WorkerError
 from server.protocol import terminal
 
-SHARE = 0.2  # of the minutes of the full run, for each of the others
+SHARE = 0.1  # of the minutes of the full run, for each of the others
 LEAST_MINUTES = 1.0
 ACTS = 0.1  # arrivals a second of one who is active, at the busiest hour
 COST_CONNECTIONS = 2000
@@ -84,7 +84,7 @@ def rehearsal(
     """One full process through a day, then the same on several smaller ones, and how far off the model is.
 
     Costs are measured as `capacity` does. Then so many connections, of which a part is active as in the scenario `day`,
-    are held by one process for so many minutes; then by two and by three for a fifth of that, a minute at least. The
+    are held by one process for so many minutes; then by two and by three for a tenth of that, a minute at least. The
     model, corrected by the run of one process, says what the others take; they say its error. Exit codes as of `run`.
     """
     if again is not None:

@@ -122,9 +122,7 @@ class Verifier:
         if not jwts.is_of_kind(header, jwts.ACCESS_TOKENS):
             raise unauthenticated("The token is of another kind than an access token (see its header's typ).")
         if header.get("alg") == "HS256" and self._signing.current:
-            claims = self._read_plain(token) if header in jwts.PLAIN_HEADERS else None
-            if claims is None:
-                claims = self._decode(token, [(key, "HS256") for key in self._signing.accepted])
+            claims = self._decode(token, [(key, "HS256") for key in self._signing.accepted])
             user_id = _parsed_id(claims["sub"])
             if user_id is None:
                 if self._subjects is not None:
@@ -154,11 +152,6 @@ class Verifier:
             self._verified.clear()
         caller = self._verified.get(digest)
         return caller if caller is not None and caller.expires_at > time.time() else None
-
-    def _read_plain(self, token: str) -> dict[str, Any] | None:
-        return jwts.read_plain(
-            token, self._signing.accepted, audience=self._audience, issuer=self._issuer, leeway=LEEWAY
-        )
 
     def _decode(self, token: str, keys: Iterable[tuple[Any, str]]) -> dict[str, Any]:
         try:

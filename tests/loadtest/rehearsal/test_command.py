@@ -43,13 +43,13 @@ def costs(tmp_path: Path) -> Path:
 def test_one_full_process_comes_first_and_several_smaller_ones_after_it(
     played: Played, costs: Path, tmp_path: Path
 ) -> None:
-    """The same people, for a fifth of the time and a minute at least; everything is in the file, and is printed again
+    """The same people, for a tenth of the time and a minute at least; everything is in the file, and is printed again
     from it without a run."""
     output = tmp_path / "rehearsal.json"
     given = ["--costs", str(costs), "--json", str(output)]
-    done = CliRunner().invoke(rehearsal, [*given, "--minutes", "10"])
+    done = CliRunner().invoke(rehearsal, [*given, "--minutes", "20"])
     assert done.exit_code == 0, done.output
-    assert played == [(1, 600, 14_000), (2, 120, 14_000), (3, 120, 14_000)]
+    assert played == [(1, 1200, 14_000), (2, 120, 14_000), (3, 120, 14_000)]
     assert [run.processes for run in msgspec.json.decode(output.read_bytes(), type=Rehearsal).runs] == [1, 2, 3]
     assert (
         "The model is off by up to " in done.output and "| 3 processes | measured | forecast | error |" in done.output
