@@ -166,6 +166,10 @@ class Accounts:
         A token spent before ends its session and all its connections: two parties have it, and one of them should
         not. Only the last one spent, and only for a moment, may come again, with the same answer: it may have been
         lost, or two windows of one browser have asked.
+
+        One with a higher number than the session's was given out, and PostgreSQL has lost that: a standby was promoted,
+        or a backup restored. It is taken as if it were the session's. Should another party have it, or one before it,
+        the next refresh of either is known for what it is, as always.
         """
         presented = self._tokens.read(token)
         if presented is None:
@@ -180,13 +184,19 @@ class Accounts:
             await standing.require_good(conn, found.user_id, None)
             if presented.is_sealed:
                 await claim(conn, presented.session_id, once, presented.session_id)
-            fresh, token_hash = self._tokens.follow(presented, found.token_hash)
-            if compare_digest(presented.hash, found.token_hash):
+            is_ahead = presented.number is not None and presented.number > found.token_number
+            is_last = is_ahead or compare_digest(presented.hash, found.token_hash)
+            number = max(found.token_number, presented.number or 0) + 1 if is_last else found.token_number
+            if is_ahead:
+                log.info("refresh_token_ahead", user=str(found.user_id), session=str(presented.session_id))
+            fresh, token_hash = self._tokens.follow(presented, number, found.token_hash)
+            if is_last:
                 await store.rotate_session(
                     conn,
                     presented.session_id,
                     token_hash=token_hash,
                     previous_hash=presented.hash,
+                    number=number,
                     ttl=REFRESH_TTL,
                     **_shown(client),
                 )

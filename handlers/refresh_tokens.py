@@ -1,9 +1,10 @@
 """Refresh tokens: what they look like. Owns the format, touches nothing.
 
-A token is the id of its session, a secret, and our seal over both. PostgreSQL has only the hash of the one that is
-good now. Each token follows from the one before and our key, so that a refresh whose answer was lost can be answered
-once more with the same token. The seal distinguishes a token that was good once (and so was stolen, or is used by two
-clients) from a forged one, which must not end the sessions of other users.
+A token is the id of its session, a secret, its number, and our seal over all. PostgreSQL has only the hash of the one
+that is good now. Each token follows from the one before and our key, so that a refresh whose answer was lost can be
+answered once more with the same token. The seal distinguishes a token that was good once (and so was stolen, or is used
+by two clients) from a forged one, which must not end the sessions of other users. The number says how many came before
+it: one with a higher number than PostgreSQL knows was made by us, too, and PostgreSQL has lost that.
 """
 
 import base64
@@ -16,16 +17,18 @@ from uuid import UUID
 
 from store.signing import SigningKeys
 
-ID_BYTES, SECRET_BYTES, SEAL_BYTES = 16, 32, 16
+ID_BYTES, SECRET_BYTES, NUMBER_BYTES, SEAL_BYTES = 16, 28, 4, 16
 
 
 class Presented(NamedTuple):
-    """A token that a client shows. `is_sealed`: it was made by us, sometime."""
+    """A token that a client shows. `is_sealed`: it was made by us, sometime. `number`: None for one that has none, of a
+    version before."""
 
     session_id: UUID
     hash: bytes
     is_sealed: bool
     raw: bytes
+    number: int | None = None
 
 
 class RefreshTokens:
@@ -35,15 +38,15 @@ class RefreshTokens:
 
     def issue(self, session_id: UUID) -> tuple[str, bytes]:
         """(the token, its hash)"""
-        return _make(self._keys.current, session_id, secrets.token_bytes(SECRET_BYTES))
+        return _make(self._keys.current, session_id, secrets.token_bytes(SECRET_BYTES), 0)
 
-    def follow(self, presented: Presented, token_hash: bytes = b"") -> tuple[str, bytes]:
-        """The token that comes after this one, and its hash: always the same as long as the key is.
+    def follow(self, presented: Presented, number: int, token_hash: bytes = b"") -> tuple[str, bytes]:
+        """The token that comes after this one, with this number, and its hash: always the same as long as the key is.
 
         With `token_hash`, the one with that hash, should it have been made with another of our keys.
         """
         made = [
-            _make(key, presented.session_id, hmac.digest(key, b"next" + presented.raw, "sha256"))
+            _make(key, presented.session_id, hmac.digest(key, b"next" + presented.raw, "sha256"), number)
             for key in self._keys.accepted
         ]
         return next((one for one in made if hmac.compare_digest(one[1], token_hash)), made[0])
@@ -54,18 +57,25 @@ class RefreshTokens:
             raw = base64.b64decode(token.encode("ascii"), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
             return None
-        if len(raw) != ID_BYTES + SECRET_BYTES + SEAL_BYTES:
+        if len(raw) != ID_BYTES + SECRET_BYTES + NUMBER_BYTES + SEAL_BYTES:
             return None
         body, seal = raw[:-SEAL_BYTES], raw[-SEAL_BYTES:]
-        is_sealed = any(hmac.compare_digest(seal, _seal(key, body)) for key in self._keys.accepted)
-        return Presented(UUID(bytes=raw[:ID_BYTES]), hashlib.sha256(raw).digest(), is_sealed, raw)
+        is_numbered = any(hmac.compare_digest(seal, _seal(key, body)) for key in self._keys.accepted)
+        is_sealed = is_numbered or any(hmac.compare_digest(seal, _old_seal(key, body)) for key in self._keys.accepted)
+        number = int.from_bytes(body[-NUMBER_BYTES:]) if is_numbered else None
+        return Presented(UUID(bytes=raw[:ID_BYTES]), hashlib.sha256(raw).digest(), is_sealed, raw, number)
 
 
-def _make(key: bytes, session_id: UUID, secret: bytes) -> tuple[str, bytes]:
-    body = session_id.bytes + secret
+def _make(key: bytes, session_id: UUID, secret: bytes, number: int) -> tuple[str, bytes]:
+    body = session_id.bytes + secret[:SECRET_BYTES] + number.to_bytes(NUMBER_BYTES)
     raw = body + _seal(key, body)
     return base64.urlsafe_b64encode(raw).decode(), hashlib.sha256(raw).digest()
 
 
 def _seal(key: bytes, body: bytes) -> bytes:
+    return hmac.digest(key, b"numbered" + body, "sha256")[:SEAL_BYTES]
+
+
+def _old_seal(key: bytes, body: bytes) -> bytes:
+    """Of tokens without a number: their secret is so much longer."""
     return hmac.digest(key, body, "sha256")[:SEAL_BYTES]

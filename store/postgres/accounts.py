@@ -17,13 +17,15 @@ from store.postgres.connection import Connection
 
 
 class LockedSession(Struct, frozen=True):
-    """A session as its refresh finds it. `rotated_ago` is in seconds; None before the first refresh."""
+    """A session as its refresh finds it. `rotated_ago` is in seconds; None before the first refresh.
+    `token_number`: how many tokens came before the one that is good."""
 
     session: Session
     user_id: UUID
     token_hash: bytes
     rotated_ago: float | None
     is_live: bool
+    token_number: int
 
 
 async def fetch_identity(conn: Connection, provider: str, subject: str) -> UUID | None:
@@ -59,8 +61,8 @@ async def lock_session(conn: Connection, session_id: UUID) -> LockedSession | No
     row = await (await conn.execute(queries.lock_session, {"id": session_id})).fetchone()
     if row is None:
         return None
-    *_, token_hash, rotated_ago, is_live = row
-    return LockedSession(_session_of(row), row[1], token_hash, rotated_ago, is_live)
+    *_, token_hash, rotated_ago, is_live, token_number = row
+    return LockedSession(_session_of(row), row[1], token_hash, rotated_ago, is_live, token_number)
 
 
 async def rotate_session(
@@ -69,6 +71,7 @@ async def rotate_session(
     *,
     token_hash: bytes,
     previous_hash: bytes,
+    number: int,
     client: str,
     address: str,
     ttl: float,
@@ -78,6 +81,7 @@ async def rotate_session(
         "id": session_id,
         "token_hash": token_hash,
         "previous_hash": previous_hash,
+        "number": number,
         "client": client,
         "address": address,
         "ttl": ttl,

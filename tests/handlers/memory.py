@@ -131,6 +131,7 @@ class SessionRow(Struct, frozen=True):
     user_id: UUID
     token_hash: bytes
     rotated_ago: float | None = None
+    token_number: int = 0
     is_live: bool = True
 
 
@@ -1992,7 +1993,9 @@ def _lock_session(tables: Tables, session_id: UUID) -> accounts.LockedSession | 
     found = tables.sessions.get(session_id)
     if found is None:
         return None
-    return accounts.LockedSession(found.session, found.user_id, found.token_hash, found.rotated_ago, found.is_live)
+    return accounts.LockedSession(
+        found.session, found.user_id, found.token_hash, found.rotated_ago, found.is_live, found.token_number
+    )
 
 
 @stands_for(accounts.rotate_session)
@@ -2002,13 +2005,16 @@ def _rotate_session(
     *,
     token_hash: bytes,
     previous_hash: bytes,
+    number: int,
     client: str,
     address: str,
     ttl: float,
 ) -> Session:
     found = tables.sessions[session_id]
     session = replace(found.session, client=client, address=address)
-    tables.sessions[session_id] = replace(found, session=session, token_hash=token_hash, rotated_ago=0.0)
+    tables.sessions[session_id] = replace(
+        found, session=session, token_hash=token_hash, rotated_ago=0.0, token_number=number
+    )
     return session
 
 

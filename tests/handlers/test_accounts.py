@@ -235,6 +235,55 @@ async def test_the_last_but_one_comes_again(memory: Memory) -> None:
     assert len(memory.publisher.published) == 1, "ended once"
 
 
+async def begun(memory: Memory) -> list[Tokens]:
+    """Tokens of a session that was refreshed three times, and PostgreSQL has lost the last two."""
+    _, first = await signed_in(memory)
+    tokens = [first, await memory.accounts.refresh(first.refresh_token, CLIENT)]
+    row = replace(memory.tables.sessions[first.session_id], rotated_ago=1000.0)
+    for _ in range(2):
+        tokens.append(await memory.accounts.refresh(tokens[-1].refresh_token, CLIENT))
+    memory.tables.sessions[first.session_id] = row
+    return tokens
+
+
+async def test_the_database_has_lost_a_refresh(memory: Memory) -> None:
+    """The token that was given out goes on as if nothing had happened, and may come twice; one before it ends it."""
+    tokens = await begun(memory)
+    following = await memory.accounts.refresh(tokens[3].refresh_token, CLIENT)
+    assert await memory.accounts.refresh(tokens[3].refresh_token, CLIENT) == following
+    last = await memory.accounts.refresh(following.refresh_token, CLIENT)
+    assert is_live(memory, last) and not memory.publisher.published
+    with pytest.raises(ChatError, match="unauthenticated"):
+        await memory.accounts.refresh(tokens[3].refresh_token, CLIENT)
+    assert not is_live(memory, last)
+
+
+@pytest.mark.parametrize("stolen", [1, 2, 3])
+@pytest.mark.parametrize("is_first", [False, True])
+async def test_a_theft_and_a_lost_refresh(memory: Memory, stolen: int, is_first: bool) -> None:
+    """Another party has a stolen token, of what is lost or before it: when both have gone on, the session ends."""
+    tokens = await begun(memory)
+    users = [tokens[3], tokens[stolen]]
+    if is_first:
+        users.reverse()
+    with pytest.raises(ChatError, match="unauthenticated"):
+        for _ in range(4):
+            for index in (0, 1):
+                users[index] = await memory.accounts.refresh(users[index].refresh_token, CLIENT)
+                session = memory.tables.sessions[tokens[0].session_id]
+                memory.tables.sessions[tokens[0].session_id] = replace(session, rotated_ago=900.0)
+    assert not is_live(memory, tokens[0])
+
+
+async def test_a_session_that_ended_before_its_refresh_was_lost(memory: Memory) -> None:
+    """A token that is ahead revives no session that has ended."""
+    tokens = await begun(memory)
+    row = memory.tables.sessions[tokens[0].session_id]
+    memory.tables.sessions[tokens[0].session_id] = replace(row, is_live=False)
+    with pytest.raises(ChatError, match="was ended"):
+        await memory.accounts.refresh(tokens[3].refresh_token, CLIENT)
+
+
 async def test_a_forged_token_ends_nothing(memory: Memory) -> None:
     """It names a session of somebody else's, but has no seal of ours: refused, and the session lives."""
     _, tokens = await signed_in(memory)

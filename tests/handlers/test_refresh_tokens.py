@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import hmac
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from store.signing import SigningKeys
 
 KEYS = SigningKeys("a key")
 TOKENS = RefreshTokens(KEYS)
-LENGTH = 64  # bytes: 16 of the session, 32 of chance, 16 of the seal
+LENGTH = 64  # bytes: 16 of the session, 28 of chance, 4 of the number, 16 of the seal
 
 
 def test_issued() -> None:
@@ -22,7 +23,7 @@ def test_issued() -> None:
     made = [TOKENS.issue(session_id) for _ in range(10)]
     for token, token_hash in made:
         found = TOKENS.read(token)
-        assert found is not None and found.is_sealed
+        assert found is not None and found.is_sealed and found.number == 0
         assert (found.session_id, found.hash) == (session_id, token_hash)
         assert token_hash == hashlib.sha256(base64.urlsafe_b64decode(token)).digest()
     assert len({token for token, _ in made}) == 10
@@ -55,10 +56,23 @@ def test_what_follows() -> None:
     session_id = new_id()
     one, other = (TOKENS.read(TOKENS.issue(session_id)[0]) for _ in range(2))
     assert one is not None and other is not None
-    token, token_hash = TOKENS.follow(one)
-    assert TOKENS.follow(one) == (token, token_hash) != TOKENS.follow(other)
+    token, token_hash = TOKENS.follow(one, 1)
+    assert TOKENS.follow(one, 1) == (token, token_hash) != TOKENS.follow(other, 1)
+    assert TOKENS.follow(one, 2) != (token, token_hash)
     found = TOKENS.read(token)
-    assert found is not None and found.is_sealed and (found.session_id, found.hash) == (session_id, token_hash)
+    assert found is not None and found.is_sealed and found.number == 1
+    assert (found.session_id, found.hash) == (session_id, token_hash)
+
+
+def test_a_token_of_a_version_before() -> None:
+    """It has no number; what follows it has one."""
+    key, session_id = KEYS.derive(b"parley refresh token v1").current, new_id()
+    body = session_id.bytes + b"s" * 32
+    raw = body + hmac.digest(key, body, "sha256")[:16]
+    found = TOKENS.read(base64.urlsafe_b64encode(raw).decode())
+    assert found is not None and found.is_sealed and found.number is None and found.session_id == session_id
+    following = TOKENS.read(TOKENS.follow(found, 7)[0])
+    assert following is not None and following.is_sealed and following.number == 7
 
 
 def test_keys_are_exchanged() -> None:
@@ -69,12 +83,12 @@ def test_keys_are_exchanged() -> None:
     token, _ = tokens.issue(new_id())
     before = tokens.read(token)
     assert before is not None
-    followed = tokens.follow(before)
+    followed = tokens.follow(before, 1)
     keys.replace("new", "old")
     found = tokens.read(token)
     assert found is not None and found.is_sealed
-    assert tokens.follow(found, followed[1]) == followed != tokens.follow(found)
-    assert tokens.follow(found, b"of none") == tokens.follow(found)
+    assert tokens.follow(found, 1, followed[1]) == followed != tokens.follow(found, 1)
+    assert tokens.follow(found, 1, b"of none") == tokens.follow(found, 1)
     keys.replace("new")
     found = tokens.read(token)
     assert found is not None and not found.is_sealed

@@ -88,6 +88,6 @@ def test_a_refresh_repeated_across_an_exchange() -> None:
     tokens = RefreshTokens(keys)
     presented = tokens.read(tokens.issue(USER)[0])
     assert presented is not None
-    given = tokens.follow(presented)
+    given = tokens.follow(presented, 1)
     keys.replace(NEW, OLD)
-    assert tokens.follow(presented, given[1]) == given != tokens.follow(presented)
+    assert tokens.follow(presented, 1, given[1]) == given != tokens.follow(presented, 1)

@@ -27,7 +27,7 @@ FROM owner AS o RETURNING {session}
 
 -- name: lock_session
 -- sessions_pkey, users_pkey. One refresh of a session at a time.
-SELECT {session}, s.token_hash, extract(epoch FROM clock_timestamp() - s.rotated_at)::float8, {live}
+SELECT {session}, s.token_hash, extract(epoch FROM clock_timestamp() - s.rotated_at)::float8, {live}, s.token_number
 FROM sessions AS s JOIN users AS u ON u.id = s.user_id AND u.deleted_at IS NULL
 WHERE s.id = %(id)s FOR UPDATE OF s
 
@@ -35,7 +35,7 @@ WHERE s.id = %(id)s FOR UPDATE OF s
 -- sessions_pkey.
 UPDATE sessions AS s SET token_hash = %(token_hash)s, previous_hash = %(previous_hash)s, rotated_at = clock_timestamp(),
     last_used_at = clock_timestamp(), expires_at = clock_timestamp() + make_interval(secs => %(ttl)s),
-    client = %(client)s, address = %(address)s
+    token_number = %(number)s, client = %(client)s, address = %(address)s
 WHERE s.id = %(id)s RETURNING {session}
 
 -- name: list_sessions
