@@ -16,14 +16,20 @@ MAX_NAME = 255  # characters
 MIN_CONFIDENCE = 0.3  # of puremagic's; below are two-byte signatures that any text may begin with
 ACTIVE = frozenset({"text/html", "application/xhtml+xml", "image/svg+xml", "application/xml", "text/xml"})
 MAX_PIXELS = 2**31 - 1  # along one side; what the column holds
-# What is measured: formats whose header is found in bounded steps (16 ms at the worst, for a JPEG of empty segments).
-# Boxes of HEIF, directories of TIFF and the texts of SVG are chains that a stranger may make as long as they like.
+MAX_SEGMENTS = 256  # of a JPEG that are walked through; what comes before its size are some twenty
+# What is measured: formats whose header is in a fixed place, and JPEG, whose segments are counted. Boxes of HEIF,
+# directories of TIFF and the texts of SVG are chains that a stranger may make as long as they like.
 _MEASURED = {
     "image/png": b"\x89PNG\r\n\x1a\n",
     "image/jpeg": b"\xff\xd8\xff",
     "image/gif": b"GIF8",
     "image/webp": b"RIFF",
 }
+_MARKER = re.compile(rb"[^\xff]*\xff+([^\xff])")
+_JPEG_ENDS = (b"\xd9", b"\xda")  # the end, and the pixels
+_JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a segment
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_APP1 = 0xE1
 _SAME = {
     "audio/wave": "audio/wav",
     "audio/x-wav": "audio/wav",
@@ -66,12 +72,34 @@ def dimensions(head: bytes, kind: str) -> tuple[int, int] | tuple[None, None]:
         return None, None
     import imagesize  # noqa: PLC0415
 
+    looked_at = _jpeg_essentials(head[:HEAD]) if kind == "image/jpeg" else head[:HEAD]
     try:
-        width, height = imagesize.get(io.BytesIO(head))
+        width, height = imagesize.get(io.BytesIO(looked_at))
     except Exception:  # noqa: BLE001  # a parser of strangers' bytes: whatever it makes of them, there is no size
         return None, None
     sane = 0 < width <= MAX_PIXELS and 0 < height <= MAX_PIXELS
     return (int(width), int(height)) if sane else (None, None)
+
+
+def _jpeg_essentials(head: bytes) -> bytes:
+    """A JPEG of only those segments that say how large it is, and which side is up (T.81, B.1.1; Exif in APP1).
+
+    The library reads any number of segments, and what is between them, byte by byte.
+    """
+    kept = [head[:2]]
+    at = 2
+    for _ in range(MAX_SEGMENTS):
+        found = _MARKER.match(head, at)
+        if found is None or found[1] in _JPEG_ENDS:
+            break
+        marker, at = found[1][0], found.end()
+        if marker in _JPEG_ALONE:
+            continue
+        end = at + max(2, int.from_bytes(head[at : at + 2]))
+        if marker == _APP1 or marker in _JPEG_FRAMES:
+            kept.append(b"\xff" + found[1] + head[at:end])
+        at = end
+    return b"".join(kept)
 
 
 def file_name(said: str) -> str:

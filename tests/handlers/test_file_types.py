@@ -1,15 +1,18 @@
 """handlers.file_types: by content, whatever it is called."""
 
+import io
+import re
 import struct
 import zlib
 from typing import Any
 
+import imagesize
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers import media_types
-from handlers.file_types import HEAD, canonical, content_type, dimensions, file_name
+from handlers import file_types, media_types
+from handlers.file_types import HEAD, MAX_SEGMENTS, canonical, content_type, dimensions, file_name
 from server.config.settings import UPLOAD_TYPES
 
 PNG = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 640, 480, 8, 6, 0, 0, 0)
@@ -171,6 +174,56 @@ def test_dimensions() -> None:
     for junk in (b"", b"\xff\xd8\xff\xe0" + b"\xff" * 50, b"RIFF\x00\x00\x00\x00WEBPVP8X"):
         dimensions(junk, "image/jpeg")
     assert dimensions(PNG, "application/pdf") == (None, None)
+
+
+def segment(marker: int, payload: bytes = b"") -> bytes:
+    return bytes((0xFF, marker)) + (len(payload) + 2).to_bytes(2) + payload
+
+
+SIZED = segment(0xC0, struct.pack(">BHHB", 8, 480, 640, 3) + bytes(9))
+ON_ITS_SIDE = segment(0xE1, b"Exif\0\0MM\0*" + struct.pack(">LHHHLHHL", 8, 1, 0x0112, 3, 1, 6, 0, 0))
+JFIF = segment(0xE0, b"JFIF\0" + bytes(9))
+
+
+@pytest.mark.parametrize(
+    ("segments", "size"),
+    [
+        ([JFIF, SIZED], (640, 480)),
+        ([JFIF, ON_ITS_SIDE, segment(0xE1, b"http://ns.adobe.com/xap/1.0/"), SIZED], (480, 640)),
+        ([b"\xff\x01", b"\xff\xff", JFIF, b"\xff\xff\xff", segment(0xC4, bytes(20)), SIZED], (640, 480)),
+        ([segment(0xDB, bytes(65))] * 200 + [SIZED], (640, 480)),
+        ([segment(0xC1, b"12")], (None, None)),
+        ([segment(0xE0)] * 2 + [b"\xff\xda", SIZED], (None, None)),
+        ([segment(0xE0)] * 15_000 + [SIZED], (None, None)),
+        ([b"\xff\x01"] * 30_000 + [SIZED], (None, None)),
+        ([b"\xff\xd0 "] * 20_000 + [SIZED], (None, None)),
+        ([b"\xff\xe0\0\0"] * 15_000 + [SIZED], (None, None)),
+        ([segment(0xE0, bytes(60_000))] * 2 + [SIZED], (None, None)),  # behind what is looked at
+    ],
+)
+def test_jpegs(monkeypatch: pytest.MonkeyPatch, segments: list[bytes], size: tuple[int | None, int | None]) -> None:
+    """A JPEG's size is found behind what usually comes before it; one of endless segments has none, and costs little:
+    what walks through them takes few steps, and the library is given only what it is to read."""
+    given: list[int] = []
+    whole = imagesize.get
+
+    def get(file: io.BytesIO) -> Any:
+        given.append(len(file.getvalue()))
+        return whole(file)
+
+    monkeypatch.setattr("imagesize.get", get)
+    steps = 0
+
+    class Counting:
+        def match(self, head: bytes, at: int) -> re.Match[bytes] | None:
+            nonlocal steps
+            steps += 1
+            return marker.match(head, at)
+
+    marker = file_types._MARKER
+    monkeypatch.setattr(file_types, "_MARKER", Counting())
+    assert dimensions(b"\xff\xd8" + b"".join(segments) + bytes(100_000), "image/jpeg") == size
+    assert len(given) == 1 and given[0] < 1000 and steps <= MAX_SEGMENTS
 
 
 @pytest.mark.parametrize(
