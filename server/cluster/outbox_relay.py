@@ -66,8 +66,9 @@ class OutboxRelay:
             if not self._subscriptions.instance:
                 continue  # it would not reach the others
             try:
-                while await self._announce_some(limit):
-                    pass
+                place: str | None = outbox.START
+                while place is not None:
+                    place = await self._announce_some(limit, place)
                 limit, pause = LIMIT, PERIOD
             except StoreError as error:
                 self.outage.failed(str(error))
@@ -79,16 +80,17 @@ class OutboxRelay:
             else:
                 self.outage.over()
 
-    async def _announce_some(self, limit: int) -> bool:
-        """Announce up to `limit` stuck batches. Return True if there may be more. Raise StoreError.
+    async def _announce_some(self, limit: int, place: str) -> str | None:
+        """Announce up to `limit` stuck batches behind a place of the outbox. Return behind which there may be more, if
+        there are. Raise StoreError.
 
         One transaction locks the rows, so that no other relay takes them, and deletes them after the entry was sent: a
         batch is announced at least once. Announcing one twice is harmless, because rooms ignore duplicates.
         """
         async with self._pool.connection() as conn, conn.transaction():
-            stale = await outbox.list_stale(conn, AGE, limit)
+            stale, following = await outbox.list_stale(conn, AGE, limit, place)
             if not stale:
-                return False
+                return None
             first: dict[UUID, int] = {}
             for batch in stale:
                 for conversation_id, seq in batch.first.items():
@@ -109,7 +111,7 @@ class OutboxRelay:
             await outbox.delete_outbox(conn, [batch.key for batch in stale])
         self.announced += len(stale)
         log.info("relayed", batches=len(stale), conversations=len(first))
-        return len(stale) == limit
+        return following
 
     async def _send(self, entry: Entry) -> None:
         """To this instance and the others. Raises StoreError."""

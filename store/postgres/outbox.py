@@ -6,6 +6,7 @@ from the changes: `key_of(changes)`. Lanes write theirs in the batch's own state
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import zip_longest
+from typing import NamedTuple
 from uuid import UUID
 
 from msgspec import Struct
@@ -28,6 +29,7 @@ from store.redis.inbox_entries import (
 )
 
 Key = tuple[UUID, int]  # conversation and seq of a batch's first change
+START = "(0,0)"  # the place before the table
 STALE = 3600.0  # seconds: the age of a batch that no process publishes but a relay
 
 
@@ -40,6 +42,13 @@ class Unpublished(Struct, frozen=True):
     disconnections: tuple[Disconnection, ...] = ()
     settings: SettingsChange | None = None
     thread: ThreadChange | None = None
+
+
+class Stale(NamedTuple):
+    """Some such batches, and the place behind which there may be more; None if there are none."""
+
+    batches: Sequence[Unpublished]
+    place: str | None
 
 
 def key_of(changes: Sequence[Change], personal: Personal | None = None) -> Key:
@@ -85,10 +94,12 @@ async def delete_outbox(conn: Connection, keys: Collection[Key]) -> None:
     await conn.execute(queries.delete_outbox, parameters)
 
 
-async def list_stale(conn: Connection, age: float, limit: int = 100) -> list[Unpublished]:
-    """Batches committed more than `age` seconds ago, oldest first. Within a transaction no other relay gets them."""
-    rows = await (await conn.execute(queries.list_stale_outbox, {"age": age, "limit": limit})).fetchall()
-    return [
+async def list_stale(conn: Connection, age: float, limit: int = 100, after: str = START) -> Stale:
+    """Batches committed more than `age` seconds ago, as they lie in the table, behind a place. Within a transaction no
+    other relay gets them."""
+    parameters = {"age": age, "limit": limit, "after": after}
+    rows = await (await conn.execute(queries.list_stale_outbox, parameters)).fetchall()
+    batches = [
         Unpublished(
             (conversation_id, seq),
             dict(zip(conversation_ids, seqs, strict=True)),
@@ -99,8 +110,9 @@ async def list_stale(conn: Connection, age: float, limit: int = 100) -> list[Unp
             None if settings_of is None else SettingsChange(settings_of, conversation_id, -seq),
             None if thread_of is None else ThreadChange(thread_of, conversation_id, -seq),
         )
-        for conversation_id, seq, conversation_ids, seqs, users, sessions, settings_of, thread_of, end_reason in rows
+        for _, conversation_id, seq, conversation_ids, seqs, users, sessions, settings_of, thread_of, end_reason in rows
     ]
+    return Stale(batches, rows[-1][0] if len(rows) == limit else None)
 
 
 async def list_system_changes(

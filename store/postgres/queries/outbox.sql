@@ -16,12 +16,13 @@ USING unnest(%(conversation_ids)s::uuid[], %(seqs)s::bigint[]) AS k (conversatio
 WHERE o.conversation_id = k.conversation_id AND o.seq = k.seq
 
 -- name: list_stale_outbox
--- A scan: the table holds what is on its way, a few rows. Rows that another relay has taken are passed over.
-SELECT conversation_id, seq, conversation_ids, seqs, dismissed, dismissed_sessions, settings_of, thread_of,
+-- A scan from a place in the table, which holds what is on its way, a few rows; when publishing has stood still, any number,
+-- which are passed through once, as they lie. Rows that another relay has taken are passed over.
+SELECT ctid::text, conversation_id, seq, conversation_ids, seqs, dismissed, dismissed_sessions, settings_of, thread_of,
     end_reason
 FROM outbox
-WHERE created_at < clock_timestamp() - make_interval(secs => %(age)s)
-ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+WHERE ctid > %(after)s::tid AND created_at < clock_timestamp() - make_interval(secs => %(age)s)
+LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 
 -- name: list_system_changes
 -- messages_seq: the System messages at or after a seq of each of these conversations, in order: what was not read begins

@@ -1,11 +1,12 @@
 """store.postgres.outbox: what was committed and not yet published."""
 
+from typing import Any
 from uuid import UUID
 
 import pytest
 
 from store.model import Role
-from store.postgres import conversations, outbox
+from store.postgres import conversations, outbox, queries
 from store.postgres.connection import Connection
 from store.redis.inbox_entries import BANNED, ENDED, SettingsChange, disconnection_of, moderated
 from tests.store.world import fetch_value, make_group, make_users
@@ -19,10 +20,10 @@ async def test_noted_listed_deleted(conn: Connection) -> None:
         changes = [await conversations.update_title(conn, group, "x", by=alice) for group in (two, one, two)]
         await outbox.insert_outbox(conn, changes)
     assert outbox.key_of(changes) == (two, 2)
-    assert await outbox.list_stale(conn, 60.0) == []
-    assert await outbox.list_stale(conn, 0.0) == [outbox.Unpublished((two, 2), {two: 2, one: 2})]
+    assert (await outbox.list_stale(conn, 60.0)).batches == []
+    assert (await outbox.list_stale(conn, 0.0)).batches == [outbox.Unpublished((two, 2), {two: 2, one: 2})]
     await outbox.delete_outbox(conn, [(two, 2), (one, 99)])
-    assert await outbox.list_stale(conn, 0.0) == []
+    assert (await outbox.list_stale(conn, 0.0)).batches == []
 
 
 async def test_deleting_waits_for_no_disk(conn: Connection) -> None:
@@ -37,15 +38,44 @@ async def test_deleting_waits_for_no_disk(conn: Connection) -> None:
     assert await fetch_value(conn, setting) == "on"
 
 
+async def test_a_long_backlog_is_passed_through_once(conn: Connection) -> None:
+    """However many batches there are, each is looked at once: a page of them begins where the one before has ended."""
+    query = (
+        "INSERT INTO outbox (conversation_id, seq, conversation_ids, seqs) "
+        "SELECT %s, n, %s, %s FROM generate_series(1, 5000) AS n"
+    )
+    await conn.execute(query, (UUID(int=1), [], []))
+    await conn.execute("ANALYZE outbox")
+    found: list[int] = []
+    looked_at = 0
+    place: str | None = outbox.START
+    while place is not None:
+        parameters = {"age": 0.0, "limit": 1000, "after": place}
+        explained = await conn.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + queries.list_stale_outbox, parameters)
+        row = await explained.fetchone()
+        assert row is not None
+        [plan] = nodes(row[0][0]["Plan"], "Tid Range Scan")
+        looked_at += plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)
+        batches, place = await outbox.list_stale(conn, 0.0, 1000, place)
+        found += [batch.key[1] for batch in batches]
+        await outbox.delete_outbox(conn, [batch.key for batch in batches])
+    assert sorted(found) == list(range(1, 5001)) and looked_at == 5000
+
+
+def nodes(plan: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    below = [node for one in plan.get("Plans", ()) for node in nodes(one, kind)]
+    return [plan, *below] if plan["Node Type"] == kind else below
+
+
 async def test_two_relays(conn: Connection, other: Connection) -> None:
     """What one relay is at work on, another passes over."""
     [alice] = await make_users(conn, 1)
     group = await make_group(conn, [alice])
     await outbox.insert_outbox(conn, [await conversations.update_title(conn, group, "x", by=alice)])
     async with conn.transaction():
-        assert len(await outbox.list_stale(conn, 0.0)) == 1
-        assert await outbox.list_stale(other, 0.0) == []
-    assert len(await outbox.list_stale(other, 0.0)) == 1
+        assert len((await outbox.list_stale(conn, 0.0)).batches) == 1
+        assert (await outbox.list_stale(other, 0.0)).batches == []
+    assert len((await outbox.list_stale(other, 0.0)).batches) == 1
 
 
 async def test_what_the_relay_announces(conn: Connection) -> None:
@@ -63,7 +93,7 @@ async def test_what_the_relay_announces(conn: Connection) -> None:
             await outbox.insert_outbox(conn, [], moderated(alice, reason, act))
         await outbox.insert_outbox(conn, [], SettingsChange(alice, old, 5))
         await outbox.insert_outbox(conn, [], SettingsChange(alice, old, 6))
-    stale = {batch.key: batch for batch in await outbox.list_stale(conn, 0.0)}
+    stale = {batch.key: batch for batch in (await outbox.list_stale(conn, 0.0)).batches}
     assert stale == {
         (old, 2): outbox.Unpublished((old, 2), {old: 2}, (disconnection_of(carol),)),
         (alice, 0): outbox.Unpublished((alice, 0), {}, (disconnection_of(bob, alice),)),
@@ -78,7 +108,7 @@ async def test_what_the_relay_announces(conn: Connection) -> None:
         [(new, 1, tuple(sorted([alice, bob])), ()), (old, 2, (carol,), ()), (old, 3, (), (bob,))]
     )
     await outbox.delete_outbox(conn, list(stale))
-    assert await outbox.list_stale(conn, 0.0) == []
+    assert (await outbox.list_stale(conn, 0.0)).batches == []
 
 
 async def test_what_is_left_to_the_relay(conn: Connection) -> None:
@@ -86,7 +116,7 @@ async def test_what_is_left_to_the_relay(conn: Connection) -> None:
     [alice] = await make_users(conn, 1)
     await outbox.insert_outbox(conn, [], moderated(alice, BANNED, UUID(int=1)))
     await outbox.insert_outbox(conn, [], moderated(alice, BANNED, UUID(int=2)), is_stale=True)
-    assert [batch.key for batch in await outbox.list_stale(conn, 600.0)] == [(UUID(int=2), 0)]
+    assert [batch.key for batch in (await outbox.list_stale(conn, 600.0)).batches] == [(UUID(int=2), 0)]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])

@@ -474,10 +474,10 @@ async def test_announced_until_it_was_sent(conn: Connection, writer: Writer) -> 
     change = ThreadChange(bob, root.id, found.version)
     await outbox.delete_outbox(conn, [(group, root.seq)])
     await outbox.insert_outbox(conn, (), change)
-    [stale] = await outbox.list_stale(conn, -1.0)
+    [stale] = (await outbox.list_stale(conn, -1.0)).batches
     assert stale.thread == change and stale.settings is None and stale.first == {} and stale.disconnections == ()
     await outbox.delete_outbox(conn, [outbox.key_of((), change)])
-    assert await outbox.list_stale(conn, -1.0) == []
+    assert (await outbox.list_stale(conn, -1.0)).batches == []
     assert await threads.list_threads_changed(conn, [alice, bob], 60.0) == [(bob, root.id)]
     assert await threads.list_threads_changed(conn, [alice, bob], -60.0) == []
 
