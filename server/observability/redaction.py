@@ -15,6 +15,7 @@ from structlog.typing import EventDict, WrappedLogger
 Traceback = list[dict[str, Any]]
 
 ELIDED: Final = "…"
+LONGEST: Final = 400  # characters of a message: how long it is may be up to who sent what it is about
 _ABOUT_CODE: Final = (AttributeError, ImportError, NameError, NotImplementedError, TypeError)
 _NAMES: Final = {kind.__name__ for kind in (*_ABOUT_CODE, ModuleNotFoundError, UnboundLocalError)}
 _QUOTE = re.compile("[\"'`“‘]")
@@ -54,11 +55,11 @@ def _cut(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def discreet(message: str, *, about_code: bool = False) -> str:
-    """Return the first line of `message`, without what is quoted in it."""
+    """Return the first line of `message`, without what is quoted in it, and no more than `LONGEST` of it."""
     line = message.strip().partition("\n")[0]
     if about_code:
         return line
-    plain = _QUOTE.split(line, 1)[0]
+    plain = _QUOTE.split(line, 1)[0][:LONGEST]
     return line if plain == line else plain + ELIDED
 
 

@@ -19,6 +19,7 @@ from server.protocol.http1.head import joined
 
 TRACE = "parley.trace"  # in the ASGI scope
 CHATTY = re.compile(r"/health(/.*)?|/hubs/chat/?", re.IGNORECASE)  # requested all the time: logged at debug level
+METHOD_MAX = 20  # characters of a method, of which clients may make up any
 _VARIABLE = re.compile(r"<(?:[^<>]*:)?([^<>]+)>")
 
 Scope = dict[str, Any]
@@ -95,7 +96,7 @@ def _log_request(scope: Scope, trace: Trace, seconds: float) -> None:
     write = log.debug if chatty else log.info
     write(
         "request",
-        method=scope["method"],
+        method=scope["method"][:METHOD_MAX],
         route=trace.route,
         status=trace.status,
         seconds=round(seconds, 4),

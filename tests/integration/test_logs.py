@@ -57,6 +57,9 @@ async def test_requests_and_connections(server: Running) -> None:
         assert (logged["route"], logged["status"]) == (None, 404)
         assert answer.json()["instance"] == f"urn:parley:request:{logged['request']}"
 
+        await http.request("X" * 10_000, "/api/nothing", headers={"X-Request-Id": "made-up"})
+        assert (await line(server, "request", request="made-up"))["method"] == "X" * 20
+
         answer = await http.get("/api/users", params={"q": "somebody"})
         assert answer.status_code == 500
         logged = await line(server, "request_failed", request=answer.headers["X-Request-Id"])
@@ -80,6 +83,12 @@ async def test_requests_and_connections(server: Running) -> None:
         closed = await line(server, "connection_closed", connection=opened["connection"])
     assert closed["code"] == 4321 and "closed by client" in closed["reason"] and closed["seconds"] >= 0
     assert 500 < closed["bytes_in"] < 5000 and 300 < closed["bytes_out"] < 5000
+    stream = await open_websocket(server.hub_url, alice.token)
+    async with stream:
+        said = b'{"protocol":"json","version":' + b"9" * 4000 + b"}\x1e"
+        await stream.send_all(websocket.encode_masked(websocket.TEXT, said))
+        refused = (await line(server, "connection_closed", code=1002))["reason"]
+        assert refused.startswith("handshake refused: Version 9999") and len(refused) < 100
     with pytest.raises(ClientError, match="401"):
         await open_websocket(server.hub_url, headers={"X-Request-Id": "refused-one"})
     logged = await line(server, "refused", request="refused-one")

@@ -53,7 +53,7 @@ def _parse(head: bytes) -> Request:
     if not isinstance(version, int) or isinstance(version, bool):
         raise HandshakeError("The handshake has no 'version'.")
     if version > VERSION:
-        raise HandshakeError(f"Version {version} of the protocol '{protocol[:32]}' is not supported.")
+        raise HandshakeError(f"Version {str(version)[:10]} of the protocol '{protocol[:32]}' is not supported.")
     return Request(protocol, version)
 
 

@@ -90,6 +90,7 @@ def test_what_only_names_code_is_kept() -> None:
     assert discreet("f() got an unexpected keyword argument 'x'\nmore", about_code=True).endswith("'x'")
     assert discreet("nothing is quoted here") == "nothing is quoted here"
     assert discreet('duplicate "x"') == "duplicate …"
+    assert discreet("x" * 10_000) == "x" * 400 + "…"
 
 
 def test_odd_values(capsys: pytest.CaptureFixture[str]) -> None:
