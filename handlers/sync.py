@@ -42,7 +42,7 @@ class Opening(NamedTuple):
 
     privacy: Chosen | None
     blocks: Concerning | None
-    memberships: Sequence[UUID] = ()
+    memberships: bytes = b""  # the octets of their ids, as there may be thousands
 
 
 class _Found(NamedTuple):
@@ -60,6 +60,7 @@ class Sync:
         self._memberships: BatchLoader[UUID, list[UUID]] = BatchLoader(self._fetch_memberships)
         self._heads: BatchLoader[UUID, int] = BatchLoader(self._fetch_heads)
         self._positions: BatchLoader[UUID, Position] = BatchLoader(self._fetch_positions)
+        self._packed: BatchLoader[UUID, bytes] = BatchLoader(self._pack_memberships)
         self._diverged: BatchLoader[Proof, None] = BatchLoader(self._fetch_diverged, PROVED)
         self._standings: BatchLoader[tuple[UUID, UUID], Standing] = BatchLoader(self._fetch_standings, COUNTED)
         self._ended: BatchLoader[UUID, None] = BatchLoader(self._fetch_ended)
@@ -73,6 +74,7 @@ class Sync:
             await nursery.start(self._memberships.run)
             await nursery.start(self._heads.run)
             await nursery.start(self._positions.run)
+            await nursery.start(self._packed.run)
             await nursery.start(self._diverged.run)
             await nursery.start(self._standings.run)
             await nursery.start(self._ended.run)
@@ -85,12 +87,22 @@ class Sync:
     async def memberships(self, user_id: UUID) -> Sequence[UUID]:
         """Return the user's conversations. Raises ChatError("unauthenticated") when the user does not exist."""
         found = (await self._memberships.get([user_id])).get(user_id)
-        if found is not None:
-            return found
+        if found is None:
+            await self._require_account(user_id)
+        return found or ()
+
+    async def memberships_with_positions(self, user_id: UUID) -> bytes:
+        """Return the user's conversations with their heads, as of one moment, packed (`store.positions`). Raises the
+        same."""
+        found = (await self._packed.get([user_id])).get(user_id)
+        if found is None:
+            await self._require_account(user_id)
+        return found or b""
+
+    async def _require_account(self, user_id: UUID) -> None:
         async with self._pool.connection() as conn:
             if await users.fetch_account(conn, user_id) is None:
                 raise ChatError("unauthenticated", "There is no such user (any more).")
-        return ()
 
     async def opening(self, user_id: UUID, session_id: UUID | None, *, attaches: bool = False) -> Opening:
         """What a connection of this user begins with. `session_id`: of their sign-in, if the access token names one;
@@ -134,6 +146,11 @@ class Sync:
         """The head of each conversation that exists or existed, with the message of its last change."""
         return await self._positions.get(conversation_ids)
 
+    async def packed_positions(self, conversation_ids: Sequence[bytes]) -> bytes:
+        """The same of thousands, which are named by their octets, packed (`store.positions`). For the process."""
+        async with self._pool.connection() as conn:
+            return await positions.pack_positions(conn, conversation_ids)
+
     async def diverged(self, shown: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:
         """The indexes of those of these cursors that are not of the history that PostgreSQL has."""
         keys = [_key(conversation_id, cursor) for conversation_id, cursor in shown]
@@ -175,6 +192,10 @@ class Sync:
         """What a thread is to this user; None when they are no member (any more), or have nothing to do with it."""
         async with self._pool.connection() as conn:
             return (await threads.list_thread_states(conn, user_id, [thread_id])).get(thread_id)
+
+    async def _pack_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, bytes]:
+        async with self._pool.connection() as conn:
+            return await positions.pack_memberships(conn, user_ids)
 
     async def _fetch_diverged(self, keys: Collection[Proof]) -> dict[Proof, None]:
         asked = list(keys)
@@ -289,7 +310,7 @@ def _found(
     _, session_id, attaches = key
     if one is None:
         return _Found(Opening(None, None), has_ended=session_id in ended, is_present=False, banned_until=None)
-    opening = Opening(one.privacy, blocks, one.memberships if attaches else ())
+    opening = Opening(one.privacy, blocks, one.memberships if attaches else b"")
     return _Found(opening, has_ended=session_id in ended, is_present=True, banned_until=one.banned_until)
 
 

@@ -98,6 +98,7 @@ def _questions(parts: Parts, control: Control) -> Blueprint:
         user = request.args.get("user")
         found = await snapshots.list_connections(
             parts.hub.connections,
+            parts.rooms,
             user=await control.find_user(user) if user else None,
             order=order,
             limit=_limit(),

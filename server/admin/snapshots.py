@@ -17,6 +17,7 @@ from server.fanout.rooms import Rooms
 from server.hub.connection import HubConnection
 from server.metrics.census import condition_of, walk
 from server.transport import tcp_info
+from store import positions
 
 T = TypeVar("T")
 
@@ -49,7 +50,7 @@ class _First(Generic[T]):
         return Listing(self._seen, [one for _, _, one in sorted(self._heap, reverse=True)])
 
 
-def view_connection(connection: HubConnection, now: float) -> ConnectionView:
+def view_connection(connection: HubConnection, rooms: Rooms, now: float) -> ConnectionView:
     sock = getattr(connection.transport, "sock", None)  # the other transports have none of their own
     info = None if sock is None else tcp_info.read(sock)
     return ConnectionView(
@@ -59,7 +60,7 @@ def view_connection(connection: HubConnection, now: float) -> ConnectionView:
         transport=connection.transport.kind,
         protocol=connection.send_queue.encoding.protocol.name,
         seconds=round(now - connection.opened_at, 1),
-        rooms=len(connection.rooms),
+        rooms=rooms.count(connection),
         send_queue=connection.send_queue.size,
         bytes_in=info and info.received,
         bytes_out=info and info.sent,
@@ -68,23 +69,29 @@ def view_connection(connection: HubConnection, now: float) -> ConnectionView:
 
 
 async def list_connections(
-    connections: Collection[HubConnection], *, user: UUID | None, order: str, limit: int, now: float
+    connections: Collection[HubConnection], rooms: Rooms, *, user: UUID | None, order: str, limit: int, now: float
 ) -> Listing:
     first = _First[ConnectionView](limit)
     async for connection in walk(connections):
         if user is None or connection.user_id == user:
-            view = view_connection(connection, now)
+            view = view_connection(connection, rooms, now)
             first.offer(ORDERS[order](view), view)
     return first.listing()
 
 
 async def list_rooms(rooms: Rooms, limit: int) -> Listing:
-    """List the rooms with the most attached connections."""
+    """List the rooms with the most attached connections. To one that is latent a single one is."""
     first = _First[Room](limit)
     async for room in walk(rooms.all()):
         first.offer(len(room.attached), room)
     listing = first.listing()
-    return Listing(listing.total, [_view_room(room) for room in listing.items])
+    shown = [_view_room(room) for room in listing.items]
+    for chunk in rooms.latent.chunks():
+        for conversation_id, position in map(positions.unpack, chunk[: limit - len(shown)]):
+            shown.append(RoomView(conversation_id, 1, position.cursor.seq + 1, 0, False))
+        if len(shown) >= limit:
+            break
+    return Listing(listing.total + len(rooms.latent), shown)
 
 
 def _view_room(room: Room) -> RoomView:

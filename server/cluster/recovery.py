@@ -177,11 +177,11 @@ class Recovery:
             for user_id in chunk:
                 mine = set(memberships.get(user_id, ()))
                 for connection in self._rooms.connections_of(user_id):
-                    for room in connection.rooms:
-                        if room.conversation_id not in mine:
-                            self._notifier.recheck(room.conversation_id, user_id)
+                    attached = self._rooms.conversations_of(connection)
+                    for conversation_id in attached - mine:
+                        self._notifier.recheck(conversation_id, user_id)
                     if again and connection.auto_attach:
-                        for conversation_id in (again & mine) - {room.conversation_id for room in connection.rooms}:
+                        for conversation_id in (again & mine) - attached:
                             connection.resync(conversation_id)
             if seconds is not None:
                 for user_id, conversation_id in await self._truth.joined(chunk, seconds + SLACK):

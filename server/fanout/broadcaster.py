@@ -39,7 +39,7 @@ class Broadcaster:
             audience = await self._audience(broadcasts)
             frames: dict[Encoding, dict[int, bytes]] = {}
             for connection, numbers in audience.items():
-                if connection.rooms:
+                if self._rooms.is_anywhere(connection):
                     try:
                         self._offer(connection, broadcasts, numbers, frames)
                     except Exception as error:  # of this connection: it misses events, as one that reads slowly does
@@ -53,9 +53,11 @@ class Broadcaster:
         it receives what comes `instead`."""
         audience: dict[Subscriber, list[int]] = {}
         for number, one in enumerate(broadcasts):
-            rooms = [room for room in map(self._rooms.find, one.conversation_ids) if room is not None]
             receivers = {
-                connection: None for room in rooms for connection in room.attached if connection.user_id != one.but
+                connection: None
+                for attached in map(self._rooms.audience, one.conversation_ids)
+                for connection in attached
+                if connection.user_id != one.but
             }
             if one.only is not None or (one.by is not None and self._rooms.blocks):
                 blocks = self._rooms.blocks

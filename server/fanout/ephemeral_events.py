@@ -177,7 +177,7 @@ class EphemeralEvents:
 
     def _gather(self, receipts: Iterable[Receipt]) -> None:
         for receipt in receipts:
-            if self._rooms.find(receipt.conversation_id) is not None:
+            if self._rooms.is_open(receipt.conversation_id):
                 waiting = self._receipts.setdefault(receipt.conversation_id, {})
                 known = waiting.get(receipt.user_id)
                 waiting[receipt.user_id] = receipt if known is None else merged(known, receipt)

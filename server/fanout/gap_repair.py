@@ -50,13 +50,14 @@ class GapRepair:
         flusher: Flusher,
         wanted: Subscriptions,
         *,
+        find: Callable[[UUID], Room | None],
         deliver: Callable[[Room, Change], None],
         deliver_held: Callable[[Room], None],
         suspect: Callable[[Room], None],
         stray: Callable[[UUID, int, int], None],
         start_over: Callable[[Room, Position], None],
     ) -> None:
-        """Repair the rooms in `rooms`, a live view of the open ones.
+        """Repair the rooms in `rooms`, a live view of the open ones. `find` finds latent ones, too.
 
         `deliver` is called with the next change of a room. `deliver_held` delivers held changes whose turn has come.
         `suspect` is called with a room that PostgreSQL's history does not continue, and `stray` with a conversation,
@@ -67,6 +68,7 @@ class GapRepair:
         self._history = history
         self._flusher = flusher
         self._wanted = wanted
+        self._find = find
         self._deliver = deliver
         self._deliver_held = deliver_held
         self._suspect = suspect
@@ -81,13 +83,13 @@ class GapRepair:
     def doubt(self, conversation_ids: Collection[UUID]) -> None:
         """Schedule a repair of these conversations: changes of unknown outcome may have been committed."""
         for conversation_id in conversation_ids:
-            room = self._rooms.get(conversation_id)
+            room = self._find(conversation_id)
             if room is not None:
                 self.schedule(room, 0.0)
 
     def reached(self, conversation_id: UUID, seq: int) -> None:
         """Schedule a repair if change `seq`, which was committed long enough ago to have arrived, is missing."""
-        room = self._rooms.get(conversation_id)
+        room = self._find(conversation_id)
         if room is not None and (room.next_seq is None or room.next_seq <= seq):
             self.schedule(room, 0.0)
 

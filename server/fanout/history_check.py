@@ -9,7 +9,8 @@ Then the same seqs are given out a second time, and a room that has seen more ta
 knows the message of its last change (`Room.cursor`), and that change is either in the history that PostgreSQL has, or
 the room has *diverged*. Rooms are compared
 
-- all of them, now and then and after every disturbance (`check_heads`);
+- all of them, now and then and after every disturbance (`check_heads`). Of latent ones only those are looked at of
+  which PostgreSQL says anything else than when they were opened;
 - all of them at once, with deliveries stopped until it is known (`suspect_all`), when PostgreSQL has another timeline;
 - one of them, when a change arrives that it has passed and that it does not know (`suspect`). Duplicates are no
   fault, and often known (`Room.has`); for the others one query at a time compares up to `COMPARED` rooms, `PERIOD`
@@ -27,7 +28,9 @@ import structlog
 import trio
 
 from server.fanout.gap_repair import NOWHERE, GapRepair
+from server.fanout.latent_rooms import LatentRooms
 from server.fanout.room import History, Room
+from store import positions
 from store.defects import divided, guard
 from store.errors import StoreError
 from store.model import Position
@@ -49,19 +52,23 @@ class HistoryCheck:
     def __init__(
         self,
         rooms: Mapping[UUID, Room],
+        latent: LatentRooms,
         history: History,
         repair: GapRepair,
         *,
+        find: Callable[[UUID], Room | None],
         start_over: Callable[[Room, Position], None],
         release: Callable[[Room], None],
         follow_up: Callable[[Collection[UUID]], Awaitable[None]],
     ) -> None:
-        """Compare the rooms in `rooms`, a live view of the open ones.
+        """Compare the rooms in `rooms`, a live view of the open ones, and those in `latent`, which `find` wakes.
 
         `start_over` begins a room anew at a head, `release` delivers what it has held under suspicion. `follow_up` is
         called with conversations whose history went back, and may raise StoreError: then it is called again.
         """
         self._rooms = rooms
+        self._latent = latent
+        self._find = find
         self._history = history
         self._repair = repair
         self._start_over = start_over
@@ -94,6 +101,17 @@ class HistoryCheck:
             await self._compare(some)
             for room in some:
                 room.known = None  # what a repair has read has come by itself meanwhile, or will be asked about
+        await self._compare_latent()
+
+    async def _compare_latent(self) -> None:
+        """Compare the latent rooms: those that have moved in any way become rooms, and are compared as such. Raise
+        StoreError."""
+        for chunk in self._latent.chunks():
+            found = await self._history.packed_positions([record[:16] for record in chunk])
+            moved = set(chunk).difference(positions.records(found))
+            rooms = [self._find(UUID(bytes=record[:16])) for record in moved]
+            if rooms:
+                await self._compare([room for room in rooms if room is not None and room.next_seq is not None])
 
     def suspect_all(self) -> None:
         """Hold the deliveries of all rooms, and compare each with PostgreSQL soon. Never waits.
@@ -104,10 +122,17 @@ class HistoryCheck:
         for room in self._rooms.values():
             if room.next_seq is not None:
                 self._mark(room)
+        if self._latent:
+            self._latent.suspicions += 1
+            self._wake.set()
 
     def suspect(self, room: Room) -> None:
         """Hold the deliveries of a room, and compare it with PostgreSQL soon: it got a change that it does not know."""
         self.suspected += 1
+        self._mark(room)
+
+    def hold(self, room: Room) -> None:
+        """Hold the deliveries of a room that was latent when all were suspected, and compare it soon."""
         self._mark(room)
 
     def drop(self, room: Room) -> None:
@@ -129,7 +154,7 @@ class HistoryCheck:
             nursery.start_soon(self._follow)
             task_status.started()
             while True:
-                if not self._due:
+                if not (self._due or self._latent.suspicions):
                     self._wake = trio.Event()
                     await self._wake.wait()
                 await trio.sleep(PERIOD if await self._attempt(self._look_into) else RETRY)
@@ -160,6 +185,12 @@ class HistoryCheck:
         does one that could not be compared because of a defect: then False is returned.
         """
         refused: set[Room] = set()
+        suspicions = self._latent.suspicions
+        if suspicions:
+            self.queries += 1
+            await self._compare_latent()
+            if self._latent.suspicions == suspicions:
+                self._latent.suspicions = 0
         due = list(self._due)
         for start in range(0, len(due), COMPARED):
             signs = {room: (room.suspicions, room.generation) for room in due[start : start + COMPARED]}

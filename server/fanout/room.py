@@ -36,6 +36,9 @@ class History(Protocol):
     async def diverged(self, cursors: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:
         """Return the indexes of those of these cursors that are not of the history that PostgreSQL has."""
 
+    async def packed_positions(self, conversation_ids: Sequence[bytes]) -> bytes:
+        """Return the same of thousands, by the octets of their ids, packed (`store.positions`)."""
+
     async def fetch_watermark(self, conversation_id: UUID) -> int:
         """Return the seq up to which the conversation's changes are not kept: a cursor below cannot be caught up."""
 
@@ -52,9 +55,14 @@ class Subscriptions(Protocol):
     async def want_rooms(self, conversation_ids: Iterable[UUID]) -> None:
         """Return when changes committed from now on will reach this instance. Never raises."""
 
+    async def want_many(self, conversation_ids: Collection[bytes]) -> None:
+        """The same, of thousands, by the octets of their ids."""
+
     async def want_user(self, user_id: UUID) -> None: ...
 
     def drop_room(self, conversation_id: UUID) -> None: ...
+
+    def drop_many(self, conversation_ids: Collection[bytes]) -> None: ...
 
     def drop_user(self, user_id: UUID) -> None: ...
 
@@ -98,6 +106,7 @@ class Subscriber(Protocol):
     send_queue: SendQueue
     rooms: dict["Room", None]  # in order; a dict, so that leaving one takes the same time among thousands
     auto_attach: bool
+    closed: bool  # nothing is sent to it any more
     expelled: set[UUID] | None
     cursors: dict[UUID, Cursor] | None  # of rooms that it has left, to catch up with
 

@@ -6,7 +6,8 @@ instances are delivered alike; `server.fanout.change_publisher` knows which is w
 gaps; `server.fanout.room` holds the state of one room.
 
 A connection is *attached* to a room (receives live events) or not; `server.hub.catch_up` brings it from a cursor to
-the point where it can be attached. A room exists while a connection is attached or a task holds it open.
+the point where it can be attached. A room exists while a connection is attached or a task holds it open. One in which
+nothing has happened since its only connection was attached is latent (`server.fanout.latent_rooms`).
 
 A change that a room has passed and does not know, or a comparison with PostgreSQL, may show that the history went back
 (`server.fanout.history_check`). Then the room starts over at the head that PostgreSQL has, and all who are attached are
@@ -14,7 +15,7 @@ sent `Resync` before anything else (P11).
 """
 
 import math
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
 
@@ -25,6 +26,7 @@ from server.fanout.blocks import BlockLists
 from server.fanout.delivery import encode_change
 from server.fanout.gap_repair import REPAIR_DELAY, GapRepair
 from server.fanout.history_check import HistoryCheck
+from server.fanout.latent_rooms import Latent, LatentRooms
 from server.fanout.privacy import PrivacySettings
 from server.fanout.recent_events import RecentEvents
 from server.fanout.room import (
@@ -44,14 +46,17 @@ from server.fanout.room import (
 )
 from server.protocol.signalr.encoding import Encoding
 from server.transport.send_queue import CROWD, Flusher, SendQueue, Verdict
+from store import positions
 from store.defects import guard
 from store.errors import StoreError, Unavailable
+from store.ids import octets
 from store.model import Change, Cursor, MessageType, Position, Privacy
 from store.postgres.blocks import Concerning
 from store.postgres.privacy import Chosen
 from store.redis.inbox_entries import BlockNotice, Disconnection, SettingsChange
 
 OPENED = 250  # rooms opened at once: a user may have thousands, and each takes some 10 µs of a scheduler step
+SETTLED = 2000  # the same of latent ones, which take one
 MAX_HELD = 1000  # changes that a room holds while it is compared with PostgreSQL; what comes on top is read from there
 FEW = 16  # connections in a room, up to which it is not asked whether what follows in a batch is its, too
 MAX_NOTIFIED = 200  # users of a room who are sent their own view after a change; in larger ones, only those added
@@ -84,11 +89,14 @@ class Rooms:
         self._cursors = cursors
         self._recovery = recovery
         self._rooms: dict[UUID, Room] = {}
+        self._ids: set[bytes] = set()  # the octets of the same ids: thousands of a user are looked up at once
+        self.latent = LatentRooms()
         self.repair = GapRepair(
             self._rooms,
             history,
             flusher,
             wanted,
+            find=self.find,
             deliver=self._deliver,
             deliver_held=self._deliver_held,
             suspect=lambda room: self.history.suspect(room),
@@ -97,8 +105,10 @@ class Rooms:
         )
         self.history = HistoryCheck(
             self._rooms,
+            self.latent,
             history,
             self.repair,
+            find=self.find,
             start_over=self._start_over,
             release=self._release,
             follow_up=self._follow_up,
@@ -125,10 +135,7 @@ class Rooms:
         await self._wanted.want_user(connection.user_id)
 
     def unregister(self, connection: Subscriber) -> None:
-        for room in connection.rooms:
-            del room.attached[connection]
-            self._drop_if_idle(room)
-        connection.rooms.clear()
+        self._leave_all(connection)
         self.recent.forget(connection)
         connections = self._connections.get(connection.user_id)
         if connections is not None and connection in connections:
@@ -193,34 +200,73 @@ class Rooms:
         return list(self._connections)
 
     def all(self) -> list[Room]:
+        """The rooms that are not latent."""
         return list(self._rooms.values())
 
     def find(self, conversation_id: UUID) -> Room | None:
-        """Return the room of a conversation if it is open here."""
-        return self._rooms.get(conversation_id)
+        """Return the room of a conversation if it is open here. One that is latent is not any more."""
+        room = self._rooms.get(conversation_id)
+        return self._wake(conversation_id) if room is None and self.latent else room
+
+    def is_open(self, conversation_id: UUID) -> bool:
+        """Whether a conversation has a room here, be it latent."""
+        return conversation_id in self._rooms or self.latent.has(conversation_id.bytes)
+
+    def audience(self, conversation_id: UUID) -> Collection[Subscriber]:
+        """The connections that are attached to the room of a conversation, be it latent."""
+        room = self._rooms.get(conversation_id)
+        if room is not None:
+            return room.attached
+        connection = self.latent.attached_to(conversation_id) if self.latent else None
+        return () if connection is None else (connection,)
 
     def is_attached(self, conversation_id: UUID, connection: Subscriber) -> bool:
-        room = self._rooms.get(conversation_id)
-        return room is not None and connection in room.attached
+        return connection in self.audience(conversation_id)
+
+    def is_anywhere(self, connection: Subscriber) -> bool:
+        """Whether it is attached to any room."""
+        return bool(connection.rooms) or self.count(connection) > 0
+
+    def count(self, connection: Subscriber) -> int:
+        """To how many rooms it is attached."""
+        return len(connection.rooms) + self.latent.count(connection)
+
+    def conversations_of(self, connection: Subscriber) -> set[UUID]:
+        """The conversations to whose rooms it is attached."""
+        latent = {UUID(bytes=record[:16]) for record in self.latent.records_of(connection)}
+        return latent.union(room.conversation_id for room in connection.rooms)
 
     def detach_all(self, connection: Subscriber) -> dict[UUID, Cursor]:
         """Detach the connection from every room. Return its cursors: the head of each of them, and what proves it."""
-        cursors = {}
-        for room in connection.rooms:
-            del room.attached[connection]
-            cursors[room.conversation_id] = room.cursor
-            self._drop_if_idle(room)
-        connection.rooms.clear()
+        cursors = {room.conversation_id: room.cursor for room in connection.rooms}
+        for record in self.latent.records_of(connection):
+            conversation_id, position = positions.unpack(record)
+            cursors[conversation_id] = position.cursor
+        self._leave_all(connection)
         return cursors
 
+    def _leave_all(self, connection: Subscriber) -> None:
+        closed = [record[:16] for record in self.latent.leave(connection)]
+        for room in connection.rooms:
+            del room.attached[connection]
+            if self._close_if_idle(room):
+                closed.append(room.conversation_id.bytes)
+        connection.rooms.clear()
+        if closed:
+            self._wanted.drop_many(closed)
+
     def detach(self, conversation_id: UUID, connection: Subscriber) -> None:
-        room = self._rooms.get(conversation_id)
+        room = self.find(conversation_id)
         if room is not None:
             room.detach(connection)
             self._drop_if_idle(room)
 
     def statistics(self) -> dict[str, int]:
-        return {"rooms": len(self._rooms), "users": len(self._connections), "repaired": self.repair.repaired}
+        return {
+            "rooms": len(self._rooms) + len(self.latent),
+            "users": len(self._connections),
+            "repaired": self.repair.repaired,
+        }
 
     # -- opening ----------------------------------------------------------------------------
 
@@ -269,37 +315,138 @@ class Rooms:
         """Keep the rooms of these conversations. Return those that are made by this, and have to be opened."""
         fresh = []
         for conversation_id in conversation_ids:
-            room = self._rooms.get(conversation_id)
+            room = self.find(conversation_id)
             if room is None:
-                room = self._rooms[conversation_id] = Room(conversation_id)
+                room = self._add(conversation_id)
                 fresh.append(room)
             room.pins += 1
             pinned[conversation_id] = room
         return fresh
 
-    async def _open(self, fresh: list[Room]) -> None:
-        ids = [room.conversation_id for room in fresh]
+    def _add(self, conversation_id: UUID) -> Room:
+        self._ids.add(conversation_id.bytes)
+        room = self._rooms[conversation_id] = Room(conversation_id)
+        return room
+
+    async def _open(self, fresh: Sequence[Room]) -> None:
         try:
-            await self._wanted.want_rooms(ids)  # before the head is read: no change is lost between the two
-            positions = await self._history.positions(ids)
+            # Before the head is read: no change is lost between the two.
+            await self._wanted.want_rooms([room.conversation_id for room in fresh])
+            await self._place_all(fresh)
         except BaseException as error:
-            self._forget(fresh, error)
+            self._forget([room for room in fresh if room.next_seq is None], error)
             raise
-        for room in fresh:
-            position = positions.get(room.conversation_id)
+
+    async def _place_all(self, rooms: Sequence[Room]) -> None:
+        """Read the heads of these, which are registered, and let them go live; forget those that do not exist."""
+        found = await self._history.positions([room.conversation_id for room in rooms])
+        for room in rooms:
+            position = found.get(room.conversation_id)
             if position is None:
                 self._forget([room])
-                continue
-            self._number(room)
-            room.place(position)
-            room.moved()
-            if room.held:
-                self._deliver_held_guarded(room)
-                self._flusher.flush()  # to those who were added by what was held
+            else:
+                self._place(room, position)
+
+    def _place(self, room: Room, position: Position) -> None:
+        self._number(room)
+        room.place(position)
+        room.moved()
+        if room.held:
+            self._deliver_held_guarded(room)
+            self._flusher.flush()  # to those who were added by what was held
 
     def _number(self, room: Room) -> None:
         self.openings += 1
         room.opening = self.openings
+
+    async def attach_latent(
+        self,
+        connection: Subscriber,
+        conversation_ids: Sequence[bytes],
+        read: Callable[[], Awaitable[bytes]],
+        expelled: Collection[UUID],
+    ) -> list[UUID]:
+        """Attach a connection to the rooms of these conversations, by the octets of their ids, at their heads. Return
+        those that have a room already, to which it is not attached: they are the caller's to open.
+
+        The rooms are latent. `read` returns the records of all that are the user's by then, which is asked when they
+        are registered: the memberships and the heads are of one moment, so of each removal it is either known, or the
+        change comes. What is `expelled` by then is left out. Until its head is read, a room is made of what a change
+        comes for, or what another task opens: it holds the change, or lets the task wait, and goes on at the head.
+
+        Raises what `read` raises. Then, or if this is cancelled, no room is left of those whose heads were not read.
+        """
+        begun, mine, others = Latent(connection), list[bytes](), list[UUID]()
+        try:
+            for start in range(0, len(conversation_ids), SETTLED):
+                if start:
+                    await trio.lowlevel.checkpoint()
+                some = conversation_ids[start : start + SETTLED]
+                if not self._ids.isdisjoint(some) or self.latent.overlap(some):
+                    is_open = [each in self._ids or self.latent.has(each) for each in some]
+                    others += (UUID(bytes=each) for each, there in zip(some, is_open, strict=True) if there)
+                    some = [each for each, there in zip(some, is_open, strict=True) if not there]
+                mine += some
+                self.latent.begin(begun, some)
+            if mine:
+                await self._wanted.want_many(mine)  # before the heads are read: no change is lost between the two
+                await self._settle(begun, await read(), expelled)
+                if begun.woken:
+                    await self._place_all([*begun.woken.values()])  # of those that are not the user's any more
+                    self._unpin(begun, [*begun.woken])
+        except BaseException as error:
+            self._forget((begun.woken or {}).values(), error)
+            raise
+        finally:
+            left = self.latent.abandon(begun, mine)
+            if left:
+                self._wanted.drop_many(left)
+        return others
+
+    async def _settle(self, begun: Latent, packed: bytes, expelled: Collection[UUID]) -> None:
+        """Attach the connection to what `begun` has and these records name."""
+        connection, step = begun.connection, SETTLED * positions.SIZE
+        for start in range(0, len(packed), step):
+            if start:
+                await trio.lowlevel.checkpoint()
+            if expelled or connection.closed:
+                some = octets(expelled) if expelled else positions.ids(packed)
+                self._wanted.drop_many(self.latent.abandon(begun, some))
+            self.openings += 1
+            for record in self.latent.settle(begun, packed[start : start + step], self.openings):
+                conversation_id, position = positions.unpack(record)
+                room = (begun.woken or {})[record[:16]]
+                self._place(room, position)
+                if conversation_id not in expelled and not connection.closed:
+                    room.attach(connection)
+                self._unpin(begun, (record[:16],))
+
+    def _unpin(self, begun: Latent, conversation_ids: Iterable[bytes]) -> None:
+        """Let go of rooms that were woken before their heads were read."""
+        for conversation_id in conversation_ids:
+            room = (begun.woken or {}).pop(conversation_id)
+            room.pins -= 1
+            self._drop_if_idle(room)
+
+    def _wake(self, conversation_id: UUID) -> Room | None:
+        """Make a room of a latent one."""
+        raw = conversation_id.bytes
+        latent = self.latent.take(raw)
+        if latent is None:
+            return None
+        room = self._add(conversation_id)
+        if latent.packed is None:
+            assert latent.woken is not None
+            latent.woken[raw] = room
+            room.pins += 1
+        else:
+            _, position = positions.unpack(positions.find(latent.packed, raw))
+            room.place(position)
+            room.opening = latent.opening
+            room.attach(latent.connection)
+            if self.latent.suspicions:
+                self.history.hold(room)
+        return room
 
     def _forget(self, rooms: Iterable[Room], failure: BaseException | None = None) -> None:
         """Remove rooms that could not be opened, and wake the tasks that wait for them. Without a `failure` their
@@ -307,6 +454,7 @@ class Rooms:
         for room in rooms:
             room.failure = failure
             if self._rooms.pop(room.conversation_id, None) is not None:
+                self._ids.discard(room.conversation_id.bytes)
                 self._wanted.drop_room(room.conversation_id)
             room.moved()
 
@@ -324,11 +472,18 @@ class Rooms:
         await room.advanced.wait()
 
     def _drop_if_idle(self, room: Room) -> None:
-        if not room.attached and not room.pins and self._rooms.get(room.conversation_id) is room:
-            del self._rooms[room.conversation_id]
-            self.repair.drop(room)
-            self.history.drop(room)
+        if self._close_if_idle(room):
             self._wanted.drop_room(room.conversation_id)
+
+    def _close_if_idle(self, room: Room) -> bool:
+        """Close a room that no one needs. Return whether it was closed, and is to be unregistered."""
+        if room.attached or room.pins or self._rooms.get(room.conversation_id) is not room:
+            return False
+        del self._rooms[room.conversation_id]
+        self._ids.discard(room.conversation_id.bytes)
+        self.repair.drop(room)
+        self.history.drop(room)
+        return True
 
     # -- delivery -----------------------------------------------------------------------------
 
@@ -343,7 +498,7 @@ class Rooms:
             change = changes[index]
             index += 1
             try:
-                room = self._rooms.get(change.conversation_id)
+                room = self.find(change.conversation_id)
                 if room is None:
                     if change.added or change.removed or change.dissolved:
                         self._change_members(None, change)
@@ -609,7 +764,7 @@ class Rooms:
         for connection in self._connections.get(user_id, ()):
             if connection.expelled is not None:
                 connection.expelled.add(conversation_id)
-        room = self._rooms.get(conversation_id)
+        room = self.find(conversation_id)
         if room is None:
             return False
         found = [connection for connection in self._connections.get(user_id, ()) if connection in room.attached]
@@ -624,7 +779,7 @@ class Rooms:
 
         The repair registers the room first. So it also finds later changes that were committed before that.
         """
-        room = self._rooms[change.conversation_id] = Room(change.conversation_id)
+        room = self._add(change.conversation_id)
         message = change.message
         room.next_seq = change.seq + 1
         room.last_id = room.newest_id = message.id.int  # members are added by a message

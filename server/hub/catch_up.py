@@ -21,6 +21,8 @@ from server.fanout.recent_events import Broadcast
 from server.fanout.room import BLOCKS, JOINED, THREAD, Room, Subscriber, cursor_at, resync_at
 from server.fanout.rooms import BLOCKS_CHANGED, REMOVED, RESYNC, Rooms, no_such_conversation
 from server.fanout.thread_updates import CHANGED as THREAD_CHANGED
+from store import positions
+from store.ids import parted
 from store.model import Change, Conversation, Cursor, Position, ThreadState
 from store.postgres.conversations import Standing
 
@@ -48,6 +50,9 @@ class SyncSource(Protocol):
     """What `handlers.sync` offers."""
 
     async def memberships(self, user_id: UUID) -> Sequence[UUID]: ...
+
+    async def memberships_with_positions(self, user_id: UUID) -> bytes:
+        """The same with the heads, as of one moment, packed (`store.positions`)."""
 
     async def opening(self, user_id: UUID, session_id: UUID | None, *, attaches: bool) -> Opening:
         """What the user hides, the blocks that concern them and, for a connection that `attaches`, their conversations.
@@ -126,17 +131,30 @@ class moving_cursors:  # noqa: N801  # called like a function
 
 
 async def attach_all(
-    connection: Target, rooms: Rooms, sync: SyncSource, mine: Sequence[UUID], openings: int, expelled: Collection[UUID]
+    connection: Target, rooms: Rooms, sync: SyncSource, mine: bytes, openings: int, expelled: Collection[UUID]
 ) -> None:
     """On connect: attach to every conversation of the user, at its head.
 
-    `mine` are the user's memberships, read when there had been that many `openings`; `expelled` is of `moving_cursors`,
-    which was begun before. So was the registration of the connection: a change that adds the user while their
-    memberships are read attaches it itself, and one that removes them puts the conversation into `expelled`.
+    `mine` are the user's memberships, as octets, read when there had been that many `openings`; `expelled` is of
+    `moving_cursors`, which was begun before. So was the registration of the connection: a change that adds the user
+    while their memberships are read attaches it itself, and one that removes them puts the conversation into
+    `expelled`. Memberships are read once more with the heads of the rooms that are opened (`Rooms.attach_latent`).
     """
-    async with rooms.opened(mine) as opened:
-        still = await _memberships(connection, sync, mine, opened, openings)
-        if still is not mine:
+    found: bytes | None = None
+
+    async def read() -> bytes:
+        nonlocal found, openings
+        openings = rooms.openings
+        found = await sync.memberships_with_positions(connection.user_id)
+        return found
+
+    others = await rooms.attach_latent(connection, parted(mine), read, expelled)
+    if found is not None and others:
+        current = set(positions.ids(found))
+        others = [conversation_id for conversation_id in others if conversation_id.bytes in current]
+    async with rooms.opened(others) as opened:
+        still = await _memberships(connection, sync, others, opened, openings)
+        if still is not others:
             opened = {key: room for key, room in opened.items() if key in still}
         for number, room in enumerate(opened.values(), 1):
             if not (expelled and room.conversation_id in expelled) and not connection.closed:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from store.model import Cursor, Position
 from store.postgres import queries
+from store.postgres.arrays import RawUuids, Uuids
 from store.postgres.connection import Connection
 
 
@@ -20,6 +21,19 @@ async def fetch_positions(conn: Connection, conversation_ids: Collection[UUID]) 
         conversation_id: Position(Cursor(seq, message_id, changed_ms), newest_id)
         for conversation_id, seq, message_id, changed_ms, newest_id in await cursor.fetchall()
     }
+
+
+async def pack_positions(conn: Connection, conversation_ids: Sequence[bytes]) -> bytes:
+    """The same of thousands, which are named by their octets, packed (`store.positions`)."""
+    cursor = await conn.execute(queries.pack_positions, {"ids": RawUuids(conversation_ids)})
+    [[packed]] = await cursor.fetchall()
+    return packed or b""
+
+
+async def pack_memberships(conn: Connection, user_ids: Collection[UUID]) -> dict[UUID, bytes]:
+    """The same of all conversations of each of these users, as of one moment; users who are in none are left out."""
+    cursor = await conn.execute(queries.pack_memberships, {"user_ids": Uuids(user_ids)})
+    return dict(await cursor.fetchall())
 
 
 async def list_diverged(conn: Connection, cursors: Sequence[tuple[UUID, Cursor]]) -> dict[int, int]:

@@ -39,7 +39,7 @@ class Opening(NamedTuple):
     banned_until: Timestamp | None
     privacy: Chosen | None
     has_blocks: bool  # theirs or of others against them, now or once
-    memberships: Sequence[UUID]
+    memberships: bytes  # the octets of the conversations' ids
 
 
 async def list_openings(conn: Connection, attaches: Mapping[UUID, bool]) -> dict[UUID, Opening]:
@@ -51,7 +51,7 @@ async def list_openings(conn: Connection, attaches: Mapping[UUID, bool]) -> dict
             None if until is None else timestamp(until),
             None if version is None else (Privacy(*shown), version),
             has_blocks,
-            memberships,
+            memberships or b"",
         )
         for user_id, until, version, *shown, has_blocks, memberships in rows
     }

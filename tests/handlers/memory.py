@@ -48,7 +48,7 @@ from handlers.webhooks import Rules, Webhooks
 from store import model, names
 from store import receipts as receipt_store
 from store.errors import StoreError, Unavailable
-from store.ids import epoch_ms, id_floor, new_id, now_timestamp, timestamp, timestamp_ms
+from store.ids import epoch_ms, id_floor, new_id, now_timestamp, octets, timestamp, timestamp_ms
 from store.model import (
     Account,
     AuditEntry,
@@ -88,12 +88,14 @@ from store.model import (
     WebhookState,
 )
 from store.objects import UploadUrl, new_trouble
+from store.positions import pack
 from store.postgres import (
     accounts,
     api_keys,
     audit,
     blocks,
     conversations,
+    cursors,
     external_ids,
     files,
     idempotency,
@@ -764,6 +766,17 @@ def _list_memberships(tables: Tables, user_ids: Collection[UUID]) -> dict[UUID, 
         if user_id in user_ids:
             found.setdefault(user_id, []).append(conversation_id)
     return found
+
+
+@stands_for(cursors.pack_positions)
+def _pack_positions(tables: Tables, conversation_ids: Sequence[bytes]) -> bytes:
+    heads = _fetch_heads(tables, [UUID(bytes=one) for one in conversation_ids])
+    return pack({key: model.Position(model.Cursor(head)) for key, head in heads.items()})
+
+
+@stands_for(cursors.pack_memberships)
+def _pack_memberships(tables: Tables, user_ids: Collection[UUID]) -> dict[UUID, bytes]:
+    return {key: _pack_positions(tables, octets(mine)) for key, mine in _list_memberships(tables, user_ids).items()}
 
 
 @stands_for(conversations.list_audiences)
@@ -1785,7 +1798,7 @@ def _list_openings(tables: Tables, attaches: Mapping[UUID, bool]) -> dict[UUID, 
             tables.ban_of(one),
             tables.privacy.get(one),
             any(one in pair for pair in tables.blocks),
-            mine.get(one, []),
+            b"".join(octets(mine.get(one, []))),
         )
         for one in attaches
         if one in tables.users

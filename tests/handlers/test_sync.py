@@ -9,8 +9,9 @@ from msgspec.structs import replace
 from handlers.errors import ChatError
 from handlers.model import Caller, Client, CursorProof
 from handlers.sync import read_cursor
-from store.ids import new_id
-from store.model import FOR_EVER, Cursor, Role
+from store.ids import new_id, octets
+from store.model import FOR_EVER, Cursor, Position, Role
+from store.positions import records, unpack
 from store.postgres.conversations import MEMBERS_SHOWN
 from tests.handlers.memory import EXPIRES, Memory, refused
 
@@ -30,7 +31,16 @@ async def test_memberships(running: Memory) -> None:
     assert list(await running.sync.memberships(one.user_id)) == mine
     assert list(await running.sync.memberships(other.user_id)) == []
     assert await running.sync.all_memberships([one.user_id, gone]) == {one.user_id: mine}
-    for call in (running.sync.memberships(gone), running.sync.require_user(gone), running.sync.opening(gone, None)):
+    opening = await running.sync.opening(one.user_id, None, attaches=True)
+    assert opening.memberships == b"".join(octets(mine))
+    packed = await running.sync.memberships_with_positions(one.user_id)
+    heads = await running.sync.heads(mine)
+    assert dict(map(unpack, records(packed))) == {key: Position(Cursor(head)) for key, head in heads.items()}
+    assert await running.sync.packed_positions(octets([*mine, gone])) == packed
+    assert await running.sync.memberships_with_positions(other.user_id) == b""
+    assert (await refused(running, running.sync.memberships(gone))).code == "unauthenticated"
+    assert (await refused(running, running.sync.memberships_with_positions(gone))).code == "unauthenticated"
+    for call in (running.sync.require_user(gone), running.sync.opening(gone, None)):
         assert (await refused(running, call)).code == "unauthenticated"
     await running.sync.require_user(other.user_id)
     running.tables.bans[other.user_id] = FOR_EVER
@@ -46,7 +56,7 @@ async def test_sessions_that_have_ended(running: Memory) -> None:
     live, ended = [await running.accounts.begin(user.user_id, Client()) for _ in range(2)]
     await running.accounts.revoke(user, ended.session_id)
     running.publisher.published.clear()
-    assert await running.sync.opening(user.user_id, live.session_id) == (None, None, ())
+    assert await running.sync.opening(user.user_id, live.session_id) == (None, None, b"")
     await running.sync.require_session(live.session_id)
     unknown = new_id()
     for session_id in (ended.session_id, unknown):

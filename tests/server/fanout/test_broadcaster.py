@@ -1,5 +1,6 @@
 """server.fanout.broadcaster: many small events to many connections, with few flushes and with checkpoints."""
 
+from collections.abc import Collection
 from itertools import pairwise
 from typing import cast
 from uuid import UUID
@@ -11,7 +12,7 @@ from server.fanout.blocks import BlockLists
 from server.fanout.broadcaster import STEP, Broadcaster
 from server.fanout.privacy import PrivacySettings
 from server.fanout.recent_events import Broadcast, RecentEvents
-from server.fanout.room import Room
+from server.fanout.room import Room, Subscriber
 from server.fanout.rooms import Rooms
 from server.protocol.signalr.encoding import FRAMED
 from server.transport.send_queue import Flusher, SendQueue
@@ -37,6 +38,7 @@ class Person:
     """A connection with rooms open."""
 
     auto_attach = True
+    closed = False
     opened_at = 0.0
     expelled: set[UUID] | None = None
     cursors: dict[UUID, Cursor] | None = None
@@ -79,8 +81,11 @@ class World:
         self.flusher = Flusher()
         self.broadcaster = Broadcaster(cast(Rooms, self), self.flusher)
 
-    def find(self, conversation_id: UUID) -> Room | None:
-        return {room.conversation_id: room for room in (self.one, self.two)}.get(conversation_id)
+    def audience(self, conversation_id: UUID) -> Collection[Subscriber]:
+        return {room.conversation_id: room.attached for room in (self.one, self.two)}.get(conversation_id, ())
+
+    def is_anywhere(self, connection: Subscriber) -> bool:
+        return bool(connection.rooms)
 
     def broadcasts(self, count: int, but: UUID | None = None) -> list[Broadcast]:
         ids = (self.one.conversation_id, self.two.conversation_id, new_id())

@@ -42,8 +42,8 @@ class Recorder:
     def set_privacy(self, user_id: UUID, privacy: Privacy, version: int) -> None:
         self.privacy.set(user_id, privacy, version)
 
-    def find(self, conversation_id: UUID) -> object | None:
-        return self if conversation_id == ROOM else None
+    def is_open(self, conversation_id: UUID) -> bool:
+        return conversation_id == ROOM
 
     def notify_conversation(
         self, conversation_id: UUID, event: str, arguments: tuple[Any, ...], *, but: UUID | None = None

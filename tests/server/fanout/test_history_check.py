@@ -27,6 +27,7 @@ from server.transport.send_queue import Flusher
 from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Change, Cursor, Position
+from store.positions import pack
 from tests.server.fake_cluster import FakeCluster
 from tests.server.fanout.test_rooms import CONVERSATION, Connection, SentCursors, Sink, change
 
@@ -70,6 +71,9 @@ class Books:
             for key in conversation_ids
             if key == CONVERSATION or key in self.others
         }
+
+    async def packed_positions(self, conversation_ids: Sequence[bytes]) -> bytes:
+        return pack(await self.positions([UUID(bytes=one) for one in conversation_ids]))
 
     async def fetch_watermark(self, conversation_id: UUID) -> int:
         return 0
@@ -154,6 +158,8 @@ class Client(Connection):
 class World:
     """Rooms of one instance with one client attached, and their tasks."""
 
+    is_latent = False
+
     def __init__(self, head: int = 11) -> None:
         self.books = Books(head)
         self.cursors = SentCursors()
@@ -166,9 +172,14 @@ class World:
     async def client(self) -> Client:
         client = Client(self.rooms, self.books)
         await self.rooms.register(client)
+        if self.is_latent and not await self.rooms.attach_latent(client, [CONVERSATION.bytes], self._read, ()):
+            return client
         async with self.rooms.opened([CONVERSATION]) as opened:
             opened[CONVERSATION].attach(client)
         return client
+
+    async def _read(self) -> bytes:
+        return await self.books.packed_positions([CONVERSATION.bytes])
 
     async def start(self, nursery: trio.Nursery) -> Client:
         await nursery.start(self.rooms.repair.run)
@@ -177,6 +188,12 @@ class World:
 
     async def settle(self) -> None:
         await trio.sleep(10 * (PERIOD + REPAIR_DELAY) + 2 * RETRY_DELAY)  # under a mock clock
+
+
+@pytest.fixture(autouse=True, params=["open", "latent"])
+def _begin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of this is so of a room that was latent, too."""
+    monkeypatch.setattr(World, "is_latent", request.param == "latent")
 
 
 async def test_a_lower_head(nursery: trio.Nursery, autojump_clock: MockClock) -> None:

@@ -22,6 +22,7 @@ from server.transport.send_queue import Flusher, SendQueue, Verdict
 from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Change, Cursor, Message, MessageStatus, MessageType, Position
+from store.positions import pack
 from store.postgres.blocks import Around, Concerning
 from store.redis.inbox_entries import BlockNotice, disconnection_of
 from tests.server.fake_cluster import FakeCluster
@@ -66,6 +67,9 @@ class Database:
     async def positions(self, conversation_ids: Collection[UUID]) -> dict[UUID, Position]:
         heads = await self.heads(conversation_ids)
         return {key: Position(Cursor(head, UUID(int=head)), UUID(int=head)) for key, head in heads.items()}
+
+    async def packed_positions(self, conversation_ids: Sequence[bytes]) -> bytes:
+        return pack(await self.positions([UUID(bytes=one) for one in conversation_ids]))
 
     async def fetch_watermark(self, conversation_id: UUID) -> int:
         return self.watermark
@@ -122,6 +126,7 @@ class Connection:
         self.send_queue: SendQueue = Sink()
         self.rooms: dict[Room, None] = {}
         self.auto_attach = True
+        self.closed = False
         self.expelled: set[UUID] | None = None
         self.cursors: dict[UUID, Cursor] | None = None
         self.owed: dict[UUID, str] = {}

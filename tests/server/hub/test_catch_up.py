@@ -25,6 +25,7 @@ from server.protocol.signalr.encoding import BARE
 from server.protocol.signalr.messages import Invocation
 from store.ids import new_id
 from store.model import Change, Conversation, Cursor, MessageType, Position, ThreadState
+from store.positions import pack
 from store.postgres.conversations import Standing
 from store.redis.inbox_entries import BlockNotice
 from tests.server.fanout.test_rooms import CONVERSATION, change
@@ -57,6 +58,14 @@ class Store(EmptyStore):
         mine = (CONVERSATION,) if self.is_member else ()
         await self._answer(MEMBERSHIPS)
         return mine
+
+    async def memberships_with_positions(self, user_id: UUID) -> bytes:
+        self.before.pop(HEADS, lambda: None)()
+        is_member = self.is_member  # all of it as of one moment
+        mine = {CONVERSATION: Position(Cursor(self.head, UUID(int=self.head)), UUID(int=self.head))}
+        await self._answer(HEADS)
+        await self._answer(MEMBERSHIPS)
+        return pack(mine) if is_member else b""
 
     async def view(self, user_id: UUID, conversation_id: UUID) -> Conversation | None:
         found = cast(Conversation, f"as of {self.head}") if self.is_member else None
@@ -231,6 +240,17 @@ async def test_removed_while_it_is_opened(hub: Hub, nursery: trio.Nursery, momen
     assert reader.look().seqs == [] and len(reader.removed) <= 1
 
 
+def watch(database: Store, name: str, asked: list[str]) -> None:
+    """Note what is asked for."""
+    ask = getattr(database, name)
+
+    async def watched(*given: UUID, **options: bool) -> object:
+        asked.append(name)
+        return await ask(*given, **options)
+
+    setattr(database, name, watched)
+
+
 @pytest.mark.parametrize("manual", [False, True])
 async def test_registered_before_anything_is_read(hub: Hub, nursery: trio.Nursery, manual: bool) -> None:
     """Until other instances know that the user is here, nothing is read of what they may do or hear: a removal, or the
@@ -240,17 +260,8 @@ async def test_registered_before_anything_is_read(hub: Hub, nursery: trio.Nurser
     async def want_user(user_id: UUID) -> None:
         await gate.wait()
 
-    def watch(name: str) -> None:
-        ask = getattr(hub.database, name)
-
-        async def watched(*given: UUID, **options: bool) -> object:
-            asked.append(name)
-            return await ask(*given, **options)
-
-        setattr(hub.database, name, watched)
-
     for name in ("memberships", "opening"):
-        watch(name)
+        watch(hub.database, name, asked)
     hub.rooms._wanted.want_user = want_user  # type: ignore[method-assign]
     reader = Reader(hub, nursery, manual=manual)
     reader.connection.caller = Caller(USER, reader.connection.caller.expires_at, session_id=UUID(int=7))
@@ -310,19 +321,14 @@ async def test_removed_unheard_while_it_is_opened(hub: Hub, nursery: trio.Nurser
 
 async def test_what_is_open_is_asked_once(hub: Hub, nursery: trio.Nursery) -> None:
     """Memberships are read a second time only where a room had to be opened."""
-    asked = []
-    memberships = hub.database.memberships
-
-    async def watched(user_id: UUID) -> Sequence[UUID]:
-        asked.append(user_id)
-        return await memberships(user_id)
-
-    hub.database.memberships = watched  # type: ignore[method-assign]
+    asked: list[str] = []
+    for name in ("memberships", "memberships_with_positions"):
+        watch(hub.database, name, asked)
     first, second = (Reader(hub, nursery, manual=False) for _ in range(2))
     await first.begin()
-    assert len(asked) == 2 and hub.is_attached
+    assert asked == ["memberships", "memberships_with_positions"] and hub.is_attached
     await second.begin()
-    assert len(asked) == 3
+    assert asked[2:] == ["memberships"] and len(hub.rooms.audience(CONVERSATION)) == 2
 
 
 class Unsearched(list[UUID]):
@@ -340,7 +346,7 @@ async def test_no_list_is_looked_through(hub: Hub, nursery: trio.Nursery) -> Non
     for _ in range(2):
         reader = Reader(hub, nursery, manual=False)
         await reader.begin()
-        assert reader.connection.rooms
+        assert hub.rooms.count(reader.connection) == 1
 
 
 async def test_removed_after_it_attached_by_itself(hub: Hub, nursery: trio.Nursery) -> None:
@@ -1210,7 +1216,7 @@ async def test_others(nursery: trio.Nursery, autojump_clock: MockClock, others: 
     assert synced.heads == dict.fromkeys([named] if is_ignored else archive.ids, 3) and synced.resync == ()
     assert set(device.views) == ({named, *rest} if others is Others.REPLAY else {named})
     assert device.world is not None
-    attached = {room.conversation_id for room in connection.rooms}
+    attached = device.world.rooms.conversations_of(connection)
     assert attached == ({named} if is_ignored else set(archive.ids))
     again = await device.sync(others)  # what is attached is left alone
     assert (

@@ -33,8 +33,9 @@ from server.protocol.signalr.stateful_reconnect import MessageBuffer
 from server.transport.send_queue import Flusher, SendQueue
 from server.transport.timer_wheel import TimerWheel
 from store.errors import StoreError, Unavailable
-from store.ids import new_id
+from store.ids import new_id, octets
 from store.model import Change, Conversation, Cursor, Position, ThreadState
+from store.positions import pack
 from store.postgres.conversations import Standing
 from store.redis.inbox_entries import Receipt
 from tests.server.fake_cluster import FakeCluster
@@ -54,7 +55,13 @@ class EmptyStore:
         return ()
 
     async def opening(self, user_id: UUID, session_id: UUID | None, *, attaches: bool) -> Opening:
-        return Opening(None, None, await self.memberships(user_id) if attaches else ())
+        return Opening(None, None, b"".join(octets(await self.memberships(user_id))) if attaches else b"")
+
+    async def memberships_with_positions(self, user_id: UUID) -> bytes:
+        return pack(await self.positions(await self.memberships(user_id)))
+
+    async def packed_positions(self, conversation_ids: Sequence[bytes]) -> bytes:
+        return pack(await self.positions([UUID(bytes=one) for one in conversation_ids]))
 
     async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
         return {}

@@ -10,8 +10,9 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.ids import new_id, timestamp_ms
+from store.ids import new_id, octets, timestamp_ms
 from store.model import Change, Cursor
+from store.positions import ids, pack
 from store.postgres import conversations, cursors, messages
 from store.postgres.connection import Connection
 from store.postgres.group_commit import Lanes
@@ -236,6 +237,7 @@ async def test_positions(conn: Connection, writer: Writer) -> None:
 
     async def position() -> Cursor:
         found = (await cursors.fetch_positions(conn, [group, new_id()]))[group]
+        assert await cursors.pack_positions(conn, octets([group, new_id()])) == pack({group: found})
         newest.append(found.newest_id)
         return msgspec.structs.replace(found.cursor, changed_ms=None)
 
@@ -250,6 +252,25 @@ async def test_positions(conn: Connection, writer: Writer) -> None:
     assert await position() == Cursor(6, change.message.id)
     await conn.execute("DELETE FROM messages")
     assert await position() == Cursor(6)
+
+
+async def test_packed(conn: Connection, writer: Writer) -> None:
+    """The conversations of users with their heads, in the order of their ids: as they are read one by one."""
+    alice, bob, carol = await make_users(conn, 3)
+    groups = [await make_group(conn, [alice, *others]) for others in ([bob], [], [bob], [])]
+    sent = await writer.send(groups[1], alice).message()
+    await writer.send(groups[2], alice).message()
+    await messages.update_message(conn, sent.id, "x")
+    await conversations.delete_conversation(conn, groups[3], by=alice)
+    found = await cursors.pack_memberships(conn, [alice, bob, carol, new_id()])
+    every = await cursors.fetch_positions(conn, groups)
+    assert found == {
+        alice: pack({key: every[key] for key in groups[:3]}),
+        bob: pack({key: every[key] for key in groups[:3:2]}),
+    }
+    assert ids(found[alice]) == sorted(octets(groups[:3]))
+    assert await cursors.pack_positions(conn, octets(groups)) == pack(every)
+    assert await cursors.pack_positions(conn, []) == b"" and await cursors.pack_memberships(conn, [carol]) == {}
 
 
 class Row:

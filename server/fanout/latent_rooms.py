@@ -1,0 +1,142 @@
+"""Rooms in which nothing has happened since a connection was attached to them: most of those of a user of thousands.
+
+Owns which conversations have such a room, with the one connection that is attached, and the head. A latent room is a
+room like any other, written shorter: its conversation's octets in one table, and its head in the bytes that PostgreSQL
+has sent for all conversations of the user (`store.positions`). Whatever happens in it, a change, a second connection,
+a suspicion, makes a `Room` of it first, and what happens then is the room's (`Rooms.find`). So nothing here delivers,
+waits or reads anything.
+
+A conversation is in this table or in that of the rooms, never in both.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from uuid import UUID
+
+from server.fanout.room import Room, Subscriber
+from store import positions
+
+CHUNK = 1000  # records given out at once
+
+
+class Latent:
+    """Rooms to which one connection is attached, or will be when their heads are read (`packed` is None until then)."""
+
+    __slots__ = ("connection", "count", "opening", "packed", "woken")
+
+    def __init__(self, connection: Subscriber, packed: bytes | None = None, opening: int = 0) -> None:
+        self.connection = connection
+        self.packed = packed
+        self.opening = opening  # which opening of all of this instance it was
+        self.count = 0  # conversations that are still latent
+        self.woken: dict[bytes, Room] | None = None if packed else {}  # before their heads were read
+
+
+class LatentRooms:
+    """All of this instance."""
+
+    def __init__(self) -> None:
+        self._of: dict[bytes, Latent] = {}  # by the octets of the conversation's id
+        self._attached: dict[Subscriber, list[Latent]] = {}
+        self.suspicions = 0  # signs, not looked into yet, that the history went back: what wakes meanwhile is held
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def overlap(self, conversation_ids: Collection[bytes]) -> bool:
+        """Whether any of these has a latent room."""
+        return not self._of.keys().isdisjoint(conversation_ids)
+
+    def has(self, conversation_id: bytes) -> bool:
+        return conversation_id in self._of
+
+    # -- opening ----------------------------------------------------------------------------------
+
+    def begin(self, latent: Latent, conversation_ids: Sequence[bytes]) -> None:
+        """Let these, which have no room, belong to `latent` until their heads are read."""
+        self._of.update(dict.fromkeys(conversation_ids, latent))
+        latent.count += len(conversation_ids)
+
+    def settle(self, begun: Latent, packed: bytes, opening: int) -> Collection[bytes]:
+        """Attach the connection to those of the conversations in these records that `begun` still has. Return the
+        records of those that were woken meanwhile."""
+        ids = positions.ids(packed)
+        woken: list[bytes] = []
+        if [*map(self._of.get, ids)].count(begun) < len(ids):
+            records = positions.records(packed)
+            woken = [record for record in records if record[:16] in (begun.woken or ())]
+            records = [record for record in records if self._of.get(record[:16]) is begun]
+            ids, packed = [record[:16] for record in records], b"".join(records)
+        if ids:
+            latent = Latent(begun.connection, packed, opening)
+            latent.count = len(ids)
+            begun.count -= len(ids)
+            self._of.update(dict.fromkeys(ids, latent))
+            self._attached.setdefault(begun.connection, []).append(latent)
+        return woken
+
+    def abandon(self, begun: Latent, conversation_ids: Collection[bytes]) -> list[bytes]:
+        """Forget those of these that `begun` still has. Return them."""
+        left = [each for each in conversation_ids if self._of.get(each) is begun] if begun.count else []
+        for conversation_id in left:
+            del self._of[conversation_id]
+        begun.count -= len(left)
+        return left
+
+    # -- of one conversation ------------------------------------------------------------------------
+
+    def take(self, conversation_id: bytes) -> Latent | None:
+        """Remove a conversation: a room is made of it. Return to what it belonged."""
+        latent = self._of.pop(conversation_id, None)
+        if latent is not None:
+            latent.count -= 1
+            if not latent.count and latent.packed is not None:
+                self._forget(latent)
+        return latent
+
+    def attached_to(self, conversation_id: UUID) -> Subscriber | None:
+        """The connection that is attached to its latent room."""
+        latent = self._of.get(conversation_id.bytes)
+        return None if latent is None or latent.packed is None else latent.connection
+
+    def _forget(self, latent: Latent) -> None:
+        mine = self._attached[latent.connection]
+        mine.remove(latent)
+        if not mine:
+            del self._attached[latent.connection]
+
+    # -- of one connection --------------------------------------------------------------------------
+
+    def count(self, connection: Subscriber) -> int:
+        return sum(latent.count for latent in self._attached.get(connection, ()))
+
+    def records_of(self, connection: Subscriber) -> list[bytes]:
+        """The records of the latent rooms to which a connection is attached."""
+        return [record for latent in self._attached.get(connection, ()) for record in self._records(latent)]
+
+    def leave(self, connection: Subscriber) -> list[bytes]:
+        """Forget all of a connection's. Return their records."""
+        records = self.records_of(connection)
+        for record in records:
+            del self._of[record[:16]]
+        self._attached.pop(connection, None)
+        return records
+
+    # -- of all -----------------------------------------------------------------------------------
+
+    def chunks(self) -> Iterator[list[bytes]]:
+        """The records of all of them that are attached, as of now and as far as they are latent when their turn
+        comes."""
+        chunk: list[bytes] = []
+        for latent in [one for some in self._attached.values() for one in some]:
+            chunk += self._records(latent)
+            while len(chunk) >= CHUNK:
+                yield chunk[:CHUNK]
+                del chunk[:CHUNK]
+        if chunk:
+            yield chunk
+
+    def _records(self, latent: Latent) -> list[bytes]:
+        records = positions.records(latent.packed or b"")
+        if latent.count == len(records):
+            return records
+        return [record for record in records if self._of.get(record[:16]) is latent]
