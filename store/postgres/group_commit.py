@@ -532,6 +532,9 @@ class _Lane:
             began = time.perf_counter()
             try:
                 rows = await message_batch.write(conn, packed)
+                if not rows and packed.kind is Kind.LONE:
+                    packed = self._pack(appends, Kind.PLAIN)
+                    rows = await message_batch.write(conn, packed)
                 ended = time.perf_counter()
                 self.times.commits.observe(ended - began)
                 self.health.committed(ended - began)
@@ -555,10 +558,9 @@ class _Lane:
                 self._hang_up()
         raise AssertionError("unreachable")
 
-    def _pack(self, appends: Sequence[Append]) -> Packed:
-        """Raises UnicodeEncodeError."""
-        kind = kind_of(appends)
-        conversation_ids = arrays.pack_uuids([a.conversation_id for a in appends])
+    def _pack(self, appends: Sequence[Append], kind: Kind | None = None) -> Packed:
+        """For a statement of this kind, or else for the least that does it. Raises UnicodeEncodeError."""
+        kind = kind_of(appends) if kind is None else kind
         if kind is Kind.LONE:
             [a] = appends
             key = a.client_message_id
@@ -566,7 +568,8 @@ class _Lane:
                 a.message_id.bytes, a.conversation_id.bytes, a.sender_id.bytes, a.type.value.encode(),
                 a.content.encode(), None if key is None else key.encode(), self._outbox,
             ]  # fmt: skip
-            return Packed(kind, [conversation_ids], one)
+            return Packed(kind, one[1:2], one)
+        conversation_ids = arrays.pack_uuids([a.conversation_id for a in appends])
         columns: list[bytes | None] = [
             arrays.pack_uuids([a.message_id for a in appends]),
             conversation_ids,

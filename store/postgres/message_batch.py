@@ -20,12 +20,13 @@ from store.postgres import queries
 from store.postgres.arrays import BIGINT_ARRAY, BOOL, TEXT, TEXT_ARRAY, UUID_ARRAY, UUID_TYPE
 from store.postgres.connection import Connection, ends_session
 
-LOCK = b"parley_lane_lock"
+LOCK, LOCK_LONE = b"parley_lane_lock", b"parley_lane_lock_lone"
 
 
 class Kind(IntEnum):
     """What is in a batch: one message of nothing but text; several such; files, or replies to messages; mentions, or
-    replies in threads. Each has a statement, which writes the kinds before it, too (LONE is of one message only)."""
+    replies in threads. Each has a statement, which writes the kinds before it, too. That of LONE, which is of one
+    message only, writes it if there is nothing to say about it; else it returns no row, and PLAIN is to be tried."""
 
     LONE = 0
     PLAIN = 1
@@ -47,6 +48,7 @@ _FILES = [*_PLAIN, UUID_ARRAY, UUID_ARRAY]
 _FULL = [*_FILES, BIGINT_ARRAY, BIGINT_ARRAY, UUID_ARRAY, UUID_ARRAY, BIGINT_ARRAY]
 STATEMENTS = (
     (LOCK, queries.lane_lock, [UUID_ARRAY]),
+    (LOCK_LONE, queries.lane_lock_lone, [UUID_TYPE]),
     (WRITE[Kind.LONE], queries.lane_write_lone, [UUID_TYPE] * 3 + [TEXT] * 3 + [BOOL]),
     (WRITE[Kind.PLAIN], queries.lane_write_plain, _PLAIN),
     (WRITE[Kind.FILES], queries.lane_write, _FILES),
@@ -66,7 +68,7 @@ class OutcomeUnknown(psycopg.OperationalError):
 
 
 class Row(NamedTuple):
-    """What became of one message: its outcome (see lane_write_lone), its seq, how far its sender had read before this
+    """What became of one message: its outcome (see lane_write_plain), its seq, how far its sender had read before this
     batch, its file as it stands, the message before the batch (for the first of a conversation), whether the sender
     hides read receipts (asked if they had not read up to the message), and how long they have to wait (slow mode)."""
 
@@ -74,9 +76,9 @@ class Row(NamedTuple):
     seq: int | None
     read_seq: int | None
     file_key: str | None
-    file_name: str
-    file_size: int
-    file_type: str
+    file_name: str | None
+    file_size: int | None
+    file_type: str | None
     width: int | None
     height: int | None
     previous: UUID | None
@@ -92,7 +94,7 @@ async def prepare(conn: Connection) -> None:
 
 
 async def write(conn: Connection, batch: Packed) -> list[Row]:
-    """Write a batch and commit it. Return one row for each message, in their order.
+    """Write a batch and commit it. Return one row for each message, in their order; or none, where LONE wrote nothing.
 
     Guaranteed: when this returns, the batch is committed, as a whole. When it raises psycopg.Error, nothing of it was
     written. When it raises OutcomeUnknown, the batch was committed as a whole or not at all, and only the database
@@ -106,7 +108,14 @@ async def write(conn: Connection, batch: Packed) -> list[Row]:
         raise
     transformer = Transformer(conn)
     transformer.set_pgresult(result)
-    return transformer.load_rows(0, result.ntuples, Row._make)
+    make = _accepted if batch.kind is Kind.LONE else Row._make
+    return transformer.load_rows(0, result.ntuples, make)
+
+
+def _accepted(row: Sequence[Any]) -> Row:
+    """What lane_write_lone returns."""
+    seq, read_seq, previous, hides = row
+    return Row(0, seq, read_seq, None, None, None, None, None, None, previous, hides, None)
 
 
 def _prepare(pgconn: Any, name: bytes, sql: bytes, types: list[int]) -> Generator[Any, Any, None]:
@@ -131,7 +140,8 @@ def _exchange(pgconn: Any, batch: Packed) -> Generator[Any, Any, Any]:
     """
     pgconn.enter_pipeline_mode()
     kind, lock, write = batch
-    pgconn.send_query_prepared(LOCK, lock, param_formats=[BINARY], result_format=BINARY)
+    lock_by = LOCK_LONE if kind is Kind.LONE else LOCK
+    pgconn.send_query_prepared(lock_by, lock, param_formats=[BINARY], result_format=BINARY)
     pgconn.send_query_prepared(WRITE[kind], write, param_formats=[BINARY] * len(write), result_format=BINARY)
     pgconn.pipeline_sync()
     failure: psycopg.Error | None = None

@@ -3,6 +3,9 @@
 --
 -- There are four that write, as most of what one costs is to begin it: each has all that the one before it has, and what it may
 -- meet besides. Their first parameters are the same; of a lone message they are single values.
+--
+-- Look-ups of single rows are LATERAL with OFFSET 0, which keeps each an index scan of its own: a plan is made when a connection
+-- first needs it, maybe while a table is empty, and a join that reads a whole table would be kept while it grows.
 
 -- name: lane_lock
 -- conversations_pkey. Every lock on conversations is taken here, in id order, before the second statement takes its
@@ -40,7 +43,7 @@ EXISTS (
 ) > clock_timestamp()
 
 -- fragment: state
-c.last_seq, c.last_message_id, m.read_seq, s.message_id IS NOT NULL AS is_duplicate,
+c.last_seq, c.last_message_id, m.read_seq,
            CASE WHEN c.slow_mode_seconds > 0 AND m.role = 'Member' THEN c.slow_mode_seconds END AS slow_seconds,
            m.last_sent_at, m.muted_until, m.shown_read_seq IS NOT NULL AS is_hidden
 
@@ -55,16 +58,21 @@ WHEN c.id IS NULL THEN 2
                     AND m.last_sent_at > statement_timestamp() - make_interval(secs => c.slow_mode_seconds) THEN 10
 
 -- fragment: beside
-LEFT JOIN conversations AS c ON c.id = i.conversation_id AND c.deleted_at IS NULL
-    LEFT JOIN members AS m ON m.conversation_id = i.conversation_id AND m.user_id = i.sender_id
-    LEFT JOIN sends AS s ON s.sender_id = i.sender_id AND s.client_message_id = i.key
+LEFT JOIN LATERAL (
+        SELECT * FROM conversations AS c WHERE c.id = i.conversation_id AND c.deleted_at IS NULL OFFSET 0
+    ) AS c ON true
+    LEFT JOIN LATERAL (
+        SELECT * FROM members AS m WHERE m.conversation_id = i.conversation_id AND m.user_id = i.sender_id OFFSET 0
+    ) AS m ON true
 
--- fragment: no_file
-NULL::text AS file_key, NULL::text AS name, NULL::bigint AS size, NULL::text AS content_type,
-           NULL::integer AS width, NULL::integer AS height
+-- fragment: is_duplicate
+CASE WHEN i.problem > 0 OR i.slow_seconds IS NOT NULL THEN (
+        -- Of others, and of those whose key is being taken, `claimed` knows. No EXISTS, as above.
+        SELECT s.message_id FROM sends AS s WHERE s.sender_id = i.sender_id AND s.client_message_id = i.key
+    ) IS NOT NULL ELSE false END AS is_duplicate
 
 -- fragment: plain
-    SELECT i.*, {state}, {no_file},
+    SELECT i.*, {state},
            CASE {problems}
                 ELSE 0 END AS problem
 
@@ -78,7 +86,9 @@ NULL::text AS file_key, NULL::text AS name, NULL::bigint AS size, NULL::text AS 
 FROM input AS i
     {beside}
     LEFT JOIN held AS f ON f.id = i.file_id AND f.owner_id = i.sender_id
-    LEFT JOIN messages AS r ON r.id = i.reply_to AND r.conversation_id = i.conversation_id
+    LEFT JOIN LATERAL (
+        SELECT r.id FROM messages AS r WHERE r.id = i.reply_to AND r.conversation_id = i.conversation_id OFFSET 0
+    ) AS r ON true
 
 -- fragment: is_early
 c.slow_seconds IS NOT NULL AND EXISTS (
@@ -99,11 +109,18 @@ claimed AS (
     ORDER BY sender_id, key, position
     ON CONFLICT DO NOTHING
     RETURNING message_id AS id
-), accepted AS MATERIALIZED (
-    SELECT c.*, c.last_seq + row_number() OVER (PARTITION BY c.conversation_id ORDER BY c.position) AS seq
-    FROM checked AS c
-    WHERE c.problem = 0 AND NOT c.is_duplicate AND (c.key IS NULL OR c.id IN (SELECT id FROM claimed))
-        AND NOT ({is_early})
+), weighed AS MATERIALIZED (
+    -- All of them, with a seq if they are accepted.
+    SELECT c.*, CASE WHEN c.is_good THEN c.last_seq + count(*) FILTER (WHERE c.is_good) OVER (
+            PARTITION BY c.conversation_id ORDER BY c.position ROWS UNBOUNDED PRECEDING
+        ) END AS seq
+    FROM (
+        SELECT c.*, c.problem = 0 AND NOT c.is_duplicate AND (c.key IS NULL OR c.id IN (SELECT id FROM claimed))
+                   AND NOT ({is_early}) AS is_good
+        FROM checked AS c OFFSET 0
+    ) AS c
+), accepted AS NOT MATERIALIZED (
+    SELECT * FROM weighed WHERE problem = 0 AND seq IS NOT NULL
 ), advanced AS (
     UPDATE conversations AS c SET last_seq = a.seq, last_message_id = a.id
     FROM (
@@ -113,19 +130,16 @@ claimed AS (
 )
 
 -- fragment: noted
-senders AS MATERIALIZED (
-    -- Locked in the same order as the writes of receipts.
-    SELECT m.conversation_id, m.user_id, a.seq, a.slow_seconds
-    FROM (
-        SELECT conversation_id, sender_id, max(seq) AS seq, max(slow_seconds) AS slow_seconds FROM accepted GROUP BY 1, 2
-    ) AS a
-    JOIN members AS m ON m.conversation_id = a.conversation_id AND m.user_id = a.sender_id
-    ORDER BY m.conversation_id, m.user_id FOR NO KEY UPDATE OF m
-), moved AS (
+moved AS (
+    -- In the order in which receipts are written.
     UPDATE members AS m
     SET delivered_seq = greatest(m.delivered_seq, s.seq), read_seq = greatest(m.read_seq, s.seq),
         last_sent_at = CASE WHEN s.slow_seconds IS NULL THEN m.last_sent_at ELSE statement_timestamp() END
-    FROM senders AS s WHERE m.conversation_id = s.conversation_id AND m.user_id = s.user_id
+    FROM (
+        SELECT conversation_id, sender_id, max(seq) AS seq, max(slow_seconds) AS slow_seconds FROM accepted
+        GROUP BY 1, 2 ORDER BY 1, 2
+    ) AS s
+    WHERE m.conversation_id = s.conversation_id AND m.user_id = s.sender_id
 ), noted AS (
     INSERT INTO outbox (conversation_id, seq, conversation_ids, seqs)
     SELECT (array_agg(conversation_id ORDER BY position))[1], (array_agg(seq ORDER BY position))[1],
@@ -136,90 +150,107 @@ senders AS MATERIALIZED (
     HAVING $7::boolean AND count(*) > 0
 )
 
+-- fragment: no_file
+NULL::text, NULL::text, NULL::bigint, NULL::text, NULL::integer, NULL::integer
+
+-- fragment: file
+c.file_key, c.name, c.size, c.content_type, c.width, c.height
+
 -- fragment: details
-a.seq, c.read_seq, c.file_key, c.name, c.size, c.content_type, c.width, c.height,
-       CASE WHEN a.seq = c.last_seq + 1 THEN c.last_message_id END,
-       CASE WHEN c.read_seq < a.seq - 1 THEN c.is_hidden OR coalesce((
+CASE WHEN c.seq = c.last_seq + 1 THEN c.last_message_id END,
+       CASE WHEN c.read_seq < c.seq - 1 THEN c.is_hidden OR coalesce((
            SELECT NOT p.read_receipts FROM privacy AS p WHERE p.user_id = c.sender_id
        ), false) ELSE false END,
        CASE WHEN c.problem = 4 THEN (1000 * extract(epoch FROM least(c.muted_until, '9999-12-31T23:59:59.999Z')))
             WHEN c.problem = 12 THEN (SELECT 1000 * extract(epoch FROM u.banned_until) FROM users AS u WHERE u.id = c.sender_id)
-            WHEN a.seq IS NULL AND c.slow_seconds IS NOT NULL THEN 1000 * c.slow_seconds - CASE WHEN c.problem = 10 THEN
+            WHEN c.seq IS NULL AND c.slow_seconds IS NOT NULL THEN 1000 * c.slow_seconds - CASE WHEN c.problem = 10 THEN
            floor(1000 * extract(epoch FROM statement_timestamp() - c.last_sent_at)) ELSE 0 END END::bigint
 
--- fragment: outcomes
-SELECT CASE WHEN a.seq IS NOT NULL THEN 0
+-- fragment: outcome
+CASE WHEN c.seq IS NOT NULL THEN 0
             WHEN c.is_duplicate THEN 1
             WHEN EXISTS (SELECT FROM accepted AS e
                          WHERE e.sender_id = c.sender_id AND e.key = c.key AND e.position < c.position) THEN 1
             WHEN c.problem > 0 THEN c.problem
             WHEN {is_early} THEN 10
-            ELSE 1 END,
-       {details}
-FROM checked AS c LEFT JOIN accepted AS a ON a.position = c.position
-ORDER BY c.position
+            ELSE 1 END, c.seq, c.read_seq
+
+-- name: lane_lock_lone
+-- conversations_pkey. The same for a lone message.
+SELECT FROM conversations WHERE id = $1 FOR NO KEY UPDATE
 
 -- name: lane_write_lone
 -- conversations_pkey, members_pkey, sends_pkey; users_pkey of the sender, and in direct conversations of the other user, with
 -- blocks_pkey; privacy_pkey where a sender catches up with what others wrote. Of one message that has no file, is no reply and
--- mentions no member.
--- Outcomes: 0 accepted, 1 duplicate, then the reasons in the order of group_commit.REFUSALS.
+-- mentions no member, if there is nothing that lane_write_plain would have to say about it. Where there may be, it writes nothing
+-- and returns no row: what it costs to begin a statement is most of what a lone message costs, so this one has only
+-- what every message needs.
 WITH checked AS MATERIALIZED (
-    {plain}
-    FROM (VALUES ($1::uuid, $2::uuid, $3::uuid, $4::text, $5::text, $6::text)) AS i (id, conversation_id, sender_id, kind, body, key)
-    {beside}
+    SELECT c.last_seq + 1 AS seq, m.read_seq, c.last_message_id AS previous, m.shown_read_seq IS NOT NULL AS is_hidden
+    FROM conversations AS c, members AS m, users AS i
+    WHERE c.id = $2 AND c.deleted_at IS NULL AND m.conversation_id = $2 AND m.user_id = $3 AND i.id = $3
+        AND coalesce(greatest(i.banned_until, m.muted_until) <= clock_timestamp(), true)
+        AND (m.role <> 'Member' OR NOT c.admins_post AND c.slow_mode_seconds = 0)
+        AND (c.kind <> 'Direct' OR NOT EXISTS (
+            SELECT FROM users AS o
+            WHERE o.id = CASE WHEN c.direct_low = $3 THEN c.direct_high ELSE c.direct_low END
+                AND (o.banned_until > clock_timestamp()
+                     OR EXISTS (SELECT FROM blocks AS b WHERE b.user_id = o.id AND b.blocked_id = $3))
+        ))
 ), claimed AS (
     -- As below.
     INSERT INTO sends (sender_id, client_message_id, message_id)
-    SELECT sender_id, key, id FROM checked WHERE problem = 0 AND NOT is_duplicate AND key IS NOT NULL
+    SELECT $3, $6::text, $1 FROM checked WHERE $6 IS NOT NULL
     ON CONFLICT DO NOTHING
     RETURNING message_id
 ), accepted AS MATERIALIZED (
-    SELECT c.*, last_seq + 1 AS seq FROM checked AS c
-    WHERE problem = 0 AND NOT is_duplicate AND (key IS NULL OR EXISTS (SELECT FROM claimed))
+    SELECT * FROM checked WHERE $6 IS NULL OR EXISTS (SELECT FROM claimed)
 ), advanced AS (
-    UPDATE conversations AS c SET last_seq = a.seq, last_message_id = a.id FROM accepted AS a WHERE c.id = a.conversation_id
+    UPDATE conversations AS c SET last_seq = a.seq, last_message_id = $1 FROM accepted AS a WHERE c.id = $2
 ), written AS (
     INSERT INTO messages (id, conversation_id, seq, changed_seq, sender_id, kind, body, client_message_id)
-    SELECT id, conversation_id, seq, seq, sender_id, kind, body, key FROM accepted
+    SELECT $1, $2, seq, seq, $3, $4, $5, $6 FROM accepted
 ), moved AS (
-    UPDATE members AS m
-    SET delivered_seq = greatest(m.delivered_seq, a.seq), read_seq = greatest(m.read_seq, a.seq),
-        last_sent_at = CASE WHEN a.slow_seconds IS NULL THEN m.last_sent_at ELSE statement_timestamp() END
-    FROM accepted AS a WHERE m.conversation_id = a.conversation_id AND m.user_id = a.sender_id
+    UPDATE members AS m SET delivered_seq = greatest(m.delivered_seq, a.seq), read_seq = greatest(m.read_seq, a.seq)
+    FROM accepted AS a WHERE m.conversation_id = $2 AND m.user_id = $3
 ), noted AS (
     INSERT INTO outbox (conversation_id, seq, conversation_ids, seqs)
-    SELECT conversation_id, seq, ARRAY[conversation_id], ARRAY[seq] FROM accepted WHERE $7::boolean
+    SELECT $2, seq, ARRAY[$2], ARRAY[seq] FROM accepted WHERE $7
 )
-SELECT CASE WHEN a.seq IS NOT NULL THEN 0 WHEN c.is_duplicate THEN 1 WHEN c.problem > 0 THEN c.problem ELSE 1 END,
-       {details}
-FROM checked AS c LEFT JOIN accepted AS a ON true
+SELECT a.seq, a.read_seq, a.previous, CASE WHEN a.read_seq < a.seq - 1 THEN a.is_hidden OR coalesce((
+           SELECT NOT p.read_receipts FROM privacy AS p WHERE p.user_id = $3
+       ), false) ELSE false END FROM accepted AS a
 
 -- name: lane_write_plain
--- The same indexes, for each message: of several such messages.
+-- The same indexes, for each message: of several such messages, or one that may be refused.
+-- Outcomes: 0 accepted, 1 duplicate, then the reasons in the order of group_commit.REFUSALS.
 WITH checked AS MATERIALIZED (
+    SELECT i.*, {is_duplicate} FROM (
     {plain}
     FROM {given_plain}
     {beside}
+    OFFSET 0) AS i
 ), {accepted}, written AS (
     INSERT INTO messages (id, conversation_id, seq, changed_seq, sender_id, kind, body, client_message_id)
     SELECT id, conversation_id, seq, seq, sender_id, kind, body, key FROM accepted ORDER BY position
 ), {noted}
-{outcomes}
+SELECT {outcome}, {no_file}, {details} FROM weighed AS c ORDER BY c.position
 
 -- name: lane_write
 -- And files_pkey and messages_pkey. Of a batch in which a message has a file or is a reply: $8, $9.
 WITH input AS MATERIALIZED (
     SELECT * FROM {given}
 ), {held}, checked AS MATERIALIZED (
+    SELECT i.*, {is_duplicate} FROM (
     {looked_up}
                 ELSE 0 END AS problem
     {beside_files}
+    OFFSET 0) AS i
 ), {accepted}, written AS (
     INSERT INTO messages (id, conversation_id, seq, changed_seq, sender_id, kind, body, file_id, reply_to, client_message_id)
     SELECT id, conversation_id, seq, seq, sender_id, kind, body, file_id, reply_to, key FROM accepted ORDER BY position
 ), {noted}
-{outcomes}
+SELECT {outcome}, {file}, {details} FROM weighed AS c ORDER BY c.position
 
 -- name: lane_write_full
 -- The same, of a batch with a message that has more than that: it mentions somebody, or is a reply in a thread. members_pkey
@@ -241,6 +272,7 @@ WITH named AS MATERIALIZED (
     LEFT JOIN members AS m ON m.conversation_id = i.conversation_id AND m.user_id = n.user_id
     WHERE m.user_id IS NULL
 ), {held}, checked AS MATERIALIZED (
+    SELECT i.*, {is_duplicate} FROM (
     {looked_up}
                 WHEN i.position IN (SELECT position FROM strangers) THEN 7
                 WHEN c.member_count > i.all_up_to AND m.role = 'Member' THEN 8
@@ -250,7 +282,10 @@ WITH named AS MATERIALIZED (
                 WHEN t.deleted_at IS NOT NULL THEN 23
                 ELSE 0 END AS problem, t.sender_id AS root_author, t.mentions AS root_mentions
     {beside_files}
-    LEFT JOIN messages AS t ON t.id = i.thread_id AND t.conversation_id = i.conversation_id
+    LEFT JOIN LATERAL (
+        SELECT * FROM messages AS t WHERE t.id = i.thread_id AND t.conversation_id = i.conversation_id OFFSET 0
+    ) AS t ON true
+    OFFSET 0) AS i
 ), {accepted}, written AS (
     INSERT INTO messages (id, conversation_id, seq, changed_seq, sender_id, kind, body, file_id, reply_to, client_message_id,
         mentions, mention_all, thread_id, also_in_conversation)
@@ -305,4 +340,4 @@ WITH named AS MATERIALIZED (
         read_seq = CASE WHEN excluded.reply_count > 0 OR NOT f.is_following
                         THEN greatest(f.read_seq, excluded.read_seq) ELSE f.read_seq END
 ), {noted}
-{outcomes}
+SELECT {outcome}, {file}, {details} FROM weighed AS c ORDER BY c.position

@@ -1,6 +1,7 @@
 """store.postgres.group_commit: group commit. The promises P1, P2 and P3 where they are made."""
 
 import random
+import re
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -386,6 +387,63 @@ async def test_a_spare_lane_that_cannot_write(
         assert writer.lanes.trouble() is None
     for one in held:
         await one.message()
+
+
+async def test_what_a_lone_message_takes(writer: Writer, conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lone message is written by one short statement; only one that may be refused is tried again by a longer one."""
+    [alice, bob, eve] = await make_users(conn, 3)
+    group = await make_group(conn, [alice, bob, eve])
+    write, kinds = message_batch.write, list[Kind]()
+
+    async def noted(connection: Connection, batch: Packed) -> list[message_batch.Row]:
+        kinds.append(batch.kind)
+        return await write(connection, batch)
+
+    monkeypatch.setattr(message_batch, "write", noted)
+
+    async def takes(user: UUID, key: str | None = None) -> list[Kind]:
+        kinds.clear()
+        await writer.send(group, user, key=key).answer()
+        return [kind for kind in kinds if kind is not Kind.FILES]  # a look whether it could write
+
+    assert await takes(alice, "k") == [Kind.LONE]
+    assert await takes(alice, "k") == [Kind.LONE, Kind.PLAIN]
+    await conn.execute("UPDATE members SET muted_until = now() - interval '1 s' WHERE user_id = %s", [bob])
+    await conn.execute("UPDATE users SET banned_until = now() - interval '1 s' WHERE id = %s", [bob])
+    assert await takes(bob) == [Kind.LONE]
+    await conn.execute("UPDATE members SET muted_until = now() + interval '1 h' WHERE user_id = %s", [bob])
+    assert await takes(bob) == [Kind.LONE, Kind.PLAIN]
+    await conn.execute("UPDATE conversations SET slow_mode_seconds = 1 WHERE id = %s", [group])
+    assert await takes(alice) == [Kind.LONE]  # who owns it does not wait
+    assert await takes(eve) == [Kind.LONE, Kind.PLAIN]
+
+
+async def test_cursors_are_moved_in_order(writer: Writer, conn: Connection, other: Connection) -> None:
+    """A batch locks the rows of its senders in the order of receipts, whatever its own: they never wait in a circle."""
+    [alice] = await make_users(conn, 1)
+    first, *others = sorted([await make_group(conn, [alice]) for _ in range(4)])
+    async with conn.transaction():
+        await conn.execute("SELECT FROM members WHERE conversation_id = %s FOR NO KEY UPDATE", [first])
+        sent = [writer.send(group, alice) for group in (*reversed(others), first)]
+        await wait_for_lock(other)
+        query = "SELECT conversation_id FROM members ORDER BY 1 FOR NO KEY UPDATE SKIP LOCKED"
+        assert await (await other.execute(query)).fetchall() == [(group,) for group in others]
+    for one in sent:
+        await one.message()
+
+
+@pytest.mark.parametrize("kind", [Kind.LONE, Kind.PLAIN], ids=lambda kind: kind.name)
+async def test_rows_are_looked_up_whatever_the_statistics(conn: Connection, kind: Kind) -> None:
+    """A plan that is made while the tables are known to be empty looks rows up: it is good for full ones, too."""
+    await conn.execute("VACUUM ANALYZE")
+    await message_batch.prepare(conn)
+    [types] = [types for name, _, types in message_batch.STATEMENTS if name == message_batch.WRITE[kind]]
+    name, nulls = message_batch.WRITE[kind].decode(), ", ".join(["NULL"] * len(types))
+    rows = await (await conn.execute(f"EXPLAIN (COSTS OFF) EXECUTE {name} ({nulls})".encode())).fetchall()
+    plan = [line.strip(" ->") for (line,) in rows]
+    scans = [i for i, line in enumerate(plan) if re.search(r" on (sends|users|blocks|privacy) \w", line)]
+    assert scans and [plan[i] for i in scans if not plan[i + 1].startswith("Index Cond")] == []
+    assert "Materialize" not in plan
 
 
 @any_kind
