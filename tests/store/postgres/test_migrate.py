@@ -4,8 +4,10 @@ import re
 import shutil
 import threading
 import time
+from contextlib import nullcontext
 from importlib import resources
 from pathlib import Path
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -176,6 +178,54 @@ def test_bounds_agree() -> None:
     wait = int(migrate.LOCK_TIMEOUT.removesuffix("min"))
     assert wait > migrate.GIVE_UP / 60 and wait + migrate.GIVE_UP / 60 < int(unit[1])
     assert f"this one for {wait} minutes at most" in page and f"the unit ends it after {unit[1]}" in page
+
+
+@pytest.mark.parametrize(
+    ("change", "constraint"),
+    [
+        ("UPDATE conversations SET kind = 'Circle'", "conversations_kind_check"),
+        ("UPDATE conversations SET title = repeat('x', 257)", "conversations_title_check"),
+        ("UPDATE conversations SET member_count = -1", "conversations_member_count_check"),
+        ("UPDATE conversations SET kind = 'Direct'", "conversations_check"),
+        ("UPDATE conversations SET direct_low = gen_random_uuid()", None),
+        (
+            "UPDATE conversations SET kind = 'Direct', direct_low = repeat('2', 32)::uuid,"
+            " direct_high = repeat('1', 32)::uuid",
+            "conversations_check1",
+        ),
+        ("UPDATE conversations SET description = repeat('x', 1025)", "conversations_details"),
+        ("UPDATE conversations SET avatar_url = repeat('x', 2049)", "conversations_details"),
+        ("UPDATE conversations SET slow_mode_seconds = 21601", "conversations_details"),
+        ("UPDATE conversations SET last_seq = 5, title = repeat('x', 256), description = repeat('x', 1024)", None),
+        ("UPDATE members SET role = 'King'", "members_role_check"),
+        ("UPDATE members SET role = 'Admin', read_seq = 1", None),
+    ],
+)
+def test_what_rows_may_be(database: str, change: str, constraint: str | None) -> None:
+    """Conversations and members that cannot be are refused, by names, when they are made and when they are changed."""
+    with psycopg.connect(database) as connection:
+        user, group = uuid4(), uuid4()
+        connection.execute("INSERT INTO users (id, username, display_name) VALUES (%s, 'a', 'a')", [user])
+        connection.execute("INSERT INTO conversations (id, kind) VALUES (%s, 'Group')", [group])
+        connection.execute(
+            "INSERT INTO members (conversation_id, user_id, role) VALUES (%s, %s, 'Owner')", [group, user]
+        )
+        context = nullcontext() if constraint is None else pytest.raises(psycopg.errors.CheckViolation)
+        with context as caught, connection.transaction():
+            connection.execute(change.encode())
+        if caught is not None:
+            assert caught.value.diag.constraint_name == constraint
+        with pytest.raises(psycopg.errors.CheckViolation) as made, connection.transaction():
+            connection.execute("INSERT INTO conversations (id, kind) VALUES (%s, 'Circle')", [uuid4()])
+        assert made.value.diag.constraint_name == "conversations_kind_check"
+
+
+def test_a_message_has_no_checks_read_for_what_it_leaves_alone(database: str) -> None:
+    """PostgreSQL reads a CHECK for every statement that writes a row: what each message updates has none."""
+    query = """SELECT conrelid::regclass::text FROM pg_constraint
+               WHERE contype = 'c' AND conrelid IN ('conversations'::regclass, 'members'::regclass)"""
+    with psycopg.connect(database) as connection:
+        assert connection.execute(query).fetchall() == []
 
 
 # -- the files --------------------------------------------------------------------------------------------------------
