@@ -28,15 +28,11 @@ PERIOD = 0.5  # seconds between queries
 AGE = 2.0  # seconds a batch may be on its way before it counts as stuck
 MAX_PAUSE = 10.0  # seconds, while there is a defect, or damage
 LIMIT = 1000  # batches announced at once
+MAX_LEFT = 20  # batches that cannot be announced, before a pass through the outbox ends
 
 _guard = guard("outbox_relay")
 
 log = structlog.get_logger("parley.outbox_relay")
-
-
-def _fewer(limit: int, pause: float) -> tuple[int, float]:
-    """Return how many batches to take next, and after which pause, when one of them cannot be announced."""
-    return max(limit // 2, 1), min(2 * pause, MAX_PAUSE)
 
 
 async def _still_due(conn: Connection, found: Sequence[Disconnection]) -> tuple[Disconnection, ...]:
@@ -54,31 +50,56 @@ class OutboxRelay:
         self._subscriptions = subscriptions
         self._publisher = publisher
         self._change_publisher = change_publisher
+        self._looked: outbox.Stale | None = None  # what is being announced
         self.announced = 0
         self.outage = Outage("parley.outbox_relay", "relay_postponed", advice="it is retried automatically")
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Announce stuck batches until cancelled. Every instance does this; each batch is announced by one of them."""
         task_status.started()
-        limit, pause = LIMIT, PERIOD
+        pause = PERIOD
         while True:
             await trio.sleep(pause * random.uniform(0.75, 1.25))
             if not self._subscriptions.instance:
                 continue  # it would not reach the others
             try:
-                place: str | None = outbox.START
-                while place is not None:
-                    place = await self._announce_some(limit, place)
-                limit, pause = LIMIT, PERIOD
+                left = await self._announce_all()
             except StoreError as error:
                 self.outage.failed(str(error))
-                if isinstance(error, Damaged):  # what one of the batches is about, perhaps
-                    limit, pause = _fewer(limit, pause)
-            except Exception as error:  # in one of the batches: fewer at a time let the others pass
+            except Exception as error:
                 _guard.caught(error)
-                limit, pause = _fewer(limit, pause)
+                pause = min(2 * pause, MAX_PAUSE)
             else:
-                self.outage.over()
+                pause = min(2 * pause, MAX_PAUSE) if left else PERIOD
+                if not left:
+                    self.outage.over()
+
+    async def _announce_all(self) -> int:
+        """Pass through the outbox once. Return how many batches were left. Raise StoreError.
+
+        Where some of them cannot be announced, because of a defect or damage in one, fewer are taken, down to the one,
+        which is left to the next pass: those before and behind it are announced.
+        """
+        place: str | None = outbox.START
+        limit, left = LIMIT, 0
+        while place is not None and left < MAX_LEFT:
+            self._looked = None
+            try:
+                place = await self._announce_some(limit, place)
+                limit = min(2 * limit, LIMIT)
+            except Exception as error:
+                looked: outbox.Stale | None = self._looked
+                if looked is None or (isinstance(error, StoreError) and not isinstance(error, Damaged)):
+                    raise
+                if len(looked.batches) > 1:
+                    limit = len(looked.batches) // 2
+                    continue
+                place, left = looked.place, left + 1
+                if isinstance(error, Damaged):
+                    self.outage.failed(str(error))
+                else:
+                    _guard.caught(error)
+        return left
 
     async def _announce_some(self, limit: int, place: str) -> str | None:
         """Announce up to `limit` stuck batches behind a place of the outbox. Return behind which there may be more, if
@@ -88,7 +109,8 @@ class OutboxRelay:
         batch is announced at least once. Announcing one twice is harmless, because rooms ignore duplicates.
         """
         async with self._pool.connection() as conn, conn.transaction():
-            stale, following = await outbox.list_stale(conn, AGE, limit, place)
+            self._looked = await outbox.list_stale(conn, AGE, limit, place)
+            stale, following = self._looked
             if not stale:
                 return None
             first: dict[UUID, int] = {}

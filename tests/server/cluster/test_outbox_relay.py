@@ -99,28 +99,34 @@ async def test_more_than_one_look_takes(pool: Pool, nursery: trio.Nursery, monke
     nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("number", [0, 1, 3])
 @pytest.mark.parametrize("error", [Damaged("invalid page"), LookupError("a defect")], ids=["damage", "defect"])
 async def test_one_that_cannot_be_announced(
-    error: Exception, pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+    error: Exception, number: int, pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fewer at a time let those before it pass."""
+    """Those before it are announced, and those behind it; it is tried again."""
     monkeypatch.setattr(outbox_relay, "LIMIT", 4)
     monkeypatch.setattr(outbox_relay, "MAX_PAUSE", 0.05)
     world, read = World(pool), conversations.fetch_heads
 
     async def fetch_heads(conn: Connection, conversation_ids: list[UUID]) -> dict[UUID, int]:
-        if groups[-1] in conversation_ids:
+        if is_broken and groups[number] in conversation_ids:
             raise error
         return await read(conn, conversation_ids)
 
+    is_broken = True
     monkeypatch.setattr(outbox_relay, "fetch_heads", fetch_heads)
     async with pool.connection() as conn:
         [alice] = await make_users(conn, 1)
-        groups = [await make_group(conn, [alice]) for _ in range(4)]
+        groups = [await make_group(conn, [alice]) for _ in range(6)]
         await strand(conn, groups, alice)
         await nursery.start(world.relay.run)
         await wait_for_value(conn, "SELECT count(*) FROM outbox", 1)
-        assert world.heads() == sorted((group, 2) for group in groups[:-1])
+        others = [*groups[:number], *groups[number + 1 :]]
+        assert world.heads() == sorted((group, 2) for group in others)
+        is_broken = False
+        await until_empty(conn)
+        assert world.heads() == sorted((group, 2) for group in groups)
     nursery.cancel_scope.cancel()
 
 
