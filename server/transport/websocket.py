@@ -205,6 +205,7 @@ class Connection(_Sender):
             self._give_up(_guard.caught(error, "connection_failed"))
         except BaseException:
             self.cut()
+            self.poller.remove(self.sock.fileno())  # other tasks may end later, and the socket is closed before that
             raise
         finally:
             self._release(scope)

@@ -256,6 +256,43 @@ async def test_the_owner_ends_what_is_its_own(parts: tuple[TimerWheel, Poller], 
         assert peer.recv(65536) is not None and not parts[1].members()
 
 
+async def test_cut_while_others_of_its_tasks_end_late(
+    parts: tuple[TimerWheel, Poller], socket_tasks: SocketTasks
+) -> None:
+    """A connection whose server is cancelled, and closes its socket, is no member of the poller any more, however late
+    its other tasks end; then it is notified."""
+    over = trio.Event()
+
+    async def end_late() -> None:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + WAIT):
+            await over.wait()
+
+    ours, peer = socket.socketpair()
+    with peer:
+        ours.setblocking(False)
+        connection = Connection(ours, *parts, socket_tasks, send_queue_bytes=65536, max_message=READ_SIZE)
+        endpoint = Busy(connection)
+
+        async def serve() -> None:
+            try:
+                await connection.serve(endpoint, lambda: None, websocket.encode_masked(websocket.TEXT, b"wait"))
+            finally:
+                ours.close()
+
+        async with trio.open_nursery() as server:
+            server.start_soon(serve)
+            await trio.testing.wait_all_tasks_blocked()
+            assert connection.start_soon(end_late)
+            await trio.testing.wait_all_tasks_blocked()
+            assert parts[1].members() == (connection,)
+            server.cancel_scope.cancel()
+        left = parts[1].members()
+        over.set()
+        assert not connection.finished and not left
+        await trio.testing.wait_all_tasks_blocked()
+        assert connection.finished and endpoint.reason == "cancelled" and not parts[1].members()
+
+
 async def test_none_is_served_without_the_owner(parts: tuple[TimerWheel, Poller]) -> None:
     """Before the owner of the tasks runs, and after its end, who comes is refused, and nothing of them stays."""
     socket_tasks = SocketTasks(parts[1])
