@@ -319,6 +319,7 @@ class HubConnection:
         self.send_queue.offer(self.send_queue.encoding.frame(handshake.OK))  # before any event: nothing is attached yet
         self.reschedule()
         if self.message_buffer is not None and request.version < STATEFUL_VERSION:
+            self.message_buffer.let_go()  # a resume by another transport may wait for it already
             self.message_buffer = None
         if self.message_buffer is not None:
             cast(RecordingQueue, self.send_queue).message_buffer = self.message_buffer

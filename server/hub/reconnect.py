@@ -208,8 +208,11 @@ async def resume(
 
     Raises ChatError("not_found") when the connection has ended meanwhile, or the client does not speak this.
     """
-    buffer = connection.message_buffer
-    while buffer is not None and buffer.state is not State.DETACHED and not connection.closed:
+    while (
+        (buffer := connection.message_buffer) is not None
+        and buffer.state is not State.DETACHED
+        and not connection.closed
+    ):
         connection.transport.abort("replaced by a new socket of the same connection")
         await buffer.detached.wait()
     if buffer is None or connection.closed:

@@ -717,6 +717,28 @@ async def test_a_lost_socket_is_replaced(world: World, nursery: trio.Nursery, au
     assert isinstance(third, Completion) and third.invocation_id == "3"
 
 
+async def test_a_socket_too_many_of_an_older_client(
+    world: World, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """One socket waits for the end of the other, whose handshake says just then that the client does not speak it: it
+    is refused, and waits for nothing."""
+    client, refused = Client(world, nursery), trio.Event()
+    client.connection.make_resumable()
+
+    async def come() -> None:
+        other = Transport(world, nursery)
+        with pytest.raises(ChatError, match="not_found"):
+            await reconnect.resume(client.connection, other, other, world.encodings)
+        refused.set()
+
+    nursery.start_soon(come)
+    await wait_all_tasks_blocked()
+    await client.send(b'{"protocol":"json","version":1}\x1e')
+    lose(world, client)
+    with trio.fail_after(30):
+        await refused.wait()
+
+
 async def test_what_happens_meanwhile(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """Sends that commit while the client is away are answered when it is back; a call cut short gets an error."""
     client = await resumable_client(world, nursery)
