@@ -45,8 +45,8 @@ CHANGES = {
             "    @hub_method(cost=3)\n"
             "    async def count_down(\n"
             "        self, connection: HubConnection, from_seq: int = 1\n"
-            "    ) -> AsyncIterator[Sequence[int]]:\n"
-            "        yield (from_seq,)\n\n",
+            "    ) -> Stretch[int]:\n"
+            "        return Stretch((from_seq,), None)\n\n",
         ),
     ],
     "an error code": [

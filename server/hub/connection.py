@@ -431,15 +431,13 @@ class HubConnection:
 
     def offer_page(self, frames: Sequence[bytes]) -> bool:
         """Queue all of these if the half of the queue holds them that is left to answers. Return whether it does, or
-        the connection has ended."""
+        the connection has ended. The caller flushes, in this step."""
         joined = b"".join(frames)
         queue = self.send_queue
         if self.closed or not joined:
             return True
         if queue.size + len(joined) + queue.reserved > queue.limit // 2:
             return False
-        if queue.first is None and not self.inline:
-            self.hub.flusher.mark(queue)
         queue.offer_all(frames, joined)
         return True
 

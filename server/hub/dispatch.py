@@ -8,7 +8,7 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 from handlers.errors import ChatError
 from server.protocol.signalr.codec import REQUIRED, HubProtocol, Signature
@@ -18,6 +18,16 @@ from store.histogram import Histogram
 PLAIN: Final = "plain"
 STREAM: Final = "stream"
 Kind = Literal["plain", "stream"]
+
+T = TypeVar("T")
+
+
+class Stretch(NamedTuple, Generic[T]):
+    """The next items of a stream, and the arguments with which its method is called for those that follow; None: these
+    were all. No generator: Trio notes each one that is begun, and that it has ended."""
+
+    items: Sequence[T]
+    rest: tuple[Any, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +63,14 @@ class Declaration:
         """The type of the answer, or of each item of a stream."""
         if self.answers is not None:
             return self.answers
-        found = inspect.signature(self.function, eval_str=True).return_annotation
-        if self.kind is not STREAM:
-            return found
-        (page,) = get_args(found)
-        return get_args(page)[0]
+        found = _answer(self.function)
+        return get_args(found)[0] if self.kind is STREAM else found
 
 
 class Method:
     """One hub method, as an instance serves it.
 
-    `call(connection, *arguments)` returns the result, an awaitable or, for a stream, an async iterator of pages, which
-    are sequences of its items.
+    `call(connection, *arguments)` returns the result, an awaitable or, for a stream, one of its next `Stretch`.
 
     `pipelined` methods get `call(connection, ticket, *arguments)`, return at once, and report with
     `invocations.answer` when they are done; up to 32 of them run at a time, in order.
@@ -136,7 +142,11 @@ class Dispatcher:
 
 
 def _kind(function: Callable[..., Any]) -> Kind:
-    return STREAM if inspect.isasyncgenfunction(function) else PLAIN
+    return STREAM if get_origin(_answer(function)) is Stretch else PLAIN
+
+
+def _answer(function: Callable[..., Any]) -> Any:
+    return inspect.signature(function, eval_str=True).return_annotation
 
 
 def _parameters(function: Callable[..., Any], *, skip: int) -> list[inspect.Parameter]:

@@ -6,7 +6,6 @@ these are. Which methods there are is `server.hub.dispatch`'s business, what the
 
 import time
 from collections.abc import Awaitable, Sequence
-from contextlib import aclosing
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
@@ -294,18 +293,15 @@ async def _stream(
     method: Method,
     arguments: Sequence[object],
 ) -> None:
+    """Each stretch is flushed while the next one is read, and the last one together with the end."""
+    rest: Sequence[object] | None = arguments
     try:
         with streams[invocation_id]:
-            async with aclosing(method.call(connection, *arguments)) as pages:
-                async for page in pages:
-                    frames = connection.send_queue.encoding.stream_items(invocation_id, page)
-                    if connection.offer_page(frames):
-                        continue
-                    for frame in frames:
-                        send_queue = connection.send_queue  # another one, if the client has come back meanwhile
-                        if send_queue.size > send_queue.limit // 2:
-                            await connection.wait_room()
-                        connection.offer(frame)  # flushed with its page
+            while rest is not None:
+                items, rest = await method.call(connection, *rest)
+                await _offer_items(connection, invocation_id, items)
+                if rest is not None:
+                    connection.send_queue.flush()
     except trio.Cancelled:
         _interrupted(connection, invocation_id)
         raise
@@ -316,6 +312,17 @@ async def _stream(
     finally:
         del streams[invocation_id]
         connection.send_queue.flush()
+
+
+async def _offer_items(connection: Invoker, invocation_id: str, items: Sequence[object]) -> None:
+    frames = connection.send_queue.encoding.stream_items(invocation_id, items)
+    if connection.offer_page(frames):
+        return
+    for frame in frames:
+        send_queue = connection.send_queue  # another one, if the client has come back meanwhile
+        if send_queue.size > send_queue.limit // 2:
+            await connection.wait_room()
+        connection.offer(frame)
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------

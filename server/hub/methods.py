@@ -4,7 +4,7 @@ Owns their names and parameters (the function's annotations are what arguments a
 Touches the handlers and the connection that calls.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
@@ -46,7 +46,7 @@ from handlers.users import Users
 from server.fanout.ephemeral_events import EphemeralEvents
 from server.hub import catch_up
 from server.hub.connection import HubConnection
-from server.hub.dispatch import Declaration, Dispatcher
+from server.hub.dispatch import Declaration, Dispatcher, Stretch
 from server.hub.invocations import INTERRUPTED, Ticket, answer
 from server.identity.access_tokens import Verifier
 from server.protocol.signalr.codec import UuidKey
@@ -278,29 +278,24 @@ class HubMethods:
         before_seq: Seq | None = None,
         limit: int | None = None,
         replies: bool | None = None,
-    ) -> AsyncIterator[Sequence[Message]]:
+    ) -> Stretch[Message]:
         """Stream the messages of a conversation, newest first, at the pace of the client; with `replies` all of
         them."""
         left = STREAM_LIMIT if limit is None else limit
         if not 1 <= left <= STREAM_LIMIT:
             sentence = f"between 1 and {STREAM_LIMIT}"
             raise ChatError("invalid_request", f"The limit is {sentence}.", errors={"limit": sentence})
-        if before_seq is not None:
-            before_seq = min(before_seq, END)
-        while left > 0:
-            page = await self._messages.page(
-                connection.caller,
-                conversation_id,
-                before=before_seq,
-                after=None,
-                limit=min(left, STREAM_PAGE),
-                replies=bool(replies),
-            )
-            yield page.messages
-            if page.next is None:
-                return
-            left -= len(page.messages)
-            before_seq = page.next
+        page = await self._messages.page(
+            connection.caller,
+            conversation_id,
+            before=None if before_seq is None else min(before_seq, END),
+            after=None,
+            limit=min(left, STREAM_PAGE),
+            replies=bool(replies),
+        )
+        left -= len(page.messages)
+        is_all = page.next is None or left == 0
+        return Stretch(page.messages, None if is_all else (conversation_id, page.next, left, replies))
 
     @hub_method("not_found", "invalid_cursor", cost=SEARCH_COST)
     async def search_messages(self, connection: HubConnection, search: SearchMessages) -> SearchPage:

@@ -22,7 +22,7 @@ from server.fanout.rooms import Rooms
 from server.hub import reconnect
 from server.hub.catch_up import SyncSource
 from server.hub.connection import STEP, HubConnection
-from server.hub.dispatch import Dispatcher
+from server.hub.dispatch import Dispatcher, Stretch
 from server.hub.invocations import MAX_OUTSTANDING, MAX_STREAMS, Ticket, answer
 from server.hub.reconnect import DETACHED_TIMEOUT
 from server.protocol import websocket
@@ -229,11 +229,11 @@ async def world(nursery: trio.Nursery, autojump_clock: MockClock) -> AsyncIterat
     def refused(connection: HubConnection) -> None:
         raise ChatError("forbidden", "No.")
 
-    async def count(connection: HubConnection, limit: int, stuck: bool = False) -> AsyncIterator[Sequence[int]]:
-        for start in range(0, limit, 5000):
-            yield range(start, min(start + 5000, limit))
-        if stuck:
+    async def count(connection: HubConnection, limit: int, stuck: bool = False, start: int = 0) -> Stretch[int]:
+        if start >= limit and stuck:
             await trio.sleep_forever()
+        end = min(start + 5000, limit)
+        return Stretch(range(start, end), (limit, stuck, end) if end < limit or stuck else None)
 
     found.dispatcher.add(send, pipelined=True)
     for method in (ping, slow, broken, refused, count):
