@@ -130,7 +130,7 @@ class HubConnection:
         self.busy = False
         self.inline = False  # the reader is at it and will flush the send queue itself
         self.freed: trio.Event | None = None
-        self.streams: dict[str, trio.CancelScope] | None = None
+        self.streams: dict[str, invocations.Stream] | None = None
         self.rooms: dict[Room, None] = {}
         self.catching_up = False
         self.cursors: dict[UUID, Cursor] | None = None  # rooms left because of lag, and where we were

@@ -39,6 +39,21 @@ class Ticket(NamedTuple):
     began: float
 
 
+class Stream:
+    """A stream under way: the scope of its task, and whether the client has cancelled it. If that is cancelled without
+    the client, it is the end of the transport."""
+
+    __slots__ = ("is_unwanted", "scope")
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.is_unwanted = False
+
+    def cancel(self) -> None:
+        self.is_unwanted = True
+        self.scope.cancel()
+
+
 class Invoker(Protocol):
     """What invocations need of a hub connection, and keep there."""
 
@@ -51,7 +66,7 @@ class Invoker(Protocol):
     closed: bool
     outstanding: int  # pipelined invocations under way
     full_at: float  # see handlers.rate_limits
-    streams: dict[str, trio.CancelScope] | None  # by invocation id
+    streams: "dict[str, Stream] | None"  # by invocation id
     freed: trio.Event | None  # made when something waits for this connection
 
     @property
@@ -273,22 +288,23 @@ def start_stream(connection: Invoker, message: StreamInvocation) -> Awaitable[No
         connection.offer(connection.send_queue.encoding.error(message.invocation_id, error.for_hub()))
         return None
     method.calls += 1
-    streams[message.invocation_id] = trio.CancelScope()
-    if not connection.transport.start_soon(_stream, connection, streams, message.invocation_id, method, arguments):
+    stream = streams[message.invocation_id] = Stream()
+    task = (_stream, connection, streams, message.invocation_id, method, arguments)
+    if not connection.transport.start_soon(*task, scope=stream.scope):
         del streams[message.invocation_id]
         _interrupted(connection, message.invocation_id)
     return None
 
 
 def cancel_stream(connection: Invoker, message: CancelInvocation) -> None:
-    scope = (connection.streams or {}).get(message.invocation_id)
-    if scope is not None:
-        scope.cancel()
+    stream = (connection.streams or {}).get(message.invocation_id)
+    if stream is not None:
+        stream.cancel()
 
 
 async def _stream(
     connection: Invoker,
-    streams: dict[str, trio.CancelScope],
+    streams: dict[str, Stream],
     invocation_id: str,
     method: Method,
     arguments: Sequence[object],
@@ -296,14 +312,16 @@ async def _stream(
     """Each stretch is flushed while the next one is read, and the last one together with the end."""
     rest: Sequence[object] | None = arguments
     try:
-        with streams[invocation_id]:
-            while rest is not None:
-                items, rest = await method.call(connection, *rest)
-                await _offer_items(connection, invocation_id, items)
-                if rest is not None:
-                    connection.send_queue.flush()
+        while rest is not None:
+            items, rest = await method.call(connection, *rest)
+            await _offer_items(connection, invocation_id, items)
+            if rest is not None:
+                connection.send_queue.flush()
     except trio.Cancelled:
-        _interrupted(connection, invocation_id)
+        if streams[invocation_id].is_unwanted:
+            connection.offer(connection.send_queue.encoding.stream_end(invocation_id))
+        else:
+            _interrupted(connection, invocation_id)
         raise
     except Exception as error:  # the stream ends, the connection lives
         fail(connection, invocation_id, error, method.name)

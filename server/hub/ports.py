@@ -6,6 +6,8 @@ Owns these shapes, and no code.
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+import trio
+
 from handlers.ports import Receipts
 from handlers.rate_limits import Rate
 from server.fanout.rooms import Rooms
@@ -37,8 +39,11 @@ class Transport(Due, Protocol):
     sent_at: float
     code: int | None  # of the Close that began the end, of either side
 
-    def start_soon(self, task: Callable[..., Awaitable[object]], *args: object) -> bool:
-        """Run `task` for as long as the transport lives. False: it has ended, and nothing was started."""
+    def start_soon(
+        self, task: Callable[..., Awaitable[object]], *args: object, scope: trio.CancelScope | None = None
+    ) -> bool:
+        """Run `task` for as long as the transport lives, and until `scope` is cancelled, if one is given. False: it has
+        ended, and nothing was started."""
 
     def close(self, code: int, reason: str = "", *, why: str = "") -> None:
         """Send what is queued, then end. Never waits."""

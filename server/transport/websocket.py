@@ -465,21 +465,25 @@ class Connection(_Sender):
 
     # -- ending -------------------------------------------------------------------------------
 
-    def start_soon(self, task: Callable[..., Awaitable[object]], *args: object) -> bool:
-        """Run `task` until the connection ends. Return False, and start nothing, if it has ended.
+    def start_soon(
+        self, task: Callable[..., Awaitable[object]], *args: object, scope: trio.CancelScope | None = None
+    ) -> bool:
+        """Run `task` until the connection ends, or `scope` is cancelled, if one is given. Return False, and start
+        nothing, if the connection has ended.
 
         A delivery may happen between the end of the reader and the end of the connection, when it takes no task any
         more.
         """
         if not self.gone:
-            self.socket_tasks.start_soon(self._run_task, self._new_scope(), task, *args)
+            self.socket_tasks.start_soon(self._run_task, self._new_scope(scope), task, *args)
         return not self.gone
 
-    def _new_scope(self) -> trio.CancelScope:
+    def _new_scope(self, scope: trio.CancelScope | None = None) -> trio.CancelScope:
         """Known from here on, so that the end waits for a task which has not run yet."""
         if self.scopes is None:
             self.scopes = set()
-        scope = trio.CancelScope()
+        if scope is None:
+            scope = trio.CancelScope()
         self.scopes.add(scope)
         return scope
 

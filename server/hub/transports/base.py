@@ -96,10 +96,16 @@ class AsgiTransport(SendQueue):
             self.progress_at = self.wheel.now
             self._wake.set()
 
-    def start_soon(self, task: Callable[..., Awaitable[object]], *args: object) -> bool:
-        if not self.gone:
+    def start_soon(
+        self, task: Callable[..., Awaitable[object]], *args: object, scope: trio.CancelScope | None = None
+    ) -> bool:
+        if self.gone:
+            return False
+        if scope is None:
             self.nursery.start_soon(task, *args)
-        return not self.gone
+        else:
+            self.nursery.start_soon(_run_within, scope, task, *args)
+        return True
 
     def close(self, code: int, reason: str = "", *, why: str = "") -> None:
         if self._closed:
@@ -159,6 +165,11 @@ class AsgiTransport(SendQueue):
     def _done(self) -> None:
         if self.held <= self.limit * RESUME_AT and not self.gone:
             self.connection.on_freed()
+
+
+async def _run_within(scope: trio.CancelScope, task: Callable[..., Awaitable[object]], *args: object) -> None:
+    with scope:
+        await task(*args)
 
 
 def pieces(batch: Iterable[bytes]) -> Iterator[bytes]:

@@ -165,9 +165,15 @@ class Transport(SendQueue):
                 self.sent_at = self._wheel.now
             self.sent += b"".join(frames)
 
-    def start_soon(self, task: Callable[..., Awaitable[object]], *args: object) -> bool:
+    def start_soon(
+        self, task: Callable[..., Awaitable[object]], *args: object, scope: trio.CancelScope | None = None
+    ) -> bool:
+        async def run() -> None:
+            with scope or trio.CancelScope():
+                await task(*args)
+
         if not self.gone:
-            self.nursery.start_soon(task, *args)
+            self.nursery.start_soon(run)
         return not self.gone
 
     def close(self, code: int, reason: str = "", *, why: str = "") -> None:
