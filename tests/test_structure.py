@@ -193,7 +193,6 @@ SET_FROM_OUTSIDE: dict[str, dict[str, set[str]]] = {
         "server/rest/converters.py": {"converters"},
         "server/rest/routes/docs.py": {"filters"},
         "server/transport/http.py": {
-            "read_timeout",
             "h11_max_incomplete_size",
             "errorlog",
             "include_server_header",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
-from quart import Response, current_app, g, request
+from quart import Response, g, request
 from quart_trio import QuartTrio
 
 from handlers.accounts import Accounts
@@ -42,7 +42,7 @@ from server.observability.health_checks import Check
 from server.rest import converters, key_access, openapi, problems
 from server.rest.answer_memory import AnswerBudget
 from server.rest.asgi import RequestConnection
-from server.rest.request_log import current_trace, template
+from server.rest.request_log import TRACE, Trace, current_trace, template
 from server.rest.request_metrics import RequestMetrics
 from server.rest.requests import ESCAPED, MAX_BODY, address, bearer, check_query, defers_standing, owes_standing
 from server.rest.routes import (
@@ -155,11 +155,12 @@ def create_app(
         the user still exists, because that needs a connection of the pool. Routes that upload take no turn: they last
         as long as their client takes, and have a rate limit of their own.
         """
-        trace = current_trace()
+        request, g = _here()
+        trace: Trace | None = request.scope.get(TRACE)
         if trace is not None and request.url_rule is not None:
             trace.route = template(request.url_rule.rule)
         g.began = time.perf_counter()
-        view = current_app.view_functions.get(request.endpoint or "")
+        view = app.view_functions.get(request.endpoint or "")
         if view is None or getattr(view, "open_route", False):
             limits.requests.require(origin())
             if getattr(view, "sign_in_route", False):
@@ -176,12 +177,12 @@ def create_app(
             g.caller = await accept_key(token, takes_turn=takes_turn)
         else:
             g.caller = found
-            known(cast(dict[str, Any], request.scope))
+            known(request.scope)
             if trace is not None:
                 trace.user = str(found.user_id)
             limits.requests.require(str(found.user_id))
             if takes_turn:
-                await turns.take(cast(dict[str, Any], request.scope), str(found.user_id))
+                await turns.take(request.scope, str(found.user_id))
             if not getattr(view, "parting_route", False) and not defers_standing(view):
                 await users_handler.require(found)
         if getattr(view, "upload_route", False):
@@ -230,12 +231,13 @@ def create_app(
 
     @app.after_request
     async def harden(response: Response) -> Response:
+        request, g = _here()
         let_in()
-        turns.end(cast(dict[str, Any], request.scope))
-        trace = current_trace()
+        turns.end(request.scope)
+        trace: Trace | None = request.scope.get(TRACE)
         holder = trace.user if trace is not None and trace.user else origin()
         try:
-            answers.take(cast(dict[str, Any], request.scope), holder, response)
+            answers.take(request.scope, holder, response)
         except ChatError as error:
             response = await problems.on_chat_error(error)
         request_metrics.count(
@@ -246,3 +248,8 @@ def create_app(
         return response
 
     return app
+
+
+def _here() -> tuple[Any, Any]:
+    """The current request and its `g` themselves: each look-up through Quart's proxies of them counts."""
+    return request._get_current_object(), g._get_current_object()  # type: ignore[attr-defined]

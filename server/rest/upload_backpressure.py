@@ -46,6 +46,16 @@ class Gate:
 class PacedRequest(TrioRequest):
     """A request without Quart's size limit where the view reads the body in pieces and limits it itself."""
 
+    _blueprints: tuple[str | None, list[str]] = (None, [])  # and the endpoint that they are of
+
+    @property
+    def blueprints(self) -> list[str]:
+        """As Quart's, which splits the name of the endpoint at each of the three times that it asks."""
+        endpoint = self.endpoint
+        if endpoint != self._blueprints[0]:
+            self._blueprints = endpoint, super().blueprints
+        return self._blueprints[1]
+
     def __init__(self, method: str, scheme: str, path: str, *args: Any, **options: Any) -> None:
         if path.startswith(PACED):
             options["max_content_length"] = None

@@ -5,6 +5,7 @@ requests, so Hypercorn never speaks WebSocket or HTTP/2.
 """
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -116,6 +117,18 @@ def _has(event: dict[str, Any], *names: bytes) -> bool:
     return any(name.lower() in names for name, _ in event.get("headers", ()))
 
 
+class _Config(Config):
+    """Hypercorn's, with a date that is written once a second."""
+
+    _dated: tuple[int, list[tuple[bytes, bytes]]] = (0, [])
+
+    def response_headers(self, protocol: str) -> list[tuple[bytes, bytes]]:
+        now = int(time.time())
+        if now != self._dated[0]:
+            self._dated = now, super().response_headers(protocol)
+        return self._dated[1]
+
+
 class _Requests(TaskGroup):
     """The tasks of the requests of one connection. What comes for one is passed on without a step of the scheduler,
     while its queue has room."""
@@ -187,7 +200,15 @@ class HttpConnection(TCPServer):
             self.send_lock.release()
 
     async def _read_data(self) -> None:
-        await super()._read_data()
+        """As Hypercorn's, without a timeout: the stream knows how long it waits."""
+        data = b"?"
+        while data:
+            try:
+                data = await self.stream.receive_some()
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                break
+            await self.protocol.handle(RawData(data))
+        await self.protocol.handle(Closed())
         self.stream.gone()
 
 
@@ -195,9 +216,7 @@ class HttpServer:
     """Serves HTTP connections with `app`. `is_polled`: connections with requests to this path outlive a drain."""
 
     def __init__(self, app: ASGIApp, *, is_polled: Callable[[str], bool] = lambda path: False) -> None:
-        self._config = Config()
-        # A client may be silent while it polls, or only receives. Slow requests are bounded by the stream.
-        self._config.read_timeout = None
+        self._config = _Config()
         self._config.h11_max_incomplete_size = (
             2 * MAX_HEAD
         )  # the stream enforces the limit; a rewritten head may be longer

@@ -132,11 +132,12 @@ class RequestStream(trio.abc.HalfCloseableStream):
                 await self._idle.wait()
                 raise
             if end:
-                await self._idle.wait()
+                if not self._idle.is_set():
+                    await self._idle.wait()
                 raw, self._buffer = self._buffer[start:end], self._buffer[end:]
                 return None if self._is_over else http_head.parse_head(raw)
             seen = len(self._buffer)
-            self._begin_patience()
+            self._begin_head()
             with trio.CancelScope(deadline=self._deadline) as self._patience:
                 data = await self._receive()
             if self._patience.cancelled_caught:
@@ -147,11 +148,10 @@ class RequestStream(trio.abc.HalfCloseableStream):
                 return None
             self._buffer += data
 
-    def _begin_patience(self) -> None:
+    def _begin_head(self) -> None:
         """Start the timeout of a head, once its first bytes have arrived and earlier requests are answered."""
         if self._buffer and self._body is None and self._idle.is_set() and self._head_until == math.inf:
             self._head_until = trio.current_time() + self._head_timeout
-        self._patience.deadline = self._deadline
 
     @property
     def _deadline(self) -> float:
@@ -178,7 +178,8 @@ class RequestStream(trio.abc.HalfCloseableStream):
         self._is_answering = False
         self.waiting_since = trio.current_time()
         self._idle.set()
-        self._begin_patience()
+        self._begin_head()
+        self._patience.deadline = self._deadline
 
     def keep_for(self, seconds: float) -> None:
         """End the connection when it has waited so long for a request. The HTTP server ends one that is answering."""

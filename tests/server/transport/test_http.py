@@ -1,6 +1,7 @@
 """server.transport.http: the connection under the requests."""
 
 import socket
+import time
 from typing import Any
 
 import pytest
@@ -76,3 +77,28 @@ async def test_large_messages_on_a_late_upgrade(database: str, redis_url: str, n
                 with pytest.raises(HubError, match="argument"):
                     await hub.invoke("Ping", "x" * 400_000)
                 assert await hub.invoke("Ping") == {}
+
+
+async def test_answers_are_dated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the time of the answer, in each second anew."""
+
+    async def app(scope: dict[str, Any], receive: http.Receive, send: http.Send) -> None:
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+    now = 1_000_000_000.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    monkeypatch.setattr("hypercorn.config.time", lambda: now)
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    client = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
+    said = []
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(http.HttpServer(app).serve, RequestStream(ours))
+            async with client:
+                for now in (1e9, 1e9 + 0.5, 1e9 + 1):  # noqa: B007
+                    await client.send_all(REQUEST + b"\r\n")
+                    said.append((await client.receive_some(4096)).partition(b"date: ")[2].split(b"\r\n")[0])
+    assert said == [b"Sun, 09 Sep 2001 01:46:%d GMT" % second for second in (40, 40, 41)]

@@ -1,6 +1,7 @@
 """server.transport.request_stream with a real server behind it: what a hostile client may do with the requests of
 one connection."""
 
+import socket
 import ssl
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ import trio
 from hypercorn.config import Config
 
 from server.protocol.http1 import head as http_head
+from server.transport.request_stream import RequestStream
 from tests.certificates import Authority
 from tests.site import Site, open_site
 from tests.waiting import wait_until
@@ -311,3 +313,26 @@ async def test_upgrades_elsewhere_are_paced(database: str, redis_url: str, nurse
             if statuses[-1] == 429:
                 assert b"Retry-After: " in said
         assert statuses == [404, 404, 401] * 2 + [429] * 3
+
+
+async def test_a_head_that_has_come_is_read_in_one_step() -> None:
+    """While nothing is being answered it waits for nothing but its turn."""
+    steps = 0
+
+    class Count(trio.abc.Instrument):
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            nonlocal steps
+            steps += task is mine
+
+    mine, count = trio.lowlevel.current_task(), Count()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with ours, theirs:
+        stream = RequestStream(ours)
+        for _ in range(2):
+            theirs.sendall(LIVE)
+            trio.lowlevel.add_instrument(count)
+            assert (await stream.receive_some()).startswith(b"GET /health/live")
+            trio.lowlevel.remove_instrument(count)
+            stream.answered()
+    assert steps == 2
