@@ -161,7 +161,7 @@ SET_FROM_OUTSIDE: dict[str, dict[str, set[str]]] = {
         "store/postgres/sessions.py": {"patience", "cancel_timeout", "clock_skew", "waits_for_standby"},
     },
     "counts, on the objects that metrics read": {
-        "server/admin/task_tree.py": {"tasks"},
+        "server/admin/task_tree.py": {"idle", "tasks"},
         "server/fanout/broadcaster.py": {"shed"},
         "server/hub/catch_up.py": {"replays"},
         "server/hub/invocations.py": {"calls"},

@@ -120,7 +120,7 @@ def _questions(parts: Parts, control: Control) -> Blueprint:
 
     @routes.get("/tree")
     async def nursery_tree() -> Response:
-        return _answer(await task_tree.grow())
+        return _answer(await task_tree.grow(parts.hub.connections))
 
     return routes
 

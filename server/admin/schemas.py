@@ -89,9 +89,10 @@ class Listing(Struct):
 
 
 class Branch(Struct):
-    """The tasks of one name under one parent."""
+    """The tasks of one name under one parent. `idle`: WebSockets that they own and that have no task now."""
 
     name: str
     tasks: int = 0
+    idle: int = 0
     waits_at: str = ""  # the line of our code in which the first of them waits
     children: list["Branch"] = []

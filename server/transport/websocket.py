@@ -213,6 +213,11 @@ class Connection(_Sender):
             self.on_ended = on_ended
         return not self.finished
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it lives without a task."""
+        return self.scopes is None and not self.finished
+
     # -- reading ------------------------------------------------------------------------------
 
     def on_ready(self, events: int) -> None:

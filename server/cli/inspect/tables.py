@@ -135,7 +135,8 @@ def tree(answer: bytes) -> RenderableType:
 def _label(branch: Branch) -> str:
     count = f" [bold]x{branch.tasks}[/]" if branch.tasks > 1 else ""
     line = f"  [dim]{branch.waits_at}[/]" if branch.waits_at else ""
-    return branch.name + count + line
+    idle = f"  {branch.idle} idle WebSockets without a task" if branch.idle else ""
+    return branch.name + count + idle + line
 
 
 def _listing(answer: bytes, kind: Any) -> tuple[int, Any]:

@@ -1,11 +1,18 @@
 """Snapshots and the task tree yield to the event loop while they walk over many objects."""
 
+from types import SimpleNamespace
+from typing import cast
+
 import trio
 
 from server.admin import task_tree
 from server.admin.schemas import Branch
 from server.admin.snapshots import _First
+from server.cli.inspect.tables import _label
+from server.hub.connection import HubConnection
 from server.metrics.census import CHUNK, walk
+from server.transport.epoll import Poller
+from server.transport.websocket import SocketTasks
 
 
 class Others:
@@ -37,11 +44,24 @@ async def test_walking_the_tree(nursery: trio.Nursery) -> None:
         nursery.start_soon(_parent, name="parent")
     await trio.testing.wait_all_tasks_blocked()
     nursery.start_soon(others.run)
-    top = await task_tree.grow()
+    top = await task_tree.grow(())
     [parent] = named(top, "parent")
     [child] = named(parent, "child")
     assert (parent.tasks, child.tasks, len(named(top, "child"))) == (4 * CHUNK, 4 * CHUNK, 1)
     assert others.turns >= 7
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_has_no_task(nursery: trio.Nursery) -> None:
+    """Idle WebSockets are counted at the task that owns WebSockets, and nothing else is."""
+    others, kinds = Others(), [SimpleNamespace(is_idle=True), SimpleNamespace(is_idle=False), SimpleNamespace()]
+    connections = [SimpleNamespace(transport=kind) for kind in kinds for _ in range(4 * CHUNK)]
+    await nursery.start(SocketTasks(Poller()).run)
+    nursery.start_soon(others.run)
+    top = await task_tree.grow(cast(list[HubConnection], connections))
+    [owner] = named(top, task_tree.OWNER)
+    assert (owner.tasks, owner.idle, top.idle) == (1, 4 * CHUNK, 0) and others.turns >= 7
+    assert "idle WebSockets" in _label(owner) and "idle" not in _label(top)
     nursery.cancel_scope.cancel()
 
 
