@@ -107,11 +107,21 @@ class HistoryCheck:
         """Compare the latent rooms: those that have moved in any way become rooms, and are compared as such. Raise
         StoreError."""
         for chunk in self._latent.chunks():
-            found = await self._history.packed_positions([record[:16] for record in chunk])
-            moved = set(chunk).difference(positions.records(found))
-            rooms = [self._find(UUID(bytes=record[:16])) for record in moved]
-            if rooms:
-                await self._compare([room for room in rooms if room is not None and room.next_seq is not None])
+            await divided(_guard, chunk, self._compare_records, self._wake_refused)
+
+    async def _compare_records(self, records: Sequence[bytes]) -> None:
+        found = await self._history.packed_positions([record[:16] for record in records])
+        moved = set(records).difference(positions.records(found))
+        rooms = [self._find(UUID(bytes=record[:16])) for record in moved]
+        if rooms:
+            await self._compare([room for room in rooms if room is not None and room.next_seq is not None])
+
+    def _wake_refused(self, record: bytes, reference: str) -> None:
+        """Make a room of a latent one that cannot be compared: where all are held, it alone is held on. Until it can be
+        read, it is repaired again and again."""
+        room = self._find(UUID(bytes=record[:16]))
+        if room is not None:
+            self._repair.schedule(room, RETRY)
 
     def suspect_all(self) -> None:
         """Hold the deliveries of all rooms, and compare each with PostgreSQL soon. Never waits.

@@ -391,8 +391,10 @@ class Rooms:
             if mine:
                 await self._wanted.want_many(mine)  # before the heads are read: no change is lost between the two
                 await self._settle(begun, await read(), expelled)
+                # The others are not the user's any more. None is woken from here on: its head would not be read.
+                self._wanted.drop_many(self.latent.abandon(begun, mine))
                 if begun.woken:
-                    await self._place_all([*begun.woken.values()])  # of those that are not the user's any more
+                    await self._place_all([*begun.woken.values()])
                     self._unpin(begun, [*begun.woken])
         except BaseException as error:
             self._forget((begun.woken or {}).values(), error)
@@ -410,7 +412,7 @@ class Rooms:
             if start:
                 await trio.lowlevel.checkpoint()
             if expelled or connection.closed:
-                some = octets(expelled) if expelled else positions.ids(packed)
+                some = positions.ids(packed) if connection.closed else octets(expelled)
                 self._wanted.drop_many(self.latent.abandon(begun, some))
             self.openings += 1
             for record in self.latent.settle(begun, packed[start : start + step], self.openings):
@@ -450,12 +452,17 @@ class Rooms:
 
     def _forget(self, rooms: Iterable[Room], failure: BaseException | None = None) -> None:
         """Remove rooms that could not be opened, and wake the tasks that wait for them. Without a `failure` their
-        conversations do not exist."""
+        conversations do not exist. Who was added or removed by what a room holds is looked up, as that is not
+        delivered."""
         for room in rooms:
             room.failure = failure
             if self._rooms.pop(room.conversation_id, None) is not None:
                 self._ids.discard(room.conversation_id.bytes)
                 self._wanted.drop_room(room.conversation_id)
+            held, room.held = room.held, None
+            for change in (held or {}).values():
+                if change.added or change.removed:
+                    self._restore(change)
             room.moved()
 
     async def _wait_open(self, room: Room) -> None:

@@ -18,7 +18,7 @@ from server.fanout.history_check import PERIOD
 from server.fanout.rooms import SETTLED, Rooms
 from server.protocol.signalr.encoding import BARE
 from server.transport.send_queue import Flusher
-from store.errors import Unavailable
+from store.errors import Damaged, Unavailable
 from store.ids import new_id, octets
 from store.model import Change, Cursor, Position
 from store.positions import SIZE, pack
@@ -494,6 +494,92 @@ async def _at(world: World, moment: str, happens: Callable[[], None]) -> None:
     world.books.memberships_with_positions = reading  # type: ignore[method-assign]
 
 
+async def test_removed_from_two_while_one_is_opened(world: World, nursery: trio.Nursery) -> None:
+    """A room of a conversation that is not the user's any more, while the head of another such is read, is opened by
+    who needs it, and does not keep them waiting."""
+    one, other, *rest = world.books.ids
+    client, heads = await world.client(), list[int]()
+
+    def remove() -> None:
+        world.say(one, removed=(USER,))  # a room is made of it
+        world.books.commit(other, removed=(USER,))  # of this nothing is heard yet
+
+    async def open_it() -> None:
+        async with world.rooms.opened([other]) as opened:
+            heads.append(opened[other].head)
+
+    async def positions(conversation_ids: Collection[UUID]) -> dict[UUID, Position]:
+        world.books.positions = read  # type: ignore[method-assign]
+        nursery.start_soon(open_it)
+        await wait_all_tasks_blocked()
+        return await read(conversation_ids)
+
+    read = world.books.positions
+    world.books.positions = positions  # type: ignore[method-assign]
+    await _at(world, "asked", remove)
+    await world.attach(client, world.books.ids)
+    await wait_all_tasks_blocked()
+    assert heads == [4] and world.rooms.conversations_of(client) == set(rest)
+    world.rooms.unregister(client)
+    assert world.gone()
+
+
+async def test_closed_and_removed_from_one(world: World) -> None:
+    """A connection that is closed while its rooms are opened is attached to none, also if it was removed from one."""
+    gone, *_ = world.books.ids
+    client = await world.client()
+
+    def close() -> None:
+        assert client.expelled is not None
+        client.expelled.add(gone)
+        world.rooms.unregister(client)
+        client.closed = True
+
+    await _at(world, "asked", close)
+    await world.attach(client)
+    assert world.rooms.conversations_of(client) == set() and world.gone()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_others_are_added_while_one_that_opens_ends(nursery: trio.Nursery, fails: bool) -> None:
+    """Who is added to a conversation while it is opened for somebody else, which fails or is cancelled, is looked up:
+    the change that says so was held."""
+    world, notifier = World(), Rechecks()
+    world.rooms = Rooms(world.books, world.flusher, world.cluster, notifier=lambda: notifier)
+    [key, *_] = world.books.ids
+    world.books.members[key] = {USER}
+    await world.client(BOB)
+    scope = trio.CancelScope()
+
+    async def reading() -> None:
+        world.say(key, added=(BOB,))
+        if fails:
+            raise Unavailable("away")
+        scope.cancel()
+
+    world.books.reading = reading
+    with scope:
+        try:
+            await world.attached()
+        except Unavailable:
+            assert fails
+    assert notifier.asked == {(key, BOB)} and not world.rooms.all()
+
+
+class Rechecks:
+    """Notes who is to be looked up."""
+
+    def __init__(self) -> None:
+        self.asked: set[tuple[UUID, UUID]] = set()
+
+    def recheck(self, conversation_id: UUID, user_id: UUID) -> None:
+        self.asked.add((conversation_id, user_id))
+
+    def notify(self, conversation_id: UUID, user_ids: Collection[UUID]) -> None: ...
+
+    def settle(self, conversation_id: UUID, user_id: UUID) -> None: ...
+
+
 @pytest.mark.parametrize("how", ["closed", "left", "cancelled", "away"])
 @pytest.mark.parametrize("moment", ["registering", "reading", "between two parts"])
 async def test_it_ends_in_the_middle(
@@ -619,6 +705,35 @@ async def test_a_suspicion_while_one_is_looked_into(world: World) -> None:
     world.rooms.history.suspect_all()
     await world.settle()
     assert client.look().resyncs == [key] and world.rooms.latent.suspicions == 0
+
+
+async def test_one_that_cannot_be_compared(world: World) -> None:
+    """Damage, or a defect, in one conversation holds that one alone: the others are released, and go on."""
+    client = await world.attached()
+    damaged, other, third, *_ = world.books.ids
+    read, compare = world.books.packed_positions, world.books.diverged
+
+    async def packed_positions(conversation_ids: Sequence[bytes]) -> bytes:
+        if damaged.bytes in conversation_ids:
+            raise Damaged("invalid page")
+        return await read(conversation_ids)
+
+    async def diverged(cursors: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:
+        if damaged in [key for key, _ in cursors]:
+            raise Damaged("invalid page")
+        return await compare(cursors)
+
+    world.books.packed_positions = packed_positions  # type: ignore[method-assign]
+    world.books.diverged = diverged  # type: ignore[method-assign]
+    world.rooms.history.suspect_all()
+    for key in (damaged, other):
+        world.say(key)
+    await world.settle()
+    world.say(third)
+    assert client.look().got == {other: [4], third: [4]} and world.rooms.latent.suspicions == 0
+    world.books.packed_positions, world.books.diverged = read, compare  # type: ignore[method-assign]
+    await world.settle()
+    assert client.look().got == {other: [4], third: [4], damaged: [4]}
 
 
 async def test_registrations_are_lost(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
