@@ -40,6 +40,13 @@ def ids(packed: bytes) -> list[bytes]:
     return [packed[at : at + 16] for at in range(0, len(packed), SIZE)]
 
 
+def are_of(packed: bytes, conversation_ids: bytes) -> bool:
+    """Whether these are the records of just these conversations, by the octets of their ids in order."""
+    return len(packed) * 16 == len(conversation_ids) * SIZE and all(
+        packed[at::SIZE] == conversation_ids[at::16] for at in range(16)
+    )
+
+
 def find(packed: bytes, conversation_id: bytes) -> bytes:
     """The record of a conversation that is among these."""
     at = bisect_left(

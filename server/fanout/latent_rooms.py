@@ -28,7 +28,12 @@ class Latent:
         self.packed = packed
         self.opening = opening  # which opening of all of this instance it was
         self.count = 0  # conversations that are still latent
-        self.woken: dict[bytes, Room] | None = None if packed else {}  # before their heads were read
+        self.woken: dict[bytes, Room] | None = None  # before their heads were read
+
+    def hold(self, conversation_id: bytes, room: Room) -> None:
+        """Keep a room that was made before its head was read, until that is there."""
+        self.woken = self.woken or {}
+        self.woken[conversation_id] = room
 
 
 class LatentRooms:
@@ -36,7 +41,7 @@ class LatentRooms:
 
     def __init__(self) -> None:
         self._of: dict[bytes, Latent] = {}  # by the octets of the conversation's id
-        self._attached: dict[Subscriber, list[Latent]] = {}
+        self._attached: dict[Subscriber, tuple[Latent, ...]] = {}
         self.suspicions = 0  # signs, not looked into yet, that the history went back: what wakes meanwhile is held
 
     def __len__(self) -> int:
@@ -56,9 +61,17 @@ class LatentRooms:
         self._of.update(dict.fromkeys(conversation_ids, latent))
         latent.count += len(conversation_ids)
 
-    def settle(self, begun: Latent, packed: bytes, opening: int) -> Collection[bytes]:
+    def settle(self, begun: Latent, packed: bytes, opening: int, *, is_same: bool) -> Collection[bytes]:
         """Attach the connection to those of the conversations in these records that `begun` still has. Return the
-        records of those that were woken meanwhile."""
+        records of those that were woken meanwhile.
+
+        `is_same`: they are of the conversations that `begun` was given, in order. If it has all of them, none is looked
+        at.
+        """
+        if is_same and begun.count * positions.SIZE == len(packed):
+            begun.packed, begun.opening = packed, opening
+            self._attach(begun)
+            return ()
         ids = positions.ids(packed)
         woken: list[bytes] = []
         if [*map(self._of.get, ids)].count(begun) < len(ids):
@@ -71,12 +84,16 @@ class LatentRooms:
             latent.count = len(ids)
             begun.count -= len(ids)
             self._of.update(dict.fromkeys(ids, latent))
-            self._attached.setdefault(begun.connection, []).append(latent)
+            self._attach(latent)
         return woken
+
+    def _attach(self, latent: Latent) -> None:
+        self._attached[latent.connection] = (*self._attached.get(latent.connection, ()), latent)
 
     def abandon(self, begun: Latent, conversation_ids: Collection[bytes]) -> list[bytes]:
         """Forget those of these that `begun` still has. Return them."""
-        left = [each for each in conversation_ids if self._of.get(each) is begun] if begun.count else []
+        is_over = begun.packed is not None or not begun.count  # all are attached, or belong to others
+        left = [] if is_over else [each for each in conversation_ids if self._of.get(each) is begun]
         for conversation_id in left:
             del self._of[conversation_id]
         begun.count -= len(left)
@@ -99,10 +116,9 @@ class LatentRooms:
         return None if latent is None or latent.packed is None else latent.connection
 
     def _forget(self, latent: Latent) -> None:
-        mine = self._attached[latent.connection]
-        mine.remove(latent)
-        if not mine:
-            del self._attached[latent.connection]
+        mine = tuple(one for one in self._attached.pop(latent.connection) if one is not latent)
+        if mine:
+            self._attached[latent.connection] = mine
 
     # -- of one connection --------------------------------------------------------------------------
 

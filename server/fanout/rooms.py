@@ -376,7 +376,7 @@ class Rooms:
 
         Raises what `read` raises. Then, or if this is cancelled, no room is left of those whose heads were not read.
         """
-        begun, mine, others = Latent(connection), list[bytes](), list[UUID]()
+        parts, others = list[tuple[Latent, Sequence[bytes]]](), list[UUID]()
         try:
             for start in range(0, len(conversation_ids), SETTLED):
                 if start:
@@ -386,42 +386,68 @@ class Rooms:
                     is_open = [each in self._ids or self.latent.has(each) for each in some]
                     others += (UUID(bytes=each) for each, there in zip(some, is_open, strict=True) if there)
                     some = [each for each, there in zip(some, is_open, strict=True) if not there]
-                mine += some
-                self.latent.begin(begun, some)
-            if mine:
+                if some:
+                    parts.append((Latent(connection), some))
+                    self.latent.begin(*parts[-1])
+            if parts:
+                mine = [each for _, ids in parts for each in ids]
                 await self._wanted.want_many(mine)  # before the heads are read: no change is lost between the two
-                await self._settle(begun, await read(), expelled)
-                # The others are not the user's any more. None is woken from here on: its head would not be read.
-                self._wanted.drop_many(self.latent.abandon(begun, mine))
+                await self._settle(connection, parts, await read(), expelled)
+            for (
+                begun,
+                ids,
+            ) in parts:  # what is not the user's any more; none is woken from here on, with no one to place it
+                self._abandon(begun, ids)
+            for begun, _ in parts:
                 if begun.woken:
                     await self._place_all([*begun.woken.values()])
                     self._unpin(begun, [*begun.woken])
         except BaseException as error:
-            self._forget((begun.woken or {}).values(), error)
+            for begun, _ in parts:
+                self._forget((begun.woken or {}).values(), error)
             raise
         finally:
-            left = self.latent.abandon(begun, mine)
-            if left:
-                self._wanted.drop_many(left)
+            for begun, ids in parts:
+                self._abandon(begun, ids)
         return others
 
-    async def _settle(self, begun: Latent, packed: bytes, expelled: Collection[UUID]) -> None:
-        """Attach the connection to what `begun` has and these records name."""
-        connection, step = begun.connection, SETTLED * positions.SIZE
-        for start in range(0, len(packed), step):
-            if start:
+    async def _settle(
+        self,
+        connection: Subscriber,
+        parts: Sequence[tuple[Latent, Sequence[bytes]]],
+        packed: bytes,
+        expelled: Collection[UUID],
+    ) -> None:
+        """Attach the connection to what these parts have and the records name."""
+        is_same = positions.are_of(packed, b"".join([each for _, ids in parts for each in ids]))
+        at, step = 0, SETTLED * positions.SIZE
+        pieces: list[tuple[Latent, Sequence[bytes], int, int]] = []  # with from where to where in the records
+        for begun, ids in parts:
+            if is_same:
+                pieces.append((begun, ids, at, at + len(ids) * positions.SIZE))
+                at += len(ids) * positions.SIZE
+            else:
+                pieces += ((begun, ids, start, start + step) for start in range(0, len(packed), step))
+        for number, (begun, ids, start, end) in enumerate(pieces):
+            if number:
                 await trio.lowlevel.checkpoint()
             if expelled or connection.closed:
-                some = positions.ids(packed) if connection.closed else octets(expelled)
-                self._wanted.drop_many(self.latent.abandon(begun, some))
+                some = ids if connection.closed else octets(expelled)
+                self._abandon(begun, some)
             self.openings += 1
-            for record in self.latent.settle(begun, packed[start : start + step], self.openings):
+            for record in self.latent.settle(begun, packed[start:end], self.openings, is_same=is_same):
                 conversation_id, position = positions.unpack(record)
                 room = (begun.woken or {})[record[:16]]
                 self._place(room, position)
                 if conversation_id not in expelled and not connection.closed:
                     room.attach(connection)
                 self._unpin(begun, (record[:16],))
+
+    def _abandon(self, begun: Latent, conversation_ids: Collection[bytes]) -> None:
+        """Forget those of these whose heads were not noted."""
+        left = self.latent.abandon(begun, conversation_ids)
+        if left:
+            self._wanted.drop_many(left)
 
     def _unpin(self, begun: Latent, conversation_ids: Iterable[bytes]) -> None:
         """Let go of rooms that were woken before their heads were read."""
@@ -438,8 +464,7 @@ class Rooms:
             return None
         room = self._add(conversation_id)
         if latent.packed is None:
-            assert latent.woken is not None
-            latent.woken[raw] = room
+            latent.hold(raw, room)
             room.pins += 1
         else:
             _, position = positions.unpack(positions.find(latent.packed, raw))

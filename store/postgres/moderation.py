@@ -39,7 +39,7 @@ class Opening(NamedTuple):
     banned_until: Timestamp | None
     privacy: Chosen | None
     has_blocks: bool  # theirs or of others against them, now or once
-    memberships: bytes  # the octets of the conversations' ids
+    memberships: bytes  # the octets of the conversations' ids, in order
 
 
 async def list_openings(conn: Connection, attaches: Mapping[UUID, bool]) -> dict[UUID, Opening]:

@@ -27,6 +27,7 @@ from store.redis.resp import Command, Decoder, Malformed, Reply
 KEPT = 4  # idle connections to one server
 READ_SIZE = 65_536
 SLOTS = 16_384
+_NO_ERRORS = {int, bytes, list, type(None)}
 
 Address = tuple[str, int] | str  # of a server, or the path of a Unix socket
 
@@ -244,9 +245,10 @@ class Pipelines:
 
 def _require(replies: Iterable[Reply]) -> None:
     """Raise the first of these that is an error."""
-    for reply in replies:
-        if isinstance(reply, RedisError):
-            raise reply
+    if {*map(type, replies)} - _NO_ERRORS:
+        for reply in replies:
+            if isinstance(reply, RedisError):
+                raise reply
 
 
 def slot_of(key: bytes) -> int:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from store.ids import octets
 from store.model import Cursor, Position
-from store.positions import SIZE, find, ids, pack, records, unpack
+from store.positions import SIZE, are_of, find, ids, pack, records, unpack
 
 SOME_IDS = st.uuids() | st.integers(0, 300).map(lambda number: UUID(int=number))
 MESSAGES = st.none() | SOME_IDS.filter(lambda one: one.int > 0)
@@ -20,5 +20,8 @@ def test_each_is_found(positions: dict[UUID, Position]) -> None:
     packed = pack(positions)
     assert len(packed) == SIZE * len(positions) and ids(packed) == sorted(octets(positions))
     assert dict(map(unpack, records(packed))) == positions
+    mine = b"".join(ids(packed))
+    assert are_of(packed, mine) and not are_of(packed, mine + bytes(16))
+    assert not mine or (not are_of(packed, mine[16:]) and not are_of(packed, mine[:-1] + bytes([mine[-1] ^ 1])))
     for conversation_id, position in positions.items():
         assert unpack(find(packed, conversation_id.bytes)) == (conversation_id, position)

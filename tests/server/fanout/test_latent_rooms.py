@@ -609,8 +609,8 @@ async def test_it_ends_in_the_middle(
     else:
         settle = world.rooms.latent.settle
 
-        def settling(*given: object) -> Collection[bytes]:
-            found = settle(*given)  # type: ignore[arg-type]
+        def settling(*given: object, **options: bool) -> Collection[bytes]:
+            found = settle(*given, **options)  # type: ignore[arg-type]
             if how == "away":
                 raise Unavailable("away")
             nursery.start_soon(stop)
@@ -641,9 +641,9 @@ async def test_thousands_take_turns(autojump_clock: MockClock, monkeypatch: pyte
     sizes: list[int] = []
     settle = world.rooms.latent.settle
 
-    def settling(*given: object) -> Collection[bytes]:
+    def settling(*given: object, **options: bool) -> Collection[bytes]:
         sizes.append(len(given[1]) // SIZE)  # type: ignore[arg-type]
-        return settle(*given)  # type: ignore[arg-type]
+        return settle(*given, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(world.rooms.latent, "settle", settling)
 
