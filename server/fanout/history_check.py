@@ -93,15 +93,16 @@ class HistoryCheck:
     async def check_heads(self) -> None:
         """Compare every room with PostgreSQL. Raise StoreError.
 
-        Those that have diverged begin anew; those that are behind are scheduled for repair.
+        Those that have diverged begin anew; those that are behind are scheduled for repair. Latent ones come first: one
+        that is woken meanwhile is among the rooms, or was compared.
         """
+        await self._compare_latent()
         rooms = [room for room in self._rooms.values() if room.next_seq is not None]
         for start in range(0, len(rooms), COMPARED):
             some = rooms[start : start + COMPARED]
             await self._compare(some)
             for room in some:
                 room.known = None  # what a repair has read has come by itself meanwhile, or will be asked about
-        await self._compare_latent()
 
     async def _compare_latent(self) -> None:
         """Compare the latent rooms: those that have moved in any way become rooms, and are compared as such. Raise

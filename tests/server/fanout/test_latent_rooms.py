@@ -259,6 +259,24 @@ async def test_nothing_has_moved(world: World) -> None:
     assert world.books.asked == ["packed"] and not world.rooms.all()
 
 
+async def test_woken_during_the_comparison(world: World) -> None:
+    """One that a second connection opens while heads are compared is compared as well."""
+    client, other = await world.attached(), await world.client(BOB)
+    key, awake, *_ = world.books.ids
+    world.say(awake)
+    world.books.commit(key)
+
+    async def reading() -> None:
+        world.books.reading = None
+        async with world.rooms.opened([key]) as opened:
+            opened[key].attach(other)
+
+    world.books.reading = reading
+    await world.rooms.history.check_heads()
+    await world.settle()
+    assert client.look().got == {awake: [4], key: [4]} and other.look().got == {key: [4]}
+
+
 async def test_lag(world: World) -> None:
     """A connection that leaves all rooms takes the heads of the latent ones with it, with what proves them."""
     client = await world.attached()
