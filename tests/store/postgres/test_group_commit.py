@@ -389,6 +389,25 @@ async def test_a_spare_lane_that_cannot_write(
         await one.message()
 
 
+async def test_a_spare_lane_that_has_ended(
+    pool: Pool, conn: Connection, other: Connection, nursery: trio.Nursery
+) -> None:
+    """It is not taken for a free one: what comes waits in its own lane, which writes it."""
+    writer = make_writer(pool, has_spare=True)
+    await nursery.start(writer.lanes.run)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    [alice] = await make_users(conn, 1)
+    slow, quick = [await make_group(conn, [alice]) for _ in range(2)]
+    async with conn.transaction():
+        await conversations.lock_conversation(conn, slow)
+        held = [writer.send(slow, alice)]
+        await wait_for_lock(other)
+        writer.lanes._lanes[1]._abandon()  # as its task does in the end
+        held.append(writer.send(quick, alice))
+        assert [lane.queued for lane in writer.lanes.statistics_each()] == [1, 0]
+    assert [(await one.message()).seq for one in held] == [2, 2]
+
+
 async def test_what_a_lone_message_takes(writer: Writer, conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lone message is written by one short statement; only one that may be refused is tried again by a longer one."""
     [alice, bob, eve] = await make_users(conn, 3)

@@ -21,7 +21,7 @@ from store.postgres.sessions import Admit, Connector
 from store.postgres.timelines import GENERATION, Timeline, Timelines
 from tests.store.cluster import Cluster
 from tests.store.replica import open_replica
-from tests.store.world import WAIT, fetch_value, make_users
+from tests.store.world import WAIT, fetch_value, make_users, wait_for_lock
 from tests.waiting import wait_until
 
 MARK = uuid4()
@@ -325,6 +325,30 @@ async def test_versions_are_not_drawn_twice(database: str, pool: Pool) -> None:
     assert after > lost + timelines.LIFT // 2
     await come(0)
     assert await draw() < after + 10
+
+
+async def test_versions_are_lifted_by_one(database: str, pool: Pool) -> None:
+    """Of many connections that come at once to a timeline that is not recorded, only the one that records it lifts the
+    versions."""
+    execute(database, "INSERT INTO timelines (system, database, relation, generation, timeline) VALUES (1, 1, 1, 0, 1)")
+
+    async def come() -> None:
+        one = Timelines(Shared(), lambda: None)
+        (await Connector(database, name="test", writes=True, admit=one.admit).connect()).finish()
+
+    async with pool.connection() as conn, pool.connection() as other, trio.open_nursery() as nursery:
+        before = await fetch_value(conn, "SELECT nextval('settings_versions')")
+        await conn.execute("DELETE FROM timelines WHERE system <> 1")
+        async with conn.transaction():
+            await conn.execute("LOCK TABLE timelines IN SHARE MODE")  # all of them find it unrecorded, and wait
+            for _ in range(5):
+                nursery.start_soon(come)
+            await wait_for_lock(other, 5)
+    async with pool.connection() as conn:
+        after = await fetch_value(conn, "SELECT nextval('settings_versions')")
+        assert await fetch_value(conn, "SELECT count(*) FROM timelines WHERE system <> 1") == 1
+    assert isinstance(before, int) and isinstance(after, int)
+    assert before + timelines.LIFT <= after < before + 2 * timelines.LIFT
 
 
 async def test_a_role_that_may_not_ask(database: str, ordinary: str) -> None:
