@@ -43,12 +43,12 @@ class RefreshTokens:
     def follow(self, presented: Presented, number: int, token_hash: bytes = b"") -> tuple[str, bytes]:
         """The token that comes after this one, with this number, and its hash: always the same as long as the key is.
 
-        With `token_hash`, the one with that hash, should it have been made with another of our keys.
+        With `token_hash`, the one with that hash, should it have been made with another of our keys, or by an instance
+        of the version before, which gives out tokens without a number.
         """
-        made = [
-            _make(key, presented.session_id, hmac.digest(key, b"next" + presented.raw, "sha256"), number)
-            for key in self._keys.accepted
-        ]
+        secrets_by_key = [(key, hmac.digest(key, b"next" + presented.raw, "sha256")) for key in self._keys.accepted]
+        made = [_make(key, presented.session_id, secret, number) for key, secret in secrets_by_key]
+        made += [_make_old(key, presented.session_id, secret) for key, secret in secrets_by_key]
         return next((one for one in made if hmac.compare_digest(one[1], token_hash)), made[0])
 
     def read(self, token: str) -> Presented | None:
@@ -69,6 +69,13 @@ class RefreshTokens:
 def _make(key: bytes, session_id: UUID, secret: bytes, number: int) -> tuple[str, bytes]:
     body = session_id.bytes + secret[:SECRET_BYTES] + number.to_bytes(NUMBER_BYTES)
     raw = body + _seal(key, body)
+    return base64.urlsafe_b64encode(raw).decode(), hashlib.sha256(raw).digest()
+
+
+def _make_old(key: bytes, session_id: UUID, secret: bytes) -> tuple[str, bytes]:
+    """Without a number."""
+    body = session_id.bytes + secret
+    raw = body + _old_seal(key, body)
     return base64.urlsafe_b64encode(raw).decode(), hashlib.sha256(raw).digest()
 
 

@@ -75,6 +75,17 @@ def test_a_token_of_a_version_before() -> None:
     assert following is not None and following.is_sealed and following.number == 7
 
 
+def test_a_refresh_repeated_at_another_version() -> None:
+    """An instance of the version before has answered, and that was lost: the token that it gave is found again."""
+    key, session_id = KEYS.derive(b"parley refresh token v1").current, new_id()
+    found = TOKENS.read(TOKENS.issue(session_id)[0])
+    assert found is not None
+    body = session_id.bytes + hmac.digest(key, b"next" + found.raw, "sha256")
+    raw = body + hmac.digest(key, body, "sha256")[:16]
+    given = base64.urlsafe_b64encode(raw).decode(), hashlib.sha256(raw).digest()
+    assert TOKENS.follow(found, 0, given[1]) == given != TOKENS.follow(found, 0)
+
+
 def test_keys_are_exchanged() -> None:
     """A token of the key before is good, and what followed it then is found again; of a key no longer accepted it has
     no seal."""
