@@ -30,6 +30,7 @@ LOWERED = 100  # conversations whose receipts are lowered in one transaction, wh
 COUNTED = 200  # conversations whose unread messages are counted with one query: up to 1,000 entries of an index each
 MAX_AROUND = 20_001  # blocks of one user, and against them, that are read: one more than an instance keeps
 PROVED = 500  # cursors looked up with one query
+PACKED = 20  # users the heads of all of whose conversations are read with one query: each may have thousands
 
 # A user, the sign-in session that their access token names, and whether the connection wants their conversations.
 Connecting = tuple[UUID, UUID | None, bool]
@@ -60,7 +61,7 @@ class Sync:
         self._memberships: BatchLoader[UUID, list[UUID]] = BatchLoader(self._fetch_memberships)
         self._heads: BatchLoader[UUID, int] = BatchLoader(self._fetch_heads)
         self._positions: BatchLoader[UUID, Position] = BatchLoader(self._fetch_positions)
-        self._packed: BatchLoader[UUID, bytes] = BatchLoader(self._pack_memberships)
+        self._packed: BatchLoader[UUID, bytes] = BatchLoader(self._pack_memberships, PACKED)
         self._diverged: BatchLoader[Proof, None] = BatchLoader(self._fetch_diverged, PROVED)
         self._standings: BatchLoader[tuple[UUID, UUID], Standing] = BatchLoader(self._fetch_standings, COUNTED)
         self._ended: BatchLoader[UUID, None] = BatchLoader(self._fetch_ended)

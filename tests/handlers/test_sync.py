@@ -1,6 +1,7 @@
 """handlers.sync: what a client resumes with, which is a member's to have."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
+from uuid import UUID
 
 import pytest
 import trio
@@ -8,10 +9,12 @@ from msgspec.structs import replace
 
 from handlers.errors import ChatError
 from handlers.model import Caller, Client, CursorProof
-from handlers.sync import read_cursor
+from handlers.sync import PACKED, read_cursor
 from store.ids import new_id, octets
 from store.model import FOR_EVER, Cursor, Position, Role
 from store.positions import records, unpack
+from store.postgres import cursors as positions
+from store.postgres.connection import Connection
 from store.postgres.conversations import MEMBERS_SHOWN
 from tests.handlers.memory import EXPIRES, Memory, refused
 
@@ -48,6 +51,29 @@ async def test_memberships(running: Memory) -> None:
         error = await refused(running, call)
         assert (error.code, error.until) == ("banned", FOR_EVER)
     assert await running.sync.banned([one.user_id, other.user_id]) == [other.user_id]
+
+
+async def test_many_connect_at_once(running: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The conversations of few users are read with one query: those of all may take longer than a statement may."""
+    users = [running.user() for _ in range(2 * PACKED + 1)]
+    mine = {one.user_id: running.group((one, Role.MEMBER)) for one in users}
+    asked, read = list[int](), positions.pack_memberships
+
+    async def pack_memberships(conn: Connection, user_ids: Collection[UUID]) -> dict[UUID, bytes]:
+        asked.append(len(user_ids))
+        return await read(conn, user_ids)
+
+    monkeypatch.setattr(positions, "pack_memberships", pack_memberships)
+    found: dict[UUID, UUID] = {}
+
+    async def ask(user_id: UUID) -> None:
+        [record] = records(await running.sync.memberships_with_positions(user_id))
+        found[user_id], _ = unpack(record)
+
+    async with trio.open_nursery() as nursery:
+        for one in users:
+            nursery.start_soon(ask, one.user_id)
+    assert found == mine and max(asked) <= PACKED and sum(asked) == len(users)
 
 
 async def test_sessions_that_have_ended(running: Memory) -> None:
