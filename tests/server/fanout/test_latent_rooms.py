@@ -34,6 +34,7 @@ class Books:
         self.ids = [new_id() for _ in range(count)]
         self.messages = {key: [new_id() for _ in range(head)] for key in self.ids}
         self.members = {key: {USER, BOB} for key in self.ids}
+        self.moved: set[tuple[UUID, UUID]] = set()  # users and conversations that they have left or come back to
         self.away = False
         self.asked: list[str] = []
         self.reading: Callable[[], Awaitable[None]] | None = None  # while an answer is on its way
@@ -100,6 +101,7 @@ class Books:
 
     def commit(self, key: UUID, **members: tuple[UUID, ...]) -> Change:
         self.messages[key].append(new_id())
+        self.moved |= {(user_id, key) for users in members.values() for user_id in users}
         self.members[key] |= set(members.get("added", ()))
         self.members[key] -= set(members.get("removed", ()))
         return self.made(key, len(self.messages[key]), **members)
@@ -110,6 +112,7 @@ class Client(Connection):
 
     def __init__(self, world: "World", user_id: UUID) -> None:
         super().__init__(world.rooms, user_id)
+        self.books = world.books
         self.send_queue.encoding = BARE["json"]
         self.got: dict[UUID, list[int]] = {}
         self.resyncs: list[UUID] = []
@@ -124,7 +127,9 @@ class Client(Connection):
             elif event["target"] == "Resync":
                 self.resyncs.append(UUID(said["conversationId"]))
         for key, seqs in self.got.items():
-            assert seqs == list(range(seqs[0], seqs[0] + len(seqs))), f"{key} {seqs}"
+            all_of_them = range(seqs[0], seqs[-1] + 1)
+            due = sorted(set(seqs)) if (self.user_id, key) in self.books.moved else list(all_of_them)
+            assert seqs == due, f"{key} {seqs}"
         return self
 
 
@@ -791,7 +796,8 @@ STEPS = ("say", "say unheard", "connect", "end", "open", "check", "suspect", "do
 @settings(max_examples=40, deadline=None)
 def test_any_order(steps: list[tuple[str, int, int]]) -> None:
     """Whatever happens while connections come and go: none receives a change twice or out of order, and in the end each
-    has received everything since its first change of a conversation, and is attached where its user is a member."""
+    has received everything since its first change of a conversation, and is attached where its user is a member. Where
+    that has changed, what they have missed of it is up to the notifier, which looks once more, and is not here."""
 
     async def run() -> None:
         world = World(4)
@@ -843,7 +849,7 @@ def test_any_order(steps: list[tuple[str, int, int]]) -> None:
             await world.settle()
             for client in clients:
                 for key in world.books.memberships(client.user_id):
-                    if (client, key) not in left:
+                    if (client, key) not in left and (client.user_id, key) not in world.books.moved:
                         assert client.look().got[key][-1] == len(world.books.messages[key])
                         assert world.rooms.is_attached(key, client)
                 assert client.look().resyncs == []
