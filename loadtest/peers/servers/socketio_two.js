@@ -12,7 +12,9 @@ if (cluster.isPrimary) {
   });
   let ready = 0;
   cluster.on("message", () => ++ready === workers.length && server.listen(Number(process.argv[2]), "127.0.0.1"));
-  cluster.on("exit", (worker, code) => process.exit(code || 1));
+  const end = () => workers.forEach((worker) => worker.process.kill("SIGKILL"));
+  process.on("SIGTERM", end);
+  cluster.on("exit", () => (Object.keys(cluster.workers).length ? end() : process.exit(1)));
 } else {
   require("./socketio.js");
 }
