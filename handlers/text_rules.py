@@ -29,7 +29,11 @@ DESCRIPTION = f"[{_JOINING} \\n]*{_SEEN}{_LINES}"  # the same in several lines
 KEY = f"[^{_HIDDEN}]+"
 EMAIL = f"[^{_HIDDEN} @]+@[^{_HIDDEN} @]+"
 # Where a picture is: https, an ASCII host, no user, nothing that a page or a parser would take for something else.
-PICTURE = r"https://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:[/?#][!#-&(-;=?-\[\]_a-z{-~]*)?"
+_HEX = "[0-9A-Fa-f]{1,4}"  # of the eight of an IPv6 address; a double colon stands for one or more
+_SHORTENED = "|".join(f"(?:{_HEX}:){{1,{7 - after}}}(?::{_HEX}){{1,{after}}}" for after in range(1, 7))
+_IPV6 = rf"\[(?:(?:{_HEX}:){{7}}{_HEX}|(?:{_HEX}:){{1,7}}:|{_SHORTENED}|:(?:(?::{_HEX}){{1,7}}|:))\]"
+_PORT = "[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
+PICTURE = rf"https://(?:[A-Za-z0-9.-]+|{_IPV6})(?::(?:{_PORT}))?(?:[/?#][!#-&(-;=?-\[\]_a-z{{-~]*)?"
 # Content has any lines; not NUL, which PostgreSQL cannot store, and not only what cannot be seen.
 STORABLE = r"[^\u0000]*"
 CONTENT = rf"[^\u0000]*{_SEEN}[^\u0000]*"
