@@ -15,6 +15,7 @@ import msgspec
 
 from loadtest.bench import table
 from loadtest.bench.measured import Measured
+from loadtest.capacity.command import cost_rows
 from loadtest.rehearsal.command import Rehearsal, texts
 from loadtest.results import Machine
 from server.protocol import terminal
@@ -256,6 +257,11 @@ def _rehearsal(data: bytes) -> list[str]:
     return texts(msgspec.json.decode(data, type=Rehearsal))
 
 
+def _costs(data: bytes) -> list[str]:
+    head, *rows = cost_rows(msgspec.json.decode(data, type=Rehearsal).costs)
+    return _table(head, "lrrr", rows)
+
+
 def _table(head: tuple[str, ...], sides: str, rows: Sequence[tuple[str, ...]]) -> list[str]:
     marks = {"l": "---", "r": "---:"}
     lines = [head, tuple(marks[side] for side in sides), *rows]
@@ -270,6 +276,7 @@ BLOCKS = {
     "bench in short": Block(*BENCH, _bench_in_short),
     "peers": Block(*PEERS, _peers),
     "peers in short": Block(*PEERS, _peers_in_short),
+    "costs": Block(*REHEARSAL, _costs),
     "rehearsal": Block(*REHEARSAL, _rehearsal),
 }
 

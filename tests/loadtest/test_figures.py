@@ -104,8 +104,8 @@ def test_two_processes_are_compared_with_two(tmp_path: Path) -> None:
 
 def test_what_was_not_measured_says_how_to_measure_it(tmp_path: Path) -> None:
     """Rather than that figures of another day stay."""
-    text = written(page("bench", "peers", "rehearsal"), tmp_path)
-    assert "\nold\n" not in text and text.count("Not measured yet: `") == 3
+    text = written(page("bench", "peers", "rehearsal", "costs"), tmp_path)
+    assert "\nold\n" not in text and text.count("Not measured yet: `") == 4
     assert 'make bench ARGS="--json docs/figures/bench.json"' in text
 
 
