@@ -156,7 +156,7 @@ SET_FROM_OUTSIDE: dict[str, dict[str, set[str]]] = {
         "server/hub/catch_up.py": {"expelled", "auto_attach"},
         "server/hub/methods.py": {"caller"},
         "server/hub/server.py": {"share"},
-        "server/fanout/rooms.py": {"first"},
+        "server/fanout/delivery.py": {"first"},
         "store/postgres/pool.py": {"last_used"},
         "store/postgres/sessions.py": {"patience", "cancel_timeout", "clock_skew", "waits_for_standby"},
     },
@@ -209,6 +209,7 @@ SET_FROM_OUTSIDE: dict[str, dict[str, set[str]]] = {
 
 # A room is what these modules know of a conversation: its class keeps that, and they change it.
 RECORDS = {
+    "server/fanout/delivery.py": "server/fanout/room.py",
     "server/fanout/rooms.py": "server/fanout/room.py",
     "server/fanout/gap_repair.py": "server/fanout/room.py",
     "server/fanout/history_check.py": "server/fanout/room.py",

@@ -38,6 +38,7 @@ class ChangePublisher:
     ) -> None:
         """`on_reply` is called with the root of each reply that was made or deleted here."""
         self._rooms = rooms
+        self._delivery = rooms.delivery
         self._ephemeral_events = ephemeral_events
         self._others = others
         self._threads = threads
@@ -57,7 +58,7 @@ class ChangePublisher:
             self._threads.notify(personal.user_id, personal.thread_id)
         elif personal is not None:
             self._rooms.refresh(personal)
-        self._rooms.publish(changes)
+        self._delivery.publish(changes)
         self._others.publish(changes, personal)
         for change in changes:
             root_id = change.message.thread_id
@@ -81,7 +82,7 @@ class ChangePublisher:
             self._rooms.refresh(changed)
         for one in entry.threads:
             self._threads.notify(one.user_id, one.thread_id)
-        self._rooms.publish(entry.changes)
+        self._delivery.publish(entry.changes)
         for head in entry.heads:
             self._rooms.repair.reached(head.conversation_id, head.seq)
         self._ephemeral_events.receive(entry)

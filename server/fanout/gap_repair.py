@@ -1,7 +1,7 @@
 """Read changes that did not arrive live from PostgreSQL, and deliver them (docs/design.md 4.5).
 
 Owns the schedule of repairs and their task. Reads the store through `History` only, and delivers through the callables
-it is given. `Rooms` holds one; it knows nothing else of them.
+it is given. `Delivery` holds one; it knows nothing else of it.
 
 A gap is a committed change that has not arrived. A room is scheduled for repair for one of four reasons: a change
 arrived ahead of its turn; the outcome of a commit is unknown (`doubt`); another instance or a client names a later

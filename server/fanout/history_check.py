@@ -1,8 +1,8 @@
 """Notice that PostgreSQL's history went back, and begin the rooms concerned anew (docs/design.md, P11).
 
 Owns the comparison of rooms with PostgreSQL, the rooms under suspicion and the task that looks into them, and the
-memory of what was noticed. Reads the store through `History` only. `Rooms` holds one, and gives it what begins a room
-anew.
+memory of what was noticed. Reads the store through `History` only. `Delivery` holds one, and gives it what begins a
+room anew.
 
 PostgreSQL may come back with less than it acknowledged: an asynchronous replica is promoted, a backup is restored.
 Then the same seqs are given out a second time, and a room that has seen more takes what is new for duplicates. A room

@@ -1,21 +1,17 @@
-"""The rooms of this instance, and the delivery of changes to the connections attached to them.
+"""The rooms of this instance: how they are opened, joined, left and dissolved.
 
-Owns the rooms, the connections by user, and the rule that every connection receives the changes of a conversation in
-order, without a duplicate and without a gap (docs/design.md 4.5, P3). Changes committed here and changes from other
-instances are delivered alike; `server.fanout.change_publisher` knows which is which. `server.fanout.gap_repair` fills
-gaps; `server.fanout.room` holds the state of one room.
+Owns which rooms are open, who is attached to them, and the connections by user. What is committed is delivered to rooms
+that are open by `server.fanout.delivery`, which `Rooms` holds: it asks for a room (`Rooms.find`), and gives back what
+changes members. Reads heads through `History`, and registers rooms and users with the other instances
+(`Subscriptions`). `server.fanout.room` has the state of one room.
 
 A connection is *attached* to a room (receives live events) or not; `server.hub.catch_up` brings it from a cursor to
 the point where it can be attached. A room exists while a connection is attached or a task holds it open. One in which
 nothing has happened since its only connection was attached is latent (`server.fanout.latent_rooms`).
-
-A change that a room has passed and does not know, or a comparison with PostgreSQL, may show that the history went back
-(`server.fanout.history_check`). Then the room starts over at the head that PostgreSQL has, and all who are attached are
-sent `Resync` before anything else (P11).
 """
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
 
@@ -23,9 +19,7 @@ import trio
 
 from handlers.errors import ChatError
 from server.fanout.blocks import BlockLists
-from server.fanout.delivery import encode_change
-from server.fanout.gap_repair import REPAIR_DELAY, GapRepair
-from server.fanout.history_check import HistoryCheck
+from server.fanout.delivery import Delivery
 from server.fanout.latent_rooms import Latent, LatentRooms
 from server.fanout.privacy import PrivacySettings
 from server.fanout.recent_events import RecentEvents
@@ -33,7 +27,6 @@ from server.fanout.room import (
     BLOCKS,
     CHANGED,
     JOINED,
-    MAX_RUN,
     ConversationNotifier,
     Cursors,
     History,
@@ -41,29 +34,21 @@ from server.fanout.room import (
     Room,
     Subscriber,
     Subscriptions,
-    cursor_at,
-    resync_at,
 )
-from server.protocol.signalr.encoding import Encoding
-from server.transport.send_queue import CROWD, Flusher, SendQueue, Verdict
+from server.transport.send_queue import Flusher
 from store import positions
 from store.defects import guard
 from store.errors import StoreError, Unavailable
 from store.ids import octets
-from store.model import Change, Cursor, MessageType, Position, Privacy
+from store.model import Change, Cursor, Position, Privacy
 from store.postgres.blocks import Concerning
 from store.postgres.privacy import Chosen
 from store.redis.inbox_entries import BlockNotice, Disconnection, SettingsChange
 
 OPENED = 250  # rooms opened at once: a user may have thousands, and each takes some 10 µs of a scheduler step
 SETTLED = 2000  # the same of latent ones, which take one
-MAX_HELD = 1000  # changes that a room holds while it is compared with PostgreSQL; what comes on top is read from there
-FEW = 16  # connections in a room, up to which it is not asked whether what follows in a batch is its, too
-MAX_NOTIFIED = 200  # users of a room who are sent their own view after a change; in larger ones, only those added
 BLOCKS_CHANGED = "BlocksChanged"
 REMOVED = "ConversationRemoved"
-RESYNC = "Resync"
-SYSTEM = MessageType.SYSTEM
 
 _guard = guard("rooms")
 
@@ -83,45 +68,31 @@ class Rooms:
     ) -> None:
         """`notifier`, `cursors` and `recovery` are callables because these need the rooms: called at each use."""
         self._history = history
-        self._flusher = flusher
         self._wanted = wanted
         self._notifier = notifier
-        self._cursors = cursors
-        self._recovery = recovery
+        self._connections: dict[UUID, list[Subscriber]] = {}
         self._rooms: dict[UUID, Room] = {}
         self._ids: set[bytes] = set()  # the octets of the same ids: thousands of a user are looked up at once
         self.latent = LatentRooms()
-        self.repair = GapRepair(
+        self.delivery = Delivery(
             self._rooms,
+            self.latent,
             history,
             flusher,
             wanted,
             find=self.find,
-            deliver=self._deliver,
-            deliver_held=self._deliver_held,
-            suspect=lambda room: self.history.suspect(room),
-            stray=lambda conversation_id, seen, found: self.history.stray(conversation_id, seen, found),
-            start_over=self._start_over,
+            members=self,
+            notifier=notifier,
+            cursors=cursors,
+            recovery=recovery,
         )
-        self.history = HistoryCheck(
-            self._rooms,
-            self.latent,
-            history,
-            self.repair,
-            find=self.find,
-            start_over=self._start_over,
-            release=self._release,
-            follow_up=self._follow_up,
-        )
-        self._connections: dict[UUID, list[Subscriber]] = {}
+        self.repair, self.history = self.delivery.repair, self.delivery.history
         self.openings = 0  # rooms opened since the start
         self.recent = RecentEvents()
         self.privacy = PrivacySettings()
         self.blocks = BlockLists()
         # Totals since the start.
-        self.delivered = 0  # changes offered to connections, each counted once per connection
         self.shed = 0  # ephemeral events dropped because a send queue was half full
-        self.lagged = 0  # times a connection was detached because its send queue was full
         self.replays = 0  # catch-ups: after a cursor, or after lag
 
     # -- connections ---------------------------------------------------------------------------
@@ -181,7 +152,7 @@ class Rooms:
     def _notify_blocks(self, user_id: UUID) -> None:
         """Send the user's own connections that their list of blocks is another. It does not say whom it is about."""
         state = self.blocks.state_of(user_id)
-        self._notify(self._connections[user_id], BLOCKS_CHANGED, (state,), user_id, BLOCKS)
+        self.delivery.notify(self._connections[user_id], BLOCKS_CHANGED, (state,), user_id, BLOCKS)
 
     def connections_of(self, user_id: UUID) -> Sequence[Subscriber]:
         return tuple(self._connections.get(user_id, ()))
@@ -198,6 +169,37 @@ class Rooms:
     def users(self) -> list[UUID]:
         """Return the users who have a connection here."""
         return list(self._connections)
+
+    def notify_user(
+        self, user_id: UUID, event: str, arguments: tuple[object, ...], conversation_id: UUID, news: str = CHANGED
+    ) -> None:
+        """Send an event about a conversation to every local connection of a user; or about what else the id is of,
+        which `news` says."""
+        self.delivery.notify(self._connections.get(user_id, ()), event, arguments, conversation_id, news)
+
+    def refresh(self, changed: SettingsChange) -> None:
+        """Send a user who is connected here their view of a conversation: they have changed their settings of it."""
+        notifier = self._notifier()
+        if notifier is not None and changed.user_id in self._connections:
+            notifier.notify(changed.conversation_id, (changed.user_id,))
+
+    def give_up(self, user_id: UUID, reference: str) -> None:
+        """Close all local connections of a user after a defect. Clients may connect again, and then catch up."""
+        for connection in self.connections_of(user_id):
+            connection.give_up(reference)
+
+    def disconnect(self, disconnection: Disconnection, *, opened_before: float = math.inf) -> None:
+        """Close the local connections named by `disconnection` for good, and send them nothing more."""
+        for connection in self.connections_of(disconnection.user_id):
+            is_named = disconnection.session_id in (None, connection.caller.session_id)
+            if is_named and connection.opened_at < opened_before:
+                self.unregister(connection)
+                try:
+                    connection.disconnect(disconnection.code, disconnection.sentence)
+                except Exception as error:
+                    connection.give_up(_guard.caught(error))
+
+    # -- rooms, and who is attached --------------------------------------------------------------
 
     def all(self) -> list[Room]:
         """The rooms that are not latent."""
@@ -352,8 +354,7 @@ class Rooms:
         room.place(position)
         room.moved()
         if room.held:
-            self._deliver_held_guarded(room)
-            self._flusher.flush()  # to those who were added by what was held
+            self.delivery.release(room)
 
     def _number(self, room: Room) -> None:
         self.openings += 1
@@ -487,7 +488,7 @@ class Rooms:
             held, room.held = room.held, None
             for change in (held or {}).values():
                 if change.added or change.removed:
-                    self._restore(change)
+                    self.delivery.restore(change)
             room.moved()
 
     async def _wait_open(self, room: Room) -> None:
@@ -517,206 +518,9 @@ class Rooms:
         self.history.drop(room)
         return True
 
-    # -- delivery -----------------------------------------------------------------------------
+    # -- members ---------------------------------------------------------------------------------
 
-    def publish(self, changes: Sequence[Change]) -> None:
-        """Deliver committed changes to the connections attached to their rooms here, and flush. Never waits.
-
-        A defect in one change does not stop the others: its room is scheduled for repair. What is said in a busy room
-        within one batch is delivered at once: each connection is looked at once for all of it, not for each change.
-        """
-        index = 0
-        while index < len(changes):
-            change = changes[index]
-            index += 1
-            try:
-                room = self.find(change.conversation_id)
-                if room is None:
-                    if change.added or change.removed or change.dissolved:
-                        self._change_members(None, change)
-                elif (
-                    index < len(changes)
-                    and len(room.attached) > FEW
-                    and (run := room.run(changes[index - 1 : index - 1 + MAX_RUN]))
-                ):
-                    index += len(run) - 1
-                    self._deliver(room, *run)
-                else:
-                    self._receive(room, change)
-            except Exception as error:  # one change's defect: its room is repaired, the others go on
-                _guard.caught(error, conversation=str(change.conversation_id))
-                self._restore(change)
-        self._flusher.flush()
-
-    def _restore(self, change: Change) -> None:
-        """Schedule a repair of the room and a recheck of its members, after an unexpected error with this change."""
-        try:
-            self.repair.doubt((change.conversation_id,))
-            for user_id in (*change.added, *change.removed):
-                notifier = self._notifier()
-                if notifier is not None and user_id in self._connections:
-                    notifier.recheck(change.conversation_id, user_id)
-        except Exception as error:
-            _guard.caught(error, conversation=str(change.conversation_id))
-
-    def _receive(self, room: Room, change: Change) -> None:
-        """Deliver a change if it is the next of its room, hold it if it is ahead, and ignore a duplicate.
-
-        While a room is opening, all changes are held. A gap is repaired after `REPAIR_DELAY`, unless the missing change
-        arrives before. What the room has passed is a duplicate if the room knows the change. If not, it may still be
-        one (the room was opened, or repaired, past it), or the history went back: the room is compared with PostgreSQL,
-        and holds what arrives until then. A change of members that the room has passed is not delivered, but the
-        members are rechecked.
-        """
-        if room.next_seq is None:
-            room.hold(change)
-        elif change.seq >= room.next_seq:
-            if room.suspicions:
-                self._hold_back(room, change)
-            elif change.seq == room.next_seq:
-                if not room.continues(change):
-                    self.repair.schedule(room, 0.0)  # it goes on another history: PostgreSQL has the true one
-                    return
-                self._deliver(room, change)
-                if room.held:
-                    self._deliver_held(room)
-            else:
-                room.hold(change)
-                self.repair.schedule(room, REPAIR_DELAY)
-        else:
-            if not room.has(change):
-                self.history.suspect(room)
-            if change.added or change.removed:
-                self._recheck_members(room, change)
-
-    def _hold_back(self, room: Room, change: Change) -> None:
-        """Hold a change while the room is compared with PostgreSQL."""
-        if room.held is None or len(room.held) < MAX_HELD:
-            room.hold(change)
-        else:
-            self.repair.schedule(room, REPAIR_DELAY)
-
-    def _deliver_held_guarded(self, room: Room) -> None:
-        """Deliver what one of many rooms holds. After a defect what is held is read from PostgreSQL instead."""
-        try:
-            self._deliver_held(room)
-        except Exception as error:  # of this room: the others go on
-            _guard.caught(error, conversation=str(room.conversation_id))
-            self.repair.schedule(room, 0.0)
-
-    def _deliver_held(self, room: Room) -> None:
-        """Deliver held changes in order up to the next gap, and schedule its repair; drop duplicates."""
-        assert room.next_seq is not None
-        if room.suspicions:
-            return
-        while room.held:
-            change = room.held.pop(room.next_seq, None)
-            if change is None:
-                break
-            if not room.continues(change):
-                self.repair.schedule(room, 0.0)
-                break
-            self._deliver(room, change)
-        if room.held:
-            for change in room.held.values():
-                if change.seq < room.next_seq and (change.added or change.removed):
-                    self._recheck_members(room, change)  # it came while the room was being opened, past it
-            room.held = {seq: change for seq, change in room.held.items() if seq >= room.next_seq}
-            if room.held:
-                self.repair.schedule(room, REPAIR_DELAY)
-        if not room.held:
-            room.held = None
-
-    def _deliver(self, room: Room, *changes: Change) -> None:
-        """Offer the next change of a room, or the next few (`Room.run`), to all connections attached. Runs for every
-        change.
-
-        Changes are encoded and framed once per encoding in use. Each connection attached either takes all the frames,
-        is detached because they do not fit into its send queue (it lags, and catches up later), or is closed because
-        of a defect in its own state; the others get the changes regardless. A change that cannot be encoded is
-        replaced by a `Resync`. None of them misses a change silently (P4).
-
-        The order matters. Lagging connections are detached before `next_seq` moves, so that their cursors stay below
-        these changes. `next_seq` moves before waiting tasks are woken, and before members are attached or detached, so
-        that the change that adds a user is not sent live to them, and the one that removes a user is the last they
-        get.
-
-        Only send queues are looked at: a connection is another object, and another cache line, for each of thousands.
-        """
-        encoded: dict[Encoding, tuple[bytes, Sequence[bytes]]] = {}
-        lagging: set[SendQueue] = set()
-        mark = (self._flusher.dirty if len(room.attached) <= CROWD else self._flusher.crowd).append
-        is_one = len(changes) == 1
-        encoding: Encoding | None = None
-        joined = b""
-        frames: Sequence[bytes] = ()
-        members = iter(room.attached.values())
-        faulty: list[tuple[SendQueue, str]] = []
-        while True:
-            try:
-                for send_queue in members:
-                    if send_queue.encoding is not encoding:
-                        encoding = send_queue.encoding
-                        joined, frames = encoded.get(encoding) or _encoded(encoding, changes)
-                        encoded[encoding] = joined, frames
-                    if send_queue.first is None:
-                        mark(send_queue)
-                        if is_one:
-                            send_queue.first = joined
-                            continue
-                    if send_queue.offer_all(frames, joined) is Verdict.LAGGING:
-                        lagging.add(send_queue)
-                break
-            except Exception as error:  # of one connection: it is closed, those after it get the changes
-                reference = _guard.caught(error, conversation=str(room.conversation_id))
-                faulty.append((send_queue, reference))
-                if len(faulty) > len(room.attached):  # the changes themselves are faulty: close all
-                    faulty = [(send_queue, reference) for send_queue in room.attached.values()]
-                    break
-        self.delivered += len(room.attached) * len(changes)
-        if lagging or faulty:
-            self._part(room, lagging, dict(faulty))  # before next_seq moves: cursors must stay below these changes
-        for change in changes:
-            room.advance(change)
-        if room.advanced is not None:
-            room.moved()
-        for change in changes:
-            if change.catches_up or change.message.type is SYSTEM:
-                self._follow(room, change)
-
-    def _part(self, room: Room, lagging: Collection[SendQueue], faulty: Mapping[SendQueue, str]) -> None:
-        """Detach the connections with send queues that lag, and close those with a defect."""
-        attached = tuple(room.attached.items())
-        if lagging:
-            self._detach([connection for connection, send_queue in attached if send_queue in lagging])
-        for connection, send_queue in attached:
-            if send_queue in faulty:
-                connection.give_up(faulty[send_queue])
-
-    def _follow(self, room: Room, change: Change) -> None:
-        """Do what follows from a change that was delivered."""
-        message = change.message
-        if change.catches_up:
-            cursors = self._cursors()
-            if cursors is not None:
-                cursors.sent(message, is_private=change.is_private)
-        if message.type is SYSTEM:
-            try:
-                self._announced(room, change)
-            except Exception as error:  # delivered; its effect on members is read anew
-                _guard.caught(error, conversation=str(room.conversation_id))
-                self._restore(change)
-
-    def _announced(self, room: Room, change: Change) -> None:
-        """Apply a change of members or title, and notify the users attached here."""
-        if change.added or change.removed or change.dissolved:
-            self._change_members(room, change)
-        notifier = self._notifier()
-        if notifier is not None and not change.dissolved:
-            here = {connection.user_id for connection in room.attached}
-            notifier.notify(room.conversation_id, here if len(here) <= MAX_NOTIFIED else here & set(change.added))
-
-    def _change_members(self, room: Room | None, change: Change) -> None:
+    def change_members(self, room: Room | None, change: Change) -> None:
         """Attach the connections of users who were added, and detach those of users who were removed."""
         conversation_id = change.conversation_id
         removed: dict[str, list[Subscriber]] = {}  # by reason
@@ -724,7 +528,7 @@ class Rooms:
             reason = "deleted" if change.dissolved else "left" if change.message.sender_id == user_id else "removed"
             removed.setdefault(reason, []).extend(self._expel(room, change, user_id))
         for reason, expelled in removed.items():  # together: a group that is deleted may have any number of members
-            self._notify(expelled, REMOVED, (conversation_id, reason), conversation_id, reason)
+            self.delivery.notify(expelled, REMOVED, (conversation_id, reason), conversation_id, reason)
         for user_id in change.added:
             connections = self._connections.get(user_id, ())
             for connection in connections:
@@ -738,7 +542,7 @@ class Rooms:
                 notifier.settle(conversation_id, user_id)
                 notifier.notify(conversation_id, (user_id,))
         if room is not None and change.dissolved:
-            self._notify(room.attached, REMOVED, (conversation_id, "deleted"), conversation_id, "deleted")
+            self.delivery.notify(room.attached, REMOVED, (conversation_id, "deleted"), conversation_id, "deleted")
             for connection in list(room.attached):
                 room.detach(connection)
         if room is not None:
@@ -758,7 +562,7 @@ class Rooms:
                 notifier.settle(change.conversation_id, user_id)
         return connections
 
-    def _recheck_members(self, room: Room, change: Change) -> None:
+    def recheck_members(self, room: Room, change: Change) -> None:
         """Verify members after a change that the room has passed: it was opened, or repaired, at a later seq."""
         for user_id in (*change.added, *change.removed):
             connections = self._connections.get(user_id, ())
@@ -769,6 +573,13 @@ class Rooms:
             attached = [connection in room.attached for connection in connections if connection.auto_attach or wrong]
             notifier = self._notifier()
             if notifier is not None and (any(attached) if wrong else not all(attached)):
+                notifier.recheck(change.conversation_id, user_id)
+
+    def recheck_all(self, change: Change) -> None:
+        """Verify all whom a change adds or removes: it was not delivered, because of a defect or a failure."""
+        notifier = self._notifier()
+        for user_id in (*change.added, *change.removed):
+            if notifier is not None and user_id in self._connections:
                 notifier.recheck(change.conversation_id, user_id)
 
     def attach_user(self, room: Room, user_id: UUID) -> bool:
@@ -802,7 +613,7 @@ class Rooms:
         found = [connection for connection in self._connections.get(user_id, ()) if connection in room.attached]
         for connection in found:
             room.detach(connection)
-        self._notify(found, REMOVED, (conversation_id, "removed"), conversation_id, "removed")
+        self.delivery.notify(found, REMOVED, (conversation_id, "removed"), conversation_id, "removed")
         self._drop_if_idle(room)
         return bool(found)
 
@@ -819,145 +630,6 @@ class Rooms:
         self._number(room)
         self.repair.schedule(room, 0.0)
         return room
-
-    # -- when the history went back ----------------------------------------------------------------
-
-    def _start_over(self, room: Room, position: Position) -> None:
-        """Go on from `position`: what the room has delivered is not in PostgreSQL's history any more.
-
-        In one step, all who are attached are sent `Resync`, behind what is queued for them already, and the room
-        forgets what it holds, as that may be of the lost history too; a repair reads what is committed by now. A
-        connection whose send queue is full leaves its rooms as always, and is sent the `Resync` when it has read.
-        Catch-ups that are under way see the new `generation`, and end with a `Resync`.
-        """
-        conversation_id = room.conversation_id
-        room.held = room.repaired = room.known = None
-        room.suspicions = 0
-        room.generation += 1
-        frames: dict[Encoding, bytes] = {}
-        arguments = (resync_at(conversation_id, position.cursor),)
-        lagging = []
-        for connection, send_queue in tuple(room.attached.items()):
-            try:
-                if send_queue.first is None:
-                    self._flusher.mark(send_queue)
-                if send_queue.offer(_frame(frames, connection, RESYNC, arguments)) is Verdict.LAGGING:
-                    lagging.append(connection)
-            except Exception as error:
-                connection.give_up(_guard.caught(error, conversation=str(conversation_id)))
-        self._detach(lagging)
-        for connection in lagging:
-            connection.resync(conversation_id)
-        room.place(position)
-        room.moved()
-        cursors = self._cursors()
-        if cursors is not None:
-            cursors.forget(conversation_id)
-        self.repair.schedule(room, 0.0)
-        self._flusher.flush()
-
-    def _release(self, room: Room) -> None:
-        """Deliver what a room has held while it was compared with PostgreSQL: it has not diverged."""
-        if self._rooms.get(room.conversation_id) is room and room.next_seq is not None:
-            self._deliver_held_guarded(room)
-            self._flusher.flush()
-
-    async def _follow_up(self, conversation_ids: Collection[UUID]) -> None:
-        """Put right receipts and memberships after the history of these conversations went back. Raise StoreError."""
-        await self._history.lower_receipts(conversation_ids)
-        recovery = self._recovery()
-        if recovery is not None:
-            await recovery.check_people(conversation_ids)
-
-    # -- events outside the order of changes ----------------------------------------------------
-
-    def notify_user(
-        self, user_id: UUID, event: str, arguments: tuple[object, ...], conversation_id: UUID, news: str = CHANGED
-    ) -> None:
-        """Send an event about a conversation to every local connection of a user; or about what else the id is of,
-        which `news` says."""
-        self._notify(self._connections.get(user_id, ()), event, arguments, conversation_id, news)
-
-    def refresh(self, changed: SettingsChange) -> None:
-        """Send a user who is connected here their view of a conversation: they have changed their settings of it."""
-        notifier = self._notifier()
-        if notifier is not None and changed.user_id in self._connections:
-            notifier.notify(changed.conversation_id, (changed.user_id,))
-
-    def _notify(
-        self,
-        connections: Iterable[Subscriber],
-        event: str,
-        arguments: tuple[object, ...],
-        conversation_id: UUID,
-        news: str,
-    ) -> None:
-        """Send an event about a conversation. A connection whose send queue is full owes it, and lags.
-
-        A catch-up from its cursors would not repeat it: it is not one of the changes that they count (P4).
-        """
-        frames: dict[Encoding, bytes] = {}
-        lagging = []
-        for connection in tuple(connections):
-            try:
-                if connection.send_queue.first is None:
-                    self._flusher.mark(connection.send_queue)
-                if connection.send_queue.offer(_frame(frames, connection, event, arguments)) is Verdict.LAGGING:
-                    lagging.append(connection)
-            except Exception as error:
-                connection.give_up(_guard.caught(error, said=event))
-        self._detach(lagging)
-        for connection in lagging:
-            connection.owe(conversation_id, news)
-        self._flusher.flush()
-
-    def _detach(self, lagging: Collection[Subscriber]) -> None:
-        self.lagged += len(lagging)
-        for connection in lagging:
-            try:
-                connection.lag()
-            except Exception as error:
-                connection.give_up(_guard.caught(error))
-
-    def give_up(self, user_id: UUID, reference: str) -> None:
-        """Close all local connections of a user after a defect. Clients may connect again, and then catch up."""
-        for connection in self.connections_of(user_id):
-            connection.give_up(reference)
-
-    def disconnect(self, disconnection: Disconnection, *, opened_before: float = math.inf) -> None:
-        """Close the local connections named by `disconnection` for good, and send them nothing more."""
-        for connection in self.connections_of(disconnection.user_id):
-            is_named = disconnection.session_id in (None, connection.caller.session_id)
-            if is_named and connection.opened_at < opened_before:
-                self.unregister(connection)
-                try:
-                    connection.disconnect(disconnection.code, disconnection.sentence)
-                except Exception as error:
-                    connection.give_up(_guard.caught(error))
-
-
-def _encoded(encoding: Encoding, changes: Sequence[Change]) -> tuple[bytes, Sequence[bytes]]:
-    """The frames of these changes: all in one piece, and each."""
-    frames = [_encode(encoding, change) for change in changes]
-    return (frames[0] if len(frames) == 1 else b"".join(frames)), frames
-
-
-def _encode(encoding: Encoding, change: Change) -> bytes:
-    """Encode the event of a change or, if it cannot be encoded, a `Resync`, so that clients read it anew (P4)."""
-    try:
-        return encode_change(encoding, change, created=change.created)
-    except Exception as error:
-        _guard.caught(error, conversation=str(change.conversation_id), seq=change.seq)
-        return encoding.event(RESYNC, (resync_at(change.conversation_id, cursor_at(change)),))
-
-
-def _frame(frames: dict[Encoding, bytes], connection: Subscriber, event: str, arguments: tuple[object, ...]) -> bytes:
-    """Return the encoded event, encoding it on first use for each encoding."""
-    encoding = connection.send_queue.encoding
-    frame = frames.get(encoding)
-    if frame is None:
-        frame = frames[encoding] = encoding.event(event, arguments)
-    return frame
 
 
 def no_such_conversation() -> ChatError:

@@ -17,9 +17,10 @@ from handlers.errors import ChatError
 from handlers.model import Caller, Others, Synced, SyncedConversation, SyncOutcome
 from handlers.sync import Opening
 from server.fanout.conversation_updates import CHANGED
+from server.fanout.delivery import RESYNC
 from server.fanout.recent_events import Broadcast
 from server.fanout.room import BLOCKS, JOINED, THREAD, Room, Subscriber, cursor_at, resync_at
-from server.fanout.rooms import BLOCKS_CHANGED, REMOVED, RESYNC, Rooms, no_such_conversation
+from server.fanout.rooms import BLOCKS_CHANGED, REMOVED, Rooms, no_such_conversation
 from server.fanout.thread_updates import CHANGED as THREAD_CHANGED
 from store import positions
 from store.ids import parted

@@ -241,7 +241,7 @@ def _rooms(parts: Parts) -> Iterable[Metric]:
     yield counter(
         "parley_rooms_deliveries_total",
         "Changes put into send queues: messages, edits, deletions, membership; once for each receiving connection.",
-        rooms.delivered,
+        rooms.delivery.delivered,
     )
     yield counter(
         "parley_rooms_shed_total",
@@ -251,7 +251,7 @@ def _rooms(parts: Parts) -> Iterable[Metric]:
     yield counter(
         "parley_rooms_lagging_total",
         "Times a connection was taken out of its rooms because its send queue was full; it catches up afterwards.",
-        rooms.lagged,
+        rooms.delivery.lagged,
     )
     yield counter(
         "parley_rooms_catchups_total",

@@ -1,6 +1,6 @@
 """The send queue of one connection, bounded in bytes, and the flushing of many at once.
 
-Owns the queue of encoded frames, and the decision when it is too full (docs/design.md P8): `fanout.rooms` and
+Owns the queue of encoded frames, and the decision when it is too full (docs/design.md P8): `fanout.delivery` and
 `HubConnection.lag` act on it. It does not know sockets: a transport subclasses `SendQueue` with its own
 non-blocking `flush`.
 

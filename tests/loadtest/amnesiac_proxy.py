@@ -6,14 +6,14 @@ Run as `python -m tests.loadtest.amnesiac_proxy serve`.
 import itertools
 
 from server.cli.main import main
+from server.fanout.delivery import Delivery
 from server.fanout.room import Room
-from server.fanout.rooms import Rooms
 from store.model import Change
 
 _numbers = itertools.count(1)
 
 
-def deliver(self: Rooms, room: Room, *changes: Change) -> None:
+def deliver(self: Delivery, room: Room, *changes: Change) -> None:
     left_out = list(room.attached.items())[-1:] if next(_numbers) % 7 == 0 else []
     for session, _ in left_out:
         del room.attached[session]
@@ -21,6 +21,6 @@ def deliver(self: Rooms, room: Room, *changes: Change) -> None:
     room.attached.update(left_out)
 
 
-original = Rooms._deliver
-Rooms._deliver = deliver  # type: ignore[method-assign]
+original = Delivery._deliver
+Delivery._deliver = deliver  # type: ignore[method-assign]
 main()

@@ -144,7 +144,7 @@ async def test_a_change_settles_a_doubt(way: str, nursery: trio.Nursery, autojum
         await wait_all_tasks_blocked()
         assert views.asked == 1
         views.members = {USER} if way == "added" else set()
-        rooms.publish([change(11, **{way: (USER,)})])
+        rooms.delivery.publish([change(11, **{way: (USER,)})])
         views.gate.set()
         await wait_all_tasks_blocked()
         assert (connection in opened[CONVERSATION].attached) is (way == "added") and connection.resynced == []

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from server.fanout import history_check
-from server.fanout import rooms as rooms_module
+from server.fanout import delivery, history_check
+from server.fanout.delivery import Delivery
 from server.fanout.gap_repair import REPAIR_DELAY, RETRY_DELAY
 from server.fanout.history_check import COMPARED, PERIOD, SHOWN
 from server.fanout.room import Room
@@ -29,7 +29,8 @@ from store.ids import new_id
 from store.model import Change, Cursor, Position
 from store.positions import pack
 from tests.server.fake_cluster import FakeCluster
-from tests.server.fanout.test_rooms import CONVERSATION, Connection, SentCursors, Sink, change
+from tests.server.fanout.test_delivery import SentCursors
+from tests.server.fanout.test_rooms import CONVERSATION, Connection, Sink, change
 
 EVENT = re.compile(r'"target":"(\w+)".*?"(?:seq|lastSeq)":(\d+)')
 ID = re.compile(r'"arguments":\[\{"id":"([^"]+)"')
@@ -204,7 +205,7 @@ async def test_a_lower_head(nursery: trio.Nursery, autojump_clock: MockClock) ->
     await world.rooms.history.check_heads()
     client.look()
     assert client.resyncs == [6]
-    world.rooms.publish(world.books.commit(5))
+    world.rooms.delivery.publish(world.books.commit(5))
     client.look()
     assert client.got == [7, 8, 9, 10, 11] and client.view == world.books.ids and client.resyncs == [6]
     await world.settle()
@@ -234,7 +235,7 @@ async def test_a_commit_shows_it(nursery: trio.Nursery, autojump_clock: MockCloc
     client = await world.start(nursery)
     world.books.go_back(6)
     for _ in range(3):
-        world.rooms.publish(world.books.commit())
+        world.rooms.delivery.publish(world.books.commit())
     await world.settle()
     client.look()
     assert client.resyncs and client.view == world.books.ids and not client.hidden
@@ -248,7 +249,7 @@ async def test_nothing_is_delivered_under_suspicion(nursery: trio.Nursery, autoj
     world.books.go_back(10)
     world.books.gate = trio.Event()
     other = world.books.commit(3)
-    world.rooms.publish(other)
+    world.rooms.delivery.publish(other)
     await trio.sleep(1)
     client.look()
     assert client.got == [] and client.resyncs == []
@@ -264,15 +265,15 @@ async def test_duplicates_are_no_fault(nursery: trio.Nursery, autojump_clock: Mo
     world = World()
     client = await world.start(nursery)
     [first] = world.books.commit()
-    world.rooms.publish([first])
+    world.rooms.delivery.publish([first])
     queries = world.books.queries
-    world.rooms.publish([first])
+    world.rooms.delivery.publish([first])
     await world.settle()
     assert world.books.queries == queries and world.rooms.history.suspected == 0
     for seq in range(1, 12):
-        world.rooms.publish([made(seq, world.books.ids)])
+        world.rooms.delivery.publish([made(seq, world.books.ids)])
     [last] = world.books.commit()
-    world.rooms.publish([last])
+    world.rooms.delivery.publish([last])
     await world.settle()
     client.look()
     assert client.got == [12, 13] and client.resyncs == [] and world.rooms.history.diverged == 0
@@ -287,7 +288,7 @@ async def test_what_a_repair_has_read_is_known(nursery: trio.Nursery, autojump_c
     late = world.books.commit(5)
     world.rooms.repair.doubt([CONVERSATION])
     await world.settle()
-    world.rooms.publish(late)
+    world.rooms.delivery.publish(late)
     await world.settle()
     client.look()
     assert client.got == [12, 13, 14, 15, 16] and world.rooms.history.suspected == 0
@@ -307,7 +308,7 @@ async def test_many_duplicates_in_many_rooms(nursery: trio.Nursery, autojump_clo
             for number in ids:
                 one = made(3, world.books.ids)
                 message = msgspec.structs.replace(one.message, conversation_id=number)
-                world.rooms.publish([msgspec.structs.replace(one, conversation_id=number, message=message)])
+                world.rooms.delivery.publish([msgspec.structs.replace(one, conversation_id=number, message=message)])
             await trio.sleep(0.01)
         await world.settle()
         assert sum(world.books.compared[before:]) < 20 * len(ids)
@@ -336,7 +337,7 @@ async def test_a_change_that_goes_on_another_history(nursery: trio.Nursery, auto
     world = World()
     client = await world.start(nursery)
     world.books.go_back(6)
-    world.rooms.publish(world.books.commit(6)[-1:])
+    world.rooms.delivery.publish(world.books.commit(6)[-1:])
     client.look()
     assert client.got == []
     await world.settle()
@@ -351,8 +352,8 @@ async def test_a_held_change_that_goes_on_another_history(nursery: trio.Nursery,
     client = await world.start(nursery)
     lost = world.books.commit()
     world.books.go_back(11)
-    world.rooms.publish(world.books.commit(2)[-1:])
-    world.rooms.publish(lost)
+    world.rooms.delivery.publish(world.books.commit(2)[-1:])
+    world.rooms.delivery.publish(lost)
     client.look()
     assert client.got == [12]
     await world.settle()
@@ -383,10 +384,10 @@ async def test_an_entry_of_the_lost_history_that_comes_late(nursery: trio.Nurser
     lost = world.books.commit(3)
     world.books.go_back(6)
     client = await world.start(nursery)
-    world.rooms.publish(lost[1:])
+    world.rooms.delivery.publish(lost[1:])
     await world.settle()
     assert world.rooms.history.strays == 1 and world.rooms.find(CONVERSATION).held is None  # type: ignore[union-attr]
-    world.rooms.publish(world.books.commit(3))
+    world.rooms.delivery.publish(world.books.commit(3))
     await world.settle()
     client.look()
     assert client.got == [7, 8, 9] and client.view == world.books.ids and not client.hidden
@@ -400,7 +401,7 @@ async def test_suspecting_all_holds_deliveries(nursery: trio.Nursery, autojump_c
     other, same = await world.client(), world.books.commit()
     world.books.away = True
     world.rooms.history.suspect_all()
-    world.rooms.publish(same)
+    world.rooms.delivery.publish(same)
     await trio.sleep(60)
     client.look()
     assert client.got == []
@@ -437,16 +438,16 @@ async def test_a_defect_in_a_release(
     """A defect while one room is released does not keep the others held, and that room is read from PostgreSQL."""
     world = Held()
     rooms = await world.start_all(nursery)
-    whole, broken = Rooms._deliver_held, [RuntimeError("a defect")]
+    whole, broken = Delivery._deliver_held, [RuntimeError("a defect")]
 
-    def drain(these: Rooms, room: Room) -> None:
+    def drain(these: Delivery, room: Room) -> None:
         if room.conversation_id == CONVERSATION and broken:
             raise broken.pop()
         whole(these, room)
 
-    monkeypatch.setattr(Rooms, "_deliver_held", drain)
+    monkeypatch.setattr(Delivery, "_deliver_held", drain)
     world.rooms.history.suspect_all()
-    world.rooms.publish(world.books.commit())
+    world.rooms.delivery.publish(world.books.commit())
     await world.settle()
     assert not broken and not any(room.suspicions for room in rooms) and rooms[0].head == 12
     nursery.cancel_scope.cancel()
@@ -467,7 +468,7 @@ async def test_a_room_that_cannot_be_compared(
 
     monkeypatch.setattr(world.books, "diverged", diverged)
     world.rooms.history.suspect_all()
-    world.rooms.publish(world.books.commit())
+    world.rooms.delivery.publish(world.books.commit())
     await world.settle()
     assert [bool(room.suspicions) for room in rooms] == [True, False, False, False] and rooms[0].head == 11
     monkeypatch.undo()
@@ -500,12 +501,12 @@ async def test_more_than_is_held(
     nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A room under suspicion holds a bounded number of changes; those on top are read from PostgreSQL."""
-    monkeypatch.setattr(rooms_module, "MAX_HELD", 3)
+    monkeypatch.setattr(delivery, "MAX_HELD", 3)
     world = World()
     client = await world.start(nursery)
     world.books.away = True
     world.rooms.history.suspect_all()
-    world.rooms.publish(world.books.commit(10))
+    world.rooms.delivery.publish(world.books.commit(10))
     room = world.rooms.find(CONVERSATION)
     assert room is not None and room.held is not None and len(room.held) == 3
     world.books.away = False
@@ -587,11 +588,11 @@ def test_every_order_of_events(steps: list[tuple[str, int]]) -> None:
                 elif step in ("arrive", "lose") and on_the_way:
                     one = on_the_way.pop(number % len(on_the_way))
                     if step == "arrive":
-                        world.rooms.publish([one])
+                        world.rooms.delivery.publish([one])
                 elif step == "repeat" and ever:
                     one = ever[number % len(ever)]
                     if one not in on_the_way:
-                        world.rooms.publish([one])
+                        world.rooms.delivery.publish([one])
                 elif step == "relay":
                     world.rooms.repair.reached(CONVERSATION, len(world.books.ids))
                 elif step == "look":

@@ -177,7 +177,7 @@ class World:
         """Somebody says something elsewhere."""
         said = self.books.commit(key, **members)
         if key in self.cluster.rooms or members:
-            self.rooms.publish([said])
+            self.rooms.delivery.publish([said])
 
     def gone(self) -> bool:
         """Whether nothing is left of any room."""

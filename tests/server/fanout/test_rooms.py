@@ -1,24 +1,21 @@
-"""server.fanout.rooms: every connection receives the changes of a conversation in order and without gaps (P3)."""
+"""server.fanout.rooms: rooms are opened, joined, left and dissolved, and nothing falls in between (P3, P4, P9)."""
 
 import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, cast
 from uuid import UUID
 
-import msgspec
 import pytest
 import trio
-from hypothesis import given
-from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from handlers.model import Caller
 from server.fanout.change_publisher import ChangePublisher
-from server.fanout.gap_repair import REPAIR_DELAY, RETRY_DELAY
-from server.fanout.room import BLOCKS, CHANGED, JOINED, Cursors, Room, Subscriber
-from server.fanout.rooms import FEW, OPENED, Rooms
+from server.fanout.gap_repair import RETRY_DELAY
+from server.fanout.room import BLOCKS, JOINED, Cursors, Room, Subscriber
+from server.fanout.rooms import OPENED, Rooms
 from server.protocol.signalr.encoding import FRAMED
-from server.transport.send_queue import Flusher, SendQueue, Verdict
+from server.transport.send_queue import Flusher, SendQueue
 from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Change, Cursor, Message, MessageStatus, MessageType, Position
@@ -26,7 +23,6 @@ from store.positions import pack
 from store.postgres.blocks import Around, Concerning
 from store.redis.inbox_entries import BlockNotice, disconnection_of
 from tests.server.fake_cluster import FakeCluster
-from tests.waiting import wait_until
 
 CONVERSATION, USER, BOB = new_id(), new_id(), new_id()
 
@@ -190,15 +186,6 @@ class World:
         return connection
 
 
-async def test_in_order_at_once() -> None:
-    """The next change is delivered in the same step; a duplicate is dropped."""
-    world = World()
-    connection = await world.attached()
-    world.rooms.publish([change(11), change(12)])
-    world.rooms.publish([change(12), change(9)])
-    assert connection.seen == [11, 12]
-
-
 async def test_what_was_held_while_a_room_opened_goes_out(nursery: trio.Nursery) -> None:
     """Who is added while another opens the room is sent what was said behind that, without waiting for another event;
     and so is all that is marked later."""
@@ -213,7 +200,7 @@ async def test_what_was_held_while_a_room_opened_goes_out(nursery: trio.Nursery)
 
     nursery.start_soon(open_room)
     await wait_all_tasks_blocked()
-    world.rooms.publish([change(11, added=(BOB,)), change(12)])
+    world.rooms.delivery.publish([change(11, added=(BOB,)), change(12)])
     world.database.gate.set()
     await wait_all_tasks_blocked()
     assert bob.seen == [12]
@@ -257,215 +244,6 @@ async def test_very_many_are_opened_some_at_a_time() -> None:
     assert not world.rooms.all()
 
 
-class SentCursors:
-    """Records the messages that have moved their senders' cursors."""
-
-    def __init__(self) -> None:
-        self.seqs: list[int] = []
-        self.forgotten: list[UUID] = []
-
-    def forget(self, conversation_id: UUID) -> None:
-        self.forgotten.append(conversation_id)
-
-    def sent(self, message: Message, *, is_private: bool) -> None:
-        self.seqs.append(message.seq)
-
-
-async def test_senders_cursors(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """The receipt implied by a message is announced when the message is delivered, live or by a repair."""
-    cursors = SentCursors()
-    world = World(cursors=cursors)
-    await world.attached()
-    await nursery.start(world.rooms.repair.run)
-    catching_up = msgspec.structs.replace(change(12), catches_up=True)
-    world.rooms.publish([catching_up])
-    assert cursors.seqs == []
-    world.rooms.publish([change(11)])
-    assert cursors.seqs == [12]
-    world.rooms.publish([catching_up, change(13)])
-    assert cursors.seqs == [12]
-    world.database.head = 15
-    world.rooms.publish([change(15)])  # 14 does not come: its publisher died
-    await trio.sleep(2 * REPAIR_DELAY)
-    assert cursors.seqs[1] == 14
-
-
-@given(order=st.permutations(range(11, 19)), repeats=st.lists(st.integers(5, 18), max_size=6))
-async def test_any_order(order: list[int], repeats: list[int]) -> None:
-    """Changes are delivered once each and in order, whatever order they arrive in, repeated or not."""
-    world = World()
-    connection = await world.attached()
-    for seq in order + repeats:
-        world.rooms.publish([change(seq)])
-        assert connection.seen == list(range(11, 11 + len(connection.seen)))
-    assert connection.seen == list(range(11, 19))
-
-
-class Raw(Sink):
-    """Needs no boundaries between frames. Counts what it is offered."""
-
-    joins = True
-    offers = 0
-
-    def offer(self, frame: bytes, *, ephemeral: bool = False) -> Verdict:
-        self.offers += 1
-        return super().offer(frame, ephemeral=ephemeral)
-
-
-async def test_what_is_said_at_once_is_offered_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch of messages to a busy room is queued once for each connection: in one piece where nothing looks at single
-    frames, else frame by frame. All get the same bytes."""
-    monkeypatch.setattr("server.fanout.rooms.FEW", 1)
-    world = World()
-    queue = Raw()
-    raw, framed = await world.attached(queue), await world.attached()
-    monkeypatch.setattr(world.flusher, "flush", lambda: None)
-    world.rooms.publish([change(seq) for seq in range(11, 15)])
-    assert queue.offers == 1 and queue.more is None
-    assert framed.send_queue.more is not None and len(framed.send_queue.more) == 3
-    assert world.rooms.delivered == 2 * 4
-    for connection in (raw, framed):
-        connection.send_queue.flush()
-    assert raw.seen == framed.seen == [11, 12, 13, 14] and raw.sent == framed.sent
-
-
-@given(
-    changes=st.lists(st.tuples(st.integers(9, 16), st.booleans()), max_size=12),
-    cuts=st.sets(st.integers(0, 12)),
-    held=st.booleans(),
-)
-async def test_a_batch_is_what_its_changes_are(changes: list[tuple[int, bool]], cuts: set[int], *, held: bool) -> None:
-    """However changes come in batches, and whether a queue takes them in one piece, they are delivered as one by one:
-    gaps, repeats, changes of members and another history with them."""
-    seen = []
-    for few in (0, 1000):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("server.fanout.rooms.FEW", few)
-            world = World()
-            raw, framed, bob = await world.attached(Raw()), await world.attached(), await world.connection(BOB)
-            if held:
-                world.rooms.publish([change(13)])
-            batch: list[Change] = []
-            for number, (seq, is_of_members) in enumerate(changes):
-                batch.append(change(seq, added=(BOB,) if is_of_members else ()))
-                if number in cuts:
-                    world.rooms.publish(batch)
-                    batch = []
-            world.rooms.publish(batch)
-            room = world.rooms.find(CONVERSATION)
-            assert room is not None
-            seen.append(
-                (raw.seen, framed.seen, bob.seen, room.cursor, room.suspicions, room.held and sorted(room.held))
-            )
-    assert seen[0] == seen[1]
-
-
-async def test_a_batch_that_does_not_fit_is_left_to_the_catch_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where not all of a batch fits into a send queue, nothing of it is queued: the connection leaves with the cursor
-    before it, so that nothing comes twice. The bound holds to the byte."""
-    monkeypatch.setattr("server.fanout.rooms.FEW", 0)
-    size = len(FRAMED["json"].event("ReceiveMessage", (change(11).message,)))
-    for short, raw in ((0, True), (1, True), (0, False), (1, False)):
-        world = World()
-        connection = await world.attached(Raw() if raw else Sink())
-        connection.send_queue.limit = 3 * size - short
-        world.rooms.publish([change(seq) for seq in (11, 12, 13)])
-        assert connection.seen == ([] if short else [11, 12, 13])
-        assert connection.lagged == ({CONVERSATION: Cursor(10, UUID(int=10))} if short else {})
-
-
-async def test_a_defect_in_a_batch_is_repaired(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """What a batch has delivered before something fails is not delivered again."""
-    world = World(cursors=cast(Cursors, Failing()))
-    connections = [await world.attached() for _ in range(FEW + 1)]
-    await nursery.start(world.rooms.repair.run)
-    world.database.head = 13
-    world.rooms.publish([msgspec.structs.replace(change(seq), catches_up=True) for seq in (11, 12, 13)])
-    await trio.sleep(2 * REPAIR_DELAY)
-    assert all(connection.seen == [11, 12, 13] for connection in connections)
-
-
-class Failing:
-    """In place of what announces receipts."""
-
-    def sent(self, message: Message, *, is_private: bool) -> None:
-        raise RuntimeError("a defect")
-
-
-async def test_a_gap_is_repaired(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """A change that does not arrive is read from PostgreSQL 50 ms later; held changes follow it."""
-    world = World()
-    connection = await world.attached()
-    await nursery.start(world.rooms.repair.run)
-    start = trio.current_time()
-    world.database.head = 13
-    world.rooms.publish([change(13)])
-    assert connection.seen == []
-    await wait_all_tasks_blocked()
-    await wait_until(lambda: len(connection.seen) >= 3)
-    assert connection.seen == [11, 12, 13]
-    assert trio.current_time() - start < 2 * REPAIR_DELAY
-
-
-async def test_a_room_that_closes_before_its_repair(nursery: trio.Nursery) -> None:
-    """It is scheduled while no other is, and closed in the same step. The next one is repaired."""
-    world = World()
-    await nursery.start(world.rooms.repair.run)
-    await wait_all_tasks_blocked()
-    async with world.rooms.opened([CONVERSATION]) as opened:
-        world.rooms.repair.schedule(opened[CONVERSATION], 0.0)
-    await wait_all_tasks_blocked()
-    async with world.rooms.opened([CONVERSATION]) as opened:
-        world.database.head += 1
-        world.rooms.repair.schedule(opened[CONVERSATION], 0.0)
-        await world.rooms.wait_moved(opened[CONVERSATION])
-
-
-async def test_a_repair_is_tried_again(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """A gap stays while PostgreSQL is away, and is repaired when it is back."""
-    world = World()
-    connection = await world.attached()
-    await nursery.start(world.rooms.repair.run)
-    world.database.away, world.database.head = True, 12
-    world.rooms.publish([change(12)])
-    await trio.sleep(10 * RETRY_DELAY)
-    assert connection.seen == [] and 5 < world.database.asked < 15
-    world.database.away = False
-    await trio.sleep(2 * RETRY_DELAY)
-    assert connection.seen == [11, 12]
-
-
-async def test_doubt(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """After a commit of unknown outcome the head is compared, and what was committed is delivered."""
-    world = World()
-    connection = await world.attached()
-    await nursery.start(world.rooms.repair.run)
-    world.database.head = 12
-    world.rooms.repair.doubt([CONVERSATION, new_id()])
-    await trio.sleep(1)
-    assert connection.seen == [11, 12]
-
-
-@pytest.mark.parametrize("since", [0, 2], ids=["nothing since", "messages since"])
-async def test_a_lifted_head(nursery: trio.Nursery, autojump_clock: MockClock, since: int) -> None:
-    """`parley restored` has lifted head and watermark: everybody attached gets Resync once, and then what comes."""
-    world = World()
-    connection = await world.attached()
-    await nursery.start(world.rooms.repair.run)
-    await nursery.start(world.rooms.history.run)
-    world.database.watermark, world.database.head = 1000, 1000 + since
-    world.rooms.history.suspect_all()
-    await trio.sleep(1)
-    assert isinstance(connection.send_queue, Sink)
-    assert connection.send_queue.sent.count(b'"Resync"') == 1
-    assert f'"lastSeq":{1000 + since}'.encode() in connection.send_queue.sent and connection.seen == []
-    world.database.head += 1
-    world.rooms.publish([change(world.database.head)])
-    await trio.sleep(1)
-    assert connection.seen == [world.database.head]
-    assert connection.send_queue.sent.count(b'"Resync"') == 1
-
-
 async def test_nothing_falls_between_head_and_attach(nursery: trio.Nursery) -> None:
     """A change committed while a room's head is being read is held, and delivered after the attach."""
     world = World()
@@ -480,10 +258,10 @@ async def test_nothing_falls_between_head_and_attach(nursery: trio.Nursery) -> N
 
     nursery.start_soon(attach)
     await wait_all_tasks_blocked()
-    world.rooms.publish([change(11)])
+    world.rooms.delivery.publish([change(11)])
     world.database.gate.set()
     await opened_room.wait()
-    world.rooms.publish([change(12)])
+    world.rooms.delivery.publish([change(12)])
     assert connection.seen[-1:] == [12]
     room = world.rooms._rooms[CONVERSATION]
     assert room.head == 12
@@ -558,65 +336,17 @@ async def test_a_conversation_that_another_task_does_not_find(nursery: trio.Nurs
     assert outcomes == [[CONVERSATION], [CONVERSATION]] and world.database.asked == 1
 
 
-async def test_lag_keeps_the_place() -> None:
-    """A connection whose send queue is full is detached before the change that did not fit; the others get it."""
-    world = World()
-    slow, quick = await world.attached(), await world.attached()
-    slow.send_queue.limit = 100
-    slow.send_queue.push(b"x" * 90)
-    slow.send_queue.blocked = True
-    world.rooms.publish([change(11)])
-    assert slow.lagged == {CONVERSATION: Cursor(10, UUID(int=10))} and quick.seen == [11]
-
-
 async def test_members_come_and_go() -> None:
     """The change that removes a user is the last they receive; the one that adds a user attaches their connections."""
     world = World()
     connection = await world.attached()
     bob = await world.connection(new_id())
-    world.rooms.publish([change(11, added=(bob.user_id,))])
-    world.rooms.publish([change(12)])
-    world.rooms.publish([change(13, removed=(bob.user_id,))])
-    world.rooms.publish([change(14)])
+    world.rooms.delivery.publish([change(11, added=(bob.user_id,))])
+    world.rooms.delivery.publish([change(12)])
+    world.rooms.delivery.publish([change(13, removed=(bob.user_id,))])
+    world.rooms.delivery.publish([change(14)])
     assert connection.seen == [11, 12, 13, 14]
     assert bob.seen[-1] in (12, 13) and 14 not in bob.seen
-
-
-class Edited(Database):
-    """Message 11, edited by change 12; nothing else has happened after 10."""
-
-    async def changes(self, conversation_id: UUID, after: int, *, limit: int, max_bytes: int) -> Sequence[Change]:
-        await trio.lowlevel.checkpoint()
-        edited = msgspec.structs.replace(change(11).message, changed_seq=12)
-        return [msgspec.structs.replace(change(12), message=edited)] if after < 12 else []
-
-
-@pytest.mark.parametrize("way", ["at once", "from what was held", "not at all"])
-async def test_edited_during_a_repair(nursery: trio.Nursery, autojump_clock: MockClock, way: str) -> None:
-    """A message that arrived live during a repair, and was edited then, is sent as changed, not as new again. A
-    connection without it receives its final state."""
-    database = Edited(10)
-    world = World(database=database)
-    connection = await world.attached()
-    await nursery.start(world.rooms.repair.run)
-    database.head, database.gate = 12, trio.Event()
-    if way == "from what was held":
-        world.rooms.publish([change(12), change(13)])  # something is missing, so a repair begins
-        world.rooms._rooms[CONVERSATION].held = None  # and what was held is lost
-    else:
-        world.rooms.repair.doubt([CONVERSATION])
-    await trio.sleep(1)
-    if way != "not at all":
-        world.rooms.publish([change(11)])
-        assert connection.seen == [11]
-    database.gate.set()
-    await trio.sleep(1)
-    assert isinstance(connection.send_queue, Sink)
-    received, changed = (
-        connection.send_queue.sent.count(b'"%s"' % event) for event in (b"ReceiveMessage", b"MessageChanged")
-    )
-    assert (received, changed) == ((1, 0) if way == "not at all" else (1, 1))
-    nursery.cancel_scope.cancel()
 
 
 class Others(FakeCluster):
@@ -636,7 +366,7 @@ class Others(FakeCluster):
         """Commit a change, then send it to the instances registered."""
         self.world.database.head += 1
         if CONVERSATION in self.rooms:
-            self.world.rooms.publish([change(self.world.database.head, **members)])
+            self.world.rooms.delivery.publish([change(self.world.database.head, **members)])
 
 
 @pytest.mark.parametrize("moment", ["before it is registered", "registered", "head asked for", "head read", "opened"])
@@ -691,7 +421,7 @@ async def test_a_room_opened_by_a_change_is_registered_before_its_head_is_read(
     others.gate = trio.Event()
     await nursery.start(world.rooms.repair.run)
     world.database.head = 11
-    world.rooms.publish([change(11, added=(USER,))])
+    world.rooms.delivery.publish([change(11, added=(USER,))])
     assert world.rooms.is_attached(CONVERSATION, connection)
     others.commit()  # 12: sent to no instance, as none is registered
     await trio.sleep(10 * RETRY_DELAY)
@@ -711,7 +441,7 @@ async def test_a_failed_registration_is_done_again(nursery: trio.Nursery, autoju
     connection = await world.connection()
     await nursery.start(world.rooms.repair.run)
     world.database.away, world.database.head = True, 12
-    world.rooms.publish([change(11, added=(USER,))])
+    world.rooms.delivery.publish([change(11, added=(USER,))])
     await trio.sleep(3 * RETRY_DELAY)
     assert connection.seen == [] and world.others.rooms == {CONVERSATION}
     world.database.away = False
@@ -754,7 +484,7 @@ async def test_added_again_while_it_lags() -> None:
     connection = await world.attached()
     connection.cursors = world.rooms.detach_all(connection)
     async with world.rooms.opened([CONVERSATION]) as opened:
-        world.rooms.publish([change(11, removed=(USER,)), change(12, added=(USER,)), change(13)])
+        world.rooms.delivery.publish([change(11, removed=(USER,)), change(12, added=(USER,)), change(13)])
         assert not world.rooms.attach_user(opened[CONVERSATION], USER)
         assert not connection.rooms and connection.seen == []
         connection.cursors, connection.expelled = None, set()
@@ -775,19 +505,6 @@ async def test_found_to_be_no_member_during_a_catch_up() -> None:
     catching_up.expelled.clear()
     assert not world.rooms.detach_user(CONVERSATION, USER)  # no room is open any more
     assert catching_up.expelled == {CONVERSATION}
-
-
-async def test_news_without_room() -> None:
-    """What is said of a conversation to a connection whose send queue is full is owed, with the reason."""
-    world = World()
-    connection = await world.attached()
-    send_queue = connection.send_queue
-    send_queue.reserved = send_queue.limit
-    world.rooms.notify_user(USER, "ConversationChanged", ("x",), CONVERSATION)
-    assert connection.owed == {CONVERSATION: CHANGED}
-    connection.owed.clear()
-    world.rooms.publish([change(11, removed=(USER,))])
-    assert connection.owed == {CONVERSATION: "left"}
 
 
 async def test_blocks() -> None:
@@ -818,7 +535,7 @@ async def test_disconnected_users_get_no_removals(monkeypatch: pytest.MonkeyPatc
         for connection in (*gone, other):
             opened[CONVERSATION].attach(connection)
     sent: list[str] = []
-    notify = world.rooms._notify
+    notify = world.rooms.delivery.notify
 
     def counted(
         connections: Iterable[Subscriber], event: str, arguments: tuple[object, ...], about: UUID, news: str
@@ -826,25 +543,11 @@ async def test_disconnected_users_get_no_removals(monkeypatch: pytest.MonkeyPatc
         sent.extend(event for _ in connections)
         notify(connections, event, arguments, about, news)
 
-    monkeypatch.setattr(world.rooms, "_notify", counted)
+    monkeypatch.setattr(world.rooms.delivery, "notify", counted)
     change_publisher = ChangePublisher(world.rooms, cast(Any, Nothing()), Nothing(), Nothing(), lambda root_id: None)
     change_publisher.publish([change(11, removed=(USER,))], disconnection_of(USER))
     assert sent == [] and not any(connection.rooms or connection.seen for connection in gone)
     assert not world.rooms.connections_of(USER) and other.seen == [11]
-
-
-@pytest.mark.parametrize(("most", "behind"), [(3, 0), (2, 3)])
-async def test_a_few_go_before_a_crowd(monkeypatch: pytest.MonkeyPatch, most: int, behind: int) -> None:
-    """A change of a room with many connections is sent to them after what others are to be sent."""
-    monkeypatch.setattr("server.fanout.rooms.CROWD", most)
-    world = World()
-    for _ in range(3):
-        await world.attached()
-    other = Sink()
-    other.offer(b"x")
-    world.flusher.mark(other)
-    world.rooms.publish([change(11)])
-    assert other.first is None and len(world.flusher.crowd) == behind
 
 
 class Nothing:

@@ -16,9 +16,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from handlers.errors import ChatError
 from handlers.model import Caller, Others, Synced, SyncedConversation, SyncOutcome
 from server.fanout.broadcaster import Broadcaster
+from server.fanout.delivery import RESYNC
 from server.fanout.recent_events import Broadcast, RecentEvents
 from server.fanout.room import JOINED, THREAD
-from server.fanout.rooms import RESYNC
 from server.hub import catch_up, reconnect
 from server.hub.connection import MAX_OWED, HubConnection
 from server.protocol.signalr.encoding import BARE
@@ -128,7 +128,7 @@ class Hub(World):
         """As an admin does, on whichever instance; a message follows."""
         self.database.is_member = False
         self.database.head += 1
-        self.rooms.publish([change(self.database.head, removed=(USER,))])
+        self.rooms.delivery.publish([change(self.database.head, removed=(USER,))])
 
     def remove_at(self, moment: str) -> None:
         """Once, at one of the `MOMENTS`."""
@@ -146,7 +146,7 @@ class Hub(World):
 
     def say(self) -> None:
         self.database.head += 1
-        self.rooms.publish([change(self.database.head)])
+        self.rooms.delivery.publish([change(self.database.head)])
 
     def edit(self, seq: int) -> None:
         """Message `seq` is edited, and that is published."""
@@ -154,7 +154,7 @@ class Hub(World):
         message = msgspec.structs.replace(change(seq).message, changed_seq=self.database.head)
         self.database.edits[self.database.head] = edited = Change(CONVERSATION, self.database.head, message, False)
         self.database.overtaken.add(seq)
-        self.rooms.publish([edited])
+        self.rooms.delivery.publish([edited])
 
     @property
     def is_attached(self) -> bool:
@@ -687,7 +687,7 @@ async def test_history_goes_back_during_a_replay(hub: Hub, nursery: trio.Nursery
 
     def go_back() -> None:
         hub.database.head = 6
-        hub.rooms._start_over(room, Position(Cursor(6, UUID(int=6)), UUID(int=6)))
+        hub.rooms.delivery._start_over(room, Position(Cursor(6, UUID(int=6)), UUID(int=6)))
         for _ in range(since):
             hub.say()
 
@@ -721,7 +721,7 @@ async def test_history_goes_back_while_others_are_replayed(hub: Hub, nursery: tr
     def go_back() -> None:
         room = hub.rooms.find(CONVERSATION)
         assert room is not None
-        hub.rooms._start_over(room, Position(Cursor(6, UUID(int=6)), UUID(int=6)))
+        hub.rooms.delivery._start_over(room, Position(Cursor(6, UUID(int=6)), UUID(int=6)))
 
     hub.database.meanwhile[CHANGES] = go_back
     shown = [(CONVERSATION, Cursor(10)), (second, Cursor(8))]
@@ -827,11 +827,11 @@ async def test_a_removal_that_had_no_room(hub: Hub, nursery: trio.Nursery, endin
     hub.database.head += 1
     if ending == "deleted":
         message = msgspec.structs.replace(change(11).message, type=MessageType.SYSTEM)
-        hub.rooms.publish([Change(CONVERSATION, 11, message, True, dissolved=True)])
+        hub.rooms.delivery.publish([Change(CONVERSATION, 11, message, True, dissolved=True)])
     else:
         gone = change(11, removed=(reader.connection.user_id,))
         sender = reader.connection.user_id if ending == "left" else new_id()
-        hub.rooms.publish(
+        hub.rooms.delivery.publish(
             [msgspec.structs.replace(gone, message=msgspec.structs.replace(gone.message, sender_id=sender))]
         )
     await wait_all_tasks_blocked()
@@ -1228,8 +1228,8 @@ async def test_others(nursery: trio.Nursery, autojump_clock: MockClock, others: 
     made = new_id()
     archive.ids[made] = [new_id()]
     archive.mine.add(made)
-    device.world.rooms.publish([msgspec.structs.replace(archive.change(made, 1), added=(USER,))])
-    device.world.rooms.publish(archive.say(made))
+    device.world.rooms.delivery.publish([msgspec.structs.replace(archive.change(made, 1), added=(USER,))])
+    device.world.rooms.delivery.publish(archive.say(made))
     device.views[made] = archive.ids[made][:1]  # the change that added the user is for those who were there
     device.take()
     assert device.views[made] == archive.ids[made]
@@ -1404,7 +1404,7 @@ async def test_it_goes_back_during_a_catch_up(nursery: trio.Nursery, autojump_cl
     assert archive.asked == [1] and not done
     del archive.ids[key][6:]
     if way == "others take its place":
-        device.world.rooms.publish(archive.say(key, 5))
+        device.world.rooms.delivery.publish(archive.say(key, 5))
     with trio.fail_after(60):
         await is_done.wait()
     assert done[0].resync == (key,) and other.views == archive.ids

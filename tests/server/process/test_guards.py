@@ -14,8 +14,8 @@ import trio
 from structlog.testing import capture_logs
 
 import server.admin.listener
+import server.fanout.delivery
 import server.fanout.receipts
-import server.fanout.rooms
 import server.instance
 import store.postgres.api_keys
 import store.postgres.clock
@@ -32,9 +32,9 @@ from handlers.users import Users
 from loadtest.client import ClientError, HubClient
 from server.cluster.publisher import Publisher
 from server.fanout.broadcaster import Broadcaster
+from server.fanout.delivery import Delivery
 from server.fanout.gap_repair import GapRepair
 from server.fanout.history_check import HistoryCheck
-from server.fanout.rooms import Rooms
 from server.hub.transports.long_polling import LongPolling
 from server.identity.jwks import KeySet
 from server.instance import Instance
@@ -366,8 +366,8 @@ FAULTS = [
     Fault("timer_wheel", Connection, "on_due", time_out, of_carol=True),
     Fault("poller", Connection, "on_ready", ping, of_carol=True),
     Fault("websockets", Connection, "_read", ping, of_carol=True),
-    Fault("rooms", server.fanout.rooms, "encode_change", chat, is_binary),
-    Fault("lanes", Rooms, "publish", chat),
+    Fault("rooms", server.fanout.delivery, "encode_change", chat, is_binary),
+    Fault("lanes", Delivery, "publish", chat),
     Fault("lanes", _Lane, "_pack", chat_together, several),
     Fault("reactions", Reactions, "_write", react),
     Fault("threads", Threads, "_show", change_a_root),
