@@ -210,9 +210,16 @@ async def _finish(connection: Invoker, message: Invocation, method: Method, call
 
 
 async def _invoke_later(connection: Invoker, message: Invocation, method: Method, arguments: Sequence[object]) -> None:
+    """Wait until there is room. What is queued is sent first: nothing else may do it, or say that it was done."""
     try:
+        connection.send_queue.flush()
         while _must_wait(connection, message, method) and not connection.closed:
             await connection.wait_freed()
+            connection.send_queue.flush()
+    except trio.Cancelled:
+        _interrupted(connection, message.invocation_id)
+        raise
+    try:
         waiting = None if connection.closed else _start(connection, message, method, arguments)
         if waiting is not None:
             await waiting

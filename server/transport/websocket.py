@@ -260,21 +260,21 @@ class Connection(_Sender):
         What they have queued is flushed once, behind the last one. `began`: when they began to be read; that takes
         time as well, most of it where the input makes no events.
         """
+        waiting: Awaitable[None] | None = None
         for event in events:
             if type(event) is Message:
                 waiting = None if self.closing else self.endpoint.receive(event.data, binary=event.binary)
             else:
                 waiting = self._control(event)
             if waiting is not None:
-                self._count(time.perf_counter() - began)
-                return waiting
+                break
         if self.first is not None:
             if self.first[:1] == PONG_HEAD:
                 self._flush_pongs()
             else:
                 self.flush()
         self._count(time.perf_counter() - began)
-        return None
+        return waiting
 
     async def _work(self, events: Iterator[websocket.Event], waiting: Awaitable[None] | None) -> None:
         """Handle these events and what else comes, until there is nothing to do. There is one such task at a time.

@@ -572,6 +572,27 @@ async def test_large_sends_wait_for_room(
     assert len(client.transport.messages()) == 20 and not client.transport.code
 
 
+async def test_what_is_queued_keeps_no_call_waiting(
+    client: Client, world: World, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Calls that wait for room see to it that what is queued is sent, be it that no one else will: as behind a pong, in
+    one piece of input with them."""
+
+    def echo(connection: HubConnection, ticket: Ticket, text: str) -> None:
+        world.sends.append(lambda _: answer(connection, ticket, text, "Echo"))
+
+    world.dispatcher.add(echo, pipelined=True)
+    client.transport.push(BARE["json"].ping())
+    calls = [PROTOCOLS["json"].encode_invocation("Echo", ("x" * 3000,), str(n)) for n in range(2 * STEP)]
+    nursery.start_soon(client.send, b"".join(calls))
+    await wait_all_tasks_blocked()
+    while world.sends:
+        world.commit(len(world.sends))
+        await wait_all_tasks_blocked()
+    answers = [message for message in client.transport.messages() if isinstance(message, Completion)]
+    assert len(answers) == len(calls) and not client.transport.code
+
+
 @pytest.mark.parametrize("end", ["it reads", "it is lost", "it may come back"])
 async def test_answers_longer_than_their_calls(
     client: Client, world: World, nursery: trio.Nursery, autojump_clock: MockClock, end: str
@@ -760,6 +781,30 @@ async def test_what_happens_meanwhile(world: World, nursery: trio.Nursery, autoj
     answers = {message.invocation_id: message for message in messages if isinstance(message, Completion)}
     assert answers.keys() == {"send", "1"} and answers["send"].error is None
     assert "unavailable" in (answers["1"].error or "")
+
+
+async def test_a_call_that_waits_for_others(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """The socket is lost while a call waits for its turn. It counts as one that was received, so the client does not
+    repeat it: it is answered that it was interrupted. Those behind it are the client's to repeat."""
+    client = await resumable_client(world, nursery)
+    calls = [PROTOCOLS["json"].encode_invocation("Send", ("x",), str(n)) for n in range(MAX_OUTSTANDING + 5)]
+    async with trio.open_nursery() as transport:
+        transport.start_soon(client.send, b"".join(calls))
+        await wait_all_tasks_blocked()
+        transport.cancel_scope.cancel()
+    lose(world, client)
+    world.commit(100)
+    await wait_all_tasks_blocked()
+    messages = await come_back(world, nursery, client)
+    answers = {message.invocation_id: message for message in messages if isinstance(message, Completion)}
+    assert answers.keys() == {str(n) for n in range(MAX_OUTSTANDING + 1)}
+    assert [key for key, one in answers.items() if "unavailable" in (one.error or "")] == [str(MAX_OUTSTANDING)]
+    await client.send(number(1))
+    nursery.start_soon(client.send, b"".join(calls))
+    await wait_all_tasks_blocked()
+    world.commit(100)
+    again = [message.invocation_id for message in client.transport.messages() if isinstance(message, Completion)]
+    assert again == [str(n) for n in range(MAX_OUTSTANDING + 1, MAX_OUTSTANDING + 5)]
 
 
 async def test_a_client_that_does_not_come_back(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:

@@ -196,6 +196,22 @@ async def test_no_task_while_nothing_is_under_way(parts: tuple[TimerWheel, Polle
     assert endpoint.reason == "connection lost" and not socket_tasks.nursery.child_tasks
 
 
+async def test_what_is_queued_does_not_wait(parts: tuple[TimerWheel, Poller], socket_tasks: SocketTasks) -> None:
+    """What was queued before something that must be awaited, a pong as well as an answer, is sent before that."""
+    connection, endpoint, peer, _ = await begin(parts, socket_tasks)
+    with peer:
+        peer.sendall(websocket.encode_masked(websocket.PING, b"ping"))
+        say(peer, b"one", b"wait", b"two")
+        await trio.testing.wait_all_tasks_blocked()
+        events = websocket.Decoder(client=True).receive(peer.recv(65536))
+        assert events[0] == websocket.Pong(b"ping") and len(events) == 3
+        endpoint.go_on.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert hear(peer) == [b"two"]
+        connection.abort("enough")
+        await trio.testing.wait_all_tasks_blocked()
+
+
 async def test_much_is_read_with_others_in_between(parts: tuple[TimerWheel, Poller], socket_tasks: SocketTasks) -> None:
     """Beyond one read a task goes on, one read in each of its steps."""
     connection, endpoint, peer, _ = await begin(parts, socket_tasks)
