@@ -39,6 +39,7 @@ class ConversationNotifier:
         self._rooms = rooms
         self._waiting: dict[UUID, set[UUID]] = {}
         self._doubts: set[tuple[UUID, UUID]] = set()
+        self._reading: set[tuple[UUID, UUID]] = set()  # views that are being read, and are not out of date yet
         self._wake = trio.Event()
         self.outage = Outage(
             "parley.conversation_updates",
@@ -58,8 +59,10 @@ class ConversationNotifier:
         self.notify(conversation_id, (user_id,))
 
     def settle(self, conversation_id: UUID, user_id: UUID) -> None:
-        """Cancel a pending `recheck`: a change just delivered decides it, and what is being read may be older."""
+        """Cancel a pending `recheck`: a change just delivered decides it, and what is being read may be older. That is
+        not sent any more: who was removed hears nothing of the conversation behind that."""
         self._doubts.discard((conversation_id, user_id))
+        self._reading.discard((conversation_id, user_id))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Read and send what is pending, until cancelled. What fails is tried again, after what else is pending.
@@ -92,9 +95,11 @@ class ConversationNotifier:
         """
 
         async def notify(some: Sequence[UUID]) -> None:
+            self._reading = {(conversation_id, user_id) for user_id in some}
             views = await self._views.views(conversation_id, some)
             for user_id in some:
-                self._notify(conversation_id, user_id, views.get(user_id))
+                if (conversation_id, user_id) in self._reading:
+                    self._notify(conversation_id, user_id, views.get(user_id))
 
         def refuse(user_id: UUID, reference: str) -> None:
             if (conversation_id, user_id) in self._doubts:

@@ -102,7 +102,9 @@ class Rooms:
 
         When this returns, that includes events from other instances.
         """
-        self._connections.setdefault(connection.user_id, []).append(connection)
+        connections = self._connections.setdefault(connection.user_id, [])
+        if connection not in connections:  # it may have been cut off here before, and come back
+            connections.append(connection)
         await self._wanted.want_user(connection.user_id)
 
     def unregister(self, connection: Subscriber) -> None:

@@ -23,7 +23,7 @@ from server.fanout.room import BLOCKS, JOINED, THREAD, Room, Subscriber, cursor_
 from server.fanout.rooms import BLOCKS_CHANGED, REMOVED, Rooms, no_such_conversation
 from server.fanout.thread_updates import CHANGED as THREAD_CHANGED
 from store import positions
-from store.ids import parted
+from store.ids import octets, parted
 from store.model import Change, Conversation, Cursor, Position, ThreadState
 from store.postgres.conversations import Standing
 
@@ -149,7 +149,11 @@ async def attach_all(
         found = await sync.memberships_with_positions(connection.user_id)
         return found
 
-    others = await rooms.attach_latent(connection, parted(mine), read, expelled)
+    ids = parted(mine)
+    if connection.cursors:  # its transport was lost in the middle of this: where it was attached, it is caught up
+        left = set(octets(connection.cursors))
+        ids = [one for one in ids if one not in left]
+    others = await rooms.attach_latent(connection, ids, read, expelled)
     if found is not None and others:
         current = set(positions.ids(found))
         others = [conversation_id for conversation_id in others if conversation_id.bytes in current]
@@ -158,7 +162,8 @@ async def attach_all(
         if still is not others:
             opened = {key: room for key, room in opened.items() if key in still}
         for number, room in enumerate(opened.values(), 1):
-            if not (expelled and room.conversation_id in expelled) and not connection.closed:
+            key = room.conversation_id
+            if not (key in expelled or key in (connection.cursors or ()) or connection.closed):
                 room.attach(connection)
             if number % STEP == 0:
                 await trio.lowlevel.checkpoint()
@@ -389,13 +394,17 @@ async def settle(connection: Target, rooms: Rooms, sync: SyncSource, conversatio
             view = await sync.view(connection.user_id, conversation_id)
             room = opened.get(conversation_id)
             if view is not None and room is not None and connection not in room.attached:
-                if conversation_id not in (connection.expelled or ()) and not connection.closed:
+                left = {*(connection.expelled or ()), *(connection.cursors or ())}
+                if conversation_id not in left and not connection.closed:
                     room.attach(connection)
                 view = await sync.view(connection.user_id, conversation_id)
         await connection.wait_room()
         if view is None:
             _send_removed(connection, conversation_id, news)
-        else:
+            return
+        if conversation_id in (connection.expelled or ()):  # they have heard that they were removed, or have left it
+            view = await sync.view(connection.user_id, conversation_id)
+        if view is not None:
             connection.send_event(CHANGED, (view,))
     except trio.Cancelled:
         if connection.is_resumable:

@@ -115,6 +115,18 @@ async def test_a_doubt_that_is_settled(world: World, autojump_clock: MockClock) 
     assert world.done == []
 
 
+async def test_removed_while_it_is_read(world: World, autojump_clock: MockClock) -> None:
+    """Who was removed meanwhile, and has heard it, is not sent the view from before; the others are sent theirs."""
+    world.members = {ALICE, BOB}
+    world.gate = trio.Event()
+    world.notifier.notify(ROOM, (ALICE, BOB))
+    await wait_all_tasks_blocked()
+    world.notifier.settle(ROOM, BOB)  # removed just now
+    world.gate.set()
+    await wait_all_tasks_blocked()
+    assert world.done == [(CHANGED, ALICE)]
+
+
 async def test_tried_again(world: World, autojump_clock: MockClock) -> None:
     """Notifications are retried while PostgreSQL is away, for as long as that takes."""
     world.away = True

@@ -903,6 +903,23 @@ async def test_removed_while_it_is_settled(hub: Hub, nursery: trio.Nursery) -> N
     assert reader.look().seqs == [] and reader.removed and not reader.changed
 
 
+async def test_removed_while_a_view_waits(hub: Hub, nursery: trio.Nursery) -> None:
+    """A view that waits for room is not sent behind the word that the user was removed: they hear no more of it."""
+    reader = Reader(hub, nursery, manual=False)
+    await reader.begin()
+
+    def fill() -> None:
+        reader.transport.flush()
+        reader.transport.blocked, reader.transport.held = True, reader.transport.limit * 3 // 4
+
+    hub.database.meanwhile[VIEW] = fill
+    reader.connection.owe(CONVERSATION, "changed")
+    await wait_all_tasks_blocked()
+    hub.remove()
+    await reader.read()
+    assert len(reader.removed) == 1 and not reader.changed
+
+
 async def test_more_news_than_are_kept(hub: Hub, nursery: trio.Nursery) -> None:
     """What a connection owes is bounded: past that it ends, and the client connects again and asks."""
     reader = Reader(hub, nursery, manual=True)
@@ -988,6 +1005,45 @@ async def test_a_lost_socket(hub: Hub, nursery: trio.Nursery) -> None:
     await reader.read()
     hub.say()
     assert reader.look().seqs == [11, 12]
+
+
+@pytest.mark.parametrize("moment", ["nothing is read yet", "it is attached"])
+async def test_an_opening_is_cut_short(hub: Hub, nursery: trio.Nursery, moment: str) -> None:
+    """The socket is lost before all rooms are open. Where the client was attached, what is said meanwhile comes when it
+    is back, as does all that follows; each event of the user comes once, and nothing of the connection stays behind."""
+    reader, gate = Reader(hub, nursery, manual=False), trio.Event()
+    reader.connection.make_resumable()
+    attach = hub.rooms.attach_latent
+
+    async def stop(*given: Any) -> Any:
+        found = await attach(*given) if moment == "it is attached" else None
+        await gate.wait()
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub.rooms, "attach_latent", stop)
+        async with trio.open_nursery() as transport:
+            waiting = reader.connection.receive(b'{"protocol":"json","version":2}\x1e', binary=False)
+            assert waiting is not None
+            transport.start_soon(lambda: waiting)
+            await wait_all_tasks_blocked()
+            assert hub.is_attached is (moment == "it is attached")
+            transport.cancel_scope.cancel()
+    reader.transport.gone = True
+    reader.connection.on_closed("connection lost")
+    hub.say()
+    reader.transport = Transport(hub, nursery)
+    reader.transport.connection = reader.connection
+    await reconnect.resume(reader.connection, reader.transport, reader.transport, hub.encodings)
+    assert reader.connection.receive(BARE["json"].sequence(1), binary=False) is None
+    await reader.read()
+    hub.say()
+    hub.rooms.notify_user(USER, "ConversationChanged", ("once",), CONVERSATION)
+    assert reader.look().seqs == ([11, 12] if moment == "it is attached" else [12])
+    assert reader.changed == ["once"]
+    reader.connection.end("enough")
+    reader.connection.on_closed("closed")
+    assert not hub.rooms.connections_of(USER) and not hub.is_attached
 
 
 @pytest.mark.parametrize("moment", ["opening the room", "head asked for", "page read", "waiting for room", "locked"])
