@@ -169,15 +169,17 @@ class Membership:
 
     async def _keep_lease(self, instance: str) -> None:
         renewed_at = trio.current_time()
-        while True:
-            await trio.sleep(RENEWAL)
-            now = trio.current_time()
-            if not await self._instances.renew(instance, LEASE):
-                self._heard_at = min(self._heard_at, renewed_at)  # an inbox that is gone has nothing to read
-                raise LeaseLost("the lease ran out: this process was paused, or Redis has lost or evicted its data")
-            renewed_at = now
-            if self._usable_until > -math.inf:  # it is not established yet
-                self._usable_until = now + LEASE / 2
+        try:
+            while True:
+                await trio.sleep(RENEWAL)
+                now = trio.current_time()
+                if not await self._instances.renew(instance, LEASE):
+                    raise LeaseLost("the lease ran out: this process was paused, or Redis has lost or evicted its data")
+                renewed_at = now
+                if self._usable_until > -math.inf:  # it is not established yet
+                    self._usable_until = now + LEASE / 2
+        finally:  # whatever ends the epoch: the inbox may be gone since then, and that has nothing to read
+            self._heard_at = min(self._heard_at, renewed_at)
 
     async def _keep_up(self) -> None:
         """Compare everything with PostgreSQL once, retrying until it succeeds, and then the heads, and what users hide,

@@ -224,6 +224,20 @@ async def test_an_epoch_ends_during_the_comparison(
     nursery.cancel_scope.cancel()
 
 
+async def test_an_inbox_that_may_have_been_gone(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """Whatever ends an epoch, all is compared since the inbox was last seen to be there: of one that is gone, reads
+    find nothing either."""
+    await start(world, nursery)
+    await trio.sleep(RENEWAL + 2.5)
+    world.away = True
+    await trio.sleep(0.3)
+    world.away = False
+    world.log.clear()
+    await trio.sleep(2)
+    assert world.log.count("check all") == 1 and world.away_for > 2.5
+    nursery.cancel_scope.cancel()
+
+
 async def test_an_instance_is_abandoned_once(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """The registrations of an epoch that was established are cleared up once, with what was registered."""
     room = new_id()
