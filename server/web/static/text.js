@@ -146,11 +146,14 @@ export function safeLink(address, text = address) {
 /** A sentence's punctuation is no part of an address, and a bracket only if it was opened there. */
 function trimmed(found) {
   let end = found.length;
+  let unopened = found.split(")").length - found.split("(").length;
   for (;;) {
     const last = found[end - 1];
     if (/[.,:;!?*_~]/.test(last)) end--;
-    else if (last === ")" && found.slice(0, end).split("(").length < found.slice(0, end).split(")").length) end--;
-    else return [found.slice(0, end), found.slice(end)];
+    else if (last === ")" && unopened > 0) {
+      end--;
+      unopened--;
+    } else return [found.slice(0, end), found.slice(end)];
   }
 }
 
