@@ -1338,19 +1338,22 @@ export class Conversation extends Emitter {
   async #sayRead() {
     if (this.#isReading || !this.#host.isLive()) return;
     this.#isReading = true;
-    try {
-      for (let said = 0; this.#read > said && this.#host.isLive(); ) {
-        said = this.#read;
-        await this.#host.call("MarkRead", [this.id, said]);
+    const { life, settings } = this.#host;
+    const pauses = new Backoff(settings.timing.minPause, settings.timing.maxPause);
+    for (let said = 0; this.#read > said && this.#host.isLive(); ) {
+      const seq = this.#read;
+      try {
+        await this.#host.call("MarkRead", [this.id, seq]);
+        said = seq;
         if (this.#read === said) this.#read = 0;
+      } catch (error) {
+        const known = asParleyError(error);
+        if (!known.isPassing) this.#read = 0; // it is none of what can be read
+        else await sleep(pauses.next(known.retryAfterMs), life).catch(() => {});
       }
-      if (!this.#isReadCovered) void this.refresh();
-    } catch (error) {
-      const known = asParleyError(error);
-      if (!known.isPassing) this.#read = 0; // it is none of what can be read
-    } finally {
-      this.#isReading = false;
     }
+    this.#isReading = false;
+    if (this.#host.isLive() && !this.#isReadCovered) void this.refresh();
   }
 
   /** @param {number} seq */

@@ -51,7 +51,7 @@ export function tokenOf(userId, seconds = 3600) {
   return `e30.${claims}.x`;
 }
 
-class Failure extends Error {
+export class Failure extends Error {
   constructor(code, status, sentence = "It is so.") {
     super(`${code}: ${sentence}`);
     Object.assign(this, { code, status, sentence });

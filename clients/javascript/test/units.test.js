@@ -13,7 +13,7 @@ import { Members } from "../src/members.js";
 import { decode, encode } from "../src/protocol.js";
 import { Timeline } from "../src/timeline.js";
 import { UNUSABLE, beginsAnew, keepsTheContract } from "./stores.js";
-import { FakeServer, tokenOf } from "./fake-server.js";
+import { Failure, FakeServer, tokenOf } from "./fake-server.js";
 import { VirtualTime } from "./virtual-time.js";
 
 const time = new VirtualTime();
@@ -580,6 +580,23 @@ promise("nothing is read that is not there, or not shown", async (server, connec
   await until(() => !conversation.isResetting);
   await nap();
   assert.deepEqual([conversation.unreadCount, server.unread(room, "a")], [1, 1]);
+});
+
+promise("that one has read is said again until the server has taken it, while the connection lasts", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const [conversation] = (await connect("a")).conversations;
+  server.send("b", { conversationId: room.id, content: "read" });
+  await until(() => conversation.unreadCount === 1);
+  const invoke = server.invoke.bind(server);
+  let refusals = 3;
+  server.invoke = (connection, name, args) => {
+    if (name === "MarkRead" && refusals-- > 0) throw new Failure("unavailable", 503);
+    return invoke(connection, name, args);
+  };
+  conversation.markRead();
+  await until(() => server.unread(room, "a") === 0);
+  await nap();
+  assert.deepEqual([conversation.unreadCount, server.calls.filter(([, name]) => name === "MarkRead").length], [0, 1]);
 });
 
 promise("what one sets for oneself is so on one's other devices, and an older answer does not undo it", async (server, connect) => {
