@@ -37,7 +37,6 @@ from server.transport.send_queue import CROWD, Flusher, SendQueue, Verdict
 from store.defects import guard
 from store.model import Change, MessageType, Position
 
-MAX_HELD = 1000  # changes that a room holds while it is compared with PostgreSQL; what comes on top is read from there
 FEW = 16  # connections in a room, up to which it is not asked whether what follows in a batch is its, too
 MAX_NOTIFIED = 200  # users of a room who are sent their own view after a change; in larger ones, only those added
 RECEIVE_MESSAGE = "ReceiveMessage"
@@ -165,10 +164,10 @@ class Delivery:
         members are rechecked.
         """
         if room.next_seq is None:
-            room.hold(change)
+            self._hold(room, change)
         elif change.seq >= room.next_seq:
             if room.suspicions:
-                self._hold_back(room, change)
+                self._hold(room, change)
             elif change.seq == room.next_seq:
                 if not room.continues(change):
                     self.repair.schedule(room, 0.0)  # it goes on another history: PostgreSQL has the true one
@@ -177,7 +176,7 @@ class Delivery:
                 if room.held:
                     self._deliver_held(room)
             else:
-                room.hold(change)
+                self._hold(room, change)
                 self.repair.schedule(room, REPAIR_DELAY)
         else:
             if not room.has(change):
@@ -185,19 +184,27 @@ class Delivery:
             if change.added or change.removed:
                 self._members.recheck_members(room, change)
 
-    def _hold_back(self, room: Room, change: Change) -> None:
-        """Hold a change while the room is compared with PostgreSQL."""
-        if room.held is None or len(room.held) < MAX_HELD:
-            room.hold(change)
-        else:
+    def _hold(self, room: Room, change: Change) -> None:
+        """Hold a change until its turn comes. One that there is no place for is read from PostgreSQL by a repair.
+
+        A room that is opening is repaired when its head is there (`release`). The repair delivers what is above the
+        head. A change of members below it is not delivered, so they are rechecked, as it is not known yet which it is.
+        """
+        if room.hold(change):
+            return
+        if room.next_seq is not None:
             self.repair.schedule(room, REPAIR_DELAY)
+        elif change.added or change.removed:
+            self._members.recheck_members(room, change)
 
     def release(self, room: Room) -> None:
         """Deliver what a room has held while it was opened, or compared with PostgreSQL: it goes on from its head.
 
-        After a defect what is held is read from PostgreSQL instead.
+        After a defect what is held is read from PostgreSQL instead, and so is what there was no place for.
         """
         if self._rooms.get(room.conversation_id) is room and room.next_seq is not None:
+            if room.held is not None and room.held.is_short:
+                self.repair.schedule(room, 0.0)
             try:
                 self._deliver_held(room)
             except Exception as error:  # of this room: the others go on
@@ -211,7 +218,7 @@ class Delivery:
         if room.suspicions:
             return
         while room.held:
-            change = room.held.pop(room.next_seq, None)
+            change = room.held.pop(room.next_seq)
             if change is None:
                 break
             if not room.continues(change):
@@ -219,10 +226,9 @@ class Delivery:
                 break
             self._deliver(room, change)
         if room.held:
-            for change in room.held.values():
-                if change.seq < room.next_seq and (change.added or change.removed):
+            for change in room.held.pop_below(room.next_seq):
+                if change.added or change.removed:
                     self._members.recheck_members(room, change)  # it came while the room was being opened, past it
-            room.held = {seq: change for seq, change in room.held.items() if seq >= room.next_seq}
             if room.held:
                 self.repair.schedule(room, REPAIR_DELAY)
         if not room.held:

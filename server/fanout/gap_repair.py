@@ -221,12 +221,10 @@ class GapRepair:
 
     def _drop_strays(self, room: Room, held: Iterable[int], head: int) -> None:
         """Drop those of these changes, held before `head` was read, that are above it: they are not committed."""
-        strays = [seq for seq in held if seq > head and room.held and seq in room.held]
-        if strays and room.held:
-            for seq in strays:
-                del room.held[seq]
+        strays = room.held.pop_all(seq for seq in held if seq > head) if room.held else ()
+        if strays:
             room.held = room.held or None
-            self._stray(room.conversation_id, max(strays), head)
+            self._stray(room.conversation_id, max(change.seq for change in strays), head)
 
 
 def _remember(room: Room, change: Change) -> None:

@@ -13,6 +13,7 @@ from uuid import UUID
 import trio
 
 from handlers.model import Caller, Resync
+from server.fanout.held_changes import HeldChanges
 from server.transport.send_queue import SendQueue
 from store.ids import timestamp, timestamp_ms
 from store.model import Change, Cursor, Message, MessageType, Position, Timestamp
@@ -176,7 +177,7 @@ class Room:
         self.last_changed_at: Timestamp | None = None  # when it was changed last
         self.newest_id: int | None = None  # the message that was made last
         self.attached: dict[Subscriber, SendQueue] = {}  # a delivery reads nothing else
-        self.held: dict[int, Change] | None = None  # arrived ahead of its turn
+        self.held: HeldChanges | None = None  # what cannot be delivered yet; never empty
         self.opening = 0  # which opening of all of this instance it was
         self.pins = 0  # tasks that keep the room open even while no connection is attached
         self.failure: BaseException | None = None  # with which its opening ended, if it did not open
@@ -271,10 +272,11 @@ class Room:
             return message.id.int == self.last_id and message.last_changed_at == self.last_changed_at
         return self.known is not None and self.known.get(change.seq) == message.id
 
-    def hold(self, change: Change) -> None:
+    def hold(self, change: Change) -> bool:
+        """Hold a change until its turn comes. Return False if there is no place for it: it has to be read then."""
         if self.held is None:
-            self.held = {}
-        self.held[change.seq] = change
+            self.held = HeldChanges()
+        return self.held.add(change)
 
     def attach(self, connection: Subscriber) -> None:
         if connection not in self.attached:

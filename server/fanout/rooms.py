@@ -279,7 +279,8 @@ class Rooms:
         """Keep the rooms of these conversations open and live, and create those that are missing.
 
         Conversations that do not exist are left out. Raise Unavailable if the heads cannot be read. While the head of
-        a new room is being read, changes that arrive are held, so none is lost between reading it and going live.
+        a new room is being read, changes that arrive are held, so none is lost between reading it and going live. What
+        there is no place for (`server.fanout.held_changes`) is read afterwards.
 
         A room that another task is opening is waited for. If PostgreSQL or Redis fails that task, it fails this one;
         if that task is cancelled, or has a defect, this one opens the room itself.
@@ -488,7 +489,7 @@ class Rooms:
                 self._ids.discard(room.conversation_id.bytes)
                 self._wanted.drop_room(room.conversation_id)
             held, room.held = room.held, None
-            for change in (held or {}).values():
+            for change in held.changes() if held else ():
                 if change.added or change.removed:
                     self.delivery.restore(change)
             room.moved()

@@ -1,6 +1,6 @@
 """server.fanout.conversation_updates: each user's view of a conversation, and rechecks of memberships."""
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 from uuid import UUID
@@ -9,13 +9,14 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from server.fanout import held_changes
 from server.fanout.conversation_updates import CHANGED, RETRY, STEP, ConversationNotifier
 from server.fanout.room import Room
 from server.fanout.rooms import Rooms
 from server.transport.send_queue import Flusher
 from store.errors import Unavailable
 from store.ids import new_id
-from store.model import Conversation
+from store.model import Change, Conversation
 from tests.server.fake_cluster import FakeCluster
 from tests.server.fanout.test_rooms import CONVERSATION, USER, Connection, Database, Sink, change
 
@@ -162,3 +163,64 @@ async def test_a_change_settles_a_doubt(way: str, nursery: trio.Nursery, autojum
         assert (connection in opened[CONVERSATION].attached) is (way == "added") and connection.resynced == []
         assert isinstance(connection.send_queue, Sink)
         assert (b"ConversationRemoved" in connection.send_queue.sent) is (way == "removed")
+
+
+class Noted(Database):
+    """Has the changes of members, too. `waits`: the head is that of the time of the answer."""
+
+    waits = False
+
+    def __init__(self, head: int) -> None:
+        super().__init__(head)
+        self.noted: dict[int, Change] = {}
+
+    async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
+        if self.waits and self.gate is not None:
+            await self.gate.wait()
+        return await super().heads(conversation_ids)
+
+    async def changes(self, conversation_id: UUID, after: int, *, limit: int, max_bytes: int) -> Sequence[Change]:
+        found = await super().changes(conversation_id, after, limit=limit, max_bytes=max_bytes)
+        return [self.noted.get(one.seq, one) for one in found]
+
+
+@pytest.mark.parametrize("is_past", [True, False], ids=["the head is past it", "the head is below it"])
+async def test_members_change_while_a_room_has_no_place(
+    is_past: bool, nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More is said than a room holds while it is opened, and with that a user is removed who is being attached, and
+    another one is added: in the end the first is not attached, and the second is; a third misses nothing."""
+    monkeypatch.setattr(held_changes, "MAX_CHANGES", 1)
+    views, database = World(), Noted(10)
+    notifier: ConversationNotifier
+    rooms = Rooms(database, Flusher(), FakeCluster(), notifier=lambda: notifier)
+    notifier = ConversationNotifier(views, rooms)
+    await nursery.start(notifier.run)
+    await nursery.start(rooms.repair.run)
+    removed, added, third = (Connection(rooms, user_id) for user_id in (USER, BOB, ALICE))
+    for connection in (removed, added, third):
+        await rooms.register(connection)
+    removed.expelled, views.members = set(), {BOB, ALICE}
+    database.gate, database.waits = trio.Event(), is_past
+
+    async def attach() -> None:
+        async with rooms.opened([CONVERSATION]) as opened:
+            opened[CONVERSATION].attach(third)
+            if CONVERSATION not in (removed.expelled or ()):
+                opened[CONVERSATION].attach(removed)
+            removed.expelled = None
+
+    nursery.start_soon(attach)
+    await wait_all_tasks_blocked()
+    said = [change(11), change(12), change(13, removed=(USER,)), change(14, added=(BOB,)), change(15)]
+    database.noted, database.head = {one.seq: one for one in said}, 15
+    rooms.delivery.publish(said)
+    database.gate.set()
+    await trio.sleep(1)
+    audience = rooms.audience(CONVERSATION)
+    assert removed not in audience and third in audience
+    assert added in audience or added.resynced == [CONVERSATION]
+    assert third.seen == ([] if is_past else [12, 13, 14, 15])
+    rooms.delivery.publish([change(16)])
+    assert third.seen[-1] == 16 and removed.seen == []
+    nursery.cancel_scope.cancel()

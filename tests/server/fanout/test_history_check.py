@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from server.fanout import delivery, history_check
+from server.fanout import held_changes, history_check
 from server.fanout.delivery import Delivery
 from server.fanout.gap_repair import REPAIR_DELAY, RETRY_DELAY
+from server.fanout.held_changes import MAX_CHANGES
 from server.fanout.history_check import COMPARED, PERIOD, SHOWN
 from server.fanout.room import Room
 from server.fanout.rooms import Rooms
@@ -501,7 +502,7 @@ async def test_more_than_is_held(
     nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A room under suspicion holds a bounded number of changes; those on top are read from PostgreSQL."""
-    monkeypatch.setattr(delivery, "MAX_HELD", 3)
+    monkeypatch.setattr(held_changes, "MAX_CHANGES", 3)
     world = World()
     client = await world.start(nursery)
     world.books.away = True
@@ -567,11 +568,12 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(STEPS, max_size=25))
-def test_every_order_of_events(steps: list[tuple[str, int]]) -> None:
-    """Whatever is committed, lost, repeated, and arrives in whatever order: in the end, after a look at all heads, a
-    client has what PostgreSQL has, and nothing was sent to it that would hide a message from it."""
+@settings(max_examples=80, deadline=None)
+@given(st.lists(STEPS, max_size=25), st.sampled_from([1, 3, MAX_CHANGES]))
+def test_every_order_of_events(steps: list[tuple[str, int]], most: int) -> None:
+    """Whatever is committed, lost, repeated, and arrives in whatever order, and however little a room holds: in the
+    end, after a look at all heads, a client has what PostgreSQL has, and nothing was sent to it that would hide a
+    message from it."""
 
     async def play() -> None:
         world = World(3)
@@ -613,4 +615,6 @@ def test_every_order_of_events(steps: list[tuple[str, int]]) -> None:
             assert all(room.suspicions == 0 and not room.held for room in world.rooms.all())
             nursery.cancel_scope.cancel()
 
-    trio.run(play, clock=MockClock(autojump_threshold=0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(held_changes, "MAX_CHANGES", most)
+        trio.run(play, clock=MockClock(autojump_threshold=0))

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from server.cluster.subscriptions import Subscriptions
+from server.fanout import held_changes
 from server.fanout import rooms as rooms_module
 from server.fanout.gap_repair import REPAIR_DELAY, RETRY_DELAY
+from server.fanout.held_changes import MAX_CHANGES
 from server.fanout.history_check import PERIOD
 from server.fanout.rooms import SETTLED, Rooms
 from server.protocol.signalr.encoding import BARE
@@ -792,12 +794,16 @@ async def test_registrations_are_lost(nursery: trio.Nursery, autojump_clock: Moc
 STEPS = ("say", "say unheard", "connect", "end", "open", "check", "suspect", "doubt", "detach", "turn", "remove", "add")
 
 
-@given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 3), st.integers(0, 1)), max_size=40))
-@settings(max_examples=40, deadline=None)
-def test_any_order(steps: list[tuple[str, int, int]]) -> None:
-    """Whatever happens while connections come and go: none receives a change twice or out of order, and in the end each
-    has received everything since its first change of a conversation, and is attached where its user is a member. Where
-    that has changed, what they have missed of it is up to the notifier, which looks once more, and is not here."""
+@given(
+    st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 3), st.integers(0, 1)), max_size=40),
+    st.sampled_from([1, MAX_CHANGES]),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_order(steps: list[tuple[str, int, int]], most: int) -> None:
+    """Whatever happens while connections come and go, and however little a room holds: none receives a change twice or
+    out of order, and in the end each has received everything since its first change of a conversation, and is attached
+    where its user is a member. Where that has changed, what they have missed of it is up to the notifier, which looks
+    once more, and is not here."""
 
     async def run() -> None:
         world = World(4)
@@ -857,4 +863,6 @@ def test_any_order(steps: list[tuple[str, int, int]]) -> None:
             assert world.gone() and not world.rooms.repair._due
             nursery.cancel_scope.cancel()
 
-    trio.run(run, clock=MockClock(autojump_threshold=0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(held_changes, "MAX_CHANGES", most)
+        trio.run(run, clock=MockClock(autojump_threshold=0))

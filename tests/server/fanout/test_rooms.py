@@ -5,13 +5,15 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, cast
 from uuid import UUID
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from handlers.model import Caller
 from server.fanout.change_publisher import ChangePublisher
-from server.fanout.gap_repair import RETRY_DELAY
+from server.fanout.gap_repair import REPAIR_DELAY, RETRY_DELAY
+from server.fanout.held_changes import MAX_BYTES, MAX_CHANGES
 from server.fanout.room import BLOCKS, JOINED, Cursors, Room, Subscriber
 from server.fanout.rooms import OPENED, Rooms
 from server.protocol.signalr.encoding import FRAMED
@@ -265,6 +267,42 @@ async def test_nothing_falls_between_head_and_attach(nursery: trio.Nursery) -> N
     assert connection.seen[-1:] == [12]
     room = world.rooms._rooms[CONVERSATION]
     assert room.head == 12
+
+
+@pytest.mark.parametrize("size", [10, 20_000], ids=["very many", "large ones"])
+async def test_what_a_room_holds_while_it_is_opened_is_bounded(
+    nursery: trio.Nursery, autojump_clock: MockClock, size: int
+) -> None:
+    """However slowly a head is read, and whatever is said meanwhile, the room holds a bounded part of that. The rest is
+    read afterwards: who is attached receives everything behind the head, once and in order, and then what comes."""
+    world = World()
+    connection = await world.connection()
+    connection.send_queue.limit = 1 << 30
+    await nursery.start(world.rooms.repair.run)
+    world.database.gate = trio.Event()
+    heads: list[int] = []
+
+    async def attach() -> None:
+        async with world.rooms.opened([CONVERSATION]) as opened:
+            opened[CONVERSATION].attach(connection)
+            heads.append(opened[CONVERSATION].head)
+
+    nursery.start_soon(attach)
+    await wait_all_tasks_blocked()
+    for seq in range(11, 3011):
+        one = change(seq)
+        message = msgspec.structs.replace(one.message, content=one.message.content + size * "x")
+        world.database.head = seq
+        world.rooms.delivery.publish([msgspec.structs.replace(one, message=message)])
+    held = world.rooms._rooms[CONVERSATION].held
+    assert held is not None and 1 < len(held) <= MAX_CHANGES
+    assert sum(len(one.message.content) for one in held.changes()) <= MAX_BYTES
+    world.database.gate.set()
+    await trio.sleep(REPAIR_DELAY)
+    assert len(heads) == 1 and connection.seen == list(range(heads[0] + 1, 3011))
+    world.others.commit()
+    assert connection.seen[-1] == 3011 and world.rooms._rooms[CONVERSATION].held is None
+    nursery.cancel_scope.cancel()
 
 
 async def test_a_failed_opening_fails_all_who_wait_and_leaves_nothing(nursery: trio.Nursery) -> None:

@@ -1,0 +1,69 @@
+"""server.fanout.held_changes: what a room holds has a bound, and what finds no place harms nothing that has one."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.fanout import held_changes
+from server.fanout.held_changes import MAX_BYTES, MAX_CHANGES, NAMED_BYTES, HeldChanges
+from store.model import Change, Reaction
+from tests.server.fanout.test_rooms import BOB, USER, change
+
+
+def of_size(seq: int, size: int) -> Change:
+    one = change(seq)
+    return msgspec.structs.replace(one, message=msgspec.structs.replace(one.message, content="x" * size))
+
+
+@pytest.mark.parametrize(("size", "most"), [(10, MAX_CHANGES), (MAX_BYTES // 4, 4), (MAX_BYTES + 1, 1)])
+def test_the_bounds(size: int, most: int) -> None:
+    """As many changes and bytes find a place as are allowed, and one change however large; those on top do not, and it
+    is known that there were any."""
+    held = HeldChanges()
+    for seq in range(most):
+        assert not held.is_short and held.add(of_size(seq, size))
+    for seq in range(most, most + 10):
+        assert not held.add(of_size(seq, size)) and held.is_short
+    assert list(held) == list(range(most)) and held.size == most * size
+    assert held.pop(0) == of_size(0, size) and held.add(of_size(most, size)) and len(held) == most
+
+
+def test_who_is_named_counts() -> None:
+    """Users who are mentioned, added, removed, or shown with a reaction take bytes of a change, as its content does."""
+    plain, held = change(1), HeldChanges()
+    held.add(plain)
+    before = held.size
+    shown = Reaction(emoji="x", count=2, user_ids=(USER, BOB))
+    message = msgspec.structs.replace(plain.message, mentions=(USER, BOB), reactions=(shown,))
+    held.add(msgspec.structs.replace(plain, message=message, added=(USER,), removed=(BOB,)))
+    assert len(held) == 1 and held.size == before + 7 * NAMED_BYTES
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("add"), st.integers(1, 9), st.integers(0, 40)),
+    st.tuples(st.sampled_from(["pop", "below"]), st.integers(1, 9), st.just(0)),
+)
+
+
+@given(st.lists(STEPS, max_size=40))
+def test_any_order(steps: list[tuple[str, int, int]]) -> None:
+    """Whatever comes and goes, what is held is what had a place, and its size is known; it is above the bounds at no
+    time, unless it is one change."""
+    held, known = HeldChanges(), dict[int, Change]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(held_changes, "MAX_CHANGES", 4)
+        patch.setattr(held_changes, "MAX_BYTES", 100)
+        for step, seq, size in steps:
+            if step == "add":
+                one = of_size(seq, size)
+                if held.add(one):
+                    known[seq] = one
+            elif step == "pop":
+                assert held.pop(seq) == known.pop(seq, None)
+            else:
+                below = [each for each in known if each < seq]
+                assert held.pop_below(seq) == [known.pop(each) for each in below]
+            assert list(held) == list(known) and list(held.changes()) == list(known.values())
+            assert held.size == sum(len(each.message.content) for each in known.values())
+            assert len(known) <= 4 and (held.size <= 100 or len(known) == 1)
