@@ -358,7 +358,7 @@ async def forget_some(conn: Connection, user_id: UUID | None, limit: int = FORGO
 
 
 async def _forget(conn: Connection, user_id: UUID, limit: int) -> tuple[int, bool]:
-    """Delete at most `limit` rows of each table: (how many, whether there may be more)."""
+    """Delete at most `limit` rows of each table: (how many were found, whether there may be more)."""
     total, is_more = 0, False
     for query in _FORGETTING:
         count = (await conn.execute(query, {"user_id": user_id, "limit": limit})).rowcount

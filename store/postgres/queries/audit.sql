@@ -27,12 +27,15 @@ ORDER BY a.id DESC LIMIT %(limit)s
 
 -- name: forget_audit_of
 -- audit_user, audit_actor. What is left of a user who was erased is their id.
-UPDATE audit SET address = NULL, reason = CASE WHEN user_id = %(user_id)s THEN NULL ELSE reason END
-WHERE id = ANY(ARRAY(
+WITH mine AS MATERIALIZED (
     (SELECT id FROM audit WHERE user_id = %(user_id)s AND (address IS NOT NULL OR reason IS NOT NULL) LIMIT %(limit)s)
     UNION
     (SELECT id FROM audit WHERE actor_id = %(user_id)s AND address IS NOT NULL LIMIT %(limit)s)
-))
+), forgotten AS (
+    UPDATE audit SET address = NULL, reason = CASE WHEN user_id = %(user_id)s THEN NULL ELSE reason END
+    WHERE id = ANY(ARRAY(SELECT id FROM mine))
+)
+SELECT FROM mine
 
 -- name: delete_old_audit
 -- audit_pkey: ids are of time.

@@ -103,8 +103,11 @@ WHERE c.id = %(conversation_id)s AND c.kind = 'Direct'
 
 -- name: delete_blocks_of
 -- blocks_pkey and blocks_blocked: those of a user, and those of others against them.
-DELETE FROM blocks WHERE ctid = ANY(ARRAY(
+WITH mine AS MATERIALIZED (
     (SELECT ctid FROM blocks WHERE user_id = %(user_id)s LIMIT %(limit)s)
     UNION ALL
     (SELECT ctid FROM blocks WHERE blocked_id = %(user_id)s LIMIT %(limit)s)
-))
+), gone AS (
+    DELETE FROM blocks WHERE ctid = ANY(ARRAY(SELECT ctid FROM mine))
+)
+SELECT FROM mine

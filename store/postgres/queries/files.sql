@@ -100,11 +100,14 @@ ORDER BY f.id LIMIT %(limit)s
 
 -- name: give_up_files_of
 -- files_owned, messages_file. A user is deleted; files that their messages hold stay with the messages.
-UPDATE files SET state = 'Deleted' WHERE state <> 'Deleted' AND id = ANY(ARRAY(
+WITH mine AS MATERIALIZED (
     SELECT f.id FROM files AS f WHERE f.owner_id = %(user_id)s AND f.state <> 'Deleted'
         AND NOT EXISTS (SELECT FROM messages AS m WHERE m.file_id = f.id)
     LIMIT %(limit)s
-))
+), forgotten AS (
+    UPDATE files SET state = 'Deleted' WHERE state <> 'Deleted' AND id = ANY(ARRAY(SELECT id FROM mine))
+)
+SELECT FROM mine
 
 -- name: list_given_up
 -- files_unfinished. Deleted ones, and uploads that were begun before %(before)s and never completed.

@@ -15,7 +15,12 @@ DELETE FROM creations WHERE scope = %(scope)s AND key = %(key)s AND fingerprint 
 
 -- name: delete_creations_of
 -- creations_pkey, as a range.
-DELETE FROM creations WHERE ctid = ANY(ARRAY(SELECT ctid FROM creations WHERE scope = %(user_id)s LIMIT %(limit)s))
+WITH mine AS MATERIALIZED (
+    SELECT ctid FROM creations WHERE scope = %(user_id)s LIMIT %(limit)s
+), gone AS (
+    DELETE FROM creations WHERE ctid = ANY(ARRAY(SELECT ctid FROM mine))
+)
+SELECT FROM mine
 
 -- name: delete_old_creations
 -- creations_age.

@@ -24,9 +24,12 @@ ORDER BY user_id LIMIT %(limit)s
 
 -- name: delete_member_bans_of
 -- member_bans_user.
-DELETE FROM member_bans WHERE (conversation_id, user_id) IN (
+WITH mine AS MATERIALIZED (
     SELECT conversation_id, user_id FROM member_bans WHERE user_id = %(user_id)s LIMIT %(limit)s
+), gone AS (
+    DELETE FROM member_bans WHERE (conversation_id, user_id) IN (SELECT conversation_id, user_id FROM mine)
 )
+SELECT FROM mine
 
 -- name: delete_old_member_bans
 -- A scan, and conversations_pkey: those that are over, and those of groups that were dissolved. One that is being replaced is left.

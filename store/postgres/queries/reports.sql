@@ -60,15 +60,18 @@ WHERE r.id = %(id)s RETURNING {report}
 
 -- name: forget_reports_of
 -- reports_own, reports_user. Of a user who is erased: who they were as a reporter, and what they had said.
-UPDATE reports SET
-    reporter_id = CASE WHEN reporter_id = %(user_id)s THEN NULL ELSE reporter_id END,
-    comment = CASE WHEN reporter_id = %(user_id)s THEN NULL ELSE comment END,
-    content = CASE WHEN user_id = %(user_id)s THEN NULL ELSE content END
-WHERE id = ANY(ARRAY(
+WITH mine AS MATERIALIZED (
     (SELECT id FROM reports WHERE reporter_id = %(user_id)s LIMIT %(limit)s)
     UNION
     (SELECT id FROM reports WHERE user_id = %(user_id)s AND content IS NOT NULL LIMIT %(limit)s)
-))
+), forgotten AS (
+    UPDATE reports SET
+        reporter_id = CASE WHEN reporter_id = %(user_id)s THEN NULL ELSE reporter_id END,
+        comment = CASE WHEN reporter_id = %(user_id)s THEN NULL ELSE comment END,
+        content = CASE WHEN user_id = %(user_id)s THEN NULL ELSE content END
+    WHERE id = ANY(ARRAY(SELECT id FROM mine))
+)
+SELECT FROM mine
 
 -- name: delete_old_reports
 -- reports_pkey: ids are of time.

@@ -199,8 +199,14 @@ ORDER BY user_id LIMIT 1 FOR UPDATE SKIP LOCKED
 DELETE FROM erasures WHERE user_id = %(user_id)s
 
 -- name: delete_sessions_of
--- sessions_user. A user may have any number of what is deleted here and below, as others may against them.
-DELETE FROM sessions WHERE id = ANY(ARRAY(SELECT id FROM sessions WHERE user_id = %(user_id)s LIMIT %(limit)s))
+-- sessions_user. A user may have any number of what is deleted here and below, as others may against them. One row for each that
+-- was found: of these others may delete some at the same time, so what was deleted does not say whether that was all.
+WITH mine AS MATERIALIZED (
+    SELECT id FROM sessions WHERE user_id = %(user_id)s LIMIT %(limit)s
+), gone AS (
+    DELETE FROM sessions WHERE id = ANY(ARRAY(SELECT id FROM mine))
+)
+SELECT FROM mine
 
 -- name: delete_identities_of
 -- identities_user.
@@ -208,11 +214,21 @@ DELETE FROM identities WHERE user_id = %(user_id)s
 
 -- name: delete_sends_of
 -- sends_pkey, as a range.
-DELETE FROM sends WHERE ctid = ANY(ARRAY(SELECT ctid FROM sends WHERE sender_id = %(user_id)s LIMIT %(limit)s))
+WITH mine AS MATERIALIZED (
+    SELECT ctid FROM sends WHERE sender_id = %(user_id)s LIMIT %(limit)s
+), gone AS (
+    DELETE FROM sends WHERE ctid = ANY(ARRAY(SELECT ctid FROM mine))
+)
+SELECT FROM mine
 
 -- name: delete_mentions_of
 -- mentions_pkey, as a range.
-DELETE FROM mentions WHERE ctid = ANY(ARRAY(SELECT ctid FROM mentions WHERE user_id = %(user_id)s LIMIT %(limit)s))
+WITH mine AS MATERIALIZED (
+    SELECT ctid FROM mentions WHERE user_id = %(user_id)s LIMIT %(limit)s
+), gone AS (
+    DELETE FROM mentions WHERE ctid = ANY(ARRAY(SELECT ctid FROM mine))
+)
+SELECT FROM mine
 
 -- name: anonymise_user
 -- users_pkey. The name is freed; no name that somebody may choose looks like this one ("!" is not allowed in names).

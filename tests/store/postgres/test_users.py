@@ -344,6 +344,37 @@ async def test_what_is_left_is_deleted_by_one(conn: Connection, other: Connectio
     assert await fetch_value(conn, "SELECT count(*) FROM erasures") == 0
 
 
+@pytest.mark.parametrize(
+    ("table", "owner", "key", "rows"),
+    [
+        ("sends", "sender_id", "client_message_id", "%(gone)s, n::text, gen_random_uuid()"),
+        ("mentions", "user_id", "seq", "%(gone)s, %(group)s, n, gen_random_uuid(), %(gone)s"),
+        ("creations", "scope", "key", "%(gone)s, n::text, '', gen_random_uuid()"),
+    ],
+)
+async def test_what_others_delete_meanwhile(
+    table: str, owner: str, key: str, rows: str, conn: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the rows that a piece has found others may delete some first. That is no sign that there were no more: the
+    rest is deleted, too."""
+    monkeypatch.setattr(users, "FORGOTTEN", 10)
+    [gone, bob] = await make_users(conn, 2)
+    parameters = {"gone": gone, "group": await make_group(conn, [bob])}
+    query = f"INSERT INTO {table} SELECT {rows} FROM generate_series(11, 35) AS n"  # noqa: S608
+    await conn.execute(query.encode(), parameters)
+    watcher = await Connection.open(conn.info.dsn)
+    async with trio.open_nursery() as nursery:
+        async with other.transaction():
+            first = f"DELETE FROM {table} WHERE {owner} = %s AND {key} = '11'"  # noqa: S608
+            await other.execute(first.encode(), [gone])
+            nursery.start_soon(users.delete_user, conn, gone)
+            await wait_for_lock(watcher)
+    await watcher.close()
+    assert await fetch_value(conn, f"SELECT count(*) FROM {table}") == 15  # noqa: S608
+    assert [await users.forget_some(conn, gone, 10) for _ in range(3)] == [10, 5, None]
+    assert await fetch_value(conn, f"SELECT count(*) FROM {table}") == 0  # noqa: S608
+
+
 async def test_deletion_while_being_added(conn: Connection, other: Connection) -> None:
     """A user added and deleted at the same moment is either refused or leaves that conversation too."""
     [alice, gone] = await make_users(conn, 2)
