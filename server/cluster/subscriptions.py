@@ -15,8 +15,9 @@ missing, Redis has evicted or lost keys: then all of it is written again.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Protocol, TypeVar
+from typing import Protocol
 from uuid import UUID
 
 import trio
@@ -26,12 +27,12 @@ from store.outage import Outage
 from store.redis.instances import LIFE, Instances
 
 SETTLING = 3.0  # seconds after the begin of an epoch until users who came or went before it are announced
-LINGER = 5.0  # seconds a conversation stays registered after its room has closed
+LINGER = 5.0  # seconds a conversation stays registered after its room has closed, and up to `PIECE` more
+PIECE = 1.0  # seconds; what is to go in the same one goes together, be it of thousands of connections
+LET_GO = 2000  # rooms at once, with those of the connection that makes them so many: who comes waits for no more
 REFRESH = 3.0  # seconds between refreshes
 REFRESHED = 200  # registrations in one refresh, or as many as it takes to see each four times in its life
 LOST_FOR = 60.0  # seconds for which a loss is reported in health
-
-Id = TypeVar("Id", bytes, UUID)
 
 
 class Watcher(Protocol):
@@ -72,8 +73,9 @@ class Subscriptions:
         self._users: set[UUID] = set()
         self._unannounced: set[UUID] = set()  # users who came or went while this instance was not a member
         self._settled_at = math.inf  # when they are announced
-        self._leaving_rooms: dict[bytes, float] = {}  # when each is to be unregistered, in the order of time
-        self._leaving_users: dict[UUID, float] = {}
+        self._leaving_rooms: dict[bytes, list[bytes]] = {}  # to be unregistered, each with those dropped with it
+        self._dropped: deque[tuple[float, list[bytes]]] = deque()  # these, and when each time has come, in order
+        self._leaving_users: dict[UUID, float] = {}  # when each is to be unregistered, in the order of time
         self._batch = _Batch()  # gathers while the one before is being written
         self._writing = _Batch()
         self._wake = trio.Event()
@@ -98,20 +100,32 @@ class Subscriptions:
         await self.want_many(octets(conversation_ids))
 
     async def want_many(self, conversation_ids: Collection[bytes]) -> None:
-        """The same of thousands, by the octets of their ids: in operations of sets, which hash each id once."""
+        """The same of thousands, by the octets of their ids: in operations of sets, which hash each id once, and as few
+        as can be, as a set that was not used just now takes longer than the rest."""
+        leaving = self._leaving_rooms
+        if self._rooms.isdisjoint(conversation_ids) and not (leaving and leaving.keys() & conversation_ids):
+            await self._want_fresh(conversation_ids)  # none is being registered
+            return
         wanted = set(conversation_ids)
-        if self._leaving_rooms:
-            for conversation_id in wanted & self._leaving_rooms.keys():
-                del self._leaving_rooms[conversation_id]
+        if leaving:
+            for conversation_id in wanted & leaving.keys():
+                del leaving[conversation_id]
+        batches = self._writing, self._batch
         fresh = wanted - self._rooms
         if fresh:
-            self._rooms |= fresh
-            if self.instance:
-                self._batch.conversation_ids |= fresh
-                self._wake.set()
-        for batch in (self._writing, self._batch):
+            await self._want_fresh(fresh)
+        for batch in batches:
             if not batch.conversation_ids.isdisjoint(wanted):
                 await batch.done.wait()
+
+    async def _want_fresh(self, conversation_ids: Collection[bytes]) -> None:
+        """Register what is not wanted yet."""
+        self._rooms.update(conversation_ids)
+        if self.instance and conversation_ids:
+            batch = self._batch
+            batch.conversation_ids.update(conversation_ids)
+            self._wake.set()
+            await batch.done.wait()
 
     async def want_user(self, user_id: UUID) -> None:
         """Register a user as online here, likewise."""
@@ -132,10 +146,15 @@ class Subscriptions:
         self.drop_many((conversation_id.bytes,))
 
     def drop_many(self, conversation_ids: Collection[bytes]) -> None:
-        """The same of thousands."""
+        """The same of thousands, at what it takes to note each once. What is dropped within a `PIECE` goes together."""
         if self.instance:
-            self._leaving_rooms.update(dict.fromkeys(conversation_ids, trio.current_time() + LINGER))
-            self._wake.set()
+            together = [*conversation_ids]  # a list of its own: it is what these are known by until then
+            leaving = self._leaving_rooms
+            for conversation_id in together:
+                leaving[conversation_id] = together
+            if not self._dropped:
+                self._wake.set()
+            self._dropped.append((math.ceil((trio.current_time() + LINGER) / PIECE) * PIECE, together))
         else:
             self._rooms.difference_update(conversation_ids)
 
@@ -187,6 +206,7 @@ class Subscriptions:
         self._unannounced.update(self._leaving_users)
         self._settled_at = math.inf
         self._leaving_rooms.clear()
+        self._dropped.clear()
         self._leaving_users.clear()
         for batch in (self._writing, self._batch):
             batch.done.set()
@@ -200,8 +220,8 @@ class Subscriptions:
         """
         while True:
             due = min(
-                next(iter(self._leaving_rooms.values()), float("inf")),
-                next(iter(self._leaving_users.values()), float("inf")),
+                self._dropped[0][0] if self._dropped else math.inf,
+                next(iter(self._leaving_users.values()), math.inf),
                 self._settled_at,
                 self._refresh_at,
             )
@@ -229,11 +249,32 @@ class Subscriptions:
 
     async def _unregister(self) -> None:
         now = trio.current_time()
-        rooms, users = _due(self._leaving_rooms, now), _due(self._leaving_users, now)
+        rooms, users = self._rooms_due(now), self._users_due(now)
         if rooms or users:
             self._rooms.difference_update(rooms)  # wanted from here on, they are registered again after this
             self._users.difference_update(users)
             await self._unregister_now(rooms, users)
+
+    def _rooms_due(self, now: float) -> list[bytes]:
+        """Remove and return some of those whose time has come, which were not wanted, or dropped once more, since."""
+        due: list[bytes] = []
+        while self._dropped and self._dropped[0][0] <= now and len(due) < LET_GO:
+            _, together = self._dropped.popleft()
+            due += [one for one in together if self._leaving_rooms.get(one) is together]
+        for one in due:
+            self._leaving_rooms.pop(one, None)
+        return due
+
+    def _users_due(self, now: float) -> list[UUID]:
+        """The same of users. The dict is in the order of time, as all wait equally long."""
+        due = []
+        for user_id, when in self._leaving_users.items():
+            if when > now:
+                break
+            due.append(user_id)
+        for user_id in due:
+            del self._leaving_users[user_id]
+        return due
 
     async def _unregister_now(self, rooms: Collection[bytes], users: Collection[UUID]) -> None:
         counts = await self._instances.unregister(self.instance, rooms, users)
@@ -273,15 +314,3 @@ class Subscriptions:
         watcher = self._watcher()
         if watcher is not None:
             watcher.arrived([user_id for user_id, count in counts.items() if count == 1])
-
-
-def _due(leaving: dict[Id, float], now: float) -> list[Id]:
-    """Remove and return the ids that are due. The dict is in the order of time, as all wait equally long."""
-    due = []
-    for some_id, when in leaving.items():
-        if when > now:
-            break
-        due.append(some_id)
-    for some_id in due:
-        del leaving[some_id]
-    return due

@@ -16,7 +16,7 @@ A Cluster is taken as a whole: while one of its parts has no primary there is no
 import logging
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import islice
 from typing import Any, TypeVar
@@ -47,7 +47,7 @@ from store.outage import Outage
 from store.reasons import reason
 from store.redis import cluster, sentinel
 from store.redis.pipelines import Pipelines
-from store.redis.resp import Command, Reply
+from store.redis.resp import Command, Part, Reply
 from store.redis.urls import Address
 
 SECONDS = 1.0
@@ -59,7 +59,7 @@ MAX_CONNECTIONS = 32
 STUCK, STUCK_WITHIN = 3, 15 * SECONDS  # so many timeouts within so long: the client is replaced
 CLEAN_UP = 2 * SECONDS  # for commands under way to hear that their client goes
 CHUNK = 500  # items whose commands go into one pipeline
-EACH = 2000  # ids on whose keys the same command goes into one pipeline
+TOGETHER = 2500  # commands of several parts that go into one pipeline: a user may have thousands of conversations
 
 # What coredis and anyio raise when the other side is gone, is not ready, or never answered.
 CONNECTION_FAILURES = (coredis.exceptions.ConnectionError, OSError, trio.BrokenResourceError, trio.ClosedResourceError)
@@ -214,12 +214,12 @@ class Redis:
             return [reply for replies in each for reply in replies]
         return await self._exchange(Pipelines.exchange, commands, keys)
 
-    async def exchange_each(self, verb: bytes, prefix: bytes, ids: Sequence[bytes], *more: bytes) -> list[Reply]:
-        """The same for one command on the key of each of these ids, which is named by the prefix and the id."""
+    async def exchange_parts(self, *parts: Part) -> list[Reply]:
+        """The same for commands of which some are to be done before others: nothing of a part is done before all of
+        those before it. If one is refused, it is not known what of the others was done."""
         replies: list[Reply] = []
-        for at in range(0, len(ids), EACH):
-            some = ids[at : at + EACH]
-            replies += await self._exchange(Pipelines.exchange_each, verb, prefix, some, *more)
+        for some in _together(parts):
+            replies += await self._exchange(Pipelines.exchange_parts, some)
         return replies
 
     async def _exchange(self, exchange: Callable[..., Awaitable[list[Reply]]], *arguments: object) -> list[Reply]:
@@ -291,6 +291,23 @@ class Redis:
         async with self.bounded() as client:
             taken: Any = await client.set(key, b"1", px=int(ttl * 1000), condition=coredis.PureToken.NX)
         return bool(taken)
+
+
+def _together(parts: Iterable[Part]) -> Iterator[list[Part]]:
+    """Divide parts into what goes into one pipeline each."""
+    some: list[Part] = []
+    room = TOGETHER
+    for part in parts:
+        at = 0
+        while at < len(part):
+            some.append(part[at : at + room])
+            taken = len(some[-1])
+            at, room = at + taken, room - taken
+            if not room:
+                yield some
+                some, room = [], TOGETHER
+    if some:
+        yield some
 
 
 def is_wrong_server(error: BaseException) -> bool:

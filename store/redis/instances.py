@@ -24,7 +24,7 @@ from coredis import PureToken
 from store.ids import octets
 from store.redis import keys
 from store.redis.client import Redis
-from store.redis.resp import Command, OnIds
+from store.redis.resp import Command, OnEach, OnIds, Part
 
 INBOX_LENGTH = 10_000  # entries kept for an instance that does not read; the rest it repairs from PostgreSQL
 READ_COUNT = 200  # entries read at once
@@ -167,8 +167,8 @@ class Instances:
         each = ((rooms, conversation_ids), (users, octets(user_ids)))
         own = [_adding(key, run) for key, ids in each for run in _runs(ids)]
         own += [_lasting(key, LISTS_LIFE) for key, ids in each if ids]
-        await self._redis.exchange(own)
-        return await self._stand(_ADD, instance, conversation_ids, user_ids)
+        answers = await self._redis.exchange_parts(own, *_standing(_ADD, instance, conversation_ids, user_ids))
+        return _counts(user_ids, answers[len(own) + len(conversation_ids) :])
 
     async def refresh(self, instance: str, conversation_ids: Collection[bytes], user_ids: Collection[UUID]) -> bool:
         """Let these registrations last, and both lists. Return False if some of them were missing; they are there now.
@@ -190,29 +190,10 @@ class Instances:
         self, instance: str, conversation_ids: Collection[bytes], user_ids: Collection[UUID]
     ) -> dict[UUID, int]:
         """The opposite of `register`, in the opposite order. On how many instances each user still is."""
-        left = await self._stand(_REMOVE, instance, conversation_ids, user_ids)
         each = ((keys.rooms(instance), conversation_ids), (keys.users(instance), octets(user_ids)))
-        await self._redis.exchange([_removing(key, run) for key, ids in each for run in _runs(ids)])
-        return left
-
-    async def _stand(
-        self,
-        verb: bytes,
-        instance: str,
-        conversation_ids: Collection[bytes],
-        user_ids: Collection[UUID],
-    ) -> dict[UUID, int]:
-        """Let the instance's name stand, or not stand, with these conversations and users. How many stand with each
-        user then."""
-        name = instance.encode()
-        if conversation_ids:
-            await self._redis.exchange_each(verb, keys.INTEREST.encode(), list(conversation_ids), name)
-        commands: list[Command] = []
-        for user_id in user_ids:
-            key = keys.sessions(user_id).encode()
-            commands += ((verb, key, name), (b"SCARD", key))
-        answers = await self._redis.exchange(commands) if commands else ()
-        return dict(zip(user_ids, answers[1::2], strict=True))
+        own = [_removing(key, run) for key, ids in each for run in _runs(ids)]
+        answers = await self._redis.exchange_parts(*_standing(_REMOVE, instance, conversation_ids, user_ids), own)
+        return _counts(user_ids, answers[len(conversation_ids) : len(answers) - len(own)])
 
     async def note_killed(self, user_id: UUID) -> None:
         """Remember that an operator has ended the connections of a user, for instances that cannot hear of it now."""
@@ -412,6 +393,23 @@ class Instances:
     async def _some_of(self, key: str) -> list[bytes]:
         [members] = await self._redis.together(lambda pipe: [pipe.srandmember(key, MEMBERS)])
         return list(members)
+
+
+def _standing(
+    verb: bytes, instance: str, conversation_ids: Collection[bytes], user_ids: Collection[UUID]
+) -> tuple[Part, Part]:
+    """What lets the instance's name stand, or not stand, with these conversations, then with these users, and asks how
+    many stand with each user then (`_counts`)."""
+    name = instance.encode()
+    commands: list[Command] = []
+    for user_id in user_ids:
+        key = keys.sessions(user_id).encode()
+        commands += ((verb, key, name), (b"SCARD", key))
+    return OnEach(verb, keys.INTEREST.encode(), list(conversation_ids), name), commands
+
+
+def _counts(user_ids: Collection[UUID], answers: Sequence[Any]) -> dict[UUID, int]:
+    return dict(zip(user_ids, answers[1::2], strict=True))
 
 
 def _delivering(entries: Sequence[tuple[str, bytes]]) -> list[Command]:

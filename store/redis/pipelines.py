@@ -13,6 +13,7 @@ import select
 import socket
 from binascii import crc_hqx
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import coredis
@@ -22,11 +23,12 @@ from coredis.exceptions import AskError, MovedError, RedisError
 
 from store import tcp
 from store.redis import resp
-from store.redis.resp import Command, Decoder, Malformed, Reply
+from store.redis.resp import LEAST_REPLY, Command, Decoder, Malformed, OnEach, Part, Reply
 
 KEPT = 4  # idle connections to one server
 READ_SIZE = 65_536
 SLOTS = 16_384
+MANY = 32  # replies, from which on they are waited for together: Redis sends those of some 150 commands at a time
 _NO_ERRORS = {int, bytes, list, type(None)}
 
 Address = tuple[str, int] | str  # of a server, or the path of a Unix socket
@@ -37,8 +39,9 @@ class _Transport(Protocol):
 
     async def send(self, data: bytes) -> None: ...
 
-    async def receive(self) -> bytes:
-        """Return what has come; nothing if the other side has ended the connection."""
+    async def receive(self, least: int) -> bytes:
+        """Return what has come, which may be waited for until it is so many bytes; nothing if the other side has ended
+        the connection."""
 
     def close(self) -> None: ...
 
@@ -63,13 +66,25 @@ class _Plain:
             except BlockingIOError:
                 pass
 
-    async def receive(self) -> bytes:
-        while True:
-            await trio.lowlevel.wait_readable(self._socket)
-            try:
-                return self._socket.recv(READ_SIZE)
-            except BlockingIOError:
-                pass
+    async def receive(self, least: int) -> bytes:
+        if least > 1:
+            self._wait_for(least)
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(self._socket)
+                try:
+                    return self._socket.recv(READ_SIZE)
+                except BlockingIOError:
+                    pass
+        finally:
+            if least > 1:
+                self._wait_for(1)
+
+    def _wait_for(self, least: int) -> None:
+        """Let the socket count as readable when so many bytes are there, or its end. A kernel that does not know this
+        for its kind reports each piece."""
+        with suppress(OSError):
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, min(least, READ_SIZE))
 
     def close(self) -> None:
         trio.lowlevel.notify_closing(self._socket)
@@ -86,7 +101,7 @@ class _Secure:
     async def send(self, data: bytes) -> None:
         await self._stream.send_all(data)
 
-    async def receive(self) -> bytes:
+    async def receive(self, least: int) -> bytes:
         return bytes(await self._stream.receive_some(READ_SIZE))
 
     def close(self) -> None:
@@ -112,8 +127,10 @@ class _Connection:
     async def receive(self, count: int) -> list[Reply]:
         """Return the next `count` replies. Raise OSError, BrokenResourceError, Malformed."""
         replies: list[Reply] = []
+        least = count * LEAST_REPLY if count >= MANY else 1
         while len(replies) < count:
-            data = await self._transport.receive()
+            data = await self._transport.receive(least)
+            least = 1
             if not data:
                 raise trio.BrokenResourceError("Redis has closed the connection")
             replies += self._decoder.feed(data)
@@ -156,11 +173,17 @@ class Pipelines:
         _require(replies)
         return replies
 
-    async def exchange_each(self, verb: bytes, prefix: bytes, ids: Sequence[bytes], *more: bytes) -> list[Reply]:
-        """The same for one command on the key of each of these ids (`resp.on_each`)."""
+    async def exchange_parts(self, parts: Sequence[Part]) -> list[Reply]:
+        """The same for several parts, in their order: nothing of one is done before all of those before it.
+
+        One server does in order what comes over one connection, so all of it is one exchange. Nodes of a Cluster know
+        nothing of each other: there each part is one.
+        """
         if self._is_cluster:
-            return await self.exchange(resp.on_each(verb, prefix, ids, *more))
-        replies = await self._on(self._address, resp.encode_each(verb, prefix, ids, *more), len(ids))
+            each = [await self.exchange(part.commands() if isinstance(part, OnEach) else part) for part in parts]
+            return [reply for replies in each for reply in replies]
+        written = [part.encode() if isinstance(part, OnEach) else resp.encode(part) for part in parts]
+        replies = await self._on(self._address, b"".join(written), sum(map(len, parts)))
         _require(replies)
         return replies
 

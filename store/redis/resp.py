@@ -18,6 +18,7 @@ Reply = Any  # bytes, int, None, a list of these, or a RedisError
 MAX_LINE = 64 * 1024  # bytes of a number, a status or an error
 MAX_BULK = 512 * 1024 * 1024  # bytes of a string: as many as Redis allows
 MAX_DEPTH = 8  # of arrays in arrays
+LEAST_REPLY = 4  # bytes of the shortest one, a number of one digit
 _STATUS, _ERROR, _NUMBER, _BULK, _ARRAY = b"+-:$*"
 _END = b"\r\n"
 
@@ -39,6 +40,47 @@ class OnIds(tuple[bytes, ...]):
     __slots__ = ()
 
 
+class OnEach:
+    """One command on the key of each of these ids, of 16 octets, which is named by the prefix and the id: as many
+    commands as there are ids, which may be thousands."""
+
+    __slots__ = ("ids", "more", "prefix", "verb")
+
+    def __init__(self, verb: bytes, prefix: bytes, ids: Sequence[bytes], *more: bytes) -> None:
+        self.verb = verb
+        self.prefix = prefix
+        self.ids = ids
+        self.more = more
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, some: slice) -> "OnEach":
+        return OnEach(self.verb, self.prefix, self.ids[some], *self.more)
+
+    def commands(self) -> list[Command]:
+        return [(self.verb, self.prefix + text_of(some_id), *self.more) for some_id in self.ids]
+
+    def encode(self) -> bytes | bytearray:
+        """The same as `encode` makes of its commands.
+
+        One command is written as often as there are ids. Then the digits of all keys are put in, one place of all
+        commands after the other.
+        """
+        if len(self.ids) <= _FEW:
+            return encode(self.commands())
+        model = encode(OnEach(self.verb, self.prefix, [bytes(16)], *self.more).commands())
+        size, start = len(model), model.index(self.prefix + text_of(bytes(16))) + len(self.prefix)
+        digits = b"".join(self.ids).hex().encode()
+        written = bytearray(model * len(self.ids))
+        for digit, place in enumerate(_PLACES):
+            written[start + place :: size] = digits[digit::32]
+        return written
+
+
+Part = Sequence[Command] | OnEach
+
+
 def encode(commands: Iterable[Command]) -> bytes:
     parts: list[bytes] = []
     for words in commands:
@@ -49,28 +91,6 @@ def encode(commands: Iterable[Command]) -> bytes:
         else:
             parts += [b"$%d\r\n%b\r\n" % (len(word), word) for word in words]
     return b"".join(parts)
-
-
-def on_each(verb: bytes, prefix: bytes, ids: Sequence[bytes], *more: bytes) -> list[Command]:
-    """A command for each of these ids, of 16 octets: on the key that is named by the prefix and the id."""
-    return [(verb, prefix + text_of(some_id), *more) for some_id in ids]
-
-
-def encode_each(verb: bytes, prefix: bytes, ids: Sequence[bytes], *more: bytes) -> bytes:
-    """The same as `encode(on_each(...))`: a user may have thousands of conversations.
-
-    One command is written as often as there are ids. Then the digits of all keys are put in, one place of all commands
-    after the other.
-    """
-    if len(ids) <= _FEW:
-        return encode(on_each(verb, prefix, ids, *more))
-    model = encode(on_each(verb, prefix, [bytes(16)], *more))
-    size, start = len(model), model.index(prefix + text_of(bytes(16))) + len(prefix)
-    digits = b"".join(ids).hex().encode()
-    written = bytearray(model * len(ids))
-    for digit, place in enumerate(_PLACES):
-        written[start + place :: size] = digits[digit::32]
-    return bytes(written)
 
 
 class Decoder:

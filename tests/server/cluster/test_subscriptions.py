@@ -8,7 +8,16 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from server.cluster.subscriptions import LINGER, LOST_FOR, REFRESH, REFRESHED, SETTLING, Subscriptions
+from server.cluster.subscriptions import (
+    LET_GO,
+    LINGER,
+    LOST_FOR,
+    PIECE,
+    REFRESH,
+    REFRESHED,
+    SETTLING,
+    Subscriptions,
+)
 from store.errors import Unavailable
 from store.ids import new_id, octets
 from store.redis.instances import Instances
@@ -137,11 +146,89 @@ async def test_thousands_at_once(world: World, autojump_clock: MockClock) -> Non
     assert world.redis.rooms == set(rooms) and world.redis.calls == 2
     world.subscriptions.drop_many(octets(rooms))
     await world.subscriptions.want_rooms(rooms[:2])
-    await trio.sleep(LINGER + 0.1)
+    await trio.sleep(LINGER + PIECE + 0.1)
     assert world.redis.rooms == set(rooms[:2]) and world.redis.calls == 3
     world.subscriptions.end()
     world.subscriptions.drop_many(octets(rooms[:1]))
     assert world.subscriptions.statistics()["rooms"] == 1
+
+
+async def test_dropped_again(world: World, autojump_clock: MockClock) -> None:
+    """A room that is dropped, wanted and dropped again lingers from the last time on, one of many or alone; one that is
+    dropped twice goes once."""
+    rooms = [new_id() for _ in range(4)]
+    await world.subscriptions.want_many(octets(rooms))
+    world.subscriptions.drop_many(octets(rooms))
+    await trio.sleep(LINGER / 2)
+    await world.subscriptions.want_many(octets(rooms[:2]))
+    world.subscriptions.drop_room(rooms[0])
+    world.subscriptions.drop_many(octets(rooms[2:3]))
+    world.subscriptions.drop_many(octets([rooms[2], rooms[2]]))
+    await trio.sleep(LINGER / 2 + PIECE + 0.1)
+    assert world.redis.rooms == set(rooms[:3])
+    await trio.sleep(LINGER / 2)
+    assert world.redis.rooms == {rooms[1]}
+    assert world.subscriptions.statistics() == {"rooms": 1, "users": 0, "unconfirmed": 0}
+
+
+async def test_what_goes_together(world: World, autojump_clock: MockClock) -> None:
+    """Rooms of many connections that end one after the other are let go in few pieces, none before its time."""
+    rooms = [new_id() for _ in range(100)]
+    await world.subscriptions.want_many(octets(rooms))
+    calls = world.redis.calls
+    for number, room in enumerate(rooms):
+        world.subscriptions.drop_room(room)
+        await trio.sleep(2 * LINGER / len(rooms))
+        assert world.redis.rooms >= set(rooms[max(0, number - len(rooms) // 2 + 2) :])
+    await trio.sleep(LINGER + PIECE)
+    assert not world.redis.rooms and world.redis.calls - calls <= 2 * LINGER / PIECE + 1
+
+
+async def test_who_comes_while_very_many_go(world: World, autojump_clock: MockClock) -> None:
+    """What is wanted while rooms of many connections are let go waits for some of them, not for all."""
+    many = [[new_id() for _ in range(LET_GO // 2)] for _ in range(10)]
+    for rooms in many:
+        await world.subscriptions.want_many(octets(rooms))
+        world.subscriptions.drop_many(octets(rooms))
+    world.redis.gate = trio.Event()
+    await trio.sleep(LINGER + PIECE + 0.1)  # the removal is under way
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.subscriptions.want_rooms, [new := new_id()])
+        await wait_all_tasks_blocked()
+        world.redis.gate.set()
+    assert new in world.redis.rooms and len(world.redis.rooms) > LET_GO
+    await trio.sleep(1)
+    assert world.redis.rooms == {new}
+
+
+async def test_dropped_before_it_was_wanted(world: World, autojump_clock: MockClock) -> None:
+    """A room that was dropped without being registered, as one that a change has opened may be, stays when it is wanted
+    by then."""
+    rooms = [new_id() for _ in range(3)]
+    world.subscriptions.drop_room(rooms[0])
+    world.subscriptions.drop_many(octets(rooms[1:]))
+    await world.subscriptions.want_many(octets(rooms))
+    await trio.sleep(2 * LINGER)
+    assert world.redis.rooms == set(rooms)
+
+
+async def test_dropped_at_the_end_of_a_membership(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """What lingers at the end of a membership is not registered with the next one, nor unregistered there."""
+    world, rooms = World(), [new_id() for _ in range(3)]
+    await world.subscriptions.begin("me~1")
+    async with trio.open_nursery() as epoch:
+        epoch.start_soon(world.subscriptions.run)
+        await world.subscriptions.want_many(octets(rooms))
+        world.subscriptions.drop_many(octets(rooms[:2]))
+        await trio.sleep(LINGER / 2)
+        epoch.cancel_scope.cancel()
+    world.subscriptions.end()
+    world.redis.rooms.clear()
+    await world.subscriptions.want_many(octets(rooms[:1]))
+    await world.subscriptions.begin("me~2")
+    nursery.start_soon(world.subscriptions.run)
+    await trio.sleep(2 * LINGER)
+    assert world.redis.rooms == {rooms[0], rooms[2]}
 
 
 async def test_wanted_again_while_it_goes(world: World, autojump_clock: MockClock) -> None:
@@ -150,7 +237,7 @@ async def test_wanted_again_while_it_goes(world: World, autojump_clock: MockCloc
     await world.subscriptions.want_rooms([room])
     world.subscriptions.drop_room(room)
     world.redis.gate = trio.Event()
-    await trio.sleep(LINGER + 0.1)  # the removal is under way
+    await trio.sleep(LINGER + PIECE + 0.1)  # the removal is under way
     async with trio.open_nursery() as nursery:
         nursery.start_soon(world.subscriptions.want_rooms, [room])
         await wait_all_tasks_blocked()

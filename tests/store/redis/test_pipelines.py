@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from coredis.connection import UnixDomainSocketLocation
+from coredis.connection import TCPLocation, UnixDomainSocketLocation
 from coredis.exceptions import AuthenticationError, RedisError, WrongTypeError
 
 from store.errors import RedisUnavailable, Unavailable
 from store.ids import new_id, octets, text_of
 from store.redis import client
-from store.redis.client import CHUNK, EACH, Redis
-from store.redis.pipelines import KEPT, Pipelines, slot_of
-from store.redis.resp import Malformed
+from store.redis.client import CHUNK, TOGETHER, Redis
+from store.redis.pipelines import KEPT, MANY, Pipelines, slot_of
+from store.redis.resp import Malformed, OnEach
 from tests.store.redis.test_tls import secured
 from tests.store.redis_groups import PLAIN, ClusterGroup, Server
 from tests.store.valkey import Valkey, wait_reachable
@@ -45,13 +45,14 @@ async def test_answers(redis: Redis) -> None:
     assert await redis.exchange([]) == []
 
 
-@pytest.mark.parametrize("count", [0, 1, 30, 2 * EACH + 1])
+@pytest.mark.parametrize("count", [0, 1, 30, 2 * TOGETHER + 1])
 async def test_one_command_on_many_keys(redis: Redis, count: int) -> None:
     """It is done on the key of each id, and answered in order."""
     ids = [new_id() for _ in range(count)]
     raw = octets(ids)
-    assert await redis.exchange_each(b"SADD", b"some:", raw[: count // 2], b"me") == [1] * (count // 2)
-    assert await redis.exchange_each(b"SADD", b"some:", raw, b"me") == [
+    half = OnEach(b"SADD", b"some:", raw[: count // 2], b"me")
+    assert await redis.exchange_parts(half) == [1] * (count // 2)
+    assert await redis.exchange_parts(OnEach(b"SADD", b"some:", raw, b"me")) == [
         *[0] * (count // 2),
         *[1] * (count - count // 2),
     ]
@@ -59,8 +60,29 @@ async def test_one_command_on_many_keys(redis: Redis, count: int) -> None:
     await redis.exchange([(b"SET", b"some:" + text_of(one), b"none") for one in raw[-1:]])
     if ids:
         with pytest.raises(RedisUnavailable, match="WrongType"):
-            await redis.exchange_each(b"SREM", b"some:", raw, b"me")
+            await redis.exchange_parts(OnEach(b"SREM", b"some:", raw, b"me"))
         assert await redis.exchange([(b"EXISTS", f"some:{one}".encode()) for one in ids[:-1]]) == [0] * (count - 1)
+
+
+@pytest.mark.parametrize("count", [3, MANY, TOGETHER - 1, TOGETHER, 2 * TOGETHER])
+async def test_parts_in_order(redis: Redis, count: int) -> None:
+    """Nothing of a part is done before all of those before it, and answers are in that order, however many."""
+    raw = octets(new_id() for _ in range(count))
+    counts = [(b"INCR", b"n"), (b"INCR", b"n")]
+    later = [(b"SCARD", b"some:" + text_of(one)) for one in raw[-2:]]
+    found = await redis.exchange_parts(counts, OnEach(b"SADD", b"some:", raw, b"me", b"you"), (), [*later, *counts])
+    assert found == [1, 2, *[2] * count, 2, 2, 3, 4]
+
+
+async def test_many_answers(redis: Redis) -> None:
+    """Answers that are shorter or longer than they are awaited to be come, the last of them and errors included, and a
+    connection on which many were awaited is as good as any other."""
+    for count in (MANY - 1, MANY, 10 * MANY):
+        assert await redis.exchange([(b"PING",)] * count) == [b"PONG"] * count
+        assert await redis.exchange([(b"EXISTS", b"none")] * count) == [0] * count
+        with pytest.raises(RedisUnavailable):
+            await redis.exchange([(b"NONSENSE",)] * count)
+        assert await redis.exchange([(b"EXISTS", b"none")]) == [0]
 
 
 async def test_an_error_among_answers(redis: Redis) -> None:
@@ -156,7 +178,8 @@ async def test_a_slot_that_moves(tmp_path: Path, nursery: trio.Nursery) -> None:
         for number in (3, 4):
             assert await redis.exchange([(b"INCR", tag), (b"GET", keys[-1])]) == [number, b"1"]
         raw = octets(new_id() for _ in range(100))
-        assert await redis.exchange_each(b"SADD", b"some:", raw, b"me") == [1] * 100
+        parts = [(b"INCR", tag)], OnEach(b"SADD", b"some:", raw, b"me"), [(b"GET", tag)]
+        assert await redis.exchange_parts(*parts) == [5, *[1] * 100, b"5"]
         assert await redis.exchange([(b"SREM", b"some:" + text_of(one), b"me") for one in raw]) == [1] * 100
     finally:
         group.close()
@@ -194,14 +217,16 @@ class Stub:
 
 
 @asynccontextmanager
-async def _stub(directory: Path) -> AsyncIterator[tuple[Stub, Pipelines]]:
+async def _stub(directory: Path, *, kind: str = "unix") -> AsyncIterator[tuple[Stub, Pipelines]]:
     stub, path = Stub(), directory / "s"
-    with trio.socket.socket(trio.socket.AF_UNIX) as sock:
-        await sock.bind(str(path))
+    with trio.socket.socket(trio.socket.AF_UNIX if kind == "unix" else trio.socket.AF_INET) as sock:
+        await sock.bind(str(path) if kind == "unix" else ("127.0.0.1", 0))
         sock.listen()
+        name = sock.getsockname()
+        location = UnixDomainSocketLocation(str(path)) if kind == "unix" else TCPLocation(*name)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.serve_listeners, stub.serve, [trio.SocketListener(sock)])
-            pipelines = _pipelines(UnixDomainSocketLocation(str(path)), {})
+            pipelines = _pipelines(location, {})
             yield stub, pipelines
             pipelines.close()
             nursery.cancel_scope.cancel()
@@ -239,6 +264,25 @@ async def test_connections_that_went_wrong(tmp_path: Path, script: Script, error
         assert await pipelines.exchange([(b"PING",)]) == [b"OK"]
         assert stub.opened == 2
         await wait_until(lambda: stub.ended == 1)
+
+
+@pytest.mark.parametrize("kind", ["inet", "unix"])
+async def test_many_answers_that_end(tmp_path: Path, kind: str) -> None:
+    """A server that ends in the middle of very many answers is noticed as at any time; answers that come in pieces are
+    taken as they come."""
+    async with _stub(tmp_path, kind=kind) as (stub, pipelines):
+
+        async def in_pieces(stream: trio.SocketStream, _: bytes) -> None:
+            for piece in (b":1\r\n" * 10, b":1", b"\r\n:", b"1\r\n" + b":1\r\n" * (MANY - 13), b":1\r\n"):
+                await stream.send_all(piece)
+                await trio.testing.wait_all_tasks_blocked()
+
+        stub.scripts = [in_pieces, _say(b":1\r\n" * (MANY - 1), end=True), in_pieces]
+        assert await pipelines.exchange([(b"INCR", b"n")] * MANY) == [1] * MANY
+        with trio.fail_after(WAIT), pytest.raises(trio.BrokenResourceError):
+            await pipelines.exchange([(b"INCR", b"n")] * MANY)
+        assert await pipelines.exchange([(b"INCR", b"n")] * MANY) == [1] * MANY
+        assert await pipelines.exchange([(b"PING",)]) == [b"OK"]
 
 
 async def test_a_caller_that_is_cancelled(tmp_path: Path) -> None:

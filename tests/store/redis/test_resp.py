@@ -16,7 +16,7 @@ from coredis.exceptions import (
 )
 
 from store.ids import new_id, octets
-from store.redis.resp import MAX_DEPTH, MAX_LINE, Decoder, Malformed, OnIds, encode, encode_each, on_each
+from store.redis.resp import MAX_DEPTH, MAX_LINE, Decoder, Malformed, OnEach, OnIds, encode
 
 REPLIES = (
     b"+OK\r\n:12\r\n:-3\r\n$3\r\na\r\n\r\n$0\r\n\r\n$-1\r\n*-1\r\n*0\r\n"
@@ -38,8 +38,9 @@ def test_encode_ids() -> None:
     for count in (0, 1, 3, 24, 25, 1000):
         ids = [new_id() for _ in range(count)]
         each = [(b"SADD", f"some:{one}".encode(), b"n", b"more") for one in ids]
-        assert encode_each(b"SADD", b"some:", octets(ids), b"n", b"more") == encode(each)
-        assert on_each(b"SADD", b"some:", octets(ids), b"n", b"more") == each
+        on_each = OnEach(b"SADD", b"some:", octets(ids), b"n", b"more")
+        assert on_each.encode() == encode(each) and on_each.commands() == each and len(on_each) == count
+        assert on_each[1:30].encode() == encode(each[1:30])
 
 
 @pytest.mark.parametrize("size", [3, 64, 1000, 10**6])
