@@ -6,7 +6,7 @@ when it is needed: of a user's conversations, few are while they are connected. 
 
 import struct
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from uuid import UUID
 
 from store.ids import parted
@@ -47,6 +47,17 @@ def are_of(packed: bytes, conversation_ids: bytes) -> bool:
     )
 
 
+def without(packed: bytes, numbers: Iterable[int]) -> bytes:
+    """All but the records with these numbers, which are in order, counted from 0."""
+    pieces: list[bytes] = []
+    start = 0
+    for number in numbers:
+        pieces.append(packed[start : number * SIZE])
+        start = (number + 1) * SIZE
+    pieces.append(packed[start:])
+    return b"".join(pieces)
+
+
 def find(packed: bytes, conversation_id: bytes) -> bytes:
     """The record of a conversation that is among these."""
     at = bisect_left(
@@ -56,9 +67,14 @@ def find(packed: bytes, conversation_id: bytes) -> bytes:
 
 
 def unpack(record: bytes) -> tuple[UUID, Position]:
-    conversation_id, seq, changed_ms, message_id, newest_id = _RECORD.unpack(record)
-    position = Position(Cursor(seq, _id(message_id), changed_ms or None), _id(newest_id))
-    return UUID(bytes=conversation_id), position
+    return UUID(bytes=record[:16]), position(record)
+
+
+def position(record: bytes) -> Position:
+    """What the record says of its conversation. The same message twice is one object."""
+    _, seq, changed_ms, last, newest = _RECORD.unpack(record)
+    message_id = _id(last)
+    return Position(Cursor(seq, message_id, changed_ms or None), message_id if newest == last else _id(newest))
 
 
 def _octets(some_id: UUID | None) -> bytes:

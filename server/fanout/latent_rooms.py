@@ -21,10 +21,13 @@ CHUNK = 1000  # records given out at once
 class Latent:
     """Rooms to which one connection is attached, or will be when their heads are read (`packed` is None until then)."""
 
-    __slots__ = ("connection", "count", "opening", "packed", "woken")
+    __slots__ = ("connection", "count", "ids", "opening", "packed", "woken")
 
-    def __init__(self, connection: Subscriber, packed: bytes | None = None, opening: int = 0) -> None:
+    def __init__(
+        self, connection: Subscriber, ids: Sequence[bytes] = (), packed: bytes | None = None, opening: int = 0
+    ) -> None:
         self.connection = connection
+        self.ids = ids  # of all conversations that were latent at the beginning, the very objects that the table has
         self.packed = packed
         self.opening = opening  # which opening of all of this instance it was
         self.count = 0  # conversations that are still latent
@@ -47,9 +50,9 @@ class LatentRooms:
     def __len__(self) -> int:
         return len(self._of)
 
-    def overlap(self, conversation_ids: Collection[bytes]) -> bool:
-        """Whether any of these has a latent room."""
-        return not self._of.keys().isdisjoint(conversation_ids)
+    def among(self, conversation_ids: Collection[bytes]) -> set[bytes]:
+        """Those of these that have a latent room."""
+        return self._of.keys() & conversation_ids
 
     def has(self, conversation_id: bytes) -> bool:
         return conversation_id in self._of
@@ -58,8 +61,11 @@ class LatentRooms:
 
     def begin(self, latent: Latent, conversation_ids: Sequence[bytes]) -> None:
         """Let these, which have no room, belong to `latent` until their heads are read."""
-        self._of.update(dict.fromkeys(conversation_ids, latent))
-        latent.count += len(conversation_ids)
+        table = self._of
+        for conversation_id in conversation_ids:
+            table[conversation_id] = latent
+        latent.ids = conversation_ids
+        latent.count = len(conversation_ids)
 
     def settle(self, begun: Latent, packed: bytes, opening: int, *, is_same: bool) -> Collection[bytes]:
         """Attach the connection to those of the conversations in these records that `begun` still has. Return the
@@ -80,7 +86,7 @@ class LatentRooms:
             records = [record for record in records if self._of.get(record[:16]) is begun]
             ids, packed = [record[:16] for record in records], b"".join(records)
         if ids:
-            latent = Latent(begun.connection, packed, opening)
+            latent = Latent(begun.connection, ids, packed, opening)
             latent.count = len(ids)
             begun.count -= len(ids)
             self._of.update(dict.fromkeys(ids, latent))
@@ -130,12 +136,17 @@ class LatentRooms:
         return [record for latent in self._attached.get(connection, ()) for record in self._records(latent)]
 
     def leave(self, connection: Subscriber) -> list[bytes]:
-        """Forget all of a connection's. Return their records."""
-        records = self.records_of(connection)
-        for record in records:
-            del self._of[record[:16]]
-        self._attached.pop(connection, None)
-        return records
+        """Forget all of a connection's. Return the octets of the conversations' ids.
+
+        Nothing of it looks at a head: the ids are the objects that are in the table, so none is hashed or compared.
+        """
+        left: list[bytes] = []
+        for latent in self._attached.pop(connection, ()):
+            is_whole = latent.count == len(latent.ids)
+            left += latent.ids if is_whole else [one for one in latent.ids if self._of.get(one) is latent]
+        for conversation_id in left:
+            del self._of[conversation_id]
+        return left
 
     # -- of all -----------------------------------------------------------------------------------
 

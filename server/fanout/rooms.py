@@ -250,7 +250,7 @@ class Rooms:
         return cursors
 
     def _leave_all(self, connection: Subscriber) -> None:
-        closed = [record[:16] for record in self.latent.leave(connection)]
+        closed = self.latent.leave(connection)
         for room in connection.rooms:
             del room.attached[connection]
             if self._close_if_idle(room):
@@ -370,8 +370,9 @@ class Rooms:
         read: Callable[[], Awaitable[bytes]],
         expelled: Collection[UUID],
     ) -> list[UUID]:
-        """Attach a connection to the rooms of these conversations, by the octets of their ids, at their heads. Return
-        those that have a room already, to which it is not attached: they are the caller's to open.
+        """Attach a connection to the rooms of these conversations, by the octets of their ids in order, at their heads.
+        Return those that have a room already, to which it is not attached: they are the caller's to open, as far as
+        `read` returned them, if it was asked.
 
         The rooms are latent. `read` returns the records of all that are the user's by then, which is asked when they
         are registered: the memberships and the heads are of one moment, so of each removal it is either known, or the
@@ -380,23 +381,29 @@ class Rooms:
 
         Raises what `read` raises. Then, or if this is cancelled, no room is left of those whose heads were not read.
         """
-        parts, others = list[tuple[Latent, Sequence[bytes]]](), list[UUID]()
+        parts, taken = list[tuple[Latent, Sequence[bytes]]](), set[bytes]()
         try:
             for start in range(0, len(conversation_ids), SETTLED):
                 if start:
                     await trio.lowlevel.checkpoint()
                 some = conversation_ids[start : start + SETTLED]
-                if not self._ids.isdisjoint(some) or self.latent.overlap(some):
-                    is_open = [each in self._ids or self.latent.has(each) for each in some]
-                    others += (UUID(bytes=each) for each, there in zip(some, is_open, strict=True) if there)
-                    some = [each for each, there in zip(some, is_open, strict=True) if not there]
+                open_here = self._ids.intersection(some) | self.latent.among(some)
+                if open_here:
+                    taken |= open_here
+                    some = [each for each in some if each not in open_here]
                 if some:
                     parts.append((Latent(connection), some))
                     self.latent.begin(*parts[-1])
             if parts:
                 mine = [each for _, ids in parts for each in ids]
                 await self._wanted.want_many(mine)  # before the heads are read: no change is lost between the two
-                await self._settle(connection, parts, await read(), expelled)
+                packed = await read()
+                is_same = positions.are_of(packed, b"".join(conversation_ids))
+                if is_same and taken:
+                    packed = positions.without(packed, (n for n, each in enumerate(conversation_ids) if each in taken))
+                elif taken:
+                    taken.intersection_update(positions.ids(packed))
+                await self._settle(connection, parts, packed, expelled, is_same=is_same)
             for (
                 begun,
                 ids,
@@ -413,7 +420,7 @@ class Rooms:
         finally:
             for begun, ids in parts:
                 self._abandon(begun, ids)
-        return others
+        return [UUID(bytes=each) for each in sorted(taken)]
 
     async def _settle(
         self,
@@ -421,9 +428,11 @@ class Rooms:
         parts: Sequence[tuple[Latent, Sequence[bytes]]],
         packed: bytes,
         expelled: Collection[UUID],
+        *,
+        is_same: bool,
     ) -> None:
-        """Attach the connection to what these parts have and the records name."""
-        is_same = positions.are_of(packed, b"".join([each for _, ids in parts for each in ids]))
+        """Attach the connection to what these parts have and the records name. `is_same`: they are of all that the
+        parts were given, in order."""
         at, step = 0, SETTLED * positions.SIZE
         pieces: list[tuple[Latent, Sequence[bytes], int, int]] = []  # with from where to where in the records
         for begun, ids in parts:
@@ -471,8 +480,7 @@ class Rooms:
             latent.hold(raw, room)
             room.pins += 1
         else:
-            _, position = positions.unpack(positions.find(latent.packed, raw))
-            room.place(position)
+            room.place(positions.position(positions.find(latent.packed, raw)))
             room.opening = latent.opening
             room.attach(latent.connection)
             if self.latent.suspicions:

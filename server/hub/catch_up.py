@@ -22,7 +22,6 @@ from server.fanout.recent_events import Broadcast
 from server.fanout.room import BLOCKS, JOINED, THREAD, Room, Subscriber, cursor_at, resync_at
 from server.fanout.rooms import BLOCKS_CHANGED, REMOVED, Rooms, no_such_conversation
 from server.fanout.thread_updates import CHANGED as THREAD_CHANGED
-from store import positions
 from store.ids import octets, parted
 from store.model import Change, Conversation, Cursor, Position, ThreadState
 from store.postgres.conversations import Standing
@@ -141,32 +140,56 @@ async def attach_all(
     while their memberships are read attaches it itself, and one that removes them puts the conversation into
     `expelled`. Memberships are read once more with the heads of the rooms that are opened (`Rooms.attach_latent`).
     """
-    found: bytes | None = None
 
     async def read() -> bytes:
-        nonlocal found, openings
+        nonlocal openings
         openings = rooms.openings
-        found = await sync.memberships_with_positions(connection.user_id)
-        return found
+        return await sync.memberships_with_positions(connection.user_id)
 
     ids = parted(mine)
     if connection.cursors:  # its transport was lost in the middle of this: where it was attached, it is caught up
         left = set(octets(connection.cursors))
         ids = [one for one in ids if one not in left]
     others = await rooms.attach_latent(connection, ids, read, expelled)
-    if found is not None and others:
-        current = set(positions.ids(found))
-        others = [conversation_id for conversation_id in others if conversation_id.bytes in current]
+    if others:
+        others = await _attach_to_open(connection, rooms, others, openings, expelled)
+    if not others:
+        return
     async with rooms.opened(others) as opened:
         still = await _memberships(connection, sync, others, opened, openings)
         if still is not others:
             opened = {key: room for key, room in opened.items() if key in still}
         for number, room in enumerate(opened.values(), 1):
-            key = room.conversation_id
-            if not (key in expelled or key in (connection.cursors or ()) or connection.closed):
+            if _may_attach(connection, room.conversation_id, expelled):
                 room.attach(connection)
             if number % STEP == 0:
                 await trio.lowlevel.checkpoint()
+
+
+async def _attach_to_open(
+    connection: Target, rooms: Rooms, others: Collection[UUID], openings: int, expelled: Collection[UUID]
+) -> list[UUID]:
+    """Attach to those of these rooms that are live, and were when there had been that many `openings`. Return the rest.
+
+    Each is looked at and attached in one step, so none is kept open. Of each removal since the memberships were read
+    such a room has delivered the change, or will (`_memberships`).
+    """
+    rest: list[UUID] = []
+    for number, conversation_id in enumerate(others, 1):
+        if _may_attach(connection, conversation_id, expelled):
+            room = rooms.find(conversation_id)
+            if room is not None and room.next_seq is not None and room.opening <= openings:
+                room.attach(connection)
+            else:
+                rest.append(conversation_id)
+        if number % STEP == 0:
+            await trio.lowlevel.checkpoint()
+    return rest
+
+
+def _may_attach(connection: Target, conversation_id: UUID, expelled: Collection[UUID]) -> bool:
+    """Whether nothing has come in between: a removal, a cursor with which it is caught up, the end."""
+    return not (conversation_id in expelled or conversation_id in (connection.cursors or ()) or connection.closed)
 
 
 async def _memberships(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from store.ids import octets
 from store.model import Cursor, Position
-from store.positions import SIZE, are_of, find, ids, pack, records, unpack
+from store.positions import SIZE, are_of, find, ids, pack, records, unpack, without
 
 SOME_IDS = st.uuids() | st.integers(0, 300).map(lambda number: UUID(int=number))
 MESSAGES = st.none() | SOME_IDS.filter(lambda one: one.int > 0)
@@ -23,5 +23,8 @@ def test_each_is_found(positions: dict[UUID, Position]) -> None:
     mine = b"".join(ids(packed))
     assert are_of(packed, mine) and not are_of(packed, mine + bytes(16))
     assert not mine or (not are_of(packed, mine[16:]) and not are_of(packed, mine[:-1] + bytes([mine[-1] ^ 1])))
+    for some in (range(0), range(0, len(positions), 2), range(len(positions))):
+        left = [record for number, record in enumerate(records(packed)) if number not in some]
+        assert records(without(packed, some)) == left
     for conversation_id, position in positions.items():
         assert unpack(find(packed, conversation_id.bytes)) == (conversation_id, position)

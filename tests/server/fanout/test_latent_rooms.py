@@ -350,6 +350,42 @@ async def test_two_connections(world: World, nursery: trio.Nursery, users: tuple
     assert world.gone()
 
 
+async def test_some_are_open_already(world: World) -> None:
+    """Beside rooms that others have open, the rest is latent with heads of its own, and is left alone; so is it where
+    one of the open ones is not the user's any more when the heads are read."""
+    bob = await world.client(BOB)
+    shared = world.books.ids[1::2]
+    await world.attach(bob, shared)
+    one, other = await world.attached(), await world.client()
+    assert {room.conversation_id for room in world.rooms.all()} == set(shared) and len(world.rooms.latent) == 3
+    [gone, *_] = shared
+    await _at(world, "registered", lambda: world.books.members[gone].discard(USER))
+    mine = world.books.memberships(USER)
+    world.rooms.unregister(one)
+    await world.attach(other, mine)
+    assert world.rooms.conversations_of(other) == set(mine) - {gone}
+    for key in mine:
+        world.say(key)
+    assert other.look().got == {key: [4] for key in mine if key != gone} and one.look().got == {}
+    assert bob.look().got == {key: [4] for key in shared}
+
+
+async def test_leaving_some(world: World) -> None:
+    """Who leaves after some of their rooms were woken leaves all, of each conversation once; who comes back at once is
+    attached to all."""
+    client, dropped = await world.attached(), list[bytes]()
+    world.cluster.drop_many = dropped.extend  # type: ignore[method-assign, assignment]
+    woken, *rest = world.books.ids
+    world.say(woken)
+    world.rooms.unregister(client)
+    assert sorted(dropped) == octets(world.books.ids)
+    assert not (world.rooms.all() or world.rooms.latent or world.rooms._ids) and world.rooms.count(client) == 0
+    again = await world.attached()
+    for key in world.books.ids:
+        world.say(key)
+    assert again.look().got == {woken: [5]} | {key: [4] for key in rest} and client.look().got == {woken: [4]}
+
+
 async def test_each_waits_for_the_other(world: World, nursery: trio.Nursery) -> None:
     """Two that open at once, each of them some of what the other one needs, both come to their end."""
     one, other = [await world.client(user_id) for user_id in (USER, BOB)]
