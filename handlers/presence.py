@@ -6,6 +6,7 @@ who chose Offline is never shown as anything else. `handlers.ports.Presence` kno
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from uuid import UUID
 
 from handlers.errors import ChatError
@@ -21,6 +22,7 @@ from store.redis.inbox_entries import StatusNotice
 
 MAX_ASKED = 200  # users in one GetPresence
 MAX_AUDIENCE = 200  # members of a conversation in which people hear of each other's presence (docs/hub.md)
+NOTHING_KNOWN: Mapping[UUID, StatusNotice] = MappingProxyType({})
 
 
 class Presence:
@@ -47,30 +49,38 @@ class Presence:
         ]
 
     async def status_notices(
-        self, user_ids: Collection[UUID], online: Collection[UUID], chosen: Mapping[UUID, bool]
+        self,
+        user_ids: Collection[UUID],
+        online: Collection[UUID],
+        chosen: Mapping[UUID, bool],
+        known: Mapping[UUID, StatusNotice] = NOTHING_KNOWN,
     ) -> list[StatusNotice]:
-        """Return how each of these users is to be shown now, and in which conversations.
+        """Return how each of these users is to be shown now, and in which conversations: of those who have thousands,
+        these are most of the work, so who is shown so already, as is `known`, is left out before they are read.
 
         Users who chose to appear offline connect and disconnect unseen: they are left out, unless the choice itself
         is new (`chosen`).
         """
         async with self._pool.connection() as conn:
             found = await without_last_seen(conn, await users.list_users_by_id(conn, user_ids))
-            audiences = await conversations.list_audiences(conn, user_ids, MAX_AUDIENCE)
-        notices = []
-        for user in found:
-            if user.status is UserStatus.OFFLINE and not chosen.get(user.id):
-                continue
-            update = _update(user, user.id in online)
-            notices.append(
-                StatusNotice(user.id, update.status, update.status_text, update.last_seen_at, tuple(audiences[user.id]))
-            )
-        return notices
+            seen = [user for user in found if user.status is not UserStatus.OFFLINE or chosen.get(user.id)]
+            shown = [_update(user, user.id in online) for user in seen]
+            news = [one for one in shown if _differs(known.get(one.user_id), one)]
+            ids = [one.user_id for one in news]
+            audiences = await conversations.list_audiences(conn, ids, MAX_AUDIENCE) if ids else {}
+        return [
+            StatusNotice(one.user_id, one.status, one.status_text, one.last_seen_at, tuple(audiences[one.user_id]))
+            for one in news
+        ]
 
     async def keep_last_seen(self, user_ids: Collection[UUID]) -> None:
         """These have just left."""
         async with self._pool.connection() as conn:
             await users.update_last_seen(conn, user_ids, datetime.now(UTC))
+
+
+def _differs(before: StatusNotice | None, now: UserStatusUpdate) -> bool:
+    return before is None or (before.status, before.status_text) != (now.status, now.status_text)
 
 
 def _update(user: User, online: bool) -> UserStatusUpdate:

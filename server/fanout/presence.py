@@ -159,8 +159,8 @@ class PresenceAnnouncer:
         if gone:
             await self._presence.keep_last_seen(gone)
             self._gone -= gone
-        found = await self._presence.status_notices(user_ids, await self.online(user_ids), moved)
-        changed = [one for one in found if moved.get(one.user_id) or _differs(announced.get(one.user_id), one)]
+        known = {user_id: notice for user_id, notice in announced.items() if not moved.get(user_id)}
+        changed = await self._presence.status_notices(user_ids, await self.online(user_ids), moved, known)
         if changed:
             ids = [one.user_id for one in changed]
             try:
@@ -173,11 +173,6 @@ class PresenceAnnouncer:
     async def _show(self, user_ids: Collection[UUID], shown: dict[UUID, StatusNotice]) -> None:
         if user_ids:
             chosen = dict.fromkeys(user_ids, True)
-            found = await self._presence.status_notices(list(user_ids), await self.online(user_ids), chosen)
-            changed = [one for one in found if _differs(shown.get(one.user_id), one)]
+            changed = await self._presence.status_notices(list(user_ids), await self.online(user_ids), chosen, shown)
             self._shown |= {one.user_id: one for one in changed}
             self._ephemeral_events.show_statuses(changed)
-
-
-def _differs(before: StatusNotice | None, now: StatusNotice) -> bool:
-    return before is None or (before.status, before.status_text) != (now.status, now.status_text)

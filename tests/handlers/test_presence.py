@@ -68,6 +68,22 @@ async def test_announced(memory: Memory, status: UserStatus, is_there: bool, cho
         assert [(one.user_id, one.status) for one in found] == [(caller.user_id, status if is_there else OFFLINE)]
 
 
+async def test_shown_so_already(memory: Memory) -> None:
+    """Who is shown as is known is left out, and their conversations, which may be thousands, are not read."""
+    one, other = memory.user(), memory.user()
+    ids = [one.user_id, other.user_id]
+    known = {each.user_id: each for each in await memory.presence.status_notices(ids, ids, {})}
+    memory.database.steps.clear()
+    assert await memory.presence.status_notices(ids, ids, {}, known) == []
+    assert not [step for step in memory.database.steps if "audiences" in str(step)]
+    [left] = await memory.presence.status_notices(ids, [one.user_id], {}, known)
+    assert (left.user_id, left.status) == (other.user_id, OFFLINE)
+    chooses(memory, one, UserStatus.BUSY)
+    [busy] = await memory.presence.status_notices(ids, ids, {}, known)
+    assert (busy.user_id, busy.status) == (one.user_id, UserStatus.BUSY)
+    assert [step for step in memory.database.steps if "audiences" in str(step)]
+
+
 @pytest.mark.parametrize(("members", "is_shown"), [(1, True), (MAX_AUDIENCE, True), (MAX_AUDIENCE + 1, False)])
 async def test_to_whom(memory: Memory, members: int, is_shown: bool) -> None:
     """In conversations up to a size; in larger ones people do not hear of each other's coming and going."""

@@ -50,17 +50,22 @@ class World:
         return {user_id: int(user_id in self.here) for user_id in user_ids}
 
     async def status_notices(
-        self, user_ids: Collection[UUID], online: Collection[UUID], chosen: Mapping[UUID, bool]
+        self,
+        user_ids: Collection[UUID],
+        online: Collection[UUID],
+        chosen: Mapping[UUID, bool],
+        known: Mapping[UUID, StatusNotice],
     ) -> list[StatusNotice]:
         await trio.lowlevel.checkpoint()
         if self.meanwhile is not None:
             meanwhile, self.meanwhile = self.meanwhile, None
             meanwhile()
-        return [
+        found = [
             StatusNotice(user_id, self.chosen.get(user_id, ONLINE) if user_id in online else OFFLINE, None, None, ())
             for user_id in user_ids
             if self.chosen.get(user_id) is not OFFLINE or chosen.get(user_id)
         ]
+        return [one for one in found if known.get(one.user_id) != one]
 
     async def note_moved(self, user_ids: Collection[UUID]) -> None:
         await trio.lowlevel.checkpoint()
