@@ -60,6 +60,9 @@ class BlockLists:
     def load(self, user_id: UUID, read: Concerning) -> None:
         """What was read just now is all there is, but for what was heard a moment ago."""
         blocks = read.around
+        if not blocks and user_id not in self._around:  # as of most who connect
+            self._blind.discard(user_id)
+            return
         now = trio.current_time()
         heard = {key: one for key, one in self._around.get(user_id, {}).items() if now - one.heard_at < REMEMBERED}
         found = {(one.other_id, one.is_own): _Known(one.version, True, float("-inf")) for one in blocks}

@@ -24,12 +24,11 @@ ALL_SUBJECTS, NO_SUBJECT = "", "-"  # in place of a subject
 Key = tuple[str, str]
 
 
-class _Count:
-    __slots__ = ("left_out", "lines", "references")
+class _LeftOut:
+    __slots__ = ("lines", "references")
 
     def __init__(self) -> None:
         self.lines = 0
-        self.left_out = 0
         self.references: list[str] = []
 
 
@@ -39,7 +38,8 @@ class Suppressor:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._began = clock()
-        self._counts: dict[Key, _Count] = {}
+        self._counts: dict[Key, int] = {}  # of lines: a number for each who connects, and no object
+        self._left_out: dict[Key, _LeftOut] = {}
         self._reporting = False
         self.suppressed = 0  # since the start
 
@@ -49,14 +49,12 @@ class Suppressor:
         self.turn()
         name = _name(event)
         for key, bound in (((name, _subject(event)), OF_ONE), ((name, ALL_SUBJECTS), OF_EVENT)):
-            count = self._counts.get(key)
-            if count is None:
-                if len(self._counts) >= MAX_KEYS and key[1]:
-                    continue
-                count = self._counts[key] = _Count()
-            count.lines += 1
-            if count.lines > bound:
-                self._leave_out(count, event)
+            count = self._counts.get(key, 0)
+            if not count and len(self._counts) >= MAX_KEYS and key[1]:
+                continue
+            self._counts[key] = count + 1
+            if count >= bound:
+                self._leave_out(key, event)
                 raise structlog.DropEvent
         return event
 
@@ -73,34 +71,37 @@ class Suppressor:
         now = self._clock()
         if now - self._began < PERIOD:
             return
-        counts, self._counts = self._counts, {}
+        self._counts = {}
         seconds, self._began = now - self._began, now
-        left_out = [(key, count) for key, count in counts.items() if count.left_out]
+        left_out, self._left_out = self._left_out, {}
         if left_out:
-            self._report(left_out, seconds)
+            self._report(left_out.items(), seconds)
 
-    def _leave_out(self, count: _Count, event: EventDict) -> None:
+    def _leave_out(self, key: Key, event: EventDict) -> None:
         self.suppressed += 1
-        count.left_out += 1
-        if "reference" in event and len(count.references) < MAX_REFERENCES:
-            count.references.append(str(event["reference"]))
+        left_out = self._left_out.get(key)
+        if left_out is None:
+            left_out = self._left_out[key] = _LeftOut()
+        left_out.lines += 1
+        if "reference" in event and len(left_out.references) < MAX_REFERENCES:
+            left_out.references.append(str(event["reference"]))
 
-    def _report(self, left_out: Iterable[tuple[Key, _Count]], seconds: float) -> None:
+    def _report(self, left_out: Iterable[tuple[Key, _LeftOut]], seconds: float) -> None:
         """Log one line for each event, with its first subject and their number."""
         log = structlog.get_logger("parley.logs")
-        summaries: dict[str, tuple[list[str], _Count]] = {}
-        for (name, subject), count in left_out:
-            subjects, total = summaries.setdefault(name, ([], _Count()))
+        summaries: dict[str, tuple[list[str], _LeftOut]] = {}
+        for (name, subject), some in left_out:
+            subjects, total = summaries.setdefault(name, ([], _LeftOut()))
             subjects.append(subject)
-            total.left_out += count.left_out
-            total.references += count.references[: MAX_REFERENCES - len(total.references)]
+            total.lines += some.lines
+            total.references += some.references[: MAX_REFERENCES - len(total.references)]
         self._reporting = True
         try:
             for name, (subjects, total) in summaries.items():
                 fields: dict[str, object] = {"subjects": len(subjects), "subject": subjects[0]}
                 if total.references:
                     fields["references"] = total.references
-                log.warning(SUPPRESSED, of=name, count=total.left_out, seconds=round(seconds, 1), **fields)
+                log.warning(SUPPRESSED, of=name, count=total.lines, seconds=round(seconds, 1), **fields)
         finally:
             self._reporting = False
 

@@ -10,6 +10,7 @@ import binascii
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote_to_bytes
@@ -31,6 +32,7 @@ _LENGTH = re.compile(rb"\d{1,18}")
 _SINGLE = frozenset({b"host", b"content-length", b"transfer-encoding", b"sec-websocket-key", b"sec-websocket-version"})
 _UNASKED = frozenset({b"upgrade", b"http2-settings"})  # nothing behind us is to switch to anything
 CHUNKED = -1  # the length of a body that says itself where it ends
+_SHORT = 64  # bytes of a path that is remembered
 
 
 class BadRequest(Exception):
@@ -157,7 +159,15 @@ def rewritten(head: Head) -> bytes:
 
 def plain_path(target: bytes) -> str:
     """The path of a target, however it is spelled: percent-encoding, case, a slash at its end."""
-    return spelled_plainly(unquote_to_bytes(target.partition(b"?")[0]).decode("utf-8", "replace"))
+    path = target.partition(b"?")[0]
+    return _remembered_path(path) if len(path) <= _SHORT else _plain_path(path)
+
+
+def _plain_path(path: bytes) -> str:
+    return spelled_plainly(unquote_to_bytes(path).decode("utf-8", "replace"))
+
+
+_remembered_path = lru_cache(maxsize=64)(_plain_path)  # that of the hub is asked for twice by each connect
 
 
 def spelled_plainly(path: str) -> str:
