@@ -80,8 +80,8 @@ def make(data: Path, stages: Collection[str], source: Source = HERE) -> World:
         _fill(rest, many)
         busy = [rest.user(f"busy{number}") for number in range(BUSY)] if "thousand" in stages else []
         for user in busy:
-            for number in range(THOUSAND):
-                rest.group(user, [user, users[number]], f"busy {number}")
+            for number in range(THOUSAND):  # with those at the end: of none of them a connection is open before
+                rest.group(user, [user, users[-1 - number]], f"busy {number}")
         read = _long(rest, users, pairs[0][2]) if "reads" in stages else None
         rooms = []
         if "fan" in stages:
