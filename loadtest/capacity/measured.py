@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import psycopg
 
 from loadtest.bench import measures
@@ -162,7 +163,9 @@ def _connect(server: Server, users: Sequence[User], count: int) -> tuple[Cost, f
 
 
 def _idle(server: Server, users: Sequence[User], count: int) -> Cost:
-    """A second of one connection: pings in both directions, as often as they are served."""
+    """A second of one connection: pings in both directions, as often as they are served. What the processes spend
+    without a client is not theirs."""
+    rest = _at_rest(server)
     with _lean_client(server, users, count) as lean_client:
         recorder = CostRecorder(server)
         start = time.monotonic()
@@ -171,7 +174,19 @@ def _idle(server: Server, users: Sequence[User], count: int) -> Cost:
                 sock.send(PING)
             while (wait := start + number * KEEPALIVE - time.monotonic()) > 0:
                 lean_client.receive(lambda sock, data: None, wait)
-        return recorder.each(count * ROUNDS, "pings").times(1 / REAL_KEEPALIVE)
+        check_enough(count * ROUNDS, "pings")
+        spent = recorder.spent().cost.less(rest.times(time.monotonic() - start))
+        return spent.times(US / (count * ROUNDS) / REAL_KEEPALIVE)
+
+
+def _at_rest(server: Server) -> Cost:
+    """A second of all processes in which they are not asked for anything: the least of some, of each."""
+    seconds = []
+    for _ in range(measures.SECONDS_AT_REST):
+        recorder, began = CostRecorder(server), time.monotonic()
+        time.sleep(1)
+        seconds.append(recorder.spent().cost.times(1 / (time.monotonic() - began)))
+    return Cost(*(min(each) for each in zip(*map(msgspec.structs.astuple, seconds), strict=True)))
 
 
 def _seats(world: World) -> list[tuple[Seat, Seat]]:

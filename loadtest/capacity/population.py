@@ -26,6 +26,11 @@ class Cost(msgspec.Struct, frozen=True, rename="camel"):
     def plus(self, other: "Cost") -> "Cost":
         return Cost(self.server + other.server, self.database + other.database, self.redis + other.redis)
 
+    def less(self, other: "Cost") -> "Cost":
+        """Never below nothing, as what is measured is not."""
+        left = self.plus(other.times(-1))
+        return Cost(max(0.0, left.server), max(0.0, left.database), max(0.0, left.redis))
+
 
 class Costs(msgspec.Struct, frozen=True, rename="camel"):
     """What was measured."""

@@ -1,6 +1,7 @@
 """loadtest.bench.measures, against the reference in C: what is counted there is counted at Parley, too."""
 
 import shutil
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -57,3 +58,12 @@ def test_each_way_of_broadcasting_has_a_cost(floor: Server, monkeypatch: pytest.
     costs = list(measures.fan_out(floor, 0.05, size=480, ways=[ONE_BY_ONE, BURSTS, TOGETHER]))
     assert len(costs) == 3 and min(costs) > 0
     assert measures.echo(floor, 0.05) > 0
+
+
+def test_what_a_start_leaves_to_be_done_is_no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds in which a process still spends more than it does by itself are not taken off what pings cost."""
+    spent = [0.0, 0.5, 0.5, 0.6, 0.6, 0.617, 0.617, 0.65, 0.65, 0.7]
+    clock = [float(second) for second in (0, 1, 1, 2, 2, 3, 3, 4, 4, 5)]
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(time, "monotonic", iter(clock).__next__)
+    assert measures.by_itself(iter(spent).__next__) == pytest.approx(0.017)
