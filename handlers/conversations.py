@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import TypeVar
 from uuid import UUID
 
+import structlog
 from msgspec import UnsetType
 
 from handlers import page_cursors, permissions, preconditions, text_rules
@@ -30,6 +31,7 @@ from handlers.ports import Connections
 from handlers.standing import require_not_banned
 from handlers.transactions import Transactions
 from handlers.users import check_picture
+from store.errors import StoreError
 from store.ids import distinct, new_id
 from store.model import (
     Change,
@@ -52,6 +54,8 @@ OF_OTHERS = 0.9  # of these others may fill, by adding the user to groups
 NAMED = 10  # users in an error
 
 Choice = TypeVar("Choice", bound=WireEnum)
+
+log = structlog.get_logger("parley.conversations")
 
 
 class Conversations:
@@ -194,7 +198,11 @@ class Conversations:
         return await self.get(caller, conversation_id)
 
     async def delete(self, caller: Caller, conversation_id: UUID, *, if_match: Collection[str] | None = None) -> None:
-        """Delete the conversation for all members. Either of its two users may delete a direct one."""
+        """Delete the conversation for all members. Either of its two users may delete a direct one.
+
+        For everybody it is gone with the one transaction; the rows of a large group's members go behind it, piece by
+        piece.
+        """
 
         async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
             head, member = await locked(conn, caller, conversation_id)
@@ -204,6 +212,7 @@ class Conversations:
             return None, (await store.delete_conversation(conn, conversation_id, by=caller.user_id),)
 
         await self._transactions.run(write, touches=(conversation_id,))
+        await self._forget_members(conversation_id)
 
     async def add_member(
         self, caller: Caller, conversation_id: UUID, request: AddMember, once: Once | None = None
@@ -309,6 +318,18 @@ class Conversations:
             raise ChatError("conflict", f"These users are in {most} conversations, and are put into no more: {named}.")
 
     # -- inside -----------------------------------------------------------------------------------
+
+    async def _forget_members(self, conversation_id: UUID) -> None:
+        """Delete the members who are left of a conversation that was dissolved. Whatever becomes of this, nothing shows
+        them any more: the purge goes on with it."""
+        try:
+            gone: int | None = 0
+            while gone is not None:
+                async with self._pool.connection() as conn:
+                    gone = await store.forget_members(conn, conversation_id)
+        except StoreError as error:
+            advice = "`parley purge` deletes the rest of its members"
+            log.warning("dissolution_unfinished", conversation=str(conversation_id), reason=str(error), advice=advice)
 
     @staticmethod
     async def _require(

@@ -25,6 +25,7 @@ from store.postgres import (
     accounts,
     api_keys,
     audit,
+    conversations,
     idempotency,
     join_links,
     member_bans,
@@ -156,6 +157,7 @@ def _steps(settings: Settings, now: datetime, oldest: datetime) -> list[tuple[st
     audited = now - timedelta(days=settings.audit_retention_days)
     return [
         ("rows of users who were erased", users.forget_erased),
+        ("members of groups that were dissolved", conversations.forget_dissolved),
         ("mentions", lambda conn, limit: mentions.delete_old_mentions(conn, oldest, limit)),
         ("clientMessageIds", lambda conn, limit: messages.delete_old_sends(conn, before, limit)),
         ("Idempotency-Keys", lambda conn, limit: idempotency.delete_old(conn, before, limit)),

@@ -53,6 +53,7 @@ LOWEST_ID = UUID(int=0)  # below every user id
 BUDGET = 8000  # messages looked at for the totals of one user
 CAPPED = 3000  # the same where there are more: the totals are lower bounds then, and mentions are looked for apart
 THREADS = 2000  # of one user that are looked at, those with the newest roots
+FORGOTTEN = 1000  # members that are deleted at once when a group is dissolved
 DETAILS = len(msgspec.structs.fields(GroupDetails))
 DESCRIPTION = 8  # where it stands among the columns of a conversation: the first of the details
 ROLES = {member.value: member for member in Role}
@@ -430,15 +431,48 @@ async def delete_conversation(conn: Connection, conversation_id: UUID, *, by: UU
     """Dissolve a conversation: it has no members any more, and nothing can be written. Raises NoConversation.
 
     The messages stay until retention takes them; the row stays as a tombstone with its head.
+
+    From the commit on no statement finds a member. Of their rows, of which there may be any number, a piece is deleted
+    here, under the lock for which messages wait; the rest by `forget_members`, which is called until nothing is left,
+    here or, should the process die, by the purge.
     """
     async with conn.atomic():
         await _lock(conn, conversation_id)
         change = await _announce(conn, conversation_id, Announcement(Event.DELETED, by))
         await conn.execute(queries.delete_links_of, {"conversation_id": conversation_id})
         await public_groups.delete_words(conn, conversation_id)
-        cursor = await conn.execute(queries.delete_all_members, {"conversation_id": conversation_id})
-        removed = tuple(user_id for (user_id,) in await cursor.fetchall())
+        removed = await list_member_ids(conn, conversation_id)
+        await conn.execute(queries.dissolve_conversation, {"conversation_id": conversation_id})
+        await forget_members(conn, conversation_id)
     return msgspec.structs.replace(change, removed=removed)
+
+
+async def forget_members(conn: Connection, conversation_id: UUID | None, limit: int = FORGOTTEN) -> int | None:
+    """Delete at most `limit` members of a conversation that was dissolved, or of any such conversation.
+
+    One transaction. Returns how many; None if nothing is left, or another process is about it.
+    """
+    async with conn.atomic():
+        row = await (await conn.execute(queries.lock_dissolution, {"conversation_id": conversation_id})).fetchone()
+        if row is None:
+            return None
+        parameters = {"conversation_id": row[0], "limit": limit}
+        count = (await conn.execute(queries.delete_dissolved_members, parameters)).rowcount
+        if count < limit:
+            await conn.execute(queries.delete_dissolution, {"conversation_id": row[0]})
+        return count
+
+
+async def forget_dissolved(conn: Connection, limit: int) -> int:
+    """Delete members who are left of conversations that were dissolved, for the purge. How many; `limit` or more: go
+    on."""
+    total = 0
+    while total < limit:
+        gone = await forget_members(conn, None, limit)
+        if gone is None:
+            return min(total, limit - 1)
+        total += gone
+    return total
 
 
 async def insert_member(conn: Connection, conversation_id: UUID, user_id: UUID, role: Role, *, by: UUID) -> Change:

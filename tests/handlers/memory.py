@@ -875,6 +875,11 @@ def _delete_conversation(tables: Tables, conversation_id: UUID, *, by: UUID) -> 
     return replace(tables.announce(conversation_id, by, removed=gone), dissolved=True)
 
 
+@stands_for(conversations.forget_members)
+def _forget_members(tables: Tables, conversation_id: UUID | None, limit: int = conversations.FORGOTTEN) -> int | None:
+    return None
+
+
 @stands_for(conversations.insert_member)
 def _insert_member(tables: Tables, conversation_id: UUID, user_id: UUID, role: Role, *, by: UUID) -> Change:
     if (conversation_id, user_id) in tables.members:

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 import pytest
+import structlog
 from msgspec.structs import replace
 
 from handlers.conversations import Conversations
@@ -20,6 +21,7 @@ from handlers.model import (
     UpdateSettings,
 )
 from handlers.preconditions import of_conversation
+from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Posting, Role
 from store.postgres.conversations import Filter
@@ -145,6 +147,28 @@ async def test_either_deletes_a_direct_conversation(memory: Memory) -> None:
         assert change.dissolved and set(change.removed) == {person.user_id for person in pair}
         memory.publisher.published.clear()
         assert (await refused(memory, memory.conversations.delete(pair[0], direct))).code == "not_found"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_large_group_is_dissolved(memory: Memory, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    """Its members are deleted piece by piece, behind what says that it is dissolved; that this fails is logged, and it
+    is dissolved."""
+    owner, left = memory.user(), 3
+    group = memory.group((owner, OWNER))
+
+    async def forget_members(conn: object, conversation_id: UUID, limit: int = 0) -> int | None:
+        nonlocal left
+        assert conversation_id == group and [change.dissolved for change in memory.publisher.changes] == [True]
+        left -= 1
+        if fails:
+            raise Unavailable("away")
+        return left if left >= 0 else None
+
+    monkeypatch.setattr("store.postgres.conversations.forget_members", forget_members)
+    with structlog.testing.capture_logs() as logged:
+        await memory.conversations.delete(owner, group)
+    assert group in memory.tables.dissolved and left == (2 if fails else -1)
+    assert [entry["event"] for entry in logged] == ["dissolution_unfinished"] * fails
 
 
 async def test_the_last_owner_stays(memory: Memory) -> None:

@@ -11,3 +11,8 @@ SELECT EXISTS (SELECT FROM users WHERE id = %(user_id)s AND deleted_at IS NULL) 
         SELECT (extract(epoch FROM banned_until) * 1000)::bigint FROM users
         WHERE id = %(user_id)s AND banned_until > clock_timestamp()
     ) AS banned_until
+
+-- fragment: dissolved
+-- Large groups that were dissolved, and whose members are not all deleted yet: mostly none, so this is read once for a statement.
+-- Their members count as deleted wherever they are read; a conversation that is read as well says so itself (deleted_at).
+ARRAY(SELECT d.conversation_id FROM dissolutions AS d)

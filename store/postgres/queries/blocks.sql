@@ -84,7 +84,7 @@ WHERE EXISTS (SELECT FROM blocks AS b WHERE b.user_id = k.user_id AND b.blocked_
 -- members_user of one of them, members_pkey, conversations_pkey. The conversations in which they hear of each other's presence.
 SELECT m.conversation_id FROM members AS m
 JOIN members AS o ON o.conversation_id = m.conversation_id AND o.user_id = %(other_id)s
-JOIN conversations AS c ON c.id = m.conversation_id AND c.member_count <= %(most)s
+JOIN conversations AS c ON c.id = m.conversation_id AND c.member_count <= %(most)s AND c.deleted_at IS NULL
 WHERE m.user_id = %(user_id)s LIMIT %(limit)s
 
 -- name: list_unavailable

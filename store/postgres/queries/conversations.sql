@@ -55,14 +55,29 @@ WITH gone AS (
 UPDATE conversations AS c SET member_count = c.member_count - 1 FROM gone WHERE c.id = gone.conversation_id
 RETURNING c.id
 
--- name: delete_all_members
--- members_pkey.
-WITH gone AS (
-    DELETE FROM members WHERE conversation_id = %(conversation_id)s RETURNING user_id
-), marked AS (
-    UPDATE conversations SET deleted_at = clock_timestamp(), member_count = 0 WHERE id = %(conversation_id)s
+-- name: dissolve_conversation
+-- conversations_pkey, dissolutions_pkey. From the commit on it has no members, though their rows may still be there.
+WITH noted AS (INSERT INTO dissolutions (conversation_id) VALUES (%(conversation_id)s))
+UPDATE conversations SET deleted_at = clock_timestamp(), member_count = 0 WHERE id = %(conversation_id)s
+
+-- name: lock_dissolution
+-- dissolutions_pkey. That of a conversation, or any. One that another process works on is passed over.
+SELECT conversation_id FROM dissolutions WHERE %(conversation_id)s::uuid IS NULL OR conversation_id = %(conversation_id)s
+ORDER BY conversation_id LIMIT 1 FOR UPDATE SKIP LOCKED
+
+-- name: delete_dissolved_members
+-- members_pkey, as a range from its beginning. Locked in the order in which receipts are written; no member is added any more, so
+-- what is up to the last of them is what was locked.
+WITH locked AS MATERIALIZED (
+    SELECT user_id FROM members WHERE conversation_id = %(conversation_id)s ORDER BY user_id LIMIT %(limit)s FOR UPDATE
 )
-SELECT user_id FROM gone ORDER BY user_id
+DELETE FROM members WHERE conversation_id = %(conversation_id)s
+    AND user_id <= (SELECT l.user_id FROM locked AS l ORDER BY l.user_id DESC LIMIT 1)
+
+-- name: delete_dissolution
+-- dissolutions_pkey, members_pkey. When no member is left: of those who were to be deleted, some may have gone by themselves.
+DELETE FROM dissolutions WHERE conversation_id = %(conversation_id)s
+    AND NOT EXISTS (SELECT FROM members AS m WHERE m.conversation_id = %(conversation_id)s)
 
 -- name: update_role
 -- members_pkey.
@@ -103,12 +118,13 @@ CASE WHEN m.user_id = %(viewer_id)s::uuid THEN m.read_seq
 -- name: fetch_member
 -- members_pkey.
 SELECT {member} FROM members AS m WHERE conversation_id = %(conversation_id)s AND user_id = %(user_id)s
+    AND conversation_id <> ALL({dissolved})
 
 -- name: list_members
 -- members_pkey, as a range.
 SELECT m.user_id, m.role, (extract(epoch FROM m.joined_at) * 1000)::bigint, m.delivered_seq, {seen_read}
 FROM members AS m
-WHERE m.conversation_id = %(conversation_id)s AND m.user_id > %(after)s
+WHERE m.conversation_id = %(conversation_id)s AND m.user_id > %(after)s AND m.conversation_id <> ALL({dissolved})
 ORDER BY m.user_id LIMIT %(limit)s
 
 -- name: list_first_members
@@ -124,31 +140,37 @@ ORDER BY m.user_id
 
 -- name: list_member_ids
 -- members_pkey.
-SELECT user_id FROM members WHERE conversation_id = %(conversation_id)s ORDER BY user_id
+SELECT user_id FROM members WHERE conversation_id = %(conversation_id)s AND conversation_id <> ALL({dissolved})
+ORDER BY user_id
 
 -- name: list_cursors
 -- members_pkey.
-SELECT m.user_id, m.delivered_seq, {seen_read} FROM members AS m WHERE m.conversation_id = %(conversation_id)s
+SELECT m.user_id, m.delivered_seq, {seen_read} FROM members AS m
+WHERE m.conversation_id = %(conversation_id)s AND m.conversation_id <> ALL({dissolved})
 ORDER BY m.user_id LIMIT %(limit)s
 
 -- name: list_memberships
 -- members_user.
-SELECT user_id, conversation_id FROM members WHERE user_id = ANY(%(user_ids)s)
+SELECT user_id, conversation_id FROM members
+WHERE user_id = ANY(%(user_ids)s) AND conversation_id <> ALL({dissolved})
 
 -- name: list_crowded
 -- members_user, as a range of at most so many entries for each of these users: those who are in as many.
 SELECT k.user_id FROM unnest(%(user_ids)s::uuid[]) AS k (user_id)
-WHERE EXISTS (SELECT FROM members AS v WHERE v.user_id = k.user_id OFFSET %(most)s - 1)
+WHERE EXISTS (
+    SELECT FROM members AS v WHERE v.user_id = k.user_id AND v.conversation_id <> ALL({dissolved}) OFFSET %(most)s - 1
+)
 
 -- name: list_joined
 -- members_user, and each membership's row: after a lost membership only.
 SELECT user_id, conversation_id FROM members
 WHERE user_id = ANY(%(user_ids)s::uuid[]) AND joined_at > now() - make_interval(secs => %(seconds)s)
+    AND conversation_id <> ALL({dissolved})
 
 -- name: list_audiences
 -- members_user, conversations_pkey: the conversations small enough to hear of their members' presence.
 SELECT m.user_id, m.conversation_id FROM members AS m JOIN conversations AS c ON c.id = m.conversation_id
-WHERE m.user_id = ANY(%(user_ids)s::uuid[]) AND c.member_count <= %(most)s
+WHERE m.user_id = ANY(%(user_ids)s::uuid[]) AND c.member_count <= %(most)s AND c.deleted_at IS NULL
 
 -- name: count_owners
 -- members_pkey.
@@ -210,7 +232,7 @@ CROSS JOIN LATERAL (
     ) AS newest
     WHERE newest.seq > greatest(k.seq, v.read_seq, v.joined_seq) AND {is_unread_text} ORDER BY newest.seq DESC LIMIT 1
 ) AS found
-WHERE v.read_seq < k.target AND {hears} AND v.user_id <> ALL(ARRAY(
+WHERE v.read_seq < k.target AND {hears} AND v.conversation_id <> ALL({dissolved}) AND v.user_id <> ALL(ARRAY(
     SELECT a.user_id FROM api_keys AS a WHERE a.user_id IS NOT NULL AND a.revoked_at IS NULL
 ))
 
@@ -221,7 +243,7 @@ FROM (
     SELECT conversation_id, user_id, seq FROM unread_rechecks WHERE due_at <= clock_timestamp()
     ORDER BY due_at LIMIT %(limit)s
 ) AS r LEFT JOIN members AS v ON v.conversation_id = r.conversation_id AND v.user_id = r.user_id
-    AND v.read_seq < r.seq AND {hears}
+    AND v.read_seq < r.seq AND {hears} AND v.conversation_id <> ALL({dissolved})
 
 -- fragment: mentioned
 -- mentions_pkey, from the index alone: at most 1,000 that name the viewer, or all. Who has written a message has read it.
@@ -256,11 +278,12 @@ CROSS JOIN LATERAL (
         ORDER BY u.seq DESC LIMIT least(1000, greatest(0, %(seq)s - greatest(v.read_seq, v.joined_seq)))
     ) AS newest WHERE newest.seq > greatest(v.read_seq, v.joined_seq) AND {is_unread_text} ORDER BY newest.seq DESC LIMIT 1
 ) AS found
-WHERE v.conversation_id = %(conversation_id)s AND v.user_id = %(user_id)s AND {hears}
+WHERE v.conversation_id = %(conversation_id)s AND v.user_id = %(user_id)s AND {hears} AND c.deleted_at IS NULL
 
 -- name: fetch_settings
 -- members_pkey.
 SELECT {settings} FROM members AS v WHERE v.conversation_id = %(conversation_id)s AND v.user_id = %(user_id)s
+    AND v.conversation_id <> ALL({dissolved})
 
 -- name: update_settings
 -- members_pkey. Nothing where nothing is different. One statement, so that the row, which the lanes update as well, is
@@ -274,20 +297,21 @@ UPDATE members AS v SET
 WHERE v.conversation_id = %(conversation_id)s AND v.user_id = %(user_id)s AND (
     v.archived <> coalesce(%(archived)s::boolean, v.archived) OR v.favourite <> coalesce(%(favourite)s::boolean, v.favourite)
     OR %(sets_muted)s::boolean AND v.notifications_muted_until IS DISTINCT FROM %(muted_until)s::timestamptz
-)
+) AND v.conversation_id <> ALL({dissolved})
 RETURNING {settings}
 
 -- name: list_settings_changed
 -- members_user, and each membership's row: after a lost membership only.
 SELECT user_id, conversation_id FROM members
 WHERE user_id = ANY(%(user_ids)s::uuid[]) AND settings_changed_at > now() - make_interval(secs => %(seconds)s)
+    AND conversation_id <> ALL({dissolved})
 
 -- name: list_standings
 -- members_pkey, conversations_pkey.
 SELECT v.user_id, c.id, {unread}, {mentioned}, coalesce(v.settings_version, 0)
 FROM unnest(%(user_ids)s::uuid[], %(conversation_ids)s::uuid[]) AS k (user_id, conversation_id)
 JOIN members AS v ON v.conversation_id = k.conversation_id AND v.user_id = k.user_id
-JOIN conversations AS c ON c.id = k.conversation_id
+JOIN conversations AS c ON c.id = k.conversation_id AND c.deleted_at IS NULL
 
 -- fragment: counted
 count(*) AS entries, count(*) FILTER (WHERE {is_unread}) AS unread, count(*) FILTER (WHERE {is_mention}) AS mentioned
@@ -320,7 +344,7 @@ WITH behind AS MATERIALIZED (
                c.last_seq - v.read_seq AS gap, least(c.last_seq - v.read_seq, 1000) AS wanted,
                coalesce(v.notifications_muted_until > clock_timestamp(), false) AS is_muted
         FROM members AS v JOIN conversations AS c ON c.id = v.conversation_id
-        WHERE v.user_id = %(user_id)s AND c.last_seq > v.read_seq OFFSET 0
+        WHERE v.user_id = %(user_id)s AND c.last_seq > v.read_seq AND c.deleted_at IS NULL OFFSET 0
     ) AS b
 ), level AS MATERIALIZED (
     SELECT greatest(max((
@@ -373,18 +397,19 @@ SELECT coalesce(sum(v.unread) FILTER (WHERE NOT v.is_muted), 0)::bigint,
        ) AS f
        JOIN threads AS t ON t.root_id = f.root_id
        JOIN members AS m ON m.conversation_id = f.conversation_id AND m.user_id = f.user_id
-       WHERE f.is_following AND t.last_reply_seq > greatest(f.read_seq, m.joined_seq))
+       WHERE f.is_following AND t.last_reply_seq > greatest(f.read_seq, m.joined_seq)
+           AND m.conversation_id <> ALL({dissolved}))
 FROM found AS v
 
 -- name: fetch_conversation
 -- conversations_pkey, members_pkey.
 SELECT {conversation} FROM conversations AS c JOIN members AS v ON v.conversation_id = c.id
-WHERE c.id = %(id)s AND v.user_id = %(viewer_id)s
+WHERE c.id = %(id)s AND v.user_id = %(viewer_id)s AND c.deleted_at IS NULL
 
 -- name: list_views
 -- conversations_pkey, members_pkey.
 SELECT v.user_id, {conversation} FROM conversations AS c JOIN members AS v ON v.conversation_id = c.id
-WHERE c.id = %(id)s AND v.user_id = ANY(%(viewer_ids)s::uuid[])
+WHERE c.id = %(id)s AND v.user_id = ANY(%(viewer_ids)s::uuid[]) AND c.deleted_at IS NULL
 
 -- fragment: drawing
 -- What draws a number from a sequence holds this lock on it until it is committed or rolled back.
@@ -401,7 +426,7 @@ SELECT last.place, ARRAY(SELECT l.virtualtransaction {drawing} AND last.place IS
 -- name: count_memberships
 -- members_user, and each membership's row where only some are wanted.
 SELECT count(*) FROM (
-    SELECT FROM members AS v WHERE v.user_id = %(viewer_id)s
+    SELECT FROM members AS v WHERE v.user_id = %(viewer_id)s AND v.conversation_id <> ALL({dissolved})
         AND (%(archived)s::boolean IS NULL OR v.archived = %(archived)s::boolean)
         AND (%(favourite)s::boolean IS NULL OR v.favourite = %(favourite)s::boolean)
     LIMIT %(most)s
@@ -452,7 +477,7 @@ FROM (
                CASE WHEN now.place > %(as_of)s THEN coalesce(earlier.id, c.id)
                     ELSE coalesce(c.last_message_id, c.id) END AS last_id OFFSET 0
     ) AS p
-    WHERE v.user_id = %(viewer_id)s
+    WHERE v.user_id = %(viewer_id)s AND c.deleted_at IS NULL
         AND (%(archived)s::boolean IS NULL OR v.archived = %(archived)s::boolean)
         AND (%(favourite)s::boolean IS NULL OR v.favourite = %(favourite)s::boolean)
         -- Made since: on no later page. Where retention has dropped what came before: at the end.

@@ -40,7 +40,7 @@ WHERE c.id = ANY(%(ids)s::uuid[])
 SELECT k.user_id, string_agg({packed_position}, ''::bytea ORDER BY c.id)
 FROM members AS k JOIN conversations AS c ON c.id = k.conversation_id
 {last_change}
-WHERE k.user_id = ANY(%(user_ids)s::uuid[])
+WHERE k.user_id = ANY(%(user_ids)s::uuid[]) AND c.deleted_at IS NULL
 GROUP BY k.user_id
 
 -- name: list_evidence

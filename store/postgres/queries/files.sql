@@ -29,7 +29,7 @@ SELECT {file} FROM files AS f WHERE f.id = %(id)s AND f.state <> 'Deleted' FOR U
 SELECT {file}, f.owner_id = %(reader_id)s OR EXISTS (
     SELECT FROM messages AS m
     JOIN members AS r ON r.conversation_id = m.conversation_id AND r.user_id = %(reader_id)s
-    WHERE m.file_id = f.id AND m.deleted_at IS NULL
+    WHERE m.file_id = f.id AND m.deleted_at IS NULL AND r.conversation_id <> ALL({dissolved})
 )
 FROM files AS f WHERE f.key = %(key)s AND f.state = 'Ready'
 

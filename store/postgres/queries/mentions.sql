@@ -46,7 +46,7 @@ WITH busiest AS MATERIALIZED (
         SELECT found.message_id FROM (({named} LIMIT 1) UNION ALL ({all_named} LIMIT 1)) AS found
         ORDER BY found.message_id DESC LIMIT 1
     ) AS newest
-    WHERE v.user_id = %(user_id)s
+    WHERE v.user_id = %(user_id)s AND v.conversation_id <> ALL({dissolved})
     ORDER BY newest.message_id DESC LIMIT %(limit)s
 ), found AS MATERIALIZED (
     SELECT n.message_id FROM busiest AS v

@@ -91,6 +91,7 @@ WITH page AS MATERIALIZED (
     SELECT m.* FROM messages AS m
     JOIN members AS v ON v.conversation_id = m.conversation_id AND v.user_id = %(user_id)s
     WHERE m.id = %(id)s
+        AND v.conversation_id <> ALL({dissolved})
 ) {with_reached_of_one}
 SELECT s.*, {columns}
 {sources}
@@ -106,6 +107,7 @@ WITH page AS MATERIALIZED (
     SELECT m.* FROM messages AS m
     JOIN members AS v ON v.conversation_id = m.conversation_id AND v.user_id = %(user_id)s
     WHERE m.id = ANY(%(ids)s::uuid[]) AND m.deleted_at IS NULL
+        AND v.conversation_id <> ALL({dissolved})
 ) {described} ORDER BY m.id DESC
 
 -- fragment: newest_first
@@ -138,6 +140,7 @@ WITH page AS MATERIALIZED (
 -- has none.
 RIGHT JOIN (
     SELECT FROM members WHERE conversation_id = %(conversation_id)s AND user_id = %(viewer_id)s
+        AND conversation_id <> ALL({dissolved})
 ) AS viewer ON true
 
 -- fragment: for_caller
@@ -147,6 +150,7 @@ SELECT s.*, viewer.user_id IS NOT NULL, {columns}
 {sources}
 RIGHT JOIN ({standing}) AS s ON true
 LEFT JOIN members AS viewer ON viewer.conversation_id = %(conversation_id)s AND viewer.user_id = %(user_id)s
+    AND viewer.conversation_id <> ALL({dissolved})
 
 -- fragment: messages_before
 {newest_first}

@@ -22,7 +22,7 @@ SELECT u.id, {ban}, p.version, p.read_receipts, p.typing, p.last_seen,
        u.blocks_version > 0 OR EXISTS (SELECT FROM blocks AS b WHERE b.user_id = u.id)
            OR EXISTS (SELECT FROM blocks AS b WHERE b.blocked_id = u.id),
        (SELECT string_agg(uuid_send(m.conversation_id), ''::bytea ORDER BY m.conversation_id)
-        FROM members AS m WHERE k.attaches AND m.user_id = u.id)
+        FROM members AS m WHERE k.attaches AND m.user_id = u.id AND m.conversation_id <> ALL({dissolved}))
 FROM unnest(%(ids)s::uuid[], %(attach)s::boolean[]) AS k (user_id, attaches)
 JOIN users AS u ON u.id = k.user_id
 LEFT JOIN privacy AS p ON p.user_id = u.id

@@ -13,7 +13,7 @@ WITH input AS MATERIALIZED (
            least(greatest(i.delivered, i.read), c.last_seq) AS delivered, least(i.read, c.last_seq) AS read
     FROM input AS i
     JOIN members AS m ON m.conversation_id = i.conversation_id AND m.user_id = i.user_id
-    JOIN conversations AS c ON c.id = i.conversation_id
+    JOIN conversations AS c ON c.id = i.conversation_id AND c.deleted_at IS NULL
     ORDER BY m.conversation_id, m.user_id FOR NO KEY UPDATE OF m
 )
 UPDATE members AS m

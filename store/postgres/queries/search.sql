@@ -243,6 +243,7 @@ DELETE FROM message_search WHERE (conversation_id, id) IN (
 mine AS MATERIALIZED (
     SELECT v.conversation_id AS id FROM members AS v
     WHERE v.user_id = %(user_id)s AND (%(conversation_id)s::uuid IS NULL OR v.conversation_id = %(conversation_id)s)
+        AND v.conversation_id <> ALL({dissolved})
 )
 
 -- fragment: found

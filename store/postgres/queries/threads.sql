@@ -60,7 +60,7 @@ SELECT {state}
 FROM thread_members AS f
 JOIN members AS v ON v.conversation_id = f.conversation_id AND v.user_id = f.user_id
 LEFT JOIN threads AS t ON t.root_id = f.root_id
-WHERE f.user_id = %(user_id)s AND f.root_id = ANY(%(root_ids)s::uuid[])
+WHERE f.user_id = %(user_id)s AND f.root_id = ANY(%(root_ids)s::uuid[]) AND v.conversation_id <> ALL({dissolved})
 
 -- name: list_threads
 -- thread_members_pkey backwards, at most 2,000 of its rows; threads_pkey, members_pkey, messages_pkey. The thread with the
@@ -73,6 +73,7 @@ WITH newest AS MATERIALIZED (
     JOIN members AS v ON v.conversation_id = f.conversation_id AND v.user_id = f.user_id
     WHERE f.is_following AND t.last_reply_id < %(before)s
         AND (NOT %(unread)s::boolean OR t.last_reply_seq > greatest(f.read_seq, v.joined_seq))
+        AND v.conversation_id <> ALL({dissolved})
     ORDER BY t.last_reply_id DESC LIMIT %(limit)s
 )
 SELECT f.last_reply_id, octet_length(m.body), {state}

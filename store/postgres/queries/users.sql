@@ -152,7 +152,7 @@ UPDATE users AS u SET last_seen_at = greatest(u.last_seen_at, %(at)s) FROM seen 
 -- name: lock_conversations_of
 -- members_user, conversations_pkey. In id order, before anything else is locked. A limit of NULL is none.
 SELECT c.id FROM conversations AS c
-WHERE c.id IN (SELECT conversation_id FROM members WHERE user_id = %(user_id)s)
+WHERE c.id IN (SELECT conversation_id FROM members WHERE user_id = %(user_id)s) AND c.deleted_at IS NULL
 ORDER BY c.id LIMIT %(limit)s FOR NO KEY UPDATE
 
 -- name: lock_user

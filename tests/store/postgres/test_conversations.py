@@ -23,7 +23,18 @@ from store.model import (
     Role,
     UnreadTotals,
 )
-from store.postgres import conversations, mentions, messages, outbox, partitions, queries, users
+from store.postgres import (
+    conversations,
+    cursors,
+    mentions,
+    messages,
+    moderation,
+    outbox,
+    partitions,
+    queries,
+    search,
+    users,
+)
 from store.postgres.connection import Connection
 from store.postgres.conversations import AlreadyMember, NoConversation, NotAMember, SettingsUpdate, UnknownUser
 from store.postgres.pool import Pool
@@ -210,6 +221,84 @@ async def test_deletion(conn: Connection) -> None:
     for attempt in late:
         with pytest.raises(NoConversation):
             await attempt()
+
+
+async def dissolve_in_pieces(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> tuple[UUID, list[UUID], Change]:
+    """A group of ten that was dissolved by a process that died then: three of its members are deleted, not the last."""
+    people = sorted(await make_users(conn, 10))
+    group = await make_group(conn, people)
+    monkeypatch.setattr(conversations.forget_members, "__defaults__", (3,))
+    return group, people, await conversations.delete_conversation(conn, group, by=people[9])
+
+
+async def test_a_large_group_is_dissolved_in_pieces(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No transaction deletes more members than a piece has; the purge goes on with what a process has left."""
+    group, people, change = await dissolve_in_pieces(conn, monkeypatch)
+    assert change.dissolved and change.removed == tuple(people)
+    rows = "SELECT count(*) FROM members"
+    assert await fetch_value(conn, rows) == 7
+    pieces = [await conversations.forget_members(conn, group) for _ in range(4)]
+    assert pieces == [3, 3, 1, None] and await fetch_value(conn, rows) == 0
+    assert await fetch_value(conn, "SELECT count(*) FROM dissolutions") == 0
+    for _ in range(3):
+        await dissolve_in_pieces(conn, monkeypatch)
+    assert [await conversations.forget_dissolved(conn, limit) for limit in (5, 100)] == [5, 16]
+    assert await fetch_value(conn, rows) == 0 and await conversations.forget_dissolved(conn, 100) == 0
+    assert await fetch_value(conn, "SELECT count(*) FROM dissolutions") == 0
+
+
+async def test_members_are_forgotten_by_one(
+    conn: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left of a group is deleted by one process at a time; others find nothing to do."""
+    group, _, _ = await dissolve_in_pieces(conn, monkeypatch)
+    async with conn.transaction():
+        assert await conversations.forget_members(conn, group) == 3
+        assert await conversations.forget_members(other, group) is None
+        assert await conversations.forget_dissolved(other, 10) == 0
+    assert await conversations.forget_members(other, group) == 3
+
+
+async def test_who_was_in_a_dissolved_group_finds_nothing(
+    conn: Connection, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the commit on no member of it writes, reads or is shown anything of it, whether or not their row is there
+    still; who is erased then leaves nothing there."""
+    [alice, *_] = await make_users(conn, 1)
+    kept = await make_group(conn, [alice])
+    group, people, change = await dissolve_in_pieces(conn, monkeypatch)
+    one, two = people[8:]
+    assert await fetch_value(conn, "SELECT count(*) FROM members WHERE user_id = ANY(%s)", [one, two]) == 2
+    everybody = [alice, one, two]
+    assert await writer.send(group, one).refusal() == "no_conversation"
+    assert await conversations.lock_conversation(conn, group) is None
+    assert await conversations.list_memberships(conn, everybody) == {alice: [kept]}
+    assert await cursors.pack_memberships(conn, [one]) == {}
+    openings = await moderation.list_openings(conn, dict.fromkeys(everybody, True))
+    assert {user: its.memberships for user, its in openings.items()} == {alice: kept.bytes, one: b"", two: b""}
+    for viewer in (one, two):
+        assert await conversations.list_conversations(conn, viewer) == ([], None)
+        assert await conversations.fetch_conversation(conn, group, viewer) is None
+        assert await conversations.fetch_member(conn, group, viewer) is None
+        assert await conversations.list_members(conn, group, viewer) == []
+        assert await conversations.fetch_unread_totals(conn, viewer) == UnreadTotals(0, 0, 0, 0, capped=False)
+        assert await search.list_seen(conn, viewer, [change.message.id]) == []
+        assert (await messages.fetch_message_for(conn, change.message.id, viewer, None))[1] is None
+        with pytest.raises(NotAMember):
+            await conversations.update_settings(conn, group, viewer, SettingsUpdate(archived=True))
+    assert await conversations.list_views(conn, group, people) == {}
+    assert await conversations.list_member_ids(conn, group) == ()
+    assert await conversations.list_cursors(conn, group, one) == ()
+    assert await conversations.list_joined(conn, [one, two], 3600.0) == []
+    assert await conversations.list_audiences(conn, [one, two], 100) == {one: [], two: []}
+    assert await conversations.list_standings(conn, [(one, group)]) == {}
+    assert await conversations.list_crowded(conn, everybody, 1) == [alice]
+    assert await users.leave_some(conn, one, 10) == ([], False)
+    assert await users.delete_user(conn, one) == ()
+    assert await conversations.fetch_heads(conn, [group]) == {group: 2}
+    await conversations.forget_dissolved(conn, 100)
+    assert await conversations.list_member_ids(conn, kept) == (alice,)
+    assert await fetch_value(conn, "SELECT count(*) FROM members") == 1
 
 
 async def test_rolled_back_with_the_callers_transaction(conn: Connection) -> None:

@@ -1,5 +1,7 @@
 """store.postgres.queries: SQL that has names."""
 
+import re
+
 import pytest
 
 from store.postgres import queries
@@ -26,6 +28,39 @@ def test_unknown_name() -> None:
     """A query that is in no file is an AttributeError, not an empty statement."""
     with pytest.raises(AttributeError):
         _ = queries.no_such_query
+
+
+# Queries that do not look whether the group of a member whom they read was dissolved, and why they need not.
+UNDER_LOCK = "the conversation is locked, and lives"
+OF_OTHERS = "what it is about was found by a query that looks"
+DOES_NOT_LOOK = {
+    "insert_members": UNDER_LOCK,
+    "delete_member": UNDER_LOCK,
+    "delete_memberships": UNDER_LOCK,
+    "promote_heirs": UNDER_LOCK,
+    "update_role": UNDER_LOCK,
+    "update_muted_until": UNDER_LOCK,
+    "fetch_mute": UNDER_LOCK,
+    "count_owners": UNDER_LOCK,
+    "list_strangers": UNDER_LOCK,
+    "list_reactors": UNDER_LOCK,
+    "list_first_members": OF_OTHERS,
+    "list_receipts": OF_OTHERS,
+    "delete_dissolved_members": "those are what it is for",
+    "lower_receipts": "it lowers cursors that nothing shows",
+    "fetch_webhook_conversation": "it says who was there when it was made",
+}
+# How far the other members have got, for the status of messages that somebody may read.
+STATUS = re.compile(r"JOIN members AS o ON o\.conversation_id = [cs]\.conversation_id")
+MEMBERS = re.compile(r"\b(FROM|JOIN|INTO|UPDATE) members\b")
+LOOKS = re.compile(r"FROM dissolutions\b|\bc\.deleted_at IS NULL")
+
+
+def test_who_was_in_a_dissolved_group_is_no_member() -> None:
+    """Each query that reads members passes those by whose group was dissolved, and whose rows are there still."""
+    named = {name: STATUS.sub("", sql) for name, sql in queries.each()}
+    blind = {name for name, sql in named.items() if MEMBERS.search(sql) and not LOOKS.search(sql)}
+    assert blind == set(DOES_NOT_LOOK)
 
 
 async def test_every_query_is_understood(conn: Connection) -> None:
