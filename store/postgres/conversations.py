@@ -284,7 +284,8 @@ async def list_memberships(conn: Connection, user_ids: Collection[UUID]) -> dict
 
 
 async def list_crowded(conn: Connection, user_ids: Collection[UUID], most: int) -> list[UUID]:
-    """Those of these users who are in as many conversations, or more."""
+    """Those of these users who are in as many conversations, or more. Exact in a transaction that has made them members
+    of one."""
     cursor = await conn.execute(queries.list_crowded, {"user_ids": list(user_ids), "most": most})
     return [user_id for (user_id,) in await cursor.fetchall()]
 
@@ -565,12 +566,15 @@ async def _lock(conn: Connection, conversation_id: UUID) -> Head:
 
 
 async def _lock_users(conn: Connection, user_ids: Collection[UUID]) -> None:
+    """Lock those who become members: they are not erased meanwhile, and added by others only afterwards, so that
+    `list_crowded` counts what there is. Raises UnknownUser."""
     rows = await (await conn.execute(queries.lock_users, {"ids": list(user_ids)})).fetchall()
     known = {user_id for (user_id,) in rows}
     unknown = [user_id for user_id in user_ids if user_id not in known]
     if unknown:
         named = ", ".join(sorted({str(user_id) for user_id in unknown})[:UNKNOWN_NAMED])
         raise UnknownUser(named if len(unknown) <= UNKNOWN_NAMED else f"{named} and others")
+    await conn.execute(queries.lock_joining, {"ids": list(known)})
 
 
 async def _announce(conn: Connection, conversation_id: UUID, said: Announcement) -> Change:

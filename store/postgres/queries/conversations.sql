@@ -36,6 +36,11 @@ INSERT INTO conversations (id, kind, title, created_by) VALUES (%(id)s, 'Group',
 -- users_pkey. Locked so that no user is deleted while being added; in id order.
 SELECT id FROM users WHERE id = ANY(%(ids)s::uuid[]) AND deleted_at IS NULL ORDER BY id FOR KEY SHARE
 
+-- name: lock_joining
+-- users_pkey. Of users whom lock_users has locked: of two additions of a user the second waits until the first has ended, and so
+-- counts it. In id order, and behind all of those locks: what waits here holds up no erasure that others of them wait for.
+SELECT FROM users WHERE id = ANY(%(ids)s::uuid[]) ORDER BY id FOR NO KEY UPDATE
+
 -- name: insert_members
 -- members_pkey. New members start at the head: what was said before is not unread.
 WITH added AS (

@@ -34,6 +34,30 @@ async def test_conversations_of_one_user(database: str, redis_url: str, nursery:
         await site.call("POST", "/api/conversations", group, token=other, status=201)
 
 
+async def test_conversations_of_one_user_at_once(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """However many add one user at the same moment, the user is in no more conversations than others may fill: nine
+    tenths of the limit. What is refused leaves nothing."""
+    async with open_site(database, redis_url, nursery, max_user_conversations=10) as site:
+        bob, token = await site.user("bob")
+        others = [await site.user(f"user{number}") for number in range(16)]
+        statuses: list[int] = []
+
+        async def add(number: int) -> None:
+            members = [bob, others[number - 1][0], others[number - 2][0]]
+            answer = await site.http.post(
+                "/api/conversations",
+                json={"type": "Group", "memberIds": members if number % 2 else members[::-1]},
+                headers={"Authorization": f"Bearer {others[number][1]}"},
+            )
+            statuses.append(answer.status_code)
+
+        async with trio.open_nursery() as adding:
+            for number in range(len(others)):
+                adding.start_soon(add, number)
+        assert sorted(statuses) == [201] * 9 + [409] * 7
+        assert len((await site.call("GET", "/api/conversations?limit=50", token=token))["items"]) == 9
+
+
 async def test_additions(database: str, redis_url: str, nursery: trio.Nursery) -> None:
     """Beginning conversations and adding users have a rate of their own, which others do not share."""
     async with open_site(database, redis_url, nursery, rate_limits="on", rate_additions="3/60s") as site:

@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from random import Random
 from typing import Any
 from uuid import UUID
 
@@ -40,7 +42,16 @@ from store.postgres.conversations import AlreadyMember, NoConversation, NotAMemb
 from store.postgres.pool import Pool
 from store.postgres.system_messages import Announcement, Event, read
 from tests.store.postgres.test_users import explained
-from tests.store.world import WAIT, Sent, Writer, fetch_value, make_append, make_group, make_users
+from tests.store.world import (
+    WAIT,
+    Sent,
+    Writer,
+    fetch_value,
+    make_append,
+    make_group,
+    make_users,
+    wait_for_lock,
+)
 from tests.waiting import wait_until
 
 NAMES = ("description", "avatarUrl", "posting", "slowModeSeconds", "isPublic")
@@ -848,6 +859,66 @@ async def test_content_of_announcements(conn: Connection) -> None:
         "userId": str(bob),
         "role": "Admin",
     }
+
+
+def additions(alice: UUID, bob: UUID, group: UUID) -> dict[str, Callable[[Connection], Awaitable[object]]]:
+    return {
+        "group": lambda conn: conversations.insert_group(conn, alice, "x", [bob]),
+        "direct": lambda conn: conversations.insert_direct(conn, alice, bob),
+        "member": lambda conn: conversations.insert_member(conn, group, bob, Role.MEMBER, by=alice),
+    }
+
+
+@pytest.mark.parametrize("first", ["group", "direct", "member"])
+@pytest.mark.parametrize("second", ["group", "direct", "member"])
+async def test_two_additions_at_once_count(conn: Connection, other: Connection, first: str, second: str) -> None:
+    """Who adds a user while another one does counts that, too: of two at once the second knows of the first."""
+    alice, bob, carol = await make_users(conn, 3)
+    one = additions(alice, bob, await make_group(conn, [alice]))
+    two = additions(carol, bob, await make_group(conn, [carol]))
+    crowded: list[UUID] = []
+
+    async def add() -> None:
+        async with other.transaction():
+            await two[second](other)
+            crowded.extend(await conversations.list_crowded(other, [bob], 2))
+
+    async with trio.open_nursery() as nursery:
+        async with conn.transaction():
+            await one[first](conn)
+            assert await conversations.list_crowded(conn, [bob], 2) == []
+            nursery.start_soon(add)
+            watcher = await Connection.open(conn.info.dsn)
+            await wait_for_lock(watcher)
+            await watcher.close()
+    assert crowded == [bob]
+
+
+async def test_additions_in_any_order_end(pool: Pool) -> None:
+    """Who add each other in all orders at once, and are seen meanwhile, wait for each other one way."""
+    async with pool.connection() as conn:
+        people = await make_users(conn, 6)
+        group = await make_group(conn, people[:1])
+    chance = Random(7)
+
+    async def add() -> None:
+        for _ in range(15):
+            one, *others = chance.sample(people, 4)
+            async with pool.connection() as conn:
+                match chance.randrange(4):
+                    case 0:
+                        await conversations.insert_group(conn, one, "x", others)
+                    case 1:
+                        await conversations.insert_direct(conn, one, others[0])
+                    case 2:
+                        await users.update_last_seen(conn, [one, *others], datetime.now(UTC))
+                    case 3:
+                        with suppress(AlreadyMember):
+                            await conversations.insert_member(conn, group, one, Role.MEMBER, by=others[0])
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(add)
 
 
 async def test_who_is_in_many(conn: Connection) -> None:
