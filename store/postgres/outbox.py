@@ -44,11 +44,21 @@ class Unpublished(Struct, frozen=True):
     thread: ThreadChange | None = None
 
 
+class Unreadable(NamedTuple):
+    """A row that cannot be read: its place in the table, the name of its batch, and why."""
+
+    place: str
+    key: Key
+    reason: str
+
+
 class Stale(NamedTuple):
-    """Some such batches, and the place behind which there may be more; None if there are none."""
+    """Some such batches, the place behind which there may be more (None if there are none), and rows among them that
+    make no sense."""
 
     batches: Sequence[Unpublished]
     place: str | None
+    unreadable: Sequence[Unreadable] = ()
 
 
 def key_of(changes: Sequence[Change], personal: Personal | None = None) -> Key:
@@ -94,25 +104,62 @@ async def delete_outbox(conn: Connection, keys: Collection[Key]) -> None:
     await conn.execute(queries.delete_outbox, parameters)
 
 
-async def list_stale(conn: Connection, age: float, limit: int = 100, after: str = START) -> Stale:
-    """Batches committed more than `age` seconds ago, as they lie in the table, behind a place. Within a transaction no
-    other relay gets them."""
-    parameters = {"age": age, "limit": limit, "after": after}
+async def list_stale(
+    conn: Connection, age: float, limit: int = 100, after: str = START, but: Collection[str] = ()
+) -> Stale:
+    """Batches committed more than `age` seconds ago, as they lie in the table, behind a place, `but` those in some
+    places. Within a transaction no other relay gets them.
+
+    A row that makes no sense is among the `unreadable`. Where PostgreSQL itself cannot read one, nothing is returned:
+    `find_stale` says which it may be.
+    """
+    parameters = {"age": age, "limit": limit, "after": after, "but": list(but)}
     rows = await (await conn.execute(queries.list_stale_outbox, parameters)).fetchall()
-    batches = [
-        Unpublished(
-            (conversation_id, seq),
-            dict(zip(conversation_ids, seqs, strict=True)),
-            tuple(
-                disconnection_of(*both) if end_reason is None else moderated(both[0], end_reason)
-                for both in zip_longest(users, sessions)
-            ),
-            None if settings_of is None else SettingsChange(settings_of, conversation_id, -seq),
-            None if thread_of is None else ThreadChange(thread_of, conversation_id, -seq),
-        )
-        for _, conversation_id, seq, conversation_ids, seqs, users, sessions, settings_of, thread_of, end_reason in rows
-    ]
-    return Stale(batches, rows[-1][0] if len(rows) == limit else None)
+    batches: list[Unpublished] = []
+    unreadable: list[Unreadable] = []
+    for place, *row in rows:
+        try:
+            batches.append(_unpublished(*row))
+        except (ValueError, TypeError, LookupError) as error:
+            unreadable.append(Unreadable(place, (row[0], row[1]), type(error).__name__))
+    return Stale(batches, rows[-1][0] if len(rows) == limit else None, unreadable)
+
+
+def _unpublished(
+    conversation_id: UUID,
+    seq: int,
+    conversation_ids: Sequence[UUID],
+    seqs: Sequence[int],
+    users: Sequence[UUID],
+    sessions: Sequence[UUID | None],
+    settings_of: UUID | None,
+    thread_of: UUID | None,
+    end_reason: str | None,
+) -> Unpublished:
+    return Unpublished(
+        (conversation_id, seq),
+        dict(zip(conversation_ids, seqs, strict=True)),
+        tuple(
+            disconnection_of(*both) if end_reason is None else moderated(both[0], end_reason)
+            for both in zip_longest(users, sessions)
+        ),
+        None if settings_of is None else SettingsChange(settings_of, conversation_id, -seq),
+        None if thread_of is None else ThreadChange(thread_of, conversation_id, -seq),
+    )
+
+
+async def find_stale(conn: Connection, age: float, after: str = START, but: Collection[str] = ()) -> Unreadable | None:
+    """The first of such rows behind a place, as far as it can be read where it says nothing."""
+    parameters = {"age": age, "after": after, "but": list(but)}
+    row = await (await conn.execute(queries.find_stale_outbox, parameters)).fetchone()
+    return None if row is None else Unreadable(row[0], (row[1], row[2]), "")
+
+
+async def fetch_next_page(conn: Connection, place: str) -> str | None:
+    """The place before the next page of the table; None if there is none."""
+    [[pages]] = await (await conn.execute(queries.count_outbox_pages)).fetchall()
+    following = int(place.strip("()").partition(",")[0]) + 1
+    return f"({following},0)" if following < pages else None
 
 
 async def list_system_changes(

@@ -21,8 +21,21 @@ WHERE o.conversation_id = k.conversation_id AND o.seq = k.seq
 SELECT ctid::text, conversation_id, seq, conversation_ids, seqs, dismissed, dismissed_sessions, settings_of, thread_of,
     end_reason
 FROM outbox
-WHERE ctid > %(after)s::tid AND created_at < clock_timestamp() - make_interval(secs => %(age)s)
+WHERE ctid > %(after)s::tid AND ctid <> ALL(%(but)s::text[]::tid[])
+    AND created_at < clock_timestamp() - make_interval(secs => %(age)s)
 LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+
+-- name: find_stale_outbox
+-- The same of the first one only, without what it says: of a row that cannot be read where it lies, and which batch it is. What
+-- is long is stored elsewhere, and is not looked at.
+SELECT ctid::text, conversation_id, seq FROM outbox
+WHERE ctid > %(after)s::tid AND ctid <> ALL(%(but)s::text[]::tid[])
+    AND created_at < clock_timestamp() - make_interval(secs => %(age)s)
+LIMIT 1 FOR UPDATE SKIP LOCKED
+
+-- name: count_outbox_pages
+-- Catalogue only.
+SELECT pg_relation_size('outbox') / current_setting('block_size')::bigint
 
 -- name: list_system_changes
 -- messages_seq: the System messages at or after a seq of each of these conversations, in order: what was not read begins

@@ -1,10 +1,12 @@
 """server.cluster.outbox_relay: changes committed but not published are announced by one instance, once (P5)."""
 
+from collections.abc import Awaitable, Callable, Collection
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
+import structlog
 import trio
 
 from server.cluster import outbox_relay
@@ -127,6 +129,81 @@ async def test_one_that_cannot_be_announced(
         is_broken = False
         await until_empty(conn)
         assert world.heads() == sorted((group, 2) for group in groups)
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("number", [0, 1, 3, 5])
+@pytest.mark.parametrize("kind", ["damage", "nonsense"])
+async def test_one_that_cannot_be_read(
+    kind: str, number: int, pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those before it and behind it are announced, in this pass and in those after it, which it does not slow down. The
+    log has one line of it. It is looked at again, and announced when it can be read."""
+    monkeypatch.setattr(outbox_relay, "LIMIT", 4)
+    monkeypatch.setattr(outbox_relay, "AGAIN", 0.5)
+    world, read = World(pool), outbox.list_stale
+
+    async def list_stale(conn: Connection, age: float, limit: int, after: str, but: Collection[str]) -> outbox.Stale:
+        found = await read(conn, age, limit, after, but)
+        if is_broken and kind == "damage" and groups[number] in [batch.key[0] for batch in found.batches]:
+            raise Damaged("invalid page")
+        return found
+
+    is_broken = True
+    monkeypatch.setattr(outbox, "list_stale", list_stale)
+    async with pool.connection() as conn:
+        [alice] = await make_users(conn, 1)
+        groups = [await make_group(conn, [alice]) for _ in range(6)]
+        await strand(conn, groups, alice)
+        if kind == "nonsense":
+            await conn.execute("UPDATE outbox SET seqs = '{2,3}' WHERE conversation_id = %s", [groups[number]])
+        others = [*groups[:number], *groups[number + 1 :]]
+        with structlog.testing.capture_logs() as lines:
+            await nursery.start(world.relay.run)
+            await wait_for_value(conn, "SELECT count(*) FROM outbox", 1)
+            assert world.heads() == sorted((group, 2) for group in others)
+            for _ in range(3):
+                await strand(conn, others, alice)
+                await wait_for_value(conn, "SELECT count(*) FROM outbox", 1)
+            [line] = [line for line in lines if line["event"] == "outbox_row_unreadable"]
+            assert (line["conversation"], line["seq"]) == (str(groups[number]), 2) and "ctid" in line["advice"]
+            is_broken = False
+            if kind == "nonsense":
+                await conn.execute("UPDATE outbox SET seqs = '{2}' WHERE seq = 2")
+            await until_empty(conn)
+        assert (groups[number], 2) in world.heads()
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_page_that_cannot_be_read(pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies behind it in the table is announced."""
+    monkeypatch.setattr(outbox_relay, "MAX_PAUSE", 0.05)
+    world = World(pool)
+    reads = {name: getattr(outbox, name) for name in ("list_stale", "find_stale")}
+
+    def broken(name: str) -> Callable[..., Awaitable[object]]:
+        async def call(conn: Connection, age: float, *parameters: Any) -> object:
+            after = parameters[0] if name == "find_stale" else parameters[1]
+            if after.startswith("(0,"):
+                raise Damaged("invalid page")
+            return await reads[name](conn, age, *parameters)
+
+        return call
+
+    for name in reads:
+        monkeypatch.setattr(outbox, name, broken(name))
+    async with pool.connection() as conn:
+        await conn.execute(
+            "INSERT INTO outbox (conversation_id, seq, conversation_ids, seqs)"
+            " SELECT gen_random_uuid(), n, '{}', '{}' FROM generate_series(1, 300) AS n"
+        )
+        first = await fetch_value(conn, "SELECT count(*) FROM outbox WHERE ctid < '(1,0)'")
+        assert isinstance(first, int) and 0 < first < 300
+        with structlog.testing.capture_logs() as lines:
+            await nursery.start(world.relay.run)
+            await wait_for_value(conn, "SELECT count(*) FROM outbox", first)
+            await wait_until(lambda: world.relay.announced == 300 - first)
+        assert [line["place"] for line in lines if line["event"] == "outbox_row_unreadable"] == ["(0,0)"]
     nursery.cancel_scope.cancel()
 
 

@@ -1,9 +1,10 @@
 """store.postgres.outbox: what was committed and not yet published."""
 
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
+from psycopg.errors import DataCorrupted
 
 from store.model import Role
 from store.postgres import conversations, outbox, queries
@@ -50,13 +51,13 @@ async def test_a_long_backlog_is_passed_through_once(conn: Connection) -> None:
     looked_at = 0
     place: str | None = outbox.START
     while place is not None:
-        parameters = {"age": 0.0, "limit": 1000, "after": place}
+        parameters: dict[str, object] = {"age": 0.0, "limit": 1000, "after": place, "but": []}
         explained = await conn.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + queries.list_stale_outbox, parameters)
         row = await explained.fetchone()
         assert row is not None
         [plan] = nodes(row[0][0]["Plan"], "Tid Range Scan")
         looked_at += plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)
-        batches, place = await outbox.list_stale(conn, 0.0, 1000, place)
+        batches, place, _ = await outbox.list_stale(conn, 0.0, 1000, place)
         found += [batch.key[1] for batch in batches]
         await outbox.delete_outbox(conn, [batch.key for batch in batches])
     assert sorted(found) == list(range(1, 5001)) and looked_at == 5000
@@ -117,6 +118,45 @@ async def test_what_is_left_to_the_relay(conn: Connection) -> None:
     await outbox.insert_outbox(conn, [], moderated(alice, BANNED, UUID(int=1)))
     await outbox.insert_outbox(conn, [], moderated(alice, BANNED, UUID(int=2)), is_stale=True)
     assert [batch.key for batch in (await outbox.list_stale(conn, 600.0)).batches] == [(UUID(int=2), 0)]
+
+
+async def test_a_row_that_makes_no_sense(conn: Connection) -> None:
+    """It is named, and not listed; those beside it are. By its place it can be passed by."""
+    query = "INSERT INTO outbox (conversation_id, seq, conversation_ids, seqs) VALUES (%s, 1, %s, %s)"
+    for number in range(3):
+        await conn.execute(query, [UUID(int=number), [UUID(int=number)], [1] if number != 1 else [1, 2]])
+    batches, place, [row] = await outbox.list_stale(conn, 0.0, 3)
+    assert [batch.key for batch in batches] == [(UUID(int=0), 1), (UUID(int=2), 1)]
+    assert (place, row) == ("(0,3)", outbox.Unreadable("(0,2)", (UUID(int=1), 1), "ValueError"))
+    assert (await outbox.list_stale(conn, 0.0, 3, but=[row.place])).unreadable == []
+    assert await outbox.find_stale(conn, 0.0, "(0,1)") == row._replace(reason="")
+    assert await outbox.find_stale(conn, 0.0, "(0,1)", ["(0,2)"]) == outbox.Unreadable("(0,3)", (UUID(int=2), 1), "")
+    assert await outbox.find_stale(conn, 0.0, "(0,3)") is None
+    assert await outbox.fetch_next_page(conn, "(0,1)") is None
+
+
+async def test_damage_to_what_is_stored_elsewhere(conn: Connection) -> None:
+    """Of a row whose long values are lost, PostgreSQL still says where it lies and of which batch it is; the others are
+    read."""
+    query = "INSERT INTO outbox (conversation_id, seq, conversation_ids, seqs) VALUES (%s, 1, %s, %s)"
+    for number, length in enumerate((1, 2000, 1)):
+        ids = [uuid4() for _ in range(length)]
+        await conn.execute(query, [UUID(int=number), ids, list(range(length))])
+    [[table, oid]] = await (
+        await conn.execute("SELECT reltoastrelid::regclass::text, reltoastrelid FROM pg_class WHERE relname = 'outbox'")
+    ).fetchall()
+    await conn.execute("SET allow_system_table_mods = on")
+    for kind in ("r", "t"):  # a table like any other, while its rows are deleted
+        await conn.execute("UPDATE pg_class SET relkind = %s WHERE oid = %s", [kind, oid])
+        if kind == "r":
+            await conn.execute(f"DELETE FROM {table}".encode())
+    for limit in (1, 3):
+        with pytest.raises(DataCorrupted):
+            await outbox.list_stale(conn, 0.0, limit, "(0,1)")
+    found = await outbox.find_stale(conn, 0.0, "(0,1)")
+    assert found is not None and found.key == (UUID(int=1), 1)
+    batches, _, _ = await outbox.list_stale(conn, 0.0, 3, but=[found.place])
+    assert [batch.key for batch in batches] == [(UUID(int=0), 1), (UUID(int=2), 1)]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])
