@@ -24,7 +24,7 @@ from handlers.transactions import Transactions
 from store.ids import new_id, timestamp
 from store.model import Account, Act, Change, Session
 from store.postgres import accounts as store
-from store.postgres import audit, moderation, users
+from store.postgres import audit, users
 from store.postgres.connection import Connection
 from store.redis.inbox_entries import ENDED, Personal, disconnection_of, moderated
 
@@ -146,16 +146,21 @@ class Accounts:
     async def end_all(self, user_id: UUID, *, actor_id: UUID | None, by: str) -> None:
         """End the sessions that a user has now, and their connections on every instance (P9).
 
-        `by` says in the audit log what did it. Raises ChatError("not_found").
+        `by` says in the audit log what did it. Raises ChatError("not_found"). Of very many sessions most are ended
+        before, a piece at a time: should that break off, it is done again.
         """
 
-        async def write(conn: Connection) -> tuple[None, Personal | None]:
+        async def require(conn: Connection) -> None:
             if await users.lock_account(conn, user_id) is None:
                 raise permissions.not_found("user")
-            await moderation.revoke_sessions_of(conn, user_id)
+
+        async def write(conn: Connection) -> tuple[None, Personal | None]:
+            await require(conn)
+            await standing.end_sessions_left(conn, user_id)
             entry_id = await audit.insert_audit(conn, Act.SESSIONS_ENDED, actor_id, user_id=user_id, detail=by)
             return None, moderated(user_id, ENDED, entry_id)
 
+        await standing.end_most_sessions(self._transactions, user_id, require)
         await self._transactions.run_personal(write)
 
     # -- refreshing -----------------------------------------------------------------------------

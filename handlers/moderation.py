@@ -13,7 +13,7 @@ from handlers import page_cursors, permissions, text_rules
 from handlers.errors import ChatError
 from handlers.model import MAX_REASON, BanUser, Caller, ChangeUserRole, RenameUser
 from handlers.ports import Connections
-from handlers.standing import RANK, require_role
+from handlers.standing import RANK, end_most_sessions, end_sessions_left, require_role
 from handlers.transactions import Transactions
 from handlers.users import check_display_name, check_username, username_taken
 from store.model import Act, AuditEntry, Change, User, UserRole, UserStanding
@@ -85,14 +85,21 @@ class Moderation:
         return await self._act(caller, user_id, act)
 
     async def end_sessions(self, caller: Caller | None, user_id: UUID, reason: str | None = None) -> UserStanding:
-        """End all sign-in sessions and connections of a user, who may sign in again."""
+        """End all sign-in sessions and connections of a user, who may sign in again.
+
+        Of very many sessions most are ended before, a piece at a time: should that break off, it is done again.
+        """
         check_reason(reason)
 
+        async def require(conn: Connection) -> None:
+            await _lock(conn, caller, user_id)
+
         async def act(conn: Connection, before: UserStanding) -> Acted:
-            await store.revoke_sessions_of(conn, user_id)
+            await end_sessions_left(conn, user_id)
             entry_id = await audit.insert_audit(conn, Act.SESSIONS_ENDED, _id(caller), user_id=user_id, reason=reason)
             return before, moderated(user_id, ENDED, entry_id)
 
+        await end_most_sessions(self._transactions, user_id, require)
         return await self._act(caller, user_id, act)
 
     async def rename(self, caller: Caller | None, user_id: UUID, request: RenameUser) -> User:

@@ -5,14 +5,18 @@ token that claims the role of an administrator, which takes a key of this servic
 acts as one as long as it is good. Who is banned has no role, and no token of theirs is.
 """
 
+from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
 from handlers.errors import ChatError
 from handlers.model import Caller
+from handlers.transactions import Transactions
 from store.ids import timestamp
-from store.model import FOR_EVER, Timestamp, UserRole
+from store.model import FOR_EVER, Change, Timestamp, UserRole
 from store.postgres import moderation, users
 from store.postgres.connection import Connection
+
+ROUNDS = 1000  # pieces in which the sessions of one user are ended, before the act that ends what is left
 
 RANK = {UserRole.USER: 0, UserRole.MODERATOR: 1, UserRole.ADMINISTRATOR: 2}
 
@@ -73,3 +77,27 @@ async def require_role(conn: Connection, caller: Caller | None, least: UserRole)
 
 async def has_role(conn: Connection, caller: Caller, least: UserRole) -> bool:
     return RANK[await role_of(conn, caller)] >= RANK[least]
+
+
+async def end_most_sessions(
+    transactions: Transactions, user_id: UUID, require: Callable[[Connection], Awaitable[None]]
+) -> None:
+    """End sign-in sessions of a user who has very many, a piece in each transaction, until few are left for the act
+    that ends all. `require` looks, in each, whether the caller may."""
+
+    async def write(conn: Connection) -> tuple[bool, Sequence[Change]]:
+        await require(conn)
+        if not await moderation.has_more_sessions(conn, user_id):
+            return False, ()
+        await moderation.revoke_sessions_of(conn, user_id)
+        return True, ()
+
+    for _ in range(ROUNDS):
+        if not await transactions.run(write):
+            return
+
+
+async def end_sessions_left(conn: Connection, user_id: UUID) -> None:
+    """End all that are left, in the transaction of that act: a piece, or more where they have signed in meanwhile."""
+    while await moderation.revoke_sessions_of(conn, user_id) >= moderation.REVOKED:
+        pass

@@ -14,6 +14,8 @@ from store.postgres import queries
 from store.postgres.connection import Connection
 from store.postgres.privacy import Chosen
 
+REVOKED = 1000  # sessions of a user that are ended at once
+
 
 async def fetch_role(conn: Connection, user_id: UUID) -> UserRole | None:
     """None where there is no such user (any more), or they are banned."""
@@ -89,9 +91,16 @@ async def update_ban(conn: Connection, user_id: UUID, until: datetime | None) ->
     return _standing_of(row)
 
 
-async def revoke_sessions_of(conn: Connection, user_id: UUID) -> int:
-    """End all sign-in sessions of a user; return how many there were."""
-    return (await conn.execute(queries.revoke_sessions_of, {"user_id": user_id})).rowcount
+async def revoke_sessions_of(conn: Connection, user_id: UUID, limit: int = REVOKED) -> int:
+    """End sign-in sessions of a user, at most `limit` of them; return how many. So many: there may be more."""
+    return (await conn.execute(queries.revoke_sessions_of, {"user_id": user_id, "limit": limit})).rowcount
+
+
+async def has_more_sessions(conn: Connection, user_id: UUID, count: int = REVOKED) -> bool:
+    """Whether the user has more sessions than so many that were not ended."""
+    parameters = {"user_id": user_id, "count": count}
+    [[found]] = await (await conn.execute(queries.has_more_sessions, parameters)).fetchall()
+    return bool(found)
 
 
 def _role_of(text: str | None) -> UserRole:

@@ -19,19 +19,33 @@ MOST_DAYS = 365 * 1000  # that a date can have behind it, and more than since th
 MONTHS_AHEAD = 3
 LOCK_TIMEOUT = 2.0  # seconds
 WATERMARKS = 500  # conversations locked at once
-# messages_changed_seq (partial) of one partition, conversations_pkey. Here, as the table is one of many.
+# messages_changed_seq (partial) of one partition, conversations_pkey. Here, as the table is one of many. Two look-ups
+# for each conversation that has changed messages there; what is raised already is not locked.
 RAISE_LATE = """
-WITH changed AS MATERIALIZED (
-    SELECT m.conversation_id, max(m.changed_seq) AS seq
-    FROM {} AS m JOIN conversations AS c ON c.id = m.conversation_id
-    WHERE m.changed_seq > m.seq AND m.changed_seq > c.floor_seq
-    GROUP BY m.conversation_id ORDER BY m.conversation_id LIMIT %(limit)s
+WITH RECURSIVE chosen (conversation_id, number) AS (
+    (
+        SELECT m.conversation_id, 1 FROM {table} AS m WHERE m.changed_seq > m.seq AND m.conversation_id > %(after)s
+        ORDER BY m.conversation_id LIMIT 1
+    )
+    UNION ALL
+    SELECT next.conversation_id, c.number + 1 FROM chosen AS c CROSS JOIN LATERAL (
+        SELECT m.conversation_id FROM {table} AS m WHERE m.changed_seq > m.seq AND m.conversation_id > c.conversation_id
+        ORDER BY m.conversation_id LIMIT 1
+    ) AS next WHERE c.number < %(limit)s
+), changed AS MATERIALIZED (
+    SELECT d.conversation_id, last.seq FROM chosen AS d CROSS JOIN LATERAL (
+        SELECT m.changed_seq AS seq FROM {table} AS m
+        WHERE m.changed_seq > m.seq AND m.conversation_id = d.conversation_id
+        ORDER BY m.changed_seq DESC LIMIT 1
+    ) AS last JOIN conversations AS c ON c.id = d.conversation_id AND c.floor_seq < last.seq
 ), locked AS MATERIALIZED (
     SELECT c.id FROM conversations AS c JOIN changed AS d ON d.conversation_id = c.id
     ORDER BY c.id FOR NO KEY UPDATE OF c
+), raised AS (
+    UPDATE conversations AS c SET floor_seq = greatest(c.floor_seq, d.seq)
+    FROM locked AS l JOIN changed AS d ON d.conversation_id = l.id WHERE c.id = l.id
 )
-UPDATE conversations AS c SET floor_seq = greatest(c.floor_seq, d.seq)
-FROM locked AS l JOIN changed AS d ON d.conversation_id = l.id WHERE c.id = l.id
+SELECT (SELECT conversation_id FROM chosen ORDER BY conversation_id DESC LIMIT 1)
 """
 
 
@@ -125,7 +139,8 @@ async def _raise_watermarks(conn: Connection, bound: UUID) -> None:
 
 async def _raise_watermarks_late(conn: Connection, partition: str) -> None:
     """For every conversation of which a message in this partition was changed since they were raised."""
-    raised = WATERMARKS
-    query = sql.SQL(RAISE_LATE).format(sql.Identifier(partition))
-    while raised == WATERMARKS:
-        raised = (await conn.execute(query, {"limit": WATERMARKS})).rowcount
+    query = sql.SQL(RAISE_LATE).format(table=sql.Identifier(partition))
+    after: UUID | None = UUID(int=0)
+    while after is not None:
+        row = await (await conn.execute(query, {"after": after, "limit": WATERMARKS})).fetchone()
+        after = row[0] if row else None

@@ -1830,11 +1830,16 @@ def _update_ban(tables: Tables, user_id: UUID, until: datetime | None) -> UserSt
 
 
 @stands_for(moderation.revoke_sessions_of)
-def _revoke_sessions_of(tables: Tables, user_id: UUID) -> int:
+def _revoke_sessions_of(tables: Tables, user_id: UUID, limit: int = moderation.REVOKED) -> int:
     live = [one for one, session in tables.sessions.items() if session.user_id == user_id and session.is_live]
-    for one in live:
+    for one in live[:limit]:
         tables.sessions[one] = replace(tables.sessions[one], is_live=False)
-    return len(live)
+    return len(live[:limit])
+
+
+@stands_for(moderation.has_more_sessions)
+def _has_more_sessions(tables: Tables, user_id: UUID, count: int = moderation.REVOKED) -> bool:
+    return sum(session.user_id == user_id and session.is_live for session in tables.sessions.values()) > count
 
 
 @stands_for(audit.insert_audit)

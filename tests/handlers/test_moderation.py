@@ -6,6 +6,7 @@ from uuid import UUID
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from handlers.errors import ChatError
 from handlers.model import (
@@ -233,6 +234,42 @@ async def test_sessions_end(memory: Memory) -> None:
             await memory.accounts.refresh(ended.refresh_token, Client())
     await memory.accounts.refresh(tokens[2].refresh_token, Client())
     await memory.accounts.begin(one.user_id, Client())
+
+
+@pytest.mark.parametrize("act", ["moderator", "application"])
+async def test_very_many_sessions_end(memory: Memory, monkeypatch: pytest.MonkeyPatch, act: str) -> None:
+    """No transaction ends more sessions than a piece has, but the last one says so and ends the connections. Who
+    may not end them ends none."""
+    user, moderator = memory.user(), person(memory, M)
+    tokens = [await memory.accounts.begin(user.user_id, Client()) for _ in range(11)]
+    sizes: list[int] = []
+
+    async def revoke(conn: Any, user_id: UUID) -> int:
+        assert user_id == user.user_id and memory.publisher.published == []
+        live = [one for one, session in memory.tables.sessions.items() if session.is_live]
+        for one in live[:3]:
+            memory.tables.sessions[one] = replace(memory.tables.sessions[one], is_live=False)
+        sizes.append(len(live[:3]))
+        return sizes[-1]
+
+    async def has_more(conn: Any, user_id: UUID) -> bool:
+        return sum(session.is_live for session in memory.tables.sessions.values()) > 3
+
+    monkeypatch.setattr("store.postgres.moderation.REVOKED", 3)
+    monkeypatch.setattr("store.postgres.moderation.revoke_sessions_of", revoke)
+    monkeypatch.setattr("store.postgres.moderation.has_more_sessions", has_more)
+    refusal = await refused(memory, memory.moderation.end_sessions(memory.user(), user.user_id, "why"))
+    assert refusal.code == "forbidden" and sizes == []
+    memory.database.steps.clear()
+    if act == "moderator":
+        await memory.moderation.end_sessions(moderator, user.user_id, "why")
+    else:
+        await memory.accounts.end_all(user.user_id, actor_id=None, by="an application")
+    assert sizes == [3, 3, 3, 2] and memory.database.steps.count("commit") == 5
+    assert len(memory.publisher.published) == 1
+    for ended in tokens:
+        with pytest.raises(ChatError, match="unauthenticated"):
+            await memory.accounts.refresh(ended.refresh_token, Client())
 
 
 @pytest.mark.parametrize("name", list(ACTS))

@@ -49,5 +49,11 @@ UPDATE users AS u SET role = %(role)s WHERE u.id = %(id)s RETURNING u.id, u.role
 UPDATE users AS u SET banned_until = %(until)s WHERE u.id = %(id)s RETURNING u.id, u.role, {ban}
 
 -- name: revoke_sessions_of
--- sessions_user.
-UPDATE sessions SET revoked_at = clock_timestamp() WHERE user_id = %(user_id)s AND revoked_at IS NULL
+-- sessions_user, sessions_pkey. So many at once.
+UPDATE sessions SET revoked_at = clock_timestamp() WHERE revoked_at IS NULL AND id = ANY(ARRAY(
+    SELECT s.id FROM sessions AS s WHERE s.user_id = %(user_id)s AND s.revoked_at IS NULL LIMIT %(limit)s
+))
+
+-- name: has_more_sessions
+-- sessions_user. Than so many that are not revoked.
+SELECT EXISTS (SELECT FROM sessions WHERE user_id = %(user_id)s AND revoked_at IS NULL OFFSET %(count)s)

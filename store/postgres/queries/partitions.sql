@@ -39,12 +39,28 @@ WHERE c.relkind = 'r' AND c.relname ~ '^messages_y\d\d\d\dm\d\d$'
 ORDER BY c.relname
 
 -- name: raise_watermarks
--- messages_seq of the partitions below the bound, in order; conversations_pkey. Each call locks few conversations, in
--- id order. Returns the last of them; NULL when there are no more.
-WITH dropped AS MATERIALIZED (
-    SELECT conversation_id, max(changed_seq) AS seq FROM messages
-    WHERE id < %(bound)s AND conversation_id > %(after)s
-    GROUP BY conversation_id ORDER BY conversation_id LIMIT %(limit)s
+-- messages_seq and messages_changed_seq of the partitions below the bound; conversations_pkey. Three look-ups for each
+-- conversation, however many messages it has there: the next one, its last message, and its last change. Each call locks few
+-- conversations, in id order. Returns the last of them; NULL when there are no more.
+WITH RECURSIVE chosen (conversation_id, number) AS (
+    (
+        SELECT m.conversation_id, 1 FROM messages AS m WHERE m.id < %(bound)s AND m.conversation_id > %(after)s
+        ORDER BY m.conversation_id LIMIT 1
+    )
+    UNION ALL
+    SELECT next.conversation_id, c.number + 1 FROM chosen AS c CROSS JOIN LATERAL (
+        SELECT m.conversation_id FROM messages AS m WHERE m.id < %(bound)s AND m.conversation_id > c.conversation_id
+        ORDER BY m.conversation_id LIMIT 1
+    ) AS next WHERE c.number < %(limit)s
+), dropped AS MATERIALIZED (
+    SELECT c.conversation_id, greatest((
+        SELECT m.seq FROM messages AS m WHERE m.id < %(bound)s AND m.conversation_id = c.conversation_id
+        ORDER BY m.seq DESC LIMIT 1
+    ), (
+        SELECT m.changed_seq FROM messages AS m
+        WHERE m.id < %(bound)s AND m.conversation_id = c.conversation_id AND m.changed_seq > m.seq
+        ORDER BY m.changed_seq DESC LIMIT 1
+    )) AS seq FROM chosen AS c
 ), locked AS MATERIALIZED (
     SELECT c.id FROM conversations AS c JOIN dropped AS d ON d.conversation_id = c.id
     ORDER BY c.id FOR NO KEY UPDATE OF c

@@ -82,6 +82,16 @@ async def test_sessions_are_revoked(conn: Connection) -> None:
     assert set(await accounts.list_ended(conn, sessions)) == set(sessions[:2])
 
 
+async def test_very_many_sessions_are_revoked_in_pieces(conn: Connection) -> None:
+    """So many at once; whether there are more is known without counting them."""
+    alice, bob = await make_users(conn, 2)
+    for user_id in (alice, alice, alice, bob):
+        await accounts.insert_session(conn, new_id(), user_id, b"x", client="", address="", ttl=60.0)
+    assert [await moderation.has_more_sessions(conn, alice, count) for count in (0, 2, 3)] == [True, True, False]
+    assert [await moderation.revoke_sessions_of(conn, alice, 2) for _ in range(3)] == [2, 1, 0]
+    assert [await moderation.has_more_sessions(conn, user_id, 0) for user_id in (alice, bob)] == [False, True]
+
+
 async def test_renamed(conn: Connection) -> None:
     """The new name is the user's at once, the old one is free; a name that looks like another's is taken."""
     alice, bob = await make_users(conn, 2)

@@ -7,10 +7,12 @@ import psycopg
 import pytest
 import trio
 
-from store.ids import id_floor
+from store.ids import id_floor, new_id
 from store.model import Cursor
-from store.postgres import conversations, cursors, messages, partitions, users
+from store.postgres import conversations, cursors, messages, partitions, queries, users
 from store.postgres.connection import Connection
+from tests.store.postgres.test_conversations import rows_read
+from tests.store.postgres.test_users import explained
 from tests.store.world import fetch_value, make_group, make_users
 
 NOW = datetime(2031, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
@@ -164,6 +166,34 @@ async def test_an_old_message_that_is_changed_meanwhile(
     assert MADE[0] in await partitions.drop_partitions(conn, before)
     assert made[0].seq == 3 == await conversations.fetch_watermark(conn, group)
     assert await cursors.list_diverged(conn, [(group, made[0])]) == {}
+
+
+async def test_raising_watermarks_reads_little(conn: Connection) -> None:
+    """However many messages and changes a conversation has in a month that is dropped, few of them are looked at, both
+    before it goes out of sight and behind that."""
+    await partitions.ensure_partitions(conn, NOW)
+    groups = sorted(new_id() for _ in range(3))
+    for group in groups:
+        await conn.execute("INSERT INTO conversations (id, kind) VALUES (%s, 'Group')", [group])
+        await conn.execute(
+            "INSERT INTO messages (id, conversation_id, seq, changed_seq, sender_id, kind, body)"
+            " SELECT uuid7_floor(timestamptz '2031-11-05 00:00Z' + n * interval '1 s' + %s * interval '1 ms'), %s, n,"
+            " CASE WHEN n %% 2 = 0 THEN n + 2000 ELSE n END, %s, 'Text', '' FROM generate_series(1, 2000) AS n",
+            [groups.index(group), group, group],
+        )
+    await conn.execute("ANALYZE messages")
+    bound = id_floor(int(datetime(2031, 12, 1, tzinfo=UTC).timestamp() * 1000))
+    given = {"bound": bound, "after": UUID(int=0), "limit": 2}
+    nodes = await explained(conn, queries.raise_watermarks, given)
+    assert rows_read(nodes) < 60
+    heads = "SELECT array_agg(floor_seq ORDER BY id) FROM conversations"
+    assert await fetch_value(conn, heads) == [4000, 4000, 0]
+    await conn.execute("UPDATE conversations SET floor_seq = 0")
+    late = partitions.RAISE_LATE.format(table=MADE[0])
+    assert rows_read(await explained(conn, late, {"after": groups[0], "limit": 1})) < 60
+    assert await fetch_value(conn, heads) == [0, 4000, 0]
+    await partitions._raise_watermarks(conn, bound)
+    assert await fetch_value(conn, heads) == [4000] * 3
 
 
 async def test_a_month_is_not_made_at_everybodys_cost(conn: Connection, other: Connection) -> None:
