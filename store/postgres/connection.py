@@ -26,7 +26,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 
 from store import tcp
-from store.postgres.execution import ADAPTERS, Result, asked, exchange, new_transformer
+from store.postgres.execution import ADAPTERS, Result, asked, discard_plans, exchange, new_transformer
 from store.postgres.logins import Logins, Refused
 
 CONNECT_TIMEOUT = 5.0  # seconds for a name, and for one address, unless the conninfo says connect_timeout
@@ -34,6 +34,9 @@ CONNECT_TIMEOUT_OF_SEVERAL = 2.0  # the same, where there are several hosts
 CANCEL_TIMEOUT = 2.0  # seconds for the server to give up a query whose caller was cancelled
 FULL_BUFFER_POLL = 0.01  # seconds between looks at a socket that neither takes nor gives
 PREPARE_THRESHOLD = 2  # executions before a statement is prepared: ours are few and repeat
+# Statements of a connection before which its plans are made anew. One that was made while a table was empty may read
+# all of it, which is nothing then, and would be kept while it grows, until PostgreSQL itself looks at the table again.
+REPLANNED = frozenset((32, 512, 8192))
 
 # As libpq names them (TCP only). The conninfo may say otherwise.
 KEEPALIVES = {
@@ -49,6 +52,7 @@ RV = TypeVar("RV")
 READ, WRITE, READ_WRITE = psycopg.waiting.Wait.R, psycopg.waiting.Wait.W, psycopg.waiting.Wait.RW
 READY_R, READY_W = psycopg.waiting.Ready.R, psycopg.waiting.Ready.W
 IDLE, ACTIVE, BAD = pq.TransactionStatus.IDLE, pq.TransactionStatus.ACTIVE, pq.ConnStatus.BAD
+INTRANS = pq.TransactionStatus.INTRANS
 
 
 class Cursor(AsyncCursor[TupleRow]):
@@ -119,6 +123,7 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
         self._autocommit = True
         self.prepare_threshold = PREPARE_THRESHOLD
         self._values = new_transformer()
+        self._executed = 0  # statements so far
         self._is_watched = False  # its keeper calls `watch`
         self._exchange = 0  # the number of the one that is under way, if it is odd
         self._watched_exchange = 0  # the one that `watch` has seen
@@ -265,9 +270,17 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
 
     def _execute(self, query: str, params: Params | None, prepare: bool | None) -> Generator[Any, Any, Any]:
         one = asked(query, params, self._values)
+        self._executed += 1
+        if self._executed in REPLANNED and self.pgconn.transaction_status in (IDLE, INTRANS):
+            yield from discard_plans(self.pgconn)
         result = yield from exchange(self.pgconn, self._prepared, one, prepare)
         yield from self._prepared.maintain_gen(self)
         return result
+
+    async def replan(self) -> None:
+        """Have prepared statements planned as the tables are now, each when it is next used. Raise psycopg.Error."""
+        async with self.lock:
+            await self.wait(discard_plans(self.pgconn))
 
     @asynccontextmanager
     async def transaction(

@@ -122,6 +122,12 @@ def exchange(pgconn: Any, manager: PrepareManager, one: Asked, prepare: bool | N
     return results[0]
 
 
+def discard_plans(pgconn: Any) -> Generator[Any, Any, None]:
+    """Have the session's prepared statements planned anew, each when it is next used. Raise psycopg.Error."""
+    pgconn.send_query(b"DISCARD PLANS")
+    _require((yield from generators.execute(pgconn)))
+
+
 def _require(results: Sequence[Any]) -> None:
     if not results:
         raise psycopg.InternalError("got no result from the statement")

@@ -335,6 +335,7 @@ class _Lane:
         self._on_doubt = on_doubt
         self._outbox = b"\x01" if outbox else b"\x00"
         self._conn: Connection | None = None
+        self._written = 0  # batches that were to be written by it, but for those that try it out
         self.batches = self.accepted = self.duplicates = self.refused = self.failed = 0
 
     def statistics(self) -> LaneStatistics:
@@ -529,8 +530,11 @@ class _Lane:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             conn = await self._connected()
             self.batches += 1
+            self._written += 1
             began = time.perf_counter()
             try:
+                if self._written in message_batch.REPLANNED:
+                    await conn.replan()
                 rows = await message_batch.write(conn, packed)
                 if not rows and packed.kind is Kind.LONE:
                     packed = self._pack(appends, Kind.PLAIN)
@@ -615,6 +619,7 @@ class _Lane:
             while True:
                 try:
                     self._conn = await self._source.connect()
+                    self._written = 0
                     await message_batch.prepare(self._conn)
                     return self._conn
                 except Unfit:

@@ -54,7 +54,10 @@ STATEMENTS = (
     (WRITE[Kind.FILES], queries.lane_write, _FILES),
     (WRITE[Kind.FULL], queries.lane_write_full, _FULL),
 )
-# Planned once a connection, for any batch; by index whatever the statistics say: on a new database the
+# Batches of a connection before which its plans are made anew, as those of other connections are. Look-ups are by index
+# in any plan, by how the statements are written (group_commit.sql), but not what they update.
+REPLANNED = (1, 16, 256, 4096)
+# Planned for any batch, a few times a connection; by index whatever the statistics say: on a new database the
 # tables look small when the plan is made, and are not for long.
 SETTINGS = """SELECT set_config('plan_cache_mode', 'force_generic_plan', false),
     set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false)"""

@@ -240,3 +240,34 @@ async def test_the_next_host_has_its_turn(cluster: Cluster, monkeypatch: pytest.
             )
     assert opened.info.host == str(cluster.directory)
     opened.finish()
+
+
+async def test_plans_are_made_anew(conn: Connection) -> None:
+    """A plan that was made while a table was empty reads all of it. When the table has grown, and PostgreSQL has not
+    looked at it since, it is not kept; nor in a transaction, and one that has failed fails as ever."""
+    await conn.execute("CREATE TABLE grown (id uuid PRIMARY KEY) WITH (autovacuum_enabled = off)")
+    await conn.execute("ANALYZE grown")
+    query = "SELECT id FROM grown WHERE id = ANY(%(ids)s::uuid[])"
+
+    async def plan() -> str:
+        [[name]] = await (
+            await conn.execute("SELECT name FROM pg_prepared_statements WHERE statement LIKE 'SELECT id FROM grown%'")
+        ).fetchall()
+        rows = await (await conn.execute(f"EXPLAIN EXECUTE {name}('{{}}')".encode())).fetchall()
+        return str(rows)
+
+    for _ in range(12):
+        await conn.execute(query, {"ids": [uuid4()]})
+    assert "Seq Scan" in await plan()
+    await conn.execute("INSERT INTO grown SELECT gen_random_uuid() FROM generate_series(1, 20000)")
+    assert "Seq Scan" in await plan()
+    async with conn.transaction():
+        while conn._executed <= min(connection.REPLANNED):
+            await conn.execute(query, {"ids": [uuid4()]})
+    assert "Seq Scan" not in await plan()
+    conn._executed = 510
+    with pytest.raises(psycopg.errors.InFailedSqlTransaction):
+        async with conn.transaction():
+            with pytest.raises(psycopg.errors.DivisionByZero):
+                await conn.execute("SELECT 1 / 0")
+            await conn.execute("SELECT 1")

@@ -4,9 +4,10 @@ import random
 import re
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
@@ -127,6 +128,71 @@ async def test_file_and_reply(writer: Writer, conn: Connection) -> None:
     assert message.file == FileInfo(file_id, message.file.key, message.file.url, "cat.png", 99, "image/png")
     assert message.reply_to_id == first.id
     assert await messages.fetch_message(conn, message.id) == message
+
+
+def scans(plan: dict[str, Any]) -> Iterator[str]:
+    """The tables that a plan reads without looking anything up in them."""
+    looked_up = plan["Node Type"] in ("ModifyTable", "Bitmap Heap Scan") or "Index Cond" in plan
+    if "Relation Name" in plan and not looked_up:
+        yield f"{plan['Node Type']} of {plan['Relation Name']}"
+    for part in plan.get("Plans", ()):
+        yield from scans(part)
+
+
+async def test_plans_of_empty_tables_are_not_kept(conn: Connection) -> None:
+    """A lane may plan its statements on tables with nothing in them. When they have grown, it reads them by index: what
+    it locks and what it updates, too."""
+    tables = ("conversations", "members", "users", "sends")
+    for table in tables:
+        await conn.execute(f"ANALYZE {table}".encode())  # PostgreSQL takes what it knows nothing of for larger
+    lane = make_writer(OneConnection(conn)).lanes._homes[0]
+    await lane._try_out()
+    assert lane._conn is conn
+    one = new_id()
+    given = {
+        "parley_lane_lock": f"ARRAY['{one}']::uuid[]",
+        "parley_lane_write_plain": (
+            f"ARRAY['{one}']::uuid[], ARRAY['{one}']::uuid[], ARRAY['{one}']::uuid[], ARRAY['Text'], ARRAY['x'],"
+            " ARRAY['k'], true"
+        ),
+    }
+
+    async def found() -> set[str]:
+        read: set[str] = set()
+        for name, parameters in given.items():
+            rows = await conn.execute(f"EXPLAIN (FORMAT JSON) EXECUTE {name}({parameters})".encode())
+            [[[explained]]] = await rows.fetchall()
+            read.update(scans(explained["Plan"]))
+        return read
+
+    assert await found() != set()  # else there is nothing to be seen by this test
+    people = await make_users(conn, 2)
+    group = await make_group(conn, people)
+    await conn.execute(
+        "INSERT INTO conversations (id, kind) SELECT gen_random_uuid(), 'Group' FROM generate_series(1, 5000)"
+    )
+    await conn.execute(
+        "INSERT INTO members (conversation_id, user_id, role)"
+        " SELECT id, %s, 'Member' FROM conversations WHERE id <> %s",
+        [people[1], group],
+    )
+    sent = Sent()
+    await lane._write([make_append(group, people[0], sent), make_append(group, people[1], Sent())])
+    assert (await sent.message()).seq == 2
+    assert await found() == set()
+
+
+class OneConnection:
+    """A source of one connection, which is the test's own."""
+
+    acquire_timeout = WAIT
+
+    def __init__(self, conn: Connection) -> None:
+        self._conn = conn
+
+    async def connect(self) -> Connection:
+        await trio.lowlevel.checkpoint()
+        return self._conn
 
 
 @any_kind
