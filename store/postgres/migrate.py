@@ -7,6 +7,7 @@ A conninfo is a URL or a key=value string, as libpq takes it.
 
 import io
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,6 +44,9 @@ LEAST_PATIENCE = 0.1  # seconds for each lock after that
 GIVE_UP = 3600.0  # seconds: a backup may take that long
 FIRST_BACKOFF, MAX_BACKOFF = 1.0, 10.0  # seconds between attempts
 LOCK_LOST = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)  # another attempt may get the locks
+# What each message uses, in the order in which it locks them.
+TABLES_OF_MESSAGES = ("conversations", "members", "messages", "users")
+_ALTERED = re.compile(r"\bALTER TABLE (\w+)|\bON (\w+)\s+FOR EACH", re.IGNORECASE)
 # The session that has held a table's lock for longest, as far as this role may see.
 HOLDER = """SELECT a.pid, coalesce(nullif(a.application_name, ''), 'a client'),
         extract(epoch FROM clock_timestamp() - a.xact_start)::int
@@ -203,9 +207,22 @@ def _upgrade(connection: sqlalchemy.Connection, *, known: list[Migration]) -> No
     connection.commit()  # Alembic commits only a transaction that it has begun
     context = MigrationContext.configure(connection, opts={"fn": partial(_steps, known, works_from)})
     with context.begin_transaction():
+        _lock(connection, migrations.after(known, _revision(connection), works_from))
         context.run_migrations()
         if not migrations.is_newer(known, _revision(connection)):
             context.execute(_say_works_from(known))
+
+
+def _lock(connection: sqlalchemy.Connection, missing: list[Migration]) -> None:
+    """Lock what these alter of the tables of messages, before anything else.
+
+    Revisions alter tables in any order. A message that has the conversations and waits for the members would wait in a
+    circle with an attempt that has the members and waits for the conversations: PostgreSQL cuts one of them short.
+    """
+    altered = {name for one in missing for names in _ALTERED.findall(one.sql) for name in names}
+    for table in TABLES_OF_MESSAGES:
+        if table in altered and connection.exec_driver_sql("SELECT to_regclass(%s)", (table,)).scalar() is not None:
+            connection.exec_driver_sql(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
 
 
 def _steps(

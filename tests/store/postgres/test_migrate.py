@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from store.errors import StoreError, Unavailable
 from store.postgres import migrate, migrations, schema
+from tests.waiting import block_until
 
 COLUMNS = """SELECT table_name, column_name, data_type, is_nullable, column_default
              FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2"""
@@ -102,6 +103,26 @@ def test_beside_a_backup(empty_database: str) -> None:
     thread.join(60)
     assert results == [("0003", NEWEST)]
     assert "a backup" in lines[0] and "trying again" in lines[0]
+
+
+def test_beside_a_message(empty_database: str) -> None:
+    """A message that is under way takes the rest of what it needs at once: nothing of that is locked by an attempt that
+    waits for what the message has."""
+    with migrate._connected(empty_database) as connection:
+        migrate._upgrade(connection, known=migrations.load()[:29])
+    results: list[object] = []
+    thread = threading.Thread(target=lambda: results.append(migrate.upgrade(empty_database)))
+    with psycopg.connect(empty_database) as message, psycopg.connect(empty_database, autocommit=True) as watcher:
+        message.execute("SELECT FROM conversations FOR NO KEY UPDATE")
+        thread.start()
+        block_until(lambda: watcher.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone())
+        message.execute("SET LOCAL lock_timeout = 50")
+        message.execute("UPDATE members SET read_seq = read_seq")
+        message.execute("UPDATE users SET status = status")
+        message.execute("UPDATE conversations SET last_seq = last_seq")
+        message.commit()
+        thread.join(60)
+    assert results == [("0029", NEWEST)]
 
 
 def test_a_newer_schema(empty_database: str) -> None:
