@@ -1,7 +1,8 @@
 """Objects in S3, or whatever speaks its protocol, through boto3.
 
 Owns the client, and the threads that it blocks: at most `BODIES` with content and `CALLS` with anything else, so that
-slow files keep nothing but other files waiting. How long they may be blocked is `store.objects.s3_connections`'.
+slow files keep nothing but other files waiting. How long they may be blocked, and how much they read, is
+`store.objects.s3_connections`'.
 Credentials and region come as boto3 finds them (AWS_*). Bodies of up to one part go as one request, longer ones as a
 multipart upload, which is aborted whatever ends it.
 """
@@ -25,7 +26,7 @@ from store import tcp
 from store.bounded_streams import open_client
 from store.errors import ObjectsFull, ObjectsUnavailable
 from store.objects import CHUNK, KEY, PROBE, Objects, UploadUrl, attachment, new_key, new_trouble, noted
-from store.objects.s3_connections import TooSlow, Transfer, hold_connections
+from store.objects.s3_connections import ANSWER, OutOfBounds, Transfer, hold_connections
 from store.reasons import cut, reason
 from store.signing import SigningKeys
 
@@ -37,9 +38,14 @@ PART = 5 * 1024 * 1024  # bytes: the least that S3 takes for a part that is not 
 CONNECT_TIMEOUT, READ_TIMEOUT = 5, 20  # seconds
 LINK_TIMEOUT = 10.0  # seconds for all of the way of a link
 CLEAN_UP = 15.0  # seconds for aborting an upload
+LISTED = 250  # objects in one page of a list
+LIST = 1024 * 1024  # bytes of such a page: a key has up to 1 KiB, three times as long in a URL's encoding
 MISSING = ("404", "NoSuchKey", "NotFound", "NoSuchUpload")
 INSUFFICIENT_STORAGE = 507
 NO_ROOM = ("QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded")
+# What botocore, and who looks into its answers, make of one that is none: ValueError, also of an endpoint that is no
+# URL; RuntimeError of times, or of what is nested too deep.
+NONSENSE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 T = TypeVar("T")
 
@@ -99,24 +105,26 @@ class S3Objects:
         *,
         of: Transfer | None = None,
         size: int = 0,
+        answer: int = ANSWER,
         shield: bool = True,
         abandon: bool = False,
     ) -> T:
-        """`of`: the transfer of content to which this call belongs, with `size` bytes of it. `shield` and `abandon`: as
-        `Transfer.run` has them."""
+        """`of`: the transfer of content to which this call belongs, with `size` bytes of it. `answer`, `shield` and
+        `abandon`: as `Transfer.run` has them. What is needed of the answer is read from it in `call`: it may be
+        anything."""
         try:
             if of is not None:
-                return await of.run(call, self._bodies, size=size, shield=shield, abandon=abandon)
+                return await of.run(call, self._bodies, size=size, answer=answer, shield=shield, abandon=abandon)
             with Transfer() as alone:
-                return await alone.run(call, self._calls, shield=shield, abandon=abandon)
+                return await alone.run(call, self._calls, answer=answer, shield=shield, abandon=abandon)
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") in MISSING:
                 raise FileNotFoundError from None
             kind = ObjectsFull if _has_no_room(error) else ObjectsUnavailable
             raise kind(f"S3: {reason(error)}") from error
-        except TooSlow as error:
+        except OutOfBounds as error:
             raise ObjectsUnavailable(f"S3: {error}") from error
-        except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
+        except (BotoCoreError, *NONSENSE) as error:
             raise ObjectsUnavailable(f"S3: {reason(error)}") from error
 
     async def _sign(self, call: Callable[[], str]) -> str:
@@ -160,8 +168,10 @@ class S3Objects:
         at = self._at(key)
         # Not cancelled in the middle: an upload whose id is lost could not be aborted.
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEAN_UP):
-            made = await self._run(lambda: self._client.create_multipart_upload(**at, ContentType=content_type))
-            return _Multipart(self._made, {**at, "UploadId": made["UploadId"]}, self._run)
+            upload_id = await self._run(
+                lambda: str(self._client.create_multipart_upload(**at, ContentType=content_type)["UploadId"])
+            )
+            return _Multipart(self._made, {**at, "UploadId": upload_id}, self._run)
         raise ObjectsUnavailable("S3: no answer in time")
 
     async def _throw_away(self, key: str, upload: "_Multipart | None") -> None:
@@ -176,10 +186,9 @@ class S3Objects:
 
     async def size(self, key: str) -> int | None:
         try:
-            found = await self._run(lambda: self._client.head_object(**self._at(key)))
+            return await self._run(lambda: int(self._client.head_object(**self._at(key))["ContentLength"]))
         except FileNotFoundError:
             return None
-        return int(found["ContentLength"])
 
     async def read(self, key: str, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         if length == 0:
@@ -191,14 +200,17 @@ class S3Objects:
         with Transfer() as transfer:
             try:
                 values = {**self._at(key), **span}
-                found = await self._run(lambda: self._client.get_object(**values), of=transfer, shield=False)
+                body = await self._run(lambda: self._client.get_object(**values)["Body"], of=transfer, shield=False)
             except ObjectsUnavailable as error:
                 if "InvalidRange" in str(error):
                     return  # an empty object, or past its end
                 raise
-            body = found["Body"]
+
+            def read_on() -> bytes:
+                return bytes(body.read(CHUNK))
+
             try:
-                while chunk := await self._run(lambda: body.read(CHUNK), of=transfer, size=CHUNK, shield=False):
+                while chunk := await self._run(read_on, of=transfer, size=CHUNK, answer=CHUNK + ANSWER, shield=False):
                     yield chunk
             finally:
                 body.close()
@@ -219,36 +231,39 @@ class S3Objects:
 
     async def list_before(self, when: datetime) -> AsyncIterator[str]:
         await self._abort_before(when)
-        pages = await self._paginate("list_objects_v2")
-        async for page in self._pages(pages):
-            for entry in page.get("Contents", ()):
-                if entry["LastModified"] < when and self._is_ours(entry["Key"]):
-                    yield entry["Key"].removeprefix(self._prefix)
+        async for entry in self._list_older("list_objects_v2", "Contents", "LastModified", when):
+            yield entry["Key"].removeprefix(self._prefix)
 
     def _is_ours(self, name: str) -> bool:
         """Others may keep their objects in the same bucket."""
         return KEY.fullmatch(name.removeprefix(self._prefix)) is not None
 
     async def _abort_before(self, when: datetime) -> None:
-        pages = await self._paginate("list_multipart_uploads")
-        async for page in self._pages(pages):
-            for entry in page.get("Uploads", ()):
-                if entry["Initiated"] < when and self._is_ours(entry["Key"]):
-                    at = {"Bucket": self._bucket, "Key": entry["Key"], "UploadId": entry["UploadId"]}
-                    try:
-                        await self._run(lambda at=at: self._client.abort_multipart_upload(**at))  # type: ignore[misc]
-                    except FileNotFoundError:
-                        pass
+        async for entry in self._list_older("list_multipart_uploads", "Uploads", "Initiated", when):
+            at = {"Bucket": self._bucket, "Key": entry["Key"], "UploadId": entry.get("UploadId")}
+            try:
+                await self._run(lambda at=at: self._client.abort_multipart_upload(**at))  # type: ignore[misc]
+            except FileNotFoundError:
+                pass
 
-    async def _paginate(self, operation: str) -> Any:
-        return await self._run(
-            lambda: self._client.get_paginator(operation).paginate(Bucket=self._bucket, Prefix=self._prefix)
-        )
+    async def _list_older(self, operation: str, name: str, time: str, when: datetime) -> AsyncIterator[dict[str, Any]]:
+        """Those of our objects in a list of S3's, which it has under `name`, whose `time` is before `when`."""
+        pages: Iterator[Any] | None = None
 
-    async def _pages(self, pages: Any) -> AsyncIterator[Any]:
-        remaining: Iterator[Any] = iter(pages)
-        while (page := await self._run(lambda: next(remaining, None))) is not None:
-            yield page
+        def read() -> list[dict[str, Any]] | None:
+            nonlocal pages
+            if pages is None:
+                paginator = self._client.get_paginator(operation)
+                settings = {"PageSize": LISTED}
+                pages = iter(paginator.paginate(Bucket=self._bucket, Prefix=self._prefix, PaginationConfig=settings))
+            page = next(pages, None)
+            if page is None:
+                return None
+            return [entry for entry in page.get(name, ()) if entry[time] < when and self._is_ours(entry["Key"])]
+
+        while (entries := await self._run(read, answer=LIST)) is not None:
+            for entry in entries:
+                yield entry
 
     async def check(self) -> None:
         """By every way that users' files take: through us, and through links to put and to get."""
@@ -337,8 +352,8 @@ class _Multipart:
 
     async def add(self, transfer: Transfer, data: bytearray) -> None:
         values = {**self._at, "PartNumber": len(self._parts) + 1, "Body": data}
-        made = await self._run(lambda: self._client.upload_part(**values), of=transfer, size=len(data))
-        self._parts.append({"PartNumber": values["PartNumber"], "ETag": made["ETag"]})
+        tag = await self._run(lambda: str(self._client.upload_part(**values)["ETag"]), of=transfer, size=len(data))
+        self._parts.append({"PartNumber": values["PartNumber"], "ETag": tag})
 
     async def complete(self) -> None:
         parts = {"Parts": self._parts}

@@ -1,15 +1,17 @@
-"""store.objects.s3_connections: an S3 that answers drop by drop, or without end, keeps no thread for ever."""
+"""store.objects.s3_connections: an S3 that answers drop by drop, or without end, keeps no thread for ever, and fills no
+memory."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import pytest
 import trio
 
 from store.errors import ObjectsUnavailable
 from store.objects import s3_connections
-from store.objects.s3 import BODIES, S3Objects
-from store.objects.s3_connections import LEAST_PACE, SPARE, Transfer
+from store.objects.s3 import BODIES, PART, S3Objects
+from store.objects.s3_connections import ANSWER, LEAST_PACE, SPARE, Transfer
 from tests.waiting import wait_until
 
 WAIT = 60.0  # seconds
@@ -30,6 +32,12 @@ def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_connections, "SPARE", 0.3)
     monkeypatch.setattr(s3_connections, "LEAST_PACE", 2**40)
+
+
+@pytest.fixture
+def restless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """botocore tries again at once."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
 
 
 @asynccontextmanager
@@ -168,3 +176,123 @@ async def test_what_keeps_the_pace_goes_on(monkeypatch: pytest.MonkeyPatch) -> N
         assert await move(5) == SPARE - 15
         assert await move(1) == SPARE - 6
         assert await move(0) == SPARE
+
+
+FLOOD = 32 * 1024 * 1024  # bytes that are sent, if they are taken
+XML = b"<?xml version='1.0'?><ListBucketResult>"
+
+
+class Flood:
+    """An S3 whose answers begin so, and go on with `piece`. `taken`: bytes of one answer, as far as it was read."""
+
+    def __init__(self, begin: bytes, piece: bytes) -> None:
+        self._begin = begin
+        self._piece = piece * (65536 // len(piece))
+        self.taken = 0
+
+    async def __call__(self, request: bytes, stream: trio.SocketStream) -> None:
+        taken = len(self._begin)
+        await stream.send_all(self._begin)
+        while taken < FLOOD:
+            await stream.send_all(self._piece)
+            taken += len(self._piece)
+            self.taken = max(self.taken, taken)
+
+
+async def write_one(objects: S3Objects) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"x"
+
+    await objects.write(KEY, pieces(), "text/plain")
+
+
+async def list_all(objects: S3Objects) -> list[str]:
+    return [key async for key in objects.list_before(datetime.now(UTC))]
+
+
+@pytest.mark.usefixtures("restless")
+@pytest.mark.parametrize(
+    ("begin", "piece"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % FLOOD + XML, b"<Contents/>"),
+        (b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\n\r\n<Error>", b"<Code>x</Code>"),
+        (b"HTTP/1.1 500 Oh\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n", b"X-%s: x\r\n" % (b"x" * 6000)),
+        (b"HTTP/1.1 100 ", b"x"),
+        (b"HTTP/1.1 100 Continue\r\nX: ", b"x"),
+        (b"HTTP/1.1 200 ", b"x"),
+    ],
+    ids=["a body", "an error", "chunks", "headers", "an interim status", "an interim header", "a status"],
+)
+@pytest.mark.parametrize("call", [write_one, list_all, read_all])
+async def test_answers_without_end(begin: bytes, piece: bytes, call: Callable[[S3Objects], Awaitable[object]]) -> None:
+    """Of an answer no more is read than it may have, whatever part of it is long: no memory is filled with it."""
+    flood = Flood(begin, piece)
+    async with serving(flood) as objects:
+        if call is read_all and b" 200 OK\r\nContent-Length: %d" % FLOOD in begin:
+            return  # content of an object has any length
+        with pytest.raises(ObjectsUnavailable):
+            await call(objects)
+    assert flood.taken < FLOOD
+
+
+async def test_content_has_any_length() -> None:
+    """The bound of answers is none of content, which is read piece by piece."""
+    size = 40 * ANSWER
+
+    async def behave(request: bytes, stream: trio.SocketStream) -> None:
+        await stream.send_all(OK % size + bytes(size))
+
+    async with serving(behave) as objects:
+        assert await read_all(objects) == bytes(size)
+
+
+NONSENSE = {
+    "nothing": (b"", b""),
+    "an element": (b"", b"<x/>"),
+    "deep": (b"", b"<Error>" + b"<a>" * 5000 + b"</a>" * 5000 + b"</Error>"),
+    "no XML": (b"", b"<<<"),
+    "a text": (b"", b"text"),
+    "a list of nothing": (b"", XML + b"<Contents/><Upload/></ListBucketResult>"),
+    "times": (b"", XML + b"<Contents><Key>k</Key><LastModified>1e400</LastModified></Contents></ListBucketResult>"),
+    "a size": (b"", XML + b"<Contents><Key>k</Key><Size>x</Size></Contents></ListBucketResult>"),
+    "no length": (b"Last-Modified: 99999999999999999999\r\n", b"<x/>"),
+    "a number": (b"x-amz-mp-parts-count: x\r\nx-amz-meta-: x\r\n", b"<x/>"),
+}
+
+
+@pytest.mark.usefixtures("restless")
+@pytest.mark.parametrize("status", [b"200 OK", b"404 Not Found", b"500 Oh"])
+@pytest.mark.parametrize(("headers", "body"), NONSENSE.values(), ids=NONSENSE)
+async def test_nonsense(headers: bytes, body: bytes, status: bytes) -> None:
+    """An answer that is none is an object store out of reach, or means what it says; it is no defect of ours."""
+
+    async def behave(request: bytes, stream: trio.SocketStream) -> None:
+        length = b"" if headers and b"HEAD" in request[:4] else b"Content-Length: %d\r\n" % len(body)
+        shown = b"" if request.startswith(b"HEAD") else body
+        head = b"HTTP/1.1 " + status + b"\r\n" + headers + length
+        await stream.send_all(head + b"Connection: close\r\n\r\n" + shown)
+        await stream.aclose()
+
+    async def copy_one(objects: S3Objects) -> None:
+        await objects.copy(KEY, KEY[::-1])
+
+    async def write_much(objects: S3Objects) -> None:
+        async def pieces() -> AsyncIterator[bytes]:
+            for _ in range(2):
+                yield bytes(PART)
+
+        await objects.write(KEY, pieces(), "text/plain")
+
+    async def find_size(objects: S3Objects) -> None:
+        await objects.size(KEY)
+
+    async def delete_one(objects: S3Objects) -> None:
+        await objects.delete(KEY)
+
+    async with serving(behave) as objects:
+        for call in (find_size, delete_one, copy_one, write_one, write_much, read_all, list_all):
+            try:
+                await call(objects)
+            except (ObjectsUnavailable, FileNotFoundError):
+                pass
