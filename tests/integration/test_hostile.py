@@ -212,6 +212,8 @@ async def test_bad_http(shared: Running) -> None:
             (good.replace(b"GET", b"POST"), 405),
             (good.replace(key, b"short"), 400),
             (b"BREW /health HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+            (b"get /health HTTP/1.1\r\nHost: x\r\n\r\n", 501),
+            (good.replace(b"GET", b"get"), 501),
             (b"GET /hubs/other HTTP/1.1\r\nHost: x\r\n\r\n", 404),
         ):
             stream = await trio.open_tcp_stream("127.0.0.1", shared.port)

@@ -41,6 +41,7 @@ REFUSED = {
     "a second key": (KEY, KEY + b"\r\nSec-WebSocket-Key: " + KEY, 400),
     "HTTP/1.0": (b"HTTP/1.1", b"HTTP/1.0", 505),
     "not GET": (b"GET", b"PUT", 405),
+    "in lower case": (b"GET", b"get", 501),
     "no token": (b"Authorization", b"X-Nothing", 401),
     "an unknown id": (b"X-Query: ", b"X-Query: id=nonsense", 404),
     "another path": (b"/chat", b"/other", 404),

@@ -104,6 +104,8 @@ def parse_head(data: bytes) -> Head:
     if match is None:
         raise BadRequest("The request line is malformed.")
     method, target, version = match.groups()
+    if method != method.upper():  # case matters (RFC 9110, 9.1): what is behind us would take it for another one
+        raise BadRequest("There is no method of that name; their names are in upper case.", 501)
     if target.count(b"&") >= MAX_PARAMETERS:
         raise BadRequest(f"The query has more than {MAX_PARAMETERS} parameters.")
     fields: list[tuple[bytes, bytes]] = []

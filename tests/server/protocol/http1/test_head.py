@@ -77,6 +77,15 @@ def test_malformed_heads(data: bytes) -> None:
         parse_head(data)
 
 
+@pytest.mark.parametrize("method", ["get", "Get", "GEt", "post", "oPTIONS"])
+def test_the_case_of_methods(method: str) -> None:
+    """A method in another case is another one, and unknown: it is none of ours, whatever is behind us makes of it."""
+    for target in ("/", "*", "/hubs/chat"):
+        with pytest.raises(BadRequest) as refused:
+            parse_head(head(f"{method} {target} HTTP/1.1"))
+        assert refused.value.status == 501
+
+
 @given(st.binary(max_size=300))
 def test_noise_is_a_bad_request(data: bytes) -> None:
     """Nothing but BadRequest comes out, and what is accepted can be asked everything."""
