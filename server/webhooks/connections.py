@@ -3,11 +3,14 @@
 Owns the one way from a host's name to a socket. The name is looked up once, every address that it has is judged
 (`handlers.webhook_urls`), and the connection goes to one of these addresses: what the name would lead to a moment later
 does not matter. TLS and the Host header have the name, as httpcore sees it. Nothing is read from the environment. What
-is read is bounded (`store.bounded_streams`).
+is read is bounded (`store.bounded_streams`). A look-up cannot be ended, and who owns the name decides how long it
+takes: each endpoint has a few threads of its own for that, so none takes those that sign-ins, Redis or other endpoints
+need.
 """
 
 import socket
 from collections.abc import Awaitable, Callable, Collection, Iterable
+from functools import partial
 from ipaddress import ip_address
 
 import httpcore
@@ -19,17 +22,19 @@ from store.bounded_streams import BoundedStream
 
 ADDRESSES = 4  # of one name that are tried, one after the other
 CONNECT = 5.0  # seconds for all of them, and the look-up
+LOOKUPS = 2  # at once, of one endpoint, with those that are not waited for any more
 
-Resolve = Callable[[str, int], Awaitable[list[str]]]
+Resolve = Callable[[str, int, trio.CapacityLimiter], Awaitable[list[str]]]
 
 
 class Refused(httpcore.ConnectError):
     """The host has an address to which no webhook goes, or none at all."""
 
 
-async def resolve(host: str, port: int) -> list[str]:
-    """The addresses of a host, in the order in which to try them. Raises OSError."""
-    found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+async def resolve(host: str, port: int, limiter: trio.CapacityLimiter) -> list[str]:
+    """The addresses of a host, in the order in which to try them. Raises OSError, UnicodeError."""
+    look_up = partial(socket.getaddrinfo, host.encode("ascii"), port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+    found = await trio.to_thread.run_sync(look_up, limiter=limiter, abandon_on_cancel=True)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
@@ -39,6 +44,7 @@ class GuardedBackend(AsyncNetworkBackend):
     def __init__(self, hosts: Collection[str], resolve: Resolve = resolve) -> None:
         self._hosts = hosts
         self._resolve = resolve
+        self._lookups = trio.CapacityLimiter(LOOKUPS)
         self._sockets = httpcore.TrioBackend()
 
     async def connect_tcp(
@@ -65,7 +71,7 @@ class GuardedBackend(AsyncNetworkBackend):
     async def _judged(self, host: str, port: int) -> list[str]:
         """The addresses of the host, all of which are good."""
         try:
-            addresses = await self._resolve(host.strip("[]"), port)
+            addresses = await self._resolve(host.strip("[]"), port, self._lookups)
         except (OSError, UnicodeError):
             raise Refused("its name has no address") from None
         is_named = is_named_host(host, self._hosts)

@@ -1,12 +1,14 @@
 """server.webhooks.connections: a connection goes only where webhooks may go, whatever a name says, and when."""
 
 import socket
+import threading
 
 import httpcore
 import pytest
 import trio
 
-from server.webhooks.connections import GuardedBackend, Refused, resolve
+from server.webhooks.connections import LOOKUPS, GuardedBackend, Refused, resolve
+from tests.waiting import wait_until
 from tests.webhook_receiver import receiving
 
 
@@ -17,7 +19,7 @@ class Names:
         self._answers = list(answers)
         self.asked: list[str] = []
 
-    async def __call__(self, host: str, port: int) -> list[str]:
+    async def __call__(self, host: str, port: int, limiter: trio.CapacityLimiter) -> list[str]:
         await trio.lowlevel.checkpoint()
         self.asked.append(host)
         return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
@@ -107,7 +109,7 @@ async def test_the_next_address() -> None:
 async def test_in_time(autojump_clock: trio.testing.MockClock) -> None:
     """A name that is not answered for, and addresses that are not, cost so many seconds and no more."""
 
-    async def never(host: str, port: int) -> list[str]:
+    async def never(host: str, port: int, limiter: trio.CapacityLimiter) -> list[str]:
         await trio.sleep_forever()
         raise AssertionError
 
@@ -124,9 +126,10 @@ async def test_no_unix_sockets() -> None:
 
 async def test_real_names() -> None:
     """`localhost` is found as this machine, in every form of its address; a name that does not exist is refused."""
-    assert {"127.0.0.1", "::1"} & set(await resolve("localhost", 80))
+    limiter = trio.CapacityLimiter(1)
+    assert {"127.0.0.1", "::1"} & set(await resolve("localhost", 80, limiter))
     for host in ("127.0.0.1", "127.1", "2130706433", "0x7f000001"):
-        assert await resolve(host, 80) == ["127.0.0.1"]
+        assert await resolve(host, 80, limiter) == ["127.0.0.1"]
     async with receiving() as receiver:
         guarded = GuardedBackend(("localhost",))
         stream = await guarded.connect_tcp("localhost", receiver.port, timeout=60.0)
@@ -139,3 +142,36 @@ async def test_real_names() -> None:
             await guarded.connect_tcp("none.invalid", receiver.port)
     assert receiver.connections <= 1
     assert socket.getdefaulttimeout() is None
+
+
+async def test_names_that_are_not_answered_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look-ups that hang take the threads of their endpoint, and none of those that everything else has."""
+    answered, hanging = threading.Event(), 0
+    real = socket.getaddrinfo
+
+    def look_up(host: object, *more: object, **options: object) -> object:
+        nonlocal hanging
+        if b"slow" in host if isinstance(host, bytes) else "slow" in str(host):
+            hanging += 1
+            answered.wait(60)
+        return real(host, *more, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("socket.getaddrinfo", look_up)
+    slow, other = GuardedBackend(()), GuardedBackend(("localhost",))
+    threads = trio.to_thread.current_default_thread_limiter()
+
+    async def connect() -> None:
+        with pytest.raises(httpcore.ConnectTimeout):
+            await slow.connect_tcp("slow.example", 443, timeout=0.1)
+
+    try:
+        async with receiving() as receiver, trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(connect)
+            await wait_until(lambda: hanging >= LOOKUPS)
+            stream = await other.connect_tcp("localhost", receiver.port, timeout=60.0)
+            await stream.aclose()
+            assert threads.borrowed_tokens == 0
+        assert hanging == LOOKUPS
+    finally:
+        answered.set()
