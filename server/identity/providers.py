@@ -211,8 +211,8 @@ class OAuth2Provider:
         if not isinstance(token, str):
             raise failed("The provider refused the code.")
         status, found = await self._web.json("GET", self._config.user_url, headers={"Authorization": f"Bearer {token}"})
-        subject = str(found.get("id", ""))
-        if status != 200 or not re.fullmatch(r"[\x21-\x7e]{1,255}", subject):
+        subject = _subject(found.get("id"))
+        if status != 200 or subject is None:
             raise failed("The provider does not say who it is.")
         return Identity(
             provider=self.name,
@@ -241,11 +241,12 @@ def _query(config: OAuthProvider, attempt: Attempt, **more: str) -> dict[str, st
 
 
 def _is_url(text: str) -> bool:
+    """Whether a browser may be sent there: it stands in a header, and a page may open it."""
     try:
         urlsplit(text)
     except ValueError:
         return False
-    return True
+    return re.fullmatch(r"https?://[!-~]+", text) is not None
 
 
 def _with_query(url: str, query: dict[str, str]) -> str:
@@ -286,6 +287,14 @@ def _identity(provider: str, claims: dict[str, Any]) -> Identity:
         email=_text(claims.get("email")) if claims.get("email_verified") is True else None,
         picture=_text(claims.get("picture")),
     )
+
+
+def _subject(value: Any) -> str | None:
+    """An id as text; None for what is none. A null, a flag or an empty list would be the same user for everybody."""
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        return None
+    text = str(value)
+    return text if re.fullmatch(r"[\x21-\x7e]{1,255}", text) else None
 
 
 def _text(value: Any) -> str | None:

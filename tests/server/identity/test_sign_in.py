@@ -246,12 +246,38 @@ async def test_a_provider_under_another_name(world: World) -> None:
         assert answer.status_code == 400 and answer.json()["code"] == "sign_in_failed"
 
 
-async def test_a_provider_whose_endpoint_is_not_a_url(world: World) -> None:
-    """A discovery document with an address that cannot be read is the provider's fault: 503."""
-    world.provider.authorization_endpoint = "https://[x/authorize"
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "https://[x/authorize",
+        "https://x.example/\u4e2d",
+        "https://x.example/\r\nSet-Cookie: x=y",
+        "javascript:alert(1)//",
+        "//x.example/authorize",
+        "",
+    ],
+)
+async def test_a_provider_whose_endpoint_is_not_a_url(world: World, endpoint: str) -> None:
+    """A discovery document with an address to which no browser can be sent is the provider's fault: 503."""
+    world.provider.authorization_endpoint = endpoint
     async with world.browser() as browser:
-        answer = await browser.get("/auth/login/fake")
-        assert answer.status_code == 503 and answer.json()["code"] == "unavailable"
+        for kind in ("text/html", "application/json"):
+            answer = await browser.get("/auth/login/fake", headers={"Accept": kind})
+            assert answer.status_code == 503 and answer.json()["code"] == "unavailable"
+
+
+async def test_a_provider_that_names_no_user(world: World) -> None:
+    """An id that is a number or a text is somebody's; anything else is the same for everybody, and signs no user in."""
+    for number in (4711, "4711"):
+        world.provider.user = {"id": number, "login": "octo"}
+        assert (await world.sign_in("plain")).status_code == 200
+    values: list[Any] = [None, True, False, 1.5, [], {}, [1], "", "a b", "\u00e9", "x" * 256, 10**255]
+    for value in values:
+        world.provider.user = {"id": value, "login": "octo"}
+        answer = await world.sign_in("plain")
+        assert answer.status_code == 400 and "who it is" in answer.json()["detail"], value
+    world.provider.user = {"login": "octo"}
+    assert (await world.sign_in("plain")).status_code == 400
 
 
 ELSEWHERE = (
