@@ -735,18 +735,24 @@ class _Lane:
             answers[i] = first.get(key) or Unavailable("the message was sent before, but cannot be read now")
 
     async def _fetch_first(self, keys: Collection[tuple[UUID, str | None]]) -> dict[tuple[UUID, str | None], Message]:
+        """The messages that took these keys: to a sender who has left since, without what others have made of them."""
         parameters = {"sender_ids": [sender for sender, _ in keys], "keys": [key for _, key in keys]}
         try:
             conn = await self._connected()
             rows = await (await conn.execute(queries.list_first_messages, parameters)).fetchall()
+            messages = [message_of(row) for row in rows]
+            cursor = await conn.execute(queries.list_sent_by_strangers, {"ids": [message.id for message in messages]})
+            left = {message_id for (message_id,) in await cursor.fetchall()}
         except (psycopg.OperationalError, *damage.DAMAGED, Unavailable) as error:
             if isinstance(error, damage.FAULTS):
                 self._on_fault(error)
             self.unresolved.failed(reason(error), duplicates=len(keys))
             return {}
         self.unresolved.over()
-        messages = [message_of(row) for row in rows]
-        return {(message.sender_id, message.client_message_id): message for message in messages}
+        return {
+            (message.sender_id, message.client_message_id): _without_others(message) if message.id in left else message
+            for message in messages
+        }
 
     def _answer(self, append: Append, answer: Message | AppendError | StoreError) -> None:
         try:
@@ -764,3 +770,17 @@ class _Lane:
             self._on_doubt({append.conversation_id for append in appends})
         except Exception as error:
             _guard.caught(error, "on_doubt_failed")
+
+
+def _without_others(message: Message) -> Message:
+    """A message without what the members of its conversation have made of it, for a sender who is none any more."""
+    return msgspec.structs.replace(
+        message,
+        changed_seq=message.seq,
+        changed_at=None,
+        status=SENT,
+        reactions=(),
+        pinned_at=None,
+        pinned_by=None,
+        thread=None,
+    )

@@ -464,3 +464,10 @@ WITH page AS MATERIALIZED (
     JOIN sends AS s ON s.sender_id = k.sender_id AND s.client_message_id = k.key
     JOIN messages AS m ON m.id = s.message_id
 ) {described}
+
+-- name: list_sent_by_strangers
+-- messages_pkey, members_pkey. Those of these messages whose sender is no member of the conversation any more.
+SELECT m.id FROM messages AS m
+LEFT JOIN members AS v
+    ON v.conversation_id = m.conversation_id AND v.user_id = m.sender_id AND v.conversation_id <> ALL({dissolved})
+WHERE m.id = ANY(%(ids)s::uuid[]) AND v.user_id IS NULL

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import msgspec
 import psycopg
 import pytest
 import trio
@@ -19,7 +20,7 @@ from store import receipts
 from store.errors import NoRoom, Overloaded, StoreError, Unavailable
 from store.ids import new_id
 from store.model import Change, FileInfo, GroupDetails, Message, MessageStatus, Posting, Role
-from store.postgres import conversations, lane_health, message_batch, messages, queries
+from store.postgres import conversations, lane_health, message_batch, messages, queries, reactions
 from store.postgres import group_commit as lanes
 from store.postgres.connection import Connection
 from store.postgres.group_commit import Append, AppendError, Lanes
@@ -293,16 +294,41 @@ async def test_duplicate_after_a_refused_one(writer: Writer, conn: Connection) -
 
 @any_kind
 async def test_duplicate_shows_the_latest_state(writer: Writer, conn: Connection) -> None:
-    """A repeat is answered with the first message as it is now, even to somebody who has left since."""
+    """A repeat is answered with the first message as it is now."""
     [alice, bob] = await make_users(conn, 2)
     group = await make_group(conn, [alice, bob])
     first = await writer.send(group, bob, "before", key="k").message()
     await messages.update_message(conn, first.id, "after")
-    await conversations.delete_member(conn, group, bob, by=bob)
     again = await writer.send(group, bob, "before", key="k").message()
     assert (again.id, again.content) == (first.id, "after")
     assert again == await messages.fetch_message(conn, first.id)
     assert len(writer.changes) == 1
+
+
+@any_kind
+async def test_duplicate_of_who_has_left(writer: Writer, conn: Connection) -> None:
+    """A sender who is no member any more gets their message as they have left it: what the members make of it since,
+    and how far they have read, is not theirs to see. Nor is it after the end of the conversation."""
+    [alice, bob] = await make_users(conn, 2)
+    group, other = await make_group(conn, [alice, bob]), await make_group(conn, [bob])
+    first = await writer.send(group, bob, "before", key="k").message()
+    await messages.update_message(conn, first.id, "after")
+    edited = await messages.fetch_message(conn, first.id)
+    assert edited is not None and edited.changed_seq > first.seq
+    mine = msgspec.structs.replace(edited, changed_seq=first.seq, changed_at=None)
+    await conversations.delete_member(conn, group, bob, by=bob)
+    assert await writer.send(group, bob, "before", key="k").message() == mine
+    added = [reactions.Added(new_id(), alice, "\N{THUMBS UP SIGN}")]
+    await reactions.write_reactions(conn, edited, added, [])
+    await messages.pin_message(conn, first.id, alice)
+    await writer.send(group, alice, thread_id=first.id).message()
+    await receipts.write_receipts(conn, [Receipt(group, alice, 99, 99)])
+    there = await messages.fetch_message(conn, first.id)
+    assert there is not None and there.reactions and there.pinned_by and there.status is MessageStatus.READ
+    for conversation_id in (group, other):
+        assert await writer.send(conversation_id, bob, "before", key="k").message() == mine
+    await conversations.delete_conversation(conn, group, by=alice)
+    assert await writer.send(other, bob, "before", key="k").message() == mine
 
 
 @any_kind
