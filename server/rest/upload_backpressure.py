@@ -24,9 +24,11 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 
 class Gate:
-    """Lets one piece of a body through for each `ask`; after `finish`, everything."""
+    """Lets one piece of a body through for each `ask`; after `finish`, everything. What comes when the request is
+    decided is not read, and not kept."""
 
     def __init__(self) -> None:
+        self.is_decided = False
         self._hungry = trio.Event()
         self._is_over = False
 
@@ -44,7 +46,8 @@ class Gate:
 
 
 class PacedRequest(TrioRequest):
-    """A request without Quart's size limit where the view reads the body in pieces and limits it itself."""
+    """A request without Quart's size limit where the view reads the body in pieces and limits it itself. Any other
+    request of such a path has the limit: what is beyond it Quart does not keep."""
 
     _blueprints: tuple[str | None, list[str]] = (None, [])  # and the endpoint that they are of
 
@@ -57,7 +60,7 @@ class PacedRequest(TrioRequest):
         return self._blueprints[1]
 
     def __init__(self, method: str, scheme: str, path: str, *args: Any, **options: Any) -> None:
-        if path.startswith(PACED):
+        if GATE in options["scope"]:
             options["max_content_length"] = None
         super().__init__(method, scheme, path, *args, **options)
 
@@ -82,7 +85,7 @@ def paced(app: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]
             event = await receive()
             if event["type"] != "http.request" or not event.get("more_body"):
                 gate.finish()  # only the disconnect of the client is left to receive
-            return event
+            return {**event, "body": b""} if gate.is_decided and event["type"] == "http.request" else event
 
         try:
             await app({**scope, GATE: gate}, receive_paced, send)
@@ -121,4 +124,5 @@ def let_in() -> None:
     """Open the gate for good: the request is decided, and the rest of its body is received and discarded."""
     gate: Gate | None = cast(dict[str, Any], request.scope).get(GATE)
     if gate is not None:
+        gate.is_decided = True
         gate.finish()

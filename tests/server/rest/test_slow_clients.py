@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import trio
+from quart.wrappers.request import Body
 from structlog.testing import capture_logs
 
 from server.rest import app, upload_backpressure
+from server.rest.requests import MAX_BODY
 from server.transport import http, listener
 from tests.site import Site, open_site
 from tests.waiting import wait_until
@@ -148,3 +150,40 @@ async def test_a_client_that_does_not_read_at_the_end(
         began = trio.current_time()
     assert trio.current_time() - began < WAIT / 2
     await stream.aclose()
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The bytes that the body of a request held, after each piece of it."""
+    found: list[int] = []
+    append = Body.append
+
+    def note(body: Body, data: bytes) -> None:
+        append(body, data)
+        found.append(len(body._data))
+
+    monkeypatch.setattr(Body, "append", note)
+    return found
+
+
+async def test_bodies_that_nothing_reads(site: Site, kept: list[int]) -> None:
+    """A body that is not asked for is not kept, however long its answer takes: of a link whose content is not read, of
+    an upload that is refused, of any other request of their paths."""
+    link = (await large_file(site)).encode()
+    kept.clear()
+    chunk = b"%x\r\n%s\r\n" % (65536, bytes(65536))
+    for method in (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH"):
+        for path in (link, b"/objects/none", b"/api/files/upload"):
+            stream = await site.open_tcp()
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            head = method + b" " + path + b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            with trio.fail_after(WAIT):
+                try:
+                    await stream.send_all(head)
+                    for _ in range(2 * http.DISCARD_MAX // len(chunk)):
+                        await stream.send_all(chunk)
+                except trio.BrokenResourceError:
+                    pass  # it was answered, and hung up
+                await trio.aclose_forcefully(stream)
+    assert (await site.http.get("/health/live")).status_code == 200
+    assert kept and max(kept) <= MAX_BODY + len(chunk)
