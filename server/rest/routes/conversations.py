@@ -30,6 +30,7 @@ from server.rest.requests import (
     path_id,
     query_choice,
 )
+from store.ids import distinct
 from store.model import Conversation, ConversationSettings, Member, Wire
 from store.postgres.conversations import Filter
 
@@ -81,7 +82,7 @@ def blueprint(conversations: Conversations) -> Blueprint:
     )
     async def create(data: CreateConversation) -> Response:
         """Begin a conversation. It counts as one for each user with whom it begins where additions are limited."""
-        await count_additions(len({*(data.member_ids or ())} - {caller().user_id}))
+        await count_additions(sum(one != caller().user_id for one in distinct(data.member_ids or ())))
         conversation, created = await conversations.create(caller(), data, await once())
         response = shown(conversation, 201 if created else 200)
         response.headers["Location"] = f"/api/conversations/{conversation.id}"
