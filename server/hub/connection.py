@@ -49,6 +49,7 @@ from store.postgres.blocks import Concerning
 
 STEP = 128  # hub messages worked on in one scheduler step: a WebSocket message may hold thousands
 MAX_OWED = 256  # conversations; a client that has not heard of more is better off beginning anew
+MAX_LEFT = 1024  # conversations that are left during a catch-up: the client names them, and decides how long it takes
 NO_BLOCKS = Concerning()
 STATEFUL_VERSION = 2  # the handshake version of clients that speak stateful reconnect
 
@@ -521,6 +522,8 @@ class HubConnection:
         if self.owed is not None and self.owed.get(conversation_id) == JOINED:
             self.owed[conversation_id] = CHANGED
         if self.expelled is not None:
+            if len(self.expelled) >= MAX_LEFT:
+                self.end("slow_reader: More was left than is kept for a slow reader.", allow_reconnect=True)
             self.expelled.add(conversation_id)
         self.hub.rooms.detach(conversation_id, self)
 

@@ -21,7 +21,7 @@ from loadtest.client import PROTOCOLS
 from server.fanout.rooms import Rooms
 from server.hub import reconnect
 from server.hub.catch_up import SyncSource
-from server.hub.connection import STEP, HubConnection
+from server.hub.connection import MAX_LEFT, STEP, HubConnection
 from server.hub.dispatch import Dispatcher, Stretch
 from server.hub.invocations import MAX_OUTSTANDING, MAX_STREAMS, Ticket, answer
 from server.hub.reconnect import DETACHED_TIMEOUT
@@ -976,3 +976,19 @@ async def test_what_waited_when_the_socket_was_lost(
     messages = await come_back(world, nursery, client)
     heard = [bytes(message.arguments) for message in messages if isinstance(message, Invocation)]
     assert messages[0] == Sequence_(1) and heard == [b"[1]", b"[2]", b"[3]"]
+
+
+async def test_leaving_while_catching_up(client: Client) -> None:
+    """How many conversations are noted as left is bounded, however long a catch-up takes: the client names any ids, and
+    decides how fast it reads. Without a catch-up none are noted."""
+    connection = client.connection
+    for _ in range(2 * MAX_LEFT):
+        connection.leave(new_id())
+    assert connection.expelled is None and not connection.closed
+    connection.expelled = set()
+    for _ in range(MAX_LEFT):
+        connection.leave(new_id())
+    assert not connection.closed and len(connection.expelled) == MAX_LEFT
+    connection.leave(new_id())
+    [close] = client.transport.messages()
+    assert isinstance(close, Close) and close.allow_reconnect and "slow_reader" in (close.error or "")
