@@ -27,14 +27,16 @@ from tests.server.metrics.samples import admin, read
 
 QUIET = 120.0  # seconds for everything of the attackers to be gone: a connection that is not resumed is kept for 15
 PAGE = 4096
+LISTENING = "0A"  # the state of a socket, as the kernel lists it
 POOLED = ("coredis.", "store.")  # tasks of connections to services: as many as were needed at once, kept within bounds
 
 
 class Census(msgspec.Struct):
-    """Counts of what a server holds, from its admin socket; memory from the kernel."""
+    """Counts of what a server holds, from its admin socket; sockets of its clients and memory from the kernel."""
 
     connections: int
     rooms: int
+    sockets: int
     tasks: dict[str, int]
     memory: int  # bytes
 
@@ -84,7 +86,11 @@ class Arena:
     def more(self, found: Census) -> dict[str, tuple[int, int]]:
         """Return what has grown since before the attack, as (before, now)."""
         before, now = self.before, found
-        counts = {"connections": (before.connections, now.connections), "rooms": (before.rooms, now.rooms)}
+        counts = {
+            "connections": (before.connections, now.connections),
+            "rooms": (before.rooms, now.rooms),
+            "sockets": (before.sockets, now.sockets),
+        }
         counts |= {
             name: (before.tasks.get(name, 0), count) for name, count in now.tasks.items() if not name.startswith(POOLED)
         }
@@ -107,12 +113,23 @@ async def census(server: Running, socket: Path) -> Census:
         tree = (await http.get("/tree")).json()
     tasks: Counter[str] = Counter()
     _count(tree, tasks)
-    return Census(connections, rooms, dict(tasks), memory_of(server.pid))
+    return Census(connections, rooms, sockets_of(server.pid, server.port), dict(tasks), memory_of(server.pid))
 
 
 def memory_of(pid: int) -> int:
     """Return the resident memory, in bytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
+
+
+def sockets_of(pid: int, port: int) -> int:
+    """Return how many TCP connections to its port a process has open, whether or not anything in it knows of them."""
+    opened = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            opened.add(str(descriptor.readlink()))
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    own = f":{port:04X}"
+    return sum(row[1].endswith(own) and row[3] != LISTENING and f"socket:[{row[9]}]" in opened for row in rows)
 
 
 def _count(branch: dict[str, Any], tasks: Counter[str]) -> None:
