@@ -2,12 +2,14 @@
 
 Owns the two files (read again when they change), and the adapter that lets `server.transport.websocket` and the HTTP
 side work on either kind of socket: non-blocking, with a `recv` that reads to the last byte, as an edge-triggered
-poller requires.
+poller requires. OpenSSL does not get the socket: it reads on as long as there are records that it deals with by itself,
+such as requests to renegotiate, and a client can send these without end. It is given what came, a little at a time.
 """
 
 import ssl
 from contextlib import suppress
 from datetime import UTC, datetime
+from errno import ECONNABORTED
 from pathlib import Path
 from socket import SHUT_RD, socket
 from typing import Any
@@ -20,9 +22,12 @@ from server.config.units import SECONDS
 from store.defects import guard
 
 LOOK_PERIOD = 2 * SECONDS  # between checks of the files; a change is loaded once two checks have seen the same
-RECORD = 16384  # bytes of the longest TLS record (RFC 8446, 5.1)
+PIECE = 4096  # bytes that OpenSSL is given at once, and of our records: what it gathers them in stays as large
+AT_ONCE = 4  # records that the kernel is given at once
+MOST = 512 * 1024  # bytes that OpenSSL is given in one step of work
+WITHOUT_CONTENT = 64 * 1024  # bytes of records in a row from which nothing came; a record has 16 KiB (RFC 8446, 5.1)
+UNSENT = 64 * 1024  # bytes of its own that wait for the client: alerts, in answer to such records
 
-_MUST_WAIT = (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError)
 Stamp = tuple[tuple[int, int, int], ...]  # of both files
 
 _guard = guard("certificate")
@@ -124,73 +129,160 @@ class TlsSocket:
     are left, in the kernel or in OpenSSL. After `send` has taken a part, the next call must begin with the rest.
     """
 
-    __slots__ = ("_socket", "family")
+    __slots__ = ("_ahead", "_incoming", "_outgoing", "_socket", "_tls", "_unsent", "_without_content", "family")
 
     def __init__(self, sock: socket, context: ssl.SSLContext) -> None:
-        """Take over `sock`. Raise OSError."""
+        """Take over `sock`, which does not block."""
         self.family = sock.family
-        self._socket = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        self._socket = sock
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._unsent = b""  # encrypted, and not taken by the kernel yet
+        self._ahead = False  # the first byte of what is sent next is in it
+        self._without_content = 0  # bytes of the records that came since the last one with content
 
     async def do_handshake(self) -> None:
         """Raise OSError, of which ssl.SSLError is a subclass."""
-        while True:
+        is_done = False
+        while not is_done:
             try:
-                self._socket.do_handshake()
-                return
+                self._tls.do_handshake()
+                is_done = True
             except ssl.SSLWantReadError:
-                await trio.lowlevel.wait_readable(self._socket)
-            except ssl.SSLWantWriteError:
+                pass
+            except ssl.SSLError:
+                with suppress(OSError):
+                    self._flush()  # what is wrong, for the client
+                raise
+            while not self._flush():
                 await trio.lowlevel.wait_writable(self._socket)
+            while not is_done and self._feed() is None:
+                await trio.lowlevel.wait_readable(self._socket)
+        self._without_content = 0
+
+    def _feed(self) -> int | None:
+        """Give OpenSSL a piece of what has come, or the end. Return its size; None if nothing has. Raise OSError."""
+        try:
+            data = self._socket.recv(PIECE)
+        except BlockingIOError:
+            return None
+        if data:
+            self._incoming.write(data)
+            self._without_content += len(data)
+            if self._without_content > WITHOUT_CONTENT:
+                raise ConnectionAbortedError(ECONNABORTED, "too many TLS records without content")
+        else:
+            self._incoming.write_eof()
+        return len(data)
 
     def recv(self, size: int) -> bytes:
         """Read up to `size` bytes, record by record, until none are left.
 
-        OpenSSL returns one record a call, and may hold decrypted data that the kernel does not know of, for which no
-        edge would be reported. So this reads on until OpenSSL would wait. An error or an end after some data is kept
-        for the next call; an end is reported to the poller, so that there is one.
+        OpenSSL returns one record a call, and may hold data that the kernel does not know of, for which no edge would
+        be reported. So this reads on until OpenSSL would wait and the kernel has nothing. An error or an end after some
+        data is kept for the next call; an end is reported to the poller, so that there is one. It ends at `MOST`, too:
+        only records that hardly have any content are so long.
         """
         chunks: list[bytes] = []
-        while size > 0:
+        given = 0
+        is_drained = False  # the kernel had less than was asked for: what comes next has an edge of its own
+        while size > 0 and given < MOST:
             try:
-                chunk = self._socket.recv(size)
-            except _MUST_WAIT:
-                if not chunks:
-                    raise BlockingIOError from None
-                break
+                chunk = self._read(size)
+                if chunk is None:
+                    fed = None if is_drained else self._feed()
+                    if fed is None:
+                        break
+                    given += fed
+                    is_drained = 0 < fed < PIECE
+                    continue
             except OSError:
                 if not chunks:
                     raise
                 chunk = b""
             if not chunk:
-                if chunks:
-                    self._end_reading()
+                if not chunks:
+                    return b""
+                self._end_reading()
                 break
             chunks.append(chunk)
             size -= len(chunk)
+        if self._outgoing.pending:
+            self._reply()
+        if not chunks:
+            raise BlockingIOError
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _read(self, size: int) -> bytes | None:
+        """What OpenSSL has by now: some content, nothing at the end, None if it wants more of the client. Raise
+        OSError."""
+        try:
+            chunk = self._tls.read(size)
+        except ssl.SSLWantReadError:
+            return None
+        except ssl.SSLEOFError:  # without close_notify: whether that matters is the business of what is inside
+            return b""
+        except ssl.SSLError:
+            with suppress(OSError):
+                self._flush()  # what is wrong, for the client
+            raise
+        if chunk:
+            self._without_content = 0
+        return chunk
+
+    def _reply(self) -> None:
+        """Send what OpenSSL says by itself, in answer to what came. Raise OSError if the client does not take it."""
+        with suppress(OSError):  # of one that has gone: shown by the next call
+            self._flush()
+        if len(self._unsent) > UNSENT:
+            raise ConnectionAbortedError(ECONNABORTED, "the answers to its TLS records are not read")
 
     def _end_reading(self) -> None:
         """Let the poller report an end: data and the end arrived together, so no further edge would come."""
         with suppress(OSError):
-            socket.shutdown(self._socket, SHUT_RD)
+            self._socket.shutdown(SHUT_RD)
 
     def send(self, data: bytes | memoryview) -> int:
-        """Send record by record, so that the number of bytes taken is known."""
+        """Send a few records at a time, and return how many bytes of `data` were taken.
+
+        What was encrypted is sent, sooner or later. As long as the kernel has not taken all of it, its last byte counts
+        as not taken, so that the caller comes back with it.
+        """
+        if not self._flush():
+            raise BlockingIOError
         view = memoryview(data)
-        sent = 0
-        try:
-            while sent < len(view):
-                sent += self._socket.send(view[sent : sent + RECORD])
-        except _MUST_WAIT:
-            if not sent:
-                raise BlockingIOError from None
+        sent = int(self._ahead)
+        self._ahead = False
+        while sent < len(view):
+            records: list[bytes] = []
+            while sent < len(view) and len(records) < AT_ONCE:
+                sent += self._tls.write(view[sent : sent + PIECE])
+                records.append(self._outgoing.read())
+            self._unsent = b"".join(records)
+            if not self._flush():
+                self._ahead = True
+                if sent == 1:
+                    raise BlockingIOError
+                return sent - 1
         return sent
+
+    def _flush(self) -> bool:
+        """Send what is encrypted. Return whether the kernel has taken all of it. Raise OSError."""
+        if self._outgoing.pending:
+            self._unsent += self._outgoing.read()
+        while self._unsent:
+            try:
+                sent = self._socket.send(self._unsent)
+            except BlockingIOError:
+                return False
+            self._unsent = self._unsent[sent:]
+        return True
 
     def shutdown(self, how: int) -> None:
         """Shut down the socket. Raise OSError."""
         if how != SHUT_RD:
             self._send_close_notify()
-        socket.shutdown(self._socket, how)
+        self._socket.shutdown(how)
 
     def close(self) -> None:
         """Close the socket. Tasks that wait for it get trio.ClosedResourceError."""
@@ -201,8 +293,10 @@ class TlsSocket:
 
     def _send_close_notify(self) -> None:
         """Send `close_notify` if possible without waiting, so that the peer sees no truncation (RFC 8446, 6.1)."""
-        with suppress(OSError, ValueError):  # ValueError: it was sent before
-            self._socket.unwrap()
+        with suppress(OSError, ValueError):  # OpenSSL waits for the peer's; ValueError: it was sent before
+            self._tls.unwrap()
+        with suppress(OSError):
+            self._flush()
 
     def fileno(self) -> int:
         return self._socket.fileno()

@@ -1,8 +1,13 @@
 """server.transport.tls: the same service over TLS, changed certificates, and peers that do not speak TLS."""
 
+import hmac
 import json
 import os
-from collections.abc import AsyncIterator
+import random
+import socket
+import ssl
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -10,12 +15,13 @@ from typing import Any
 import pytest
 import trio
 import trio_websocket
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from structlog.testing import capture_logs
 
 from loadtest.client import ClientError, connect, open_websocket
 from server.config.settings import ConfigError
 from server.protocol import websocket
-from server.transport.tls import Certificate
+from server.transport.tls import PIECE, Certificate, TlsSocket
 from tests.certificates import Authority
 from tests.echo_server import EchoServer
 from tests.site import Site, open_site
@@ -236,3 +242,173 @@ async def test_a_slow_reader_over_tls(
                 seqs += [one["arguments"][0]["seq"] for one in messages if one.get("target") == "ReceiveMessage"]
         assert seqs == sent
         await trio.aclose_forcefully(slow)
+
+
+class Client:
+    """A client of TLS on a socket of its own, in a thread. `talk` begins when it has shaken hands."""
+
+    def __init__(self, context: ssl.SSLContext, sock: socket.socket) -> None:
+        self.sock = sock
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname="127.0.0.1")
+        self.heard = b""  # in the handshake
+
+    def shake_hands(self) -> None:
+        while True:
+            try:
+                self.tls.do_handshake()
+                self.sock.sendall(self.outgoing.read())
+                return
+            except ssl.SSLWantReadError:
+                self.sock.sendall(self.outgoing.read())
+                data = self.sock.recv(65536)
+                self.heard += data
+                self.incoming.write(data)
+
+    def read(self, size: int) -> bytes:
+        """What comes next, `size` bytes of the wire at once; nothing at the end."""
+        while True:
+            try:
+                return self.tls.read(65536)
+            except ssl.SSLWantReadError:
+                data = self.sock.recv(size)
+                if not data:
+                    return b""
+                self.incoming.write(data)
+
+
+@asynccontextmanager
+async def talking(
+    authority: Authority, directory: Path, talk: Callable[[Client], None], context: ssl.SSLContext | None = None
+) -> AsyncIterator[TlsSocket]:
+    """A TLS socket whose client does this, in a thread."""
+    ours, theirs = socket.socketpair()
+    for sock in (ours, theirs):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * 1024)
+    ours.setblocking(False)
+    served = TlsSocket(ours, Certificate(*authority.issue(directory)).context)
+    client = Client(context or authority.client, theirs)
+
+    def live() -> None:
+        try:
+            client.shake_hands()
+            talk(client)
+        except OSError:
+            pass  # it was cut off
+        finally:
+            theirs.close()
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    try:
+        with trio.fail_after(WAIT):
+            await served.do_handshake()
+            yield served
+    finally:
+        served.close()
+        await trio.to_thread.run_sync(thread.join)
+
+
+async def receive(served: TlsSocket) -> bytes:
+    while True:
+        try:
+            return served.recv(16384)
+        except BlockingIOError:
+            await trio.lowlevel.wait_readable(served)
+
+
+def requests_to_renegotiate(client: Client, directory: Path, size: int) -> bytes:
+    """So many bytes of records of TLS 1.2 with a ClientHello each, as short as one can be."""
+    _, client_random, master = (directory / "keys").read_text().split()[-3:]
+    seed = b"key expansion" + client.heard[11:43] + bytes.fromhex(client_random)
+    block = link = b""
+    while len(block) < 40:
+        link = hmac.digest(bytes.fromhex(master), link or seed, "sha256")
+        block += hmac.digest(bytes.fromhex(master), link + seed, "sha256")
+    cipher, salt = AESGCM(block[:16]), block[32:36]
+    hello = b"\x01\0\0\0"
+    records = []
+    for number in range(1, size // 33 + 1):  # the client's Finished was record 0
+        at = number.to_bytes(8)
+        sealed = cipher.encrypt(salt + at, hello, at + b"\x16\x03\x03\0\x04")
+        records.append(b"\x16\x03\x03" + (8 + len(sealed)).to_bytes(2) + at + sealed)
+    return b"".join(records)
+
+
+async def test_requests_to_renegotiate(authority: Authority, tmp_path: Path) -> None:
+    """A client that asks for nothing but another handshake, again and again, is cut off soon: OpenSSL would read on
+    as long as it does, and this process would do nothing else."""
+    size, taken = 8 * 1024 * 1024, 0
+    context = ssl.create_default_context(cafile=None)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES128-GCM-SHA256")
+    context.keylog_filename = str(tmp_path / "keys")
+
+    def talk(client: Client) -> None:
+        nonlocal taken
+        client.sock.sendall(client.outgoing.read())
+        asked = requests_to_renegotiate(client, tmp_path, size)
+        for start in range(0, len(asked), 4096):
+            client.sock.sendall(asked[start : start + 4096])
+            taken += 4096
+
+    async with talking(authority, tmp_path, talk, context) as served:
+        with pytest.raises(OSError, match="without content"):
+            await receive(served)
+    assert taken < size // 8
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_many_small_records(authority: Authority, tmp_path: Path, version: ssl.TLSVersion) -> None:
+    """A client that sends byte by byte is read to its last one, and so is what it says when it leaves at once."""
+    data = os.urandom(20_000)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.minimum_version = context.maximum_version = version
+
+    def talk(client: Client) -> None:
+        for at in range(len(data)):
+            client.tls.write(data[at : at + 1])
+            if at % 100 == 0:
+                client.sock.sendall(client.outgoing.read())
+        client.sock.sendall(client.outgoing.read())
+        client.sock.shutdown(socket.SHUT_WR)
+        while client.sock.recv(4096):  # session tickets: what is not read makes a reset of the end
+            pass
+
+    found = b""
+    async with talking(authority, tmp_path, talk, context) as served:
+        while chunk := await receive(served):
+            found += chunk
+    assert found == data
+
+
+async def test_the_kernel_takes_parts(authority: Authority, tmp_path: Path) -> None:
+    """However little of what is sent the kernel takes, and however little is sent at once, all of it comes, once."""
+    data, found = os.urandom(400_000), b""
+    dice = random.Random(1)
+
+    def talk(client: Client) -> None:
+        nonlocal found
+        while chunk := client.read(700):
+            found += chunk
+
+    async with talking(authority, tmp_path, talk) as served:
+        sent = blocked = 0
+        while sent < len(data):
+            size = dice.choice([1, 2, 100, PIECE, PIECE + 1, 50_000])
+            view = memoryview(data)[sent : sent + size]
+            while view:
+                try:
+                    taken = served.send(view)
+                except BlockingIOError:
+                    blocked += 1
+                    await trio.lowlevel.wait_writable(served)
+                    continue
+                view = view[taken:]
+            sent = min(len(data), sent + size)
+        assert blocked
+        served.shutdown(socket.SHUT_WR)
+        await wait_until(lambda: len(found) == len(data))
+    assert found == data
