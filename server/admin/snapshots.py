@@ -80,7 +80,7 @@ async def list_connections(
 
 
 async def list_rooms(rooms: Rooms, limit: int) -> Listing:
-    """List the rooms with the most attached connections. To one that is latent a single one is."""
+    """List the rooms with the most attached connections, and behind them those that are latent: to these few are."""
     first = _First[Room](limit)
     async for room in walk(rooms.all()):
         first.offer(len(room.attached), room)
@@ -88,7 +88,8 @@ async def list_rooms(rooms: Rooms, limit: int) -> Listing:
     shown = [_view_room(room) for room in listing.items]
     for chunk in rooms.latent.chunks():
         for conversation_id, position in map(positions.unpack, chunk[: limit - len(shown)]):
-            shown.append(RoomView(conversation_id, 1, position.cursor.seq + 1, 0, False))
+            attached = len(rooms.audience(conversation_id))
+            shown.append(RoomView(conversation_id, attached, position.cursor.seq + 1, 0, False))
         if len(shown) >= limit:
             break
     return Listing(listing.total + len(rooms.latent), shown)

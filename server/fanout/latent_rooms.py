@@ -1,14 +1,16 @@
 """Rooms in which nothing has happened since a connection was attached to them: most of those of a user of thousands.
 
-Owns which conversations have such a room, with the one connection that is attached, and the head. A latent room is a
-room like any other, written shorter: its conversation's octets in one table, and its head in the bytes that PostgreSQL
-has sent for all conversations of the user (`store.positions`). Whatever happens in it, a change, a second connection,
-a suspicion, makes a `Room` of it first, and what happens then is the room's (`Rooms.find`). So nothing here delivers,
-waits or reads anything.
+Owns which conversations have such a room, with the connections that are attached, and the head. A latent room is a room
+like any other, written shorter: its conversation's octets in one table, and its head in the bytes that PostgreSQL has
+sent for all conversations of the user (`store.positions`). Whatever happens in it, a change, a connection that is
+attached to it alone, a suspicion, makes a `Room` of it first, and what happens then is the room's (`Rooms.find`). So
+nothing here delivers, waits or reads anything. What a connection was attached to together, another one of the same user
+joins together (`LatentRooms.join`).
 
 A conversation is in this table or in that of the rooms, never in both.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from uuid import UUID
 
@@ -19,14 +21,15 @@ CHUNK = 1000  # records given out at once
 
 
 class Latent:
-    """Rooms to which one connection is attached, or will be when their heads are read (`packed` is None until then)."""
+    """Rooms to which the same connections are attached, or to which one will be when their heads are read (`packed` is
+    None until then)."""
 
-    __slots__ = ("connection", "count", "ids", "opening", "packed", "woken")
+    __slots__ = ("connections", "count", "ids", "opening", "packed", "woken")
 
     def __init__(
         self, connection: Subscriber, ids: Sequence[bytes] = (), packed: bytes | None = None, opening: int = 0
     ) -> None:
-        self.connection = connection
+        self.connections: tuple[Subscriber, ...] = (connection,)
         self.ids = ids  # of all conversations that were latent at the beginning, the very objects that the table has
         self.packed = packed
         self.opening = opening  # which opening of all of this instance it was
@@ -76,7 +79,7 @@ class LatentRooms:
         """
         if is_same and begun.count * positions.SIZE == len(packed):
             begun.packed, begun.opening = packed, opening
-            self._attach(begun)
+            self._attach(begun, begun.connections[0])
             return ()
         ids = positions.ids(packed)
         woken: list[bytes] = []
@@ -86,15 +89,36 @@ class LatentRooms:
             records = [record for record in records if self._of.get(record[:16]) is begun]
             ids, packed = [record[:16] for record in records], b"".join(records)
         if ids:
-            latent = Latent(begun.connection, ids, packed, opening)
+            latent = Latent(begun.connections[0], ids, packed, opening)
             latent.count = len(ids)
             begun.count -= len(ids)
             self._of.update(dict.fromkeys(ids, latent))
-            self._attach(latent)
+            self._attach(latent, begun.connections[0])
         return woken
 
-    def _attach(self, latent: Latent) -> None:
-        self._attached[latent.connection] = (*self._attached.get(latent.connection, ()), latent)
+    def _attach(self, latent: Latent, connection: Subscriber) -> None:
+        self._attached[connection] = (*self._attached.get(connection, ()), latent)
+
+    def join(self, connection: Subscriber, conversation_ids: Sequence[bytes], openings: int) -> Sequence[bytes]:
+        """Attach a connection to what another one of its user was attached to, where all that was opened at once and is
+        latent still is among these conversations. Return the others.
+
+        They are its user's, as read when there had been that many `openings`. A room that was open by then has
+        delivered, or will, whatever removes the user since (docs/design.md 4). So those opened later are left alone.
+        """
+        found = [*map(self._of.get, conversation_ids)] if self._of else []
+        joined = {
+            latent
+            for latent, count in Counter(found).items()
+            if latent is not None and latent.packed is not None and latent.count == count and latent.opening <= openings
+            if latent.connections[0].user_id == connection.user_id and connection not in latent.connections
+        }
+        if not joined:
+            return conversation_ids
+        for latent in joined:
+            latent.connections = (*latent.connections, connection)
+            self._attach(latent, connection)
+        return [each for each, latent in zip(conversation_ids, found, strict=True) if latent not in joined]
 
     def abandon(self, begun: Latent, conversation_ids: Collection[bytes]) -> list[bytes]:
         """Forget those of these that `begun` still has. Return them."""
@@ -116,15 +140,16 @@ class LatentRooms:
                 self._forget(latent)
         return latent
 
-    def attached_to(self, conversation_id: UUID) -> Subscriber | None:
-        """The connection that is attached to its latent room."""
+    def attached_to(self, conversation_id: UUID) -> Collection[Subscriber]:
+        """The connections that are attached to its latent room."""
         latent = self._of.get(conversation_id.bytes)
-        return None if latent is None or latent.packed is None else latent.connection
+        return () if latent is None or latent.packed is None else latent.connections
 
     def _forget(self, latent: Latent) -> None:
-        mine = tuple(one for one in self._attached.pop(latent.connection) if one is not latent)
-        if mine:
-            self._attached[latent.connection] = mine
+        for connection in latent.connections:
+            mine = tuple(one for one in self._attached.pop(connection) if one is not latent)
+            if mine:
+                self._attached[connection] = mine
 
     # -- of one connection --------------------------------------------------------------------------
 
@@ -136,12 +161,16 @@ class LatentRooms:
         return [record for latent in self._attached.get(connection, ()) for record in self._records(latent)]
 
     def leave(self, connection: Subscriber) -> list[bytes]:
-        """Forget all of a connection's. Return the octets of the conversations' ids.
+        """Take a connection out of all of them. Forget those to which no other is attached; return the octets of the
+        ids of their conversations.
 
         Nothing of it looks at a head: the ids are the objects that are in the table, so none is hashed or compared.
         """
         left: list[bytes] = []
         for latent in self._attached.pop(connection, ()):
+            latent.connections = tuple(one for one in latent.connections if one is not connection)
+            if latent.connections:
+                continue
             is_whole = latent.count == len(latent.ids)
             left += latent.ids if is_whole else [one for one in latent.ids if self._of.get(one) is latent]
         for conversation_id in left:
@@ -154,7 +183,7 @@ class LatentRooms:
         """The records of all of them that are attached, as of now and as far as they are latent when their turn
         comes."""
         chunk: list[bytes] = []
-        for latent in [one for some in self._attached.values() for one in some]:
+        for latent in dict.fromkeys(one for some in self._attached.values() for one in some):
             chunk += self._records(latent)
             while len(chunk) >= CHUNK:
                 yield chunk[:CHUNK]

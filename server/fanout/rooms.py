@@ -7,7 +7,7 @@ changes members. Reads heads through `History`, and registers rooms and users wi
 
 A connection is *attached* to a room (receives live events) or not; `server.hub.catch_up` brings it from a cursor to
 the point where it can be attached. A room exists while a connection is attached or a task holds it open. One in which
-nothing has happened since its only connection was attached is latent (`server.fanout.latent_rooms`).
+nothing has happened since connections were attached to it is latent (`server.fanout.latent_rooms`).
 """
 
 import math
@@ -221,8 +221,7 @@ class Rooms:
         room = self._rooms.get(conversation_id)
         if room is not None:
             return room.attached
-        connection = self.latent.attached_to(conversation_id) if self.latent else None
-        return () if connection is None else (connection,)
+        return self.latent.attached_to(conversation_id) if self.latent else ()
 
     def is_attached(self, conversation_id: UUID, connection: Subscriber) -> bool:
         return connection in self.audience(conversation_id)
@@ -482,7 +481,8 @@ class Rooms:
         else:
             room.place(positions.position(positions.find(latent.packed, raw)))
             room.opening = latent.opening
-            room.attach(latent.connection)
+            for connection in latent.connections:
+                room.attach(connection)
             if self.latent.suspicions:
                 self.history.hold(room)
         return room

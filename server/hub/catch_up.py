@@ -146,10 +146,12 @@ async def attach_all(
         openings = rooms.openings
         return await sync.memberships_with_positions(connection.user_id)
 
-    ids = parted(mine)
+    ids: Sequence[bytes] = parted(mine)
     if connection.cursors:  # its transport was lost in the middle of this: where it was attached, it is caught up
         left = set(octets(connection.cursors))
         ids = [one for one in ids if one not in left]
+    if not expelled:
+        ids = rooms.latent.join(connection, ids, openings)
     others = await rooms.attach_latent(connection, ids, read, expelled)
     if others:
         others = await _attach_to_open(connection, rooms, others, openings, expelled)

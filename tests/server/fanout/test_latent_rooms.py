@@ -156,9 +156,12 @@ class World:
 
     async def attach(self, client: Client, mine: Iterable[UUID] | None = None) -> None:
         """As `catch_up.attach_all` does."""
-        ids = octets(self.books.memberships(client.user_id) if mine is None else mine)
-        client.expelled = set()
+        client.expelled, openings = set(), self.rooms.openings
+        ids: Sequence[bytes] = octets(self.books.memberships(client.user_id) if mine is None else mine)
         try:
+            await trio.lowlevel.checkpoint()  # while they are read
+            if not (client.expelled or client.closed):
+                ids = self.rooms.latent.join(client, ids, openings)
             others = await self.rooms.attach_latent(client, ids, lambda: self._read(client), client.expelled)
             async with self.rooms.opened(others) as opened:
                 for room in opened.values():
@@ -384,6 +387,53 @@ async def test_leaving_some(world: World) -> None:
     for key in world.books.ids:
         world.say(key)
     assert again.look().got == {woken: [5]} | {key: [4] for key in rest} and client.look().got == {woken: [4]}
+
+
+async def test_a_second_connection_joins_what_is_latent(world: World) -> None:
+    """It is attached to what the first one of its user was attached to, without a query or an object for each room,
+    and receives the same. One may go, lag or leave a room alone; the last one to go closes them."""
+    first, second = await world.attached(), await world.attached()
+    one, other, left, last, _ = world.books.ids
+    assert not world.rooms.all() and world.rooms.count(second) == 5 and world.books.asked == ["memberships"]
+    assert list(world.rooms.audience(one)) == [first, second] and sum(map(len, world.rooms.latent.chunks())) == 5
+    world.say(one)
+    world.rooms.detach(left, second)
+    world.say(left)
+    assert len(world.rooms.all()) == 2 and len(world.rooms.latent) == 3
+    third = await world.attached()
+    assert world.rooms.count(third) == 5 and len(world.rooms.latent) == 3
+    cursors = world.rooms.detach_all(first)
+    assert cursors == {key: world.books._position(key).cursor for key in world.books.ids}
+    assert not world.rooms.is_anywhere(first) and world.cluster.rooms == set(world.books.ids)
+    world.say(other)
+    world.rooms.unregister(third)
+    world.say(last)
+    assert first.look().got == {one: [4], left: [4]} and third.look().got == {other: [4]}
+    assert second.look().got == {one: [4], other: [4], last: [4]}
+    world.rooms.unregister(second)
+    assert world.gone()
+
+
+async def test_a_second_connection_of_less(world: World) -> None:
+    """A second connection does not join what it is no member of any more, though nothing of that was heard yet."""
+    first = await world.attached()
+    gone, *rest = world.books.ids
+    removed = world.books.commit(gone, removed=(USER,))
+    second = await world.attached()
+    assert world.rooms.conversations_of(second) == set(rest) and world.rooms.is_attached(gone, first)
+    world.rooms.delivery.publish([removed])
+    for key in world.books.ids:
+        world.say(key)
+    assert second.look().got == {key: [4] for key in rest} and first.look().got == second.got | {gone: [4]}
+
+
+async def test_a_second_connection_whose_memberships_are_older(world: World) -> None:
+    """What was opened after the memberships were read is not joined: it may begin behind a removal."""
+    openings = world.rooms.openings
+    await world.attached()
+    second, ids = await world.client(), octets(world.books.ids)
+    assert world.rooms.latent.join(second, ids, openings) == ids and not world.rooms.is_anywhere(second)
+    assert not world.rooms.latent.join(second, ids, world.rooms.openings) and world.rooms.count(second) == 5
 
 
 async def test_each_waits_for_the_other(world: World, nursery: trio.Nursery) -> None:
