@@ -28,11 +28,12 @@ held AS MATERIALIZED (
 
 -- fragment: is_unavailable
 EXISTS (
-    -- The other user of a direct conversation, who has blocked the sender, or is banned.
+    -- The other user of a direct conversation, who has blocked the sender, or is banned. No EXISTS of blocks, of which the planner
+    -- makes a hash of all who have blocked the sender.
     SELECT FROM users AS o
     WHERE o.id = CASE WHEN c.direct_low = i.sender_id THEN c.direct_high ELSE c.direct_low END
         AND (o.banned_until > clock_timestamp()
-             OR EXISTS (SELECT FROM blocks AS b WHERE b.user_id = o.id AND b.blocked_id = i.sender_id))
+             OR (SELECT b.user_id FROM blocks AS b WHERE b.user_id = o.id AND b.blocked_id = i.sender_id) IS NOT NULL)
 )
 
 -- fragment: is_banned
@@ -195,7 +196,7 @@ WITH checked AS MATERIALIZED (
             SELECT FROM users AS o
             WHERE o.id = CASE WHEN c.direct_low = $3 THEN c.direct_high ELSE c.direct_low END
                 AND (o.banned_until > clock_timestamp()
-                     OR EXISTS (SELECT FROM blocks AS b WHERE b.user_id = o.id AND b.blocked_id = $3))
+                     OR (SELECT b.user_id FROM blocks AS b WHERE b.user_id = o.id AND b.blocked_id = $3) IS NOT NULL)
         ))
 ), claimed AS (
     -- As below.

@@ -554,6 +554,8 @@ async def test_rows_are_looked_up_whatever_the_statistics(conn: Connection, kind
     plan = [line.strip(" ->") for (line,) in rows]
     scans = [i for i, line in enumerate(plan) if re.search(r" on (sends|users|blocks|privacy) \w", line)]
     assert scans and [plan[i] for i in scans if not plan[i + 1].startswith("Index Cond")] == []
+    [block] = [plan[i + 1] for i in scans if " on blocks " in plan[i]]
+    assert "user_id = o.id" in block and "blocked_id = " in block  # one row, however many have blocked the sender
     assert "Materialize" not in plan
 
 
