@@ -205,11 +205,12 @@ class Conversations:
         """
 
         async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
+            roll = await store.list_roll(conn, conversation_id, caller.user_id)
             head, member = await locked(conn, caller, conversation_id)
             if head.type is ConversationType.GROUP:
                 permissions.require_role(member, Role.OWNER)
             await self._require(conn, caller, conversation_id, if_match)
-            return None, (await store.delete_conversation(conn, conversation_id, by=caller.user_id),)
+            return None, (await store.delete_conversation(conn, conversation_id, by=caller.user_id, roll=roll),)
 
         await self._transactions.run(write, touches=(conversation_id,))
         await self._forget_members(conversation_id)

@@ -85,6 +85,14 @@ class Position(NamedTuple):
     as_of: int
 
 
+class Roll(NamedTuple):
+    """The members of a group as they were at one of its seqs, or later."""
+
+    seq: int
+    user_ids: tuple[UUID, ...]
+    known: frozenset[UUID]  # the same
+
+
 class Standing(msgspec.Struct, frozen=True, gc=False):
     """What is a member's own of a conversation: how many messages they have not read, of its newest 1,000, how many
     of those mention them, and the version of their settings."""
@@ -428,24 +436,47 @@ async def update_details(
         return await _announce(conn, conversation_id, changed_details(before, after, by))
 
 
-async def delete_conversation(conn: Connection, conversation_id: UUID, *, by: UUID) -> Change:
+async def list_roll(conn: Connection, conversation_id: UUID, user_id: UUID) -> Roll | None:
+    """The members of a large group, for an owner who is about to dissolve it: read before it is locked, as messages
+    wait for that. None of any other."""
+    parameters = {"id": conversation_id, "user_id": user_id, "more_than": FORGOTTEN}
+    row = await (await conn.execute(queries.fetch_large_head, parameters)).fetchone()
+    if row is None:
+        return None
+    found = await list_member_ids(conn, conversation_id)
+    return Roll(row[0], found, frozenset(found))
+
+
+async def delete_conversation(conn: Connection, conversation_id: UUID, *, by: UUID, roll: Roll | None = None) -> Change:
     """Dissolve a conversation: it has no members any more, and nothing can be written. Raises NoConversation.
 
     The messages stay until retention takes them; the row stays as a tombstone with its head.
 
     From the commit on no statement finds a member. Of their rows, of which there may be any number, a piece is deleted
     here, under the lock for which messages wait; the rest by `forget_members`, which is called until nothing is left,
-    here or, should the process die, by the purge.
+    here or, should the process die, by the purge. With a `roll` that was read before, only those who have come since
+    are read under the lock.
     """
     async with conn.atomic():
-        await _lock(conn, conversation_id)
+        head = await _lock(conn, conversation_id)
+        removed = await _list_all(conn, head, roll)
         change = await _announce(conn, conversation_id, Announcement(Event.DELETED, by))
         await conn.execute(queries.delete_links_of, {"conversation_id": conversation_id})
         await public_groups.delete_words(conn, conversation_id)
-        removed = await list_member_ids(conn, conversation_id)
         await conn.execute(queries.dissolve_conversation, {"conversation_id": conversation_id})
         await forget_members(conn, conversation_id)
     return msgspec.structs.replace(change, removed=removed)
+
+
+async def _list_all(conn: Connection, head: Head, roll: Roll | None) -> tuple[UUID, ...]:
+    """The members of a conversation that is locked."""
+    if roll is not None:
+        parameters = {"conversation_id": head.id, "seq": roll.seq}
+        joined = await (await conn.execute(queries.list_joined_since, parameters)).fetchall()
+        found = (*roll.user_ids, *(user_id for (user_id,) in joined if user_id not in roll.known))
+        if len(found) == head.member_count:  # else some have left since
+            return found
+    return await list_member_ids(conn, head.id)
 
 
 async def forget_members(conn: Connection, conversation_id: UUID | None, limit: int = FORGOTTEN) -> int | None:

@@ -866,8 +866,15 @@ def _update_details(
     return tables.announce(conversation_id, by)
 
 
+@stands_for(conversations.list_roll)
+def _list_roll(tables: Tables, conversation_id: UUID, user_id: UUID) -> conversations.Roll | None:
+    return None
+
+
 @stands_for(conversations.delete_conversation)
-def _delete_conversation(tables: Tables, conversation_id: UUID, *, by: UUID) -> Change:
+def _delete_conversation(
+    tables: Tables, conversation_id: UUID, *, by: UUID, roll: conversations.Roll | None = None
+) -> Change:
     gone = [member.user_id for member in tables.members_of(conversation_id)]
     for user_id in gone:
         del tables.members[conversation_id, user_id]

@@ -60,6 +60,15 @@ WITH gone AS (
 UPDATE conversations AS c SET member_count = c.member_count - 1 FROM gone WHERE c.id = gone.conversation_id
 RETURNING c.id
 
+-- name: fetch_large_head
+-- conversations_pkey, members_pkey. Of a group with more members than so many, for an owner of it.
+SELECT c.last_seq FROM conversations AS c JOIN members AS v ON v.conversation_id = c.id
+WHERE c.id = %(id)s AND v.user_id = %(user_id)s AND v.role = 'Owner' AND c.member_count > %(more_than)s AND c.deleted_at IS NULL
+
+-- name: list_joined_since
+-- members_pkey, as a range, and each row. The conversation is locked.
+SELECT user_id FROM members WHERE conversation_id = %(conversation_id)s AND joined_seq > %(seq)s
+
 -- name: dissolve_conversation
 -- conversations_pkey, dissolutions_pkey. From the commit on it has no members, though their rows may still be there.
 WITH noted AS (INSERT INTO dissolutions (conversation_id) VALUES (%(conversation_id)s))

@@ -258,6 +258,41 @@ async def test_a_large_group_is_dissolved_in_pieces(conn: Connection, monkeypatc
     assert await fetch_value(conn, "SELECT count(*) FROM dissolutions") == 0
 
 
+@pytest.mark.parametrize("meanwhile", [(), ("join",), ("leave",), ("leave", "join"), ("leave", "back")])
+async def test_members_of_a_large_group_are_read_before_its_lock(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch, meanwhile: tuple[str, ...]
+) -> None:
+    """All who are members at the lock are removed, and no others; who joins in between is read alone."""
+    monkeypatch.setattr(conversations, "FORGOTTEN", 4)
+    people = await make_users(conn, 6)
+    group, small = await make_group(conn, people[:5]), await make_group(conn, people[:4])
+    alice, bob = people[:2]
+    assert await conversations.list_roll(conn, group, bob) is None
+    assert await conversations.list_roll(conn, small, alice) is None
+    roll = await conversations.list_roll(conn, group, alice)
+    assert roll is not None and set(roll.user_ids) == set(people[:5]) and roll.seq == 1
+    left = set(people[:5])
+    for step in meanwhile:
+        who = people[5] if step == "join" else bob
+        if step == "leave":
+            await conversations.delete_member(conn, group, who, by=who)
+            left.remove(who)
+        else:
+            await conversations.insert_member(conn, group, who, Role.MEMBER, by=alice)
+            left.add(who)
+    read, reads = conversations.list_member_ids, 0
+
+    async def list_member_ids(conn: Connection, conversation_id: UUID) -> tuple[UUID, ...]:
+        nonlocal reads
+        reads += 1
+        return await read(conn, conversation_id)
+
+    monkeypatch.setattr(conversations, "list_member_ids", list_member_ids)
+    change = await conversations.delete_conversation(conn, group, by=alice, roll=roll)
+    assert len(change.removed) == len(left) and set(change.removed) == left
+    assert reads == (0 if meanwhile in ((), ("join",), ("leave", "back")) else 1)
+
+
 async def test_members_are_forgotten_by_one(
     conn: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

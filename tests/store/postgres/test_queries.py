@@ -44,6 +44,7 @@ DOES_NOT_LOOK = {
     "count_owners": UNDER_LOCK,
     "list_strangers": UNDER_LOCK,
     "list_reactors": UNDER_LOCK,
+    "list_joined_since": UNDER_LOCK,
     "list_first_members": OF_OTHERS,
     "list_receipts": OF_OTHERS,
     "delete_dissolved_members": "those are what it is for",
