@@ -168,8 +168,8 @@ class Flusher:
 
     def mark(self, send_queue: SendQueue) -> None:
         """Flush `send_queue` in the next scheduler step, or at the next call of `flush` if that is earlier."""
-        if not self.dirty and not self._is_held:
-            self._wake.set()
+        if not self._is_held:
+            self._wake.set()  # also if there are others: a delivery that failed may have left these without a flush
         self.dirty.append(send_queue)
 
     def flush(self) -> None:

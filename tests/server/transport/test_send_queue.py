@@ -137,6 +137,18 @@ async def test_pieces_of_a_crowd_are_small_beside_work(nursery: trio.Nursery) ->
     assert all(send_queue.sends == [b"to all"] for send_queue in crowd)
 
 
+async def test_what_a_failed_delivery_left_goes_with_what_is_marked_next(nursery: trio.Nursery) -> None:
+    """Frames whose flush never came, as a defect ended what had queued them, do not keep later ones waiting."""
+    flusher, left, send_queue = Flusher(), Sink(), Sink()
+    await nursery.start(flusher.run)
+    flusher.dirty.append(left)
+    left.offer(b"left")
+    flusher.mark(send_queue)
+    send_queue.offer(b"x")
+    await trio.testing.wait_all_tasks_blocked()
+    assert (left.sends, send_queue.sends) == ([b"left"], [b"x"])
+
+
 async def test_marked_is_flushed_without_being_asked(nursery: trio.Nursery) -> None:
     """A marked send queue is flushed in the next scheduler step."""
     flusher, send_queue = Flusher(), Sink()
