@@ -169,6 +169,43 @@ def test_a_file_outlives_the_process(loop: str, tmp_path: Path) -> None:
 
 
 @LOOPS
+def test_an_attempt_is_kept_before_it_is_made(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a store has unsent may be sent by another process, which has to know that it was sent before."""
+    records: dict[str, bytes | None] = {}
+
+    class Kept(parley_client.MemoryStore):
+        async def save(self, changes: Mapping[str, bytes | None]) -> None:
+            await anyio.sleep(0.001)
+            records.update(changes)
+
+    async def scenario(net: Network, truth: Truth) -> None:
+        talk = truth.create(OTHER, ME)
+        found: list[bytes] = []
+        send = truth.send
+
+        def noted(user: str, conversation_id: str, content: str, client_id: str | None = None, **more: Any) -> Any:
+            found.append(records["attempts"] or b"")
+            return send(user, conversation_id, content, client_id, **more)
+
+        async with parley_client.connect(net.url, token=ME, store=Kept()) as chat:
+            await chat.wait_live()
+            net.refuses = True
+            net.cut()
+            await until(lambda: chat.state != "live")
+            unsent = [chat.conversation(talk).send(content) for content in ("one", "two")]
+            await until(lambda: unsent[1].id.encode() in (records.get("outbox") or b""))
+            assert records["attempts"] == b"{}"
+            monkeypatch.setattr(truth, "send", noted)
+            net.refuses = False
+            chat.connect_now()
+            await chat.flush()
+            assert [unsent[0].id.encode() in found[0], unsent[1].id.encode() in found[0]] == [True, False]
+            assert unsent[1].id.encode() in found[1]
+
+    run(loop, scenario)
+
+
+@LOOPS
 def test_a_write_that_is_cancelled_is_made_up_for(loop: str) -> None:
     """The program ends in the middle of a write to the store: the last one has what was in it."""
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from parley_client import events
 from parley_client.errors import ParleyError, from_sentence
 from parley_client.model import ConversationInfo, Cursor, Message, Page, Synced, ThreadState, User
-from parley_client.outbox import Entry
+from parley_client.outbox import Draft, Entry, Outbox
 from parley_client.replica import STORED, Replica
 from parley_client.view import Older
 
@@ -119,6 +119,9 @@ class Client:
         for id_ in self.replica.outbox.conversations():
             entry = self.replica.outbox.waiting(id_)
             if entry is not None and id_ not in self.under_way:
+                if not self.replica.may_send(entry):
+                    did |= self.replica.outbox.waiting(id_) is not entry
+                    continue
                 did = True
                 self.under_way[id_] = entry
                 self._call((entry, entry.attempt), "SendMessage", entry.draft.request())
@@ -504,6 +507,162 @@ def test_a_program_that_sends_again_after_its_own_crash() -> None:
     assert again.stage == "sent" and again.message is not None and first.message is not None
     assert again.message.id == first.message.id
     assert [one["content"] for one in truth.talks[talk].in_order()[1:]] == ["order 7"]
+
+
+DAY = 86_400.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def kept(client: Client) -> dict[str, bytes]:
+    """What a store has of it."""
+    return client.store | {name: record for name, record in client.replica.records().items() if record is not None}
+
+
+def left(truth: Truth, clock: Clock, talk: str, *, arrives: bool = False) -> dict[str, bytes]:
+    """What a store has of a client that ended after it had sent a message, before the answer."""
+    before = Client(truth)
+    before.replica.outbox._clock = clock
+    before.settle()
+    entry = before.send(talk, "on its way")
+    records = kept(before)
+    assert before.replica.may_send(entry)
+    if arrives:
+        truth.send(ME, talk, "on its way", entry.draft.id)
+        truth._sent.clear()  # the keys are kept for a limited time
+    records |= kept(before)
+    before.cut()
+    return records
+
+
+def texts(truth: Truth, talk: str) -> list[str]:
+    return [one["content"] for one in truth.talks[talk].in_order()[1:]]
+
+
+def again(truth: Truth, clock: Clock, records: dict[str, bytes]) -> Client:
+    client = Client.__new__(Client)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("parley_client.replica.Outbox", lambda: Outbox(clock=clock))
+        Client.__init__(client, truth, records)
+    client.settle()
+    return client
+
+
+@pytest.mark.parametrize("does", ["retry", "discard"])
+def test_what_was_sent_too_long_ago_is_not_sent_by_itself(does: str) -> None:
+    """When the server may not know its key any more it fails, also after another start, until the user decides."""
+    truth, clock = Truth(), Clock()
+    talk = truth.create(OTHER, ME)
+    records = left(truth, clock, talk)
+    clock.now += 6.5 * DAY
+    client = again(truth, clock, records)
+    client = again(truth, clock, records | kept(client))
+    [entry] = client.replica.outbox.shown(talk)
+    assert entry.stage == "failed" and entry.error is not None
+    assert (entry.error.code, entry.error.is_retryable) == ("outcome_unknown", False)
+    assert texts(truth, talk) == []
+    getattr(client.replica.outbox, does)(entry)
+    client.settle()
+    assert texts(truth, talk) == (["on its way"] if does == "retry" else [])
+    assert client.replica.outbox.shown(talk) == []
+    client.replica.outbox.drafts()
+    assert client.replica.outbox.attempts() == {}
+
+
+def test_what_was_sent_long_ago_and_is_in_the_history_is_sent() -> None:
+    """Catching up shows it: nothing fails, and it is there once."""
+    truth, clock = Truth(), Clock()
+    talk = truth.create(OTHER, ME)
+    records = left(truth, clock, talk, arrives=True)
+    clock.now += 30 * DAY
+    client = again(truth, clock, records)
+    assert client.replica.outbox.shown(talk) == [] and texts(truth, talk) == ["on its way"]
+    assert not [event for event in client.events if isinstance(event, events.MessageFailed)]
+
+
+def test_what_has_failed_for_its_age_and_shows_up_is_sent() -> None:
+    """The history has it after all, further back: it has not failed."""
+    clock = Clock()
+    outbox = Outbox(clock=clock)
+    entry = outbox.add("talk", "on its way")
+    outbox.begin(entry)
+    outbox.failed(entry, ParleyError("outcome_unknown", "it was sent long ago"))
+    message = Message(id="m", conversation_id="talk", seq=2, changed_seq=2, sender_id=ME, created_at="")
+    assert outbox.sent(entry, message)
+    assert (entry.stage, entry.error, entry.draft.error_code) == ("sent", None, None)
+
+
+def test_what_was_sent_long_ago_waits_while_its_history_is_read() -> None:
+    """Only then it is known whether the history has it."""
+    truth, clock = Truth(), Clock()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth, left(truth, clock, talk))
+    client.replica.outbox._clock = clock
+    clock.now += 30 * DAY
+    found = client.replica.conversations[talk]
+    assert found.cursor is not None
+    found._view.begin_anew(found.cursor)
+    entry = client.replica.outbox.waiting(talk)
+    assert entry is not None and not client.replica.may_send(entry) and entry.stage == "pending"
+
+
+def test_an_attempt_is_kept_as_long_as_the_store_says_that_the_message_waits() -> None:
+    """The record of attempts is written more often than what waits."""
+    outbox = Outbox(clock=Clock())
+    entry = outbox.add("talk", "one")
+    outbox.drafts()
+    outbox.begin(entry)
+    message = Message(id="m", conversation_id="talk", seq=2, changed_seq=2, sender_id=ME, created_at="")
+    assert outbox.sent(entry, message)
+    assert entry.draft.id in outbox.attempts()
+    outbox.drafts()
+    assert not outbox.attempts()
+
+
+def test_what_was_never_sent_to_a_server_is_sent_whatever_its_age() -> None:
+    """Nothing can be there twice."""
+    truth, clock = Truth(), Clock()
+    talk = truth.create(OTHER, ME)
+    before = Client(truth)
+    before.replica.outbox._clock = clock
+    before.settle()
+    records = kept(before)
+    before.send(talk, "waits")
+    records |= kept(before)
+    clock.now += 30 * DAY
+    client = again(truth, clock, records)
+    assert client.replica.outbox.shown(talk) == [] and texts(truth, talk) == ["waits"]
+
+
+@pytest.mark.parametrize(
+    ("attempted", "created", "is_sent"),
+    [
+        (-5.0, -5.0, True),
+        (0.1, 0.1, True),  # clocks differ a little
+        (2.0, 2.0, False),  # the clock was set back
+        (None, -8.0, False),  # a store of a version that kept no attempts
+        (None, -1.0, True),
+        (None, None, True),
+    ],
+)
+def test_the_age_is_as_far_as_clock_and_store_say_it(
+    attempted: float | None, created: float | None, is_sent: bool
+) -> None:
+    """A store of before, and a clock that was set, may not lead to a second message."""
+    clock = Clock()
+    outbox = Outbox(clock=clock)
+    draft = Draft(
+        id="x", conversation_id="talk", content="", created=0.0 if created is None else clock.now + created * DAY
+    )
+    outbox.take_over([draft], None if attempted is None else {"x": clock.now + attempted * DAY})
+    entry = outbox.get("x")
+    assert entry is not None and outbox.is_uncertain(entry) is not is_sent
 
 
 @pytest.mark.parametrize(("user", "url"), [("eve", "url"), (ME, "another url")])

@@ -126,6 +126,10 @@ export class Chat extends Emitter {
       isLive: () => this.#link.isLive,
       call: (method, args) => this.#link.call(method, args),
       round: (id) => this.#byId.get(id)?.round ?? 0,
+      find: ({ conversationId, clientMessageId }) => {
+        const conversation = this.#byId.get(conversationId);
+        return conversation ? conversation.findOwn(clientMessageId) : null;
+      },
       rest: this.#rest,
       persistence: this.#persistence,
       timing: settings.timing,

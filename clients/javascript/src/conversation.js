@@ -1118,6 +1118,16 @@ export class Conversation extends Emitter {
     return readSeq >= 0 && ((this.#shown?.floor ?? Infinity) <= readSeq + 1 || readSeq >= this.head);
   }
 
+  /**
+   * @internal
+   * @param {string} clientMessageId
+   * @returns {WireMessage | null | undefined} undefined while the history is read anew
+   */
+  findOwn(clientMessageId) {
+    if (this.#next) return undefined;
+    return this.#shown?.messages.find((wire) => wire.clientMessageId === clientMessageId && wire.senderId === this.#host.me) ?? null;
+  }
+
   /** @param {WireMessage} wire */
   #isOnItsWay({ clientMessageId }) {
     return this.#host.outbox.of(this.id).some(({ draft }) => draft.clientMessageId === clientMessageId);

@@ -18,7 +18,7 @@ const PASSING = new Set([
   "unavailable", "overloaded", "rate_limited", "internal", "draining", "timeout", "network", "storage_full",
 ]);
 
-/** An error with a stable `code`: those of the server (docs/hub.md), and `closed`, `aborted` and `network`. */
+/** An error with a stable `code`: those of the server (docs/hub.md), and `closed`, `aborted`, `network` and `outcome_unknown`. */
 export class ParleyError extends Error {
   /**
    * @param {string} code

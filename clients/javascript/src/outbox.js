@@ -8,6 +8,8 @@ import { ParleyError, asParleyError, closed } from "./errors.js";
 import { keyOf } from "./persistence.js";
 import { Backoff, sleep } from "./waiting.js";
 
+const DAY = 24 * 3_600_000; // ms
+const SAFE = 6 * DAY; // after the first attempt: the server keeps a clientMessageId for seven days, and clocks differ
 const IN_FRAME = 4096; // bytes; what is larger goes over REST, for a hub message over the limit ends the connection
 
 /**
@@ -24,6 +26,7 @@ const IN_FRAME = 4096; // bytes; what is larger goes over REST, for a hub messag
  * @property {boolean} [alsoInConversation]
  * @property {number} order of sending
  * @property {string} createdAt
+ * @property {number | null} [attemptedAt] ms since 1970: when it was first sent to a server; null of what never was
  * @property {string} owner the tab that sends it
  * @property {{code: string, message: string} | null} error for which it has failed
  *
@@ -41,6 +44,7 @@ const IN_FRAME = 4096; // bytes; what is larger goes over REST, for a hub messag
  * @property {() => boolean} isLive
  * @property {(method: string, args: any[]) => Promise<any>} call
  * @property {(conversationId: string) => number} round another one when its history may be another
+ * @property {(draft: Draft) => WireMessage | null | undefined} find the message in the history; undefined while that is read anew
  * @property {import("./rest.js").Rest} rest
  * @property {import("./persistence.js").Persistence} persistence
  * @property {import("./options.js").Timing} timing
@@ -88,7 +92,8 @@ export class Outbox {
       const lane = this.#lane(draft.conversationId);
       if (lane.some((entry) => entry.draft.clientMessageId === draft.clientMessageId)) continue;
       this.#order = Math.max(this.#order, draft.order);
-      lane.push({ draft: { ...draft, owner: this.#host.tab }, answer: null, waiting: [] });
+      const attemptedAt = draft.attemptedAt === undefined ? Date.parse(draft.createdAt) || Date.now() : draft.attemptedAt;
+      lane.push({ draft: { ...draft, attemptedAt, owner: this.#host.tab }, answer: null, waiting: [] });
       this.#keep(lane.at(-1)?.draft);
       this.#host.onChange(draft.conversationId);
       void this.#pump(draft.conversationId);
@@ -96,7 +101,7 @@ export class Outbox {
   }
 
   /**
-   * @param {Omit<Draft, "order" | "createdAt" | "owner" | "error">} message
+   * @param {Omit<Draft, "order" | "createdAt" | "attemptedAt" | "owner" | "error">} message
    * @returns {Entry}
    */
   add(message) {
@@ -106,7 +111,7 @@ export class Outbox {
     const order = ++this.#order;
     const createdAt = new Date().toISOString();
     /** @type {Entry} */
-    const entry = { draft: { ...message, order, createdAt, owner: this.#host.tab, error: null }, answer: null, waiting: [] };
+    const entry = { draft: { ...message, order, createdAt, attemptedAt: null, owner: this.#host.tab, error: null }, answer: null, waiting: [] };
     this.#lane(message.conversationId).push(entry);
     this.#keep(entry.draft);
     void this.#pump(message.conversationId);
@@ -129,7 +134,7 @@ export class Outbox {
     if (index < 0 || entry.draft.error === null) return;
     lane.splice(index, 1);
     lane.push(entry);
-    entry.draft = { ...entry.draft, error: null, order: ++this.#order };
+    entry.draft = { ...entry.draft, error: null, attemptedAt: null, order: ++this.#order };
     this.#keep(entry.draft);
     this.#host.onChange(entry.draft.conversationId);
     void this.#pump(entry.draft.conversationId);
@@ -203,7 +208,7 @@ export class Outbox {
       if (one.conversationId === conversationId && !has(one.id, one.clientMessageId)) found.set(one.clientMessageId, one);
     for (const { draft } of lane) found.delete(draft.clientMessageId);
     const lost = [...found.values()].sort((one, other) => one.seq - other.seq);
-    if (!lost.length) return;
+    if (!lost.length) return void this.#pump(conversationId); // one may have waited for the history
     const first = lane.reduce((least, { draft }) => Math.min(least, draft.order), this.#order + 1);
     /** @type {Entry[]} */
     const entries = lost.map((one, index) => ({
@@ -247,7 +252,7 @@ export class Outbox {
 
   /** @param {string} conversationId */
   async #pump(conversationId) {
-    const { isLive, life, onFailed, timing } = this.#host;
+    const { isLive, life, timing } = this.#host;
     if (this.#busy.has(conversationId)) return;
     this.#busy.add(conversationId);
     const pauses = new Backoff(timing.minPause, timing.maxPause);
@@ -255,6 +260,19 @@ export class Outbox {
       for (;;) {
         const entry = this.of(conversationId).find(isWaiting);
         if (!entry || !isLive() || life.aborted) return;
+        if (isUncertain(entry.draft)) {
+          const found = this.#host.find(entry.draft);
+          if (found === undefined) return;
+          if (found) this.confirm(found);
+          else this.#fail(entry, new ParleyError("outcome_unknown", "It was sent long ago, and may have arrived or not."));
+          continue;
+        }
+        if (entry.draft.attemptedAt === null) {
+          entry.draft = { ...entry.draft, attemptedAt: Date.now() };
+          this.#keep(entry.draft);
+          await this.#host.persistence.flush(); // else one that is killed now would not know of it
+          if (!isLive() || this.of(conversationId).find(isWaiting) !== entry) continue;
+        }
         try {
           const round = this.#host.round(conversationId);
           const answer = await this.#submit(entry.draft);
@@ -265,16 +283,24 @@ export class Outbox {
           const known = asParleyError(error);
           if (!isWaiting(entry) || life.aborted) continue; // it has come as an event
           if (!known.isPassing && known.code !== "closed") {
-            entry.draft = { ...entry.draft, error: { code: known.code, message: known.message } };
-            this.#keep(entry.draft);
-            this.#settle(entry, known);
-            onFailed(entry, known);
+            this.#fail(entry, known);
           } else if (isLive()) await sleep(pauses.next(known.retryAfterMs), life).catch(() => {});
         }
       }
     } finally {
       this.#busy.delete(conversationId);
     }
+  }
+
+  /**
+   * @param {Entry} entry
+   * @param {ParleyError} error
+   */
+  #fail(entry, error) {
+    entry.draft = { ...entry.draft, error: { code: error.code, message: error.message } };
+    this.#keep(entry.draft);
+    this.#settle(entry, error);
+    this.#host.onFailed(entry, error);
   }
 
   /**
@@ -353,13 +379,23 @@ export class Outbox {
  * @param {Draft} draft
  * @returns {Draft} without what is known of it by now
  */
-function draftOf({ conversationId, clientMessageId, content, type, fileId, replyToId, mentions, mentionAll, threadId, alsoInConversation, order, createdAt, owner }) {
-  return { conversationId, clientMessageId, content, type, fileId, replyToId, mentions, mentionAll, threadId, alsoInConversation, order, createdAt, owner, error: null };
+function draftOf({ conversationId, clientMessageId, content, type, fileId, replyToId, mentions, mentionAll, threadId, alsoInConversation, order, createdAt, attemptedAt, owner }) {
+  return { conversationId, clientMessageId, content, type, fileId, replyToId, mentions, mentionAll, threadId, alsoInConversation, order, createdAt, attemptedAt: attemptedAt ?? Date.now(), owner, error: null };
 }
 
 /** @param {Draft} draft */
 export function errorOf({ error }) {
   return new ParleyError(error?.code ?? "internal", error?.message ?? "");
+}
+
+/**
+ * Whether the server may have forgotten that it has the message. A time that is more than a day ahead says that the clock
+ * was set back since, by an unknown time.
+ * @param {Draft} draft
+ */
+function isUncertain({ attemptedAt }) {
+  const age = typeof attemptedAt === "number" ? Date.now() - attemptedAt : 0;
+  return age > SAFE || age < -DAY;
 }
 
 /** @param {Entry} entry */

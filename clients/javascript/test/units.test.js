@@ -331,6 +331,109 @@ promise("messages on their way, cursors and messages survive a reload", async (s
   assert.equal(other.userId, "b");
 });
 
+const DAY = 24 * 3_600_000;
+
+/** What a store keeps of a message that was on its way when its chat ended: attempted without an answer, or never. */
+async function leaves(server, connect, store, { arrives = false, isAttempted = true } = {}) {
+  const { send } = server;
+  const chat = await connect("a", { store });
+  const attempted = new Promise((resolve) => {
+    server.send = (...args) => {
+      server.network.refuse = 1;
+      if (arrives) send.apply(server, args);
+      server.cut();
+      resolve(store.load());
+      throw new Failure("unavailable", 503);
+    };
+  });
+  if (!isAttempted) {
+    server.network.refuse = 1;
+    server.cut();
+    await until(() => chat.state !== "live");
+  }
+  const { key } = chat.conversations[0].send("on its way");
+  if (isAttempted) assert.equal(typeof (await attempted).get(`q/${key}`).attemptedAt, "number"); // it was kept before
+  await nap(20);
+  await chat.close();
+  server.send = send;
+  server.network.refuse = 0;
+  server.sends.clear(); // the keys are kept for a limited time
+  return (await store.load()).get(`q/${key}`);
+}
+
+promise("what was sent too long ago to be known to the server again is not sent by itself", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const store = new MemoryStore();
+  await leaves(server, connect, store);
+  await nap(6.5 * DAY);
+  for (const round of ["discarded", "sent again"]) {
+    const chat = await connect("a", { store });
+    const [conversation] = chat.conversations;
+    await until(() => conversation.messages.at(-1).status === "failed");
+    const failed = conversation.messages.at(-1);
+    assert.deepEqual([failed.content, failed.error.code, failed.error.isPassing], ["on its way", "outcome_unknown", false]);
+    assert.equal(room.messages.filter(({ type }) => type === "Text").length, 0);
+    if (round === "sent again") {
+      failed.retry();
+      await failed.whenSent();
+      assert.equal(room.messages.filter(({ type }) => type === "Text").length, 1);
+    } else {
+      assert.equal(failed.discard(), true);
+      await chat.close();
+      await leaves(server, connect, store);
+      await nap(6.5 * DAY);
+    }
+  }
+});
+
+promise("what was sent long ago and is in the history is sent", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const store = new MemoryStore();
+  await leaves(server, connect, store, { arrives: true });
+  await nap(30 * DAY);
+  const chat = await connect("a", { store });
+  await until(() => chat.pendingCount === 0);
+  assert.deepEqual(chat.conversations[0].messages.slice(-1).map(({ content, status }) => [content, status]), [["on its way", "sent"]]);
+  assert.equal(room.messages.filter(({ type }) => type === "Text").length, 1);
+});
+
+promise("what was never sent to a server is sent whatever its age", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const store = new MemoryStore();
+  assert.equal((await leaves(server, connect, store, { isAttempted: false })).attemptedAt, null);
+  await nap(30 * DAY);
+  const chat = await connect("a", { store });
+  await until(() => chat.pendingCount === 0);
+  assert.equal(room.messages.filter(({ type }) => type === "Text").length, 1);
+  assert.equal(chat.conversations[0].messages.at(-1).status, "sent");
+});
+
+promise("the age of what was sent is as far as clock and store say it", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const store = new MemoryStore();
+  const at = (ms) => new Date(Date.now() + ms).toISOString();
+  const cases = [
+    [() => ({ attemptedAt: Date.now() - 5 * DAY }), true],
+    [() => ({ attemptedAt: Date.now() + 3_600_000 }), true], // clocks differ a little
+    [() => ({ attemptedAt: Date.now() + 2 * DAY }), false], // the clock was set back
+    [() => ({ attemptedAt: undefined, createdAt: at(-8 * DAY) }), false], // of a version that kept no attempts
+    [() => ({ attemptedAt: undefined, createdAt: at(-DAY) }), true],
+    [() => ({ attemptedAt: undefined, createdAt: undefined }), true],
+  ];
+  for (const [change, isSent] of cases) {
+    const before = room.messages.length;
+    const draft = await leaves(server, connect, store);
+    await store.write(new Map([[`q/${draft.clientMessageId}`, { ...draft, ...change() }]]));
+    const chat = await connect("a", { store });
+    const [conversation] = chat.conversations;
+    await until(() => chat.pendingCount === 0);
+    const last = conversation.messages.at(-1);
+    assert.deepEqual([last.status, room.messages.length - before], isSent ? ["sent", 1] : ["failed", 0], String(change));
+    if (!isSent) last.discard();
+    await chat.close();
+  }
+});
+
 promise("what was sent lately and is lost with the history is sent again", async (server, connect) => {
   const room = server.create("a", ["b"]);
   const chat = await connect("a");

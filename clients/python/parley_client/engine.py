@@ -31,6 +31,7 @@ from parley_client.model import (
     User,
     decoded,
 )
+from parley_client.outbox import Entry
 from parley_client.replica import Replica
 from parley_client.rest import Rest
 from parley_client.store import Store
@@ -78,6 +79,7 @@ class Engine:
         self._at_once = anyio.Event()
         self._busy: set[str] = set()  # conversations in which something is sent, or that are read anew
         self._store_failed = False
+        self._saving = anyio.Lock()  # what is written later is what was so later
 
     # -- for the application -------------------------------------------------------------------------------------------
 
@@ -349,6 +351,13 @@ class Engine:
         outbox, backoff = self.replica.outbox, Backoff()
         while (entry := outbox.waiting(conversation_id)) is not None:
             attempt = entry.attempt
+            if not self.replica.may_send(entry):
+                if outbox.waiting(conversation_id) is entry:
+                    return  # until its history is read
+                continue
+            await self._save_attempt(entry)
+            if outbox.waiting(conversation_id) is not entry or entry.attempt != attempt:
+                continue
             try:
                 message: Message = decoded(await hub.invoke("SendMessage", entry.draft.request()), Message)
             except Lost:
@@ -528,6 +537,21 @@ class Engine:
             await self._save()
 
     async def _save(self) -> None:
+        async with self._saving:
+            await self._save_changes()
+
+    async def _save_attempt(self, entry: Entry) -> None:
+        """What a store has may be sent by another process, which has to know of this attempt. What no store has yet is
+        written together with it."""
+        if not entry.is_kept or self._store_failed:
+            return
+        async with self._saving:
+            try:
+                await self._store.save({"attempts": self.replica.attempts()})
+            except ParleyError as error:
+                self._no_store(error)
+
+    async def _save_changes(self) -> None:
         if self.me is None:
             return
         records = self.replica.records()

@@ -22,7 +22,8 @@ class ParleyError(Exception):
 
     The codes are those of the server (docs/hub.md), and of this library: `network` (the server is out of reach, or the
     connection was lost before the answer), `closed` (the chat was closed), `lagging` (an iterator was left unread),
-    `store` (the store cannot be used). `retry_after` is in seconds, `fields` says which fields are at fault, `until`
+    `store` (the store cannot be used), `outcome_unknown` (a message was sent so long ago that the server may not know
+    it again, and is not in the history). `retry_after` is in seconds, `fields` says which fields are at fault, `until`
     when what forbids it is over: the last millisecond of the year 9999 is never.
     """
 

@@ -8,7 +8,7 @@ what was sent lately, from which it is sent again when PostgreSQL comes back wit
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 import msgspec
@@ -18,6 +18,10 @@ from parley_client.model import Message, MessageType
 
 REMEMBERED = 600.0  # seconds for which a message that was sent is kept, should the history go back
 MAX_REMEMBERED = 10_000  # messages: the oldest are forgotten before their time
+DAY = 86_400.0  # seconds
+SAFE = 6 * DAY  # after the first attempt: the server keeps a clientMessageId for seven days, and clocks differ
+
+OUTCOME_UNKNOWN = "outcome_unknown"
 
 Stage: TypeAlias = Literal["pending", "sent", "failed"]
 Status: TypeAlias = Literal[Stage, "delivered", "read"]  # what others have reached with a message is its conversation's
@@ -75,7 +79,7 @@ class Watcher(Protocol):
 class Entry:
     """One message that is sent, was sent, or failed. `draft` changes as a whole."""
 
-    __slots__ = ("attempt", "draft", "error", "message", "stage", "watcher")
+    __slots__ = ("attempt", "draft", "error", "is_kept", "message", "stage", "watcher")
 
     def __init__(self, draft: Draft, stage: Stage, error: ParleyError | None = None) -> None:
         self.draft = draft
@@ -83,6 +87,7 @@ class Entry:
         self.error = error
         self.message: Message | None = None
         self.attempt = 0  # rises when it is queued anew: answers to what was asked before do not count
+        self.is_kept = False  # a store may have it, so that another process may send it
         self.watcher: Watcher | None = None
 
     def watch(self, watcher: Watcher) -> None:
@@ -103,10 +108,13 @@ class Outbox:
         self._entries: dict[str, Entry] = {}  # by clientMessageId, oldest first
         self._waiting: dict[str, deque[Entry]] = {}  # by conversation, the first may be under way
         self._sent: deque[Entry] = deque()
+        self._attempts: dict[str, float] = {}  # what waits: when it was first sent to a server, seconds since 1970
+        self._over: dict[str, float] = {}  # the same of what waits no more, while a store may say that it does
         self.take_over(drafts)
 
-    def take_over(self, drafts: Iterable[Draft]) -> None:
-        """Take what a store has kept: it was there before what is in here."""
+    def take_over(self, drafts: Iterable[Draft], attempts: Mapping[str, float] | None = None) -> None:
+        """Take what a store has kept: it was there before what is in here. A store of a version that kept no attempts
+        does not say what was never sent: each may have been, as soon as it was made."""
         later, self._entries = self._entries, {}
         queued, self._waiting = self._waiting, {}
         for draft in drafts:
@@ -118,6 +126,11 @@ class Outbox:
             else:
                 entry = Entry(draft, "pending")
                 self._waiting.setdefault(draft.conversation_id, deque()).append(entry)
+                if attempts is None:
+                    self._attempts[draft.id] = draft.created or self._clock()
+                elif draft.id in attempts:
+                    self._attempts[draft.id] = attempts[draft.id]
+            entry.is_kept = True
             self._entries[draft.id] = entry
         self._entries.update(later)
         for conversation_id, queue in queued.items():
@@ -126,8 +139,21 @@ class Outbox:
     # -- what there is -------------------------------------------------------------------------------------------------
 
     def drafts(self) -> list[Draft]:
-        """Return all that a store has to keep."""
+        """Return all that a store has to keep, and will from now on."""
+        for entry in self._entries.values():
+            entry.is_kept = True
+        self._over.clear()
         return [entry.draft for entry in self._entries.values()]
+
+    def attempts(self) -> dict[str, float]:
+        """Return when what waits was first sent to a server; a store keeps it, too."""
+        return self._over | self._attempts
+
+    def is_uncertain(self, entry: Entry) -> bool:
+        """Whether the server may have forgotten by now that it has the message. A time that is more than a day ahead
+        says that the clock was set back since, by an unknown time."""
+        attempted = self._attempts.get(entry.draft.id)
+        return attempted is not None and not -DAY <= self._clock() - attempted <= SAFE
 
     def get(self, client_message_id: str | None) -> Entry | None:
         return self._entries.get(client_message_id or "")
@@ -196,14 +222,26 @@ class Outbox:
     def sent(self, entry: Entry, message: Message) -> bool:
         """It is committed: its answer says so, or its event. Returns whether that is news."""
         entry.message = message
-        if entry.stage != "pending":
+        if entry.stage != "pending" and entry.draft.error_code != OUTCOME_UNKNOWN:
             return False
         self._leave_queue(entry)
-        entry.draft = msgspec.structs.replace(entry.draft, sent=self._clock(), message_id=message.id, seq=message.seq)
+        entry.draft = msgspec.structs.replace(
+            entry.draft,
+            sent=self._clock(),
+            message_id=message.id,
+            seq=message.seq,
+            error_code=None,
+            error_message="",
+        )
+        entry.error = None
         self._sent.append(entry)
         entry.become("sent")
         self._forget()
         return True
+
+    def begin(self, entry: Entry) -> None:
+        """It is sent to a server now, if not for the first time."""
+        self._attempts.setdefault(entry.draft.id, self._clock())
 
     def changed(self, entry: Entry, message: Message) -> bool:
         """It was edited, or deleted: should it be lost, it is sent again as it was last, or not at all. Returns whether
@@ -253,6 +291,7 @@ class Outbox:
         lost = [entry for entry in self._sent if entry.draft.conversation_id == conversation_id and not is_there(entry)]
         for entry in lost:
             self._sent.remove(entry)
+            self._attempts[entry.draft.id] = entry.draft.sent or self._clock()
             self._again(entry)
         if lost:
             self._waiting.setdefault(conversation_id, deque()).extendleft(reversed(lost))
@@ -267,6 +306,9 @@ class Outbox:
         entry.become("pending")
 
     def _leave_queue(self, entry: Entry) -> None:
+        attempted = self._attempts.pop(entry.draft.id, None)
+        if attempted is not None:
+            self._over[entry.draft.id] = attempted
         queue = self._waiting.get(entry.draft.conversation_id)
         if queue is not None and entry in queue:
             queue.remove(entry)

@@ -32,7 +32,7 @@ from parley_client.model import (
     ThreadState,
     TypingUpdate,
 )
-from parley_client.outbox import Draft, Entry, Outbox
+from parley_client.outbox import OUTCOME_UNKNOWN, Draft, Entry, Outbox
 from parley_client.view import View, joined_at
 
 STORED = 100  # messages of each conversation in the store: the newest
@@ -121,7 +121,10 @@ class Replica:
             msgspec.json.decode(record, type=_Stored) for name, record in records.items() if name.startswith("in ")
         ]
         added = self.outbox.drafts()
-        self.outbox.take_over(drafts)
+        attempts = records.get("attempts")
+        self.outbox.take_over(
+            drafts, None if attempts is None else msgspec.json.decode(attempts, type=dict[str, float])
+        )
         if added:
             self._touch("outbox")
         self.has_synced = self._kept_synced = meta.has_synced
@@ -135,20 +138,28 @@ class Replica:
         """Return what has changed since the last time, as a store keeps it. While the client catches up that is what
         one sends, and no conversation; else all but conversations that have no details yet."""
         if self._held is not None:
-            later = self.dirty - {"meta", "outbox"}
+            later = self.dirty - {"meta", "outbox", "attempts"}
         else:
             later = {f"in {id_}" for id_ in self._nameless}  # of them the application is to hear, by whatever program
             self._kept_synced = self.has_synced
         names, self.dirty = self.dirty - later, self.dirty & later
+        if "outbox" in names:
+            names.add("attempts")
         if self._kept_synced != self.has_synced:
             self.dirty.add("meta")  # it goes with the conversations
         return {name: self._record(name) for name in names}
+
+    def attempts(self) -> bytes:
+        """Return the record that a store has to have before what it keeps is sent to a server."""
+        return msgspec.json.encode(self.outbox.attempts())
 
     def _record(self, name: str) -> bytes | None:
         if name == "meta":
             return msgspec.json.encode(_Meta(self._user_id, self._url, self._kept_synced))
         if name == "outbox":
             return msgspec.json.encode(self.outbox.drafts())
+        if name == "attempts":
+            return self.attempts()
         found = self.conversations.get(name.removeprefix("in "))
         if found is None:
             return None
@@ -649,6 +660,25 @@ class Replica:
     }
 
     # -- one's own messages --------------------------------------------------------------------------------------------
+
+    def may_send(self, entry: Entry) -> bool:
+        """Whether a message that waits is to be sent now; that it is, is remembered. What was sent so long ago that the
+        server may not know it again is not: it is in the history, or it fails, or it waits until that is read."""
+        if not self.outbox.is_uncertain(entry):
+            self.outbox.begin(entry)
+            self.dirty.add("attempts")
+            return True
+        found = self.conversations.get(entry.draft.conversation_id)
+        if found is not None and found._view.is_stale:
+            return False
+        shown = found._view.messages if found is not None else ()
+        mine = (one for one in shown if one.client_message_id == entry.draft.id and one.sender_id == self._user_id)
+        if (message := next(mine, None)) is not None:
+            self._committed(entry, message)
+        else:
+            error = ParleyError(OUTCOME_UNKNOWN, "it was sent long ago, and may have arrived or not")
+            self.refused(entry, entry.attempt, error)
+        return False
 
     def answered(self, entry: Entry, attempt: int, message: Message) -> None:
         """The answer to a send: it is committed, and its event shows where in the list it stands. An answer that comes
