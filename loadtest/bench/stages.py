@@ -20,7 +20,6 @@ from loadtest.bench.world import World
 
 CONNECTIONS = 9000  # for connect and memory: few enough for a limit of 20,000 descriptors
 COMERS_OF = 1600  # users, who connect at once; some of them several times
-LOGGED = 3000  # for connects that are logged
 Figures = Iterator[tuple[str, float]]
 
 
@@ -93,7 +92,7 @@ def thousand(world: World, order: Order) -> Figures:
 
 
 def logged(world: World, order: Order) -> Figures:
-    tokens = fresh_tokens(world.data, world.plain, LOGGED)
+    tokens = fresh_tokens(world.data, world.plain, CONNECTIONS)
     with parley(world.data, source=world.source, log_level="info") as server:
         yield "connect_logged", measures.idle(server, world.plain, tokens)[0]
 

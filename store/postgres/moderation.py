@@ -11,6 +11,7 @@ from uuid import UUID
 from store.ids import timestamp
 from store.model import Privacy, Timestamp, UserRole, UserStanding
 from store.postgres import queries
+from store.postgres.arrays import Uuids
 from store.postgres.connection import Connection
 from store.postgres.privacy import Chosen
 
@@ -46,7 +47,7 @@ class Opening(NamedTuple):
 
 async def list_openings(conn: Connection, attaches: Mapping[UUID, bool]) -> dict[UUID, Opening]:
     """Of those of these users who exist, and were not deleted; their conversations where that is wanted."""
-    parameters = {"ids": list(attaches), "attach": list(attaches.values())}
+    parameters = {"ids": Uuids(attaches), "attach": list(attaches.values())}
     rows = await (await conn.execute(queries.list_openings, parameters)).fetchall()
     return {
         user_id: Opening(
