@@ -397,6 +397,31 @@ promise("what was sent long ago and is in the history is sent", async (server, c
   assert.equal(room.messages.filter(({ type }) => type === "Text").length, 1);
 });
 
+promise("what was sent long ago waits for a history that is read anew", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const store = new MemoryStore();
+  const first = await connect("a", { store });
+  server.send("b", { conversationId: room.id, content: "seen" });
+  await until(() => contents(first.conversations[0]).length === 1);
+  await first.close();
+  await leaves(server, connect, store, { arrives: true });
+  for (let n = 0; n < 40; n++) server.send("b", { conversationId: room.id, content: `missed ${n}` });
+  await nap(30 * DAY);
+  let pages = 0;
+  const fetch = async (...args) => {
+    if (String(args[0]).includes("/api/messages")) pages++, await nap(500);
+    return server.fetch(...args);
+  };
+  let chat = null;
+  chat = await connect("a", { store, fetch });
+  const failed = [];
+  chat.on("failed", (event) => failed.push(event));
+  await until(() => chat.pendingCount === 0 && chat.state === "live" && !chat.conversations[0].isResetting);
+  assert.deepEqual([failed.length, pages > 0], [0, true]);
+  assert.equal(chat.conversations[0].messages.find(({ content }) => content === "on its way").status, "read");
+  assert.equal(room.messages.filter(({ content }) => content === "on its way").length, 1);
+});
+
 promise("what was never sent to a server is sent whatever its age", async (server, connect) => {
   const room = server.create("a", ["b"]);
   const store = new MemoryStore();
