@@ -18,6 +18,7 @@ from handlers.idempotency import claim
 from handlers.member_moderation import require_welcome
 from handlers.model import Caller, CreateJoinLink, NewJoinLink, Once
 from handlers.ports import Connections
+from handlers.standing import require_not_banned
 from handlers.transactions import Transactions
 from handlers.users import MAX_QUERY
 from store.ids import new_id
@@ -158,13 +159,18 @@ async def _lock_as_admin(conn: Connection, caller: Caller, conversation_id: UUID
 
 
 async def _join(conn: Connection, conversation_id: UUID, caller: Caller) -> Change:
-    """Make the caller, who is no member, one. The conversation is locked."""
+    """Make the caller, who is no member, one. The conversation is locked.
+
+    Whether they are banned is asked behind that, which has locked their row: a ban has ended before, or waits.
+    """
     try:
-        return await conversation_store.insert_member(
+        change = await conversation_store.insert_member(
             conn, conversation_id, caller.user_id, Role.MEMBER, by=caller.user_id
         )
     except conversation_store.UnknownUser:
         raise ChatError("unauthenticated", "There is no such user (any more).") from None
+    await require_not_banned(conn, caller)
+    return change
 
 
 def _digest(token: str) -> bytes:

@@ -105,6 +105,25 @@ async def test_a_user_who_is_gone(memory: Memory) -> None:
     assert (await refused(memory, memory.groups.join_by_link(gone, link.token))).code == "unauthenticated"
 
 
+@pytest.mark.parametrize("way", ["link", "public"])
+async def test_a_banned_user_does_not_join(memory: Memory, way: str) -> None:
+    """From the commit of their ban on, though their connection has not ended yet; the link is not used. They may again
+    when it is lifted."""
+    owner, other = memory.user(), memory.user()
+    group = await public(memory, owner)
+    link = await link_of(memory, owner, group, max_uses=1)
+    memory.tables.bans[other.user_id] = "2999-01-01T00:00:00.000Z"
+
+    async def join() -> bool:
+        if way == "link":
+            return (await memory.groups.join_by_link(other, link.token))[1]
+        return (await memory.groups.join(other, group))[1]
+
+    assert (await refused(memory, join())).code == "banned"
+    del memory.tables.bans[other.user_id]
+    assert await join()
+
+
 async def test_made_once(memory: Memory) -> None:
     """The repeated request has the same link, with another token in place of the first; another request with its key is
     refused; a link that was revoked meanwhile is not made anew."""
@@ -227,7 +246,7 @@ async def test_doubt_is_of_the_conversation(memory: Memory) -> None:
     group = memory.group((owner, OWNER))
     link = await link_of(memory, owner, group)
     memory.database.steps.clear()
-    steps = ["connection", "find", "lock", "member", "welcome", "use", "insert", "room", "outbox", "commit"]
+    steps = ["connection", "find", "lock", "member", "welcome", "use", "insert", "ban", "room", "outbox", "commit"]
     memory.database.fails_at = len(steps)
     with pytest.raises(Exception, match="away"):
         await memory.groups.join_by_link(other, link.token)

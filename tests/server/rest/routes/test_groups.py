@@ -1,10 +1,16 @@
 """REST for joining groups: what a link is, and how often one may try."""
 
 from typing import Any
+from uuid import UUID
 
+import pytest
 import trio
 
+from handlers.text_rules import LAST_TIME
+from store.postgres import conversations, member_bans, moderation
+from store.postgres.connection import Connection
 from tests.site import Site, open_site
+from tests.store.world import wait_for_lock
 
 
 async def group_of(site: Site, token: str, **more: Any) -> str:
@@ -95,3 +101,39 @@ async def test_guessing_is_slow(database: str, redis_url: str, nursery: trio.Nur
             problem = await site.call("POST", "/api/join", {"token": "x"}, token=a, status=429)
             assert problem["code"] == "rate_limited"
         await two.call("POST", "/api/join", {"token": "x"}, token=b, status=404)
+
+
+@pytest.mark.parametrize("banned_from", ["group", "service"])
+@pytest.mark.parametrize("way", ["link", "public"])
+async def test_a_ban_while_somebody_joins(site: Site, database: str, way: str, banned_from: str) -> None:
+    """Who begins to join a group while a ban of theirs is being committed waits for it, and does not come in: neither
+    into the group that keeps them out, nor anywhere while their account is banned. The link is not used."""
+    (_, a), (bob, b) = await site.user("alice"), await site.user("bob")
+    group = await group_of(site, a)
+    await site.call("PUT", f"/api/conversations/{group}", {"isPublic": True}, token=a)
+    link = await site.call("POST", f"/api/conversations/{group}/links", {}, token=a, status=201)
+    refusals: list[str] = []
+
+    async def join() -> None:
+        path = "/api/join" if way == "link" else f"/api/conversations/{group}/join"
+        body = {"token": link["token"]} if way == "link" else None
+        refusals.append((await site.call("POST", path, body, token=b, status=403))["code"])
+
+    async with (
+        await Connection.open(database) as other,
+        await Connection.open(database) as watcher,
+        trio.open_nursery() as nursery,
+        other.transaction(),
+    ):
+        if banned_from == "group":
+            await conversations.lock_conversation(other, UUID(group))
+            await member_bans.put_ban(other, UUID(group), UUID(bob), LAST_TIME, by=UUID(bob))
+        else:
+            await moderation.lock_user_standing(other, UUID(bob))
+            await moderation.update_ban(other, UUID(bob), LAST_TIME)
+        nursery.start_soon(join)
+        await wait_for_lock(watcher)
+    assert refusals == ["kept_out" if banned_from == "group" else "banned"]
+    assert (await site.call("GET", f"/api/conversations/{group}", token=a))["memberCount"] == 1
+    [listed] = (await site.call("GET", f"/api/conversations/{group}/links", token=a))["items"]
+    assert listed["uses"] == 0
