@@ -17,6 +17,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_.+/=:-]{1,64}")
 
 ANY = "*"
 UNIX = "unix"
+MAX_PROXIES = 32  # one behind the other: so many addresses are looked at
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 HOME_PREFIX = 64  # bits of an IPv6 address that belong to one customer, at the least
 
@@ -41,11 +42,12 @@ class Proxies:
         return address is not None and any(address in network for network in self._networks)
 
     def client_address(self, peer: str, forwarded_for: str = "") -> str:
-        """Return the last address in X-Forwarded-For that is not a trusted proxy; `peer` if there is none."""
+        """Return the last address in X-Forwarded-For that is not a trusted proxy, or the first of the
+        MAX_PROXIES last ones; `peer` if there is none."""
         if not forwarded_for or not self.trusts(peer):
             return peer
         address = peer
-        for entry in reversed(forwarded_for.split(",")):
+        for entry in reversed(forwarded_for.rsplit(",", MAX_PROXIES)[-MAX_PROXIES:]):
             found = _parse(entry.strip())
             if found is None:
                 break

@@ -20,6 +20,8 @@ import msgspec
 MAX_HEAD = 16 * 1024  # bytes of request line and headers
 MAX_FIELDS = 128  # lines of headers: what each costs behind us is far more than its bytes
 MAX_PARAMETERS = 128  # of the query: likewise, and everybody who asks for one reads them all
+MAX_NEGOTIATED = 1024  # bytes of a header that says what is sent, or wanted: it is read by the character
+MAX_ITEMS = 256  # of each other header that is read as a list: a browser keeps some 180 cookies
 EMPTY_MAX = 64  # bytes of empty lines before them
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 # A target has no `#`: the fragment is the client's own (RFC 9112, 3.2).
@@ -30,6 +32,8 @@ _ABSOLUTE = re.compile(rb"https?://([^/?#]*+)([^#]*+)", re.IGNORECASE)  # a targ
 _AUTHORITY = re.compile(rb"[^\x00-\x20/?#@\\]*")
 _LENGTH = re.compile(rb"\d{1,18}")
 _SINGLE = frozenset({b"host", b"content-length", b"transfer-encoding", b"sec-websocket-key", b"sec-websocket-version"})
+_NEGOTIATED = (b"accept", b"accept-encoding", b"content-type")
+_LISTS = ((b"cookie", b";"), (b"if-match", b","), (b"if-none-match", b","))
 _UNASKED = frozenset({b"upgrade", b"http2-settings"})  # nothing behind us is to switch to anything
 CHUNKED = -1  # the length of a body that says itself where it ends
 _SHORT = 64  # bytes of a path that is remembered
@@ -117,6 +121,8 @@ def parse_head(data: bytes) -> Head:
     headers = joined(fields)
     if len(headers) < len(fields):
         _require_single(fields)
+    if len(data) > MAX_NEGOTIATED:
+        _require_short(headers)
     if not target.startswith(b"/") and not (target == b"*" and method == b"OPTIONS"):
         target = _origin_form(target, headers, fields)
     if b"host" not in headers:
@@ -191,6 +197,16 @@ def _require_single(fields: Sequence[tuple[bytes, bytes]]) -> None:
     for name in _SINGLE:
         if names.count(name) > 1:
             raise BadRequest(f"The header {name.decode()} is repeated.")
+
+
+def _require_short(headers: dict[bytes, bytes]) -> None:
+    """What is read in Python before anything is known of the client is short; a shorter head is so in any case."""
+    for name in _NEGOTIATED:
+        if len(headers.get(name, b"")) > MAX_NEGOTIATED:
+            raise BadRequest(f"The header {name.decode()} is longer than {MAX_NEGOTIATED} bytes.", 431)
+    for name, between in _LISTS:
+        if headers.get(name, b"").count(between) >= MAX_ITEMS:
+            raise BadRequest(f"The header {name.decode()} has more than {MAX_ITEMS} items.", 431)
 
 
 def _tokens(value: bytes) -> set[bytes]:

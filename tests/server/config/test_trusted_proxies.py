@@ -33,6 +33,23 @@ def test_client_address(peer: str, forwarded: str, client: str) -> None:
     assert TRUSTED.client_address(peer, forwarded) == client
 
 
+def test_many_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many trusted addresses stand one behind the other, so many of them are looked at and no more."""
+    most, parse = trusted_proxies.MAX_PROXIES, trusted_proxies._parse
+    looked_at: list[str] = []
+
+    def count(text: str) -> object:
+        looked_at.append(text)
+        return parse(text)
+
+    monkeypatch.setattr(trusted_proxies, "_parse", count)
+    behind = ", ".join(["10.0.0.2"] * (most - 1))
+    assert TRUSTED.client_address("10.1.2.3", f"203.0.113.9, {behind}") == "203.0.113.9"
+    looked_at.clear()
+    assert TRUSTED.client_address("10.1.2.3", f"203.0.113.9, {'::1,' * 3000}10.0.0.3, {behind}") == "10.0.0.3"
+    assert len(looked_at) <= 1 + 2 * most  # each once by itself, and once for whether it is trusted
+
+
 def test_none_and_all() -> None:
     """Without the setting no peer is trusted; with `*` each is, and the first address in the header counts."""
     assert Proxies([]).client_address("10.1.2.3", "203.0.113.9") == "10.1.2.3"

@@ -105,6 +105,33 @@ def test_many_parameters() -> None:
     assert parsed.query == {f"a{number}": str(number) for number in range(http_head.MAX_PARAMETERS)}
 
 
+@pytest.mark.parametrize(
+    ("name", "item", "between", "most"),
+    [
+        ("Accept", b"a/b", b",", http_head.MAX_NEGOTIATED // 4),  # 1 KiB of them, but for a comma
+        ("Accept-Encoding", b"x;q", b",", http_head.MAX_NEGOTIATED // 4),
+        ("Content-Type", b"a=b", b";", http_head.MAX_NEGOTIATED // 4),
+        ("Cookie", b"a=b", b";", http_head.MAX_ITEMS),
+        ("If-Match", b'"a"', b",", http_head.MAX_ITEMS),
+        ("If-None-Match", b'"a"', b",", http_head.MAX_ITEMS),
+    ],
+)
+def test_many_items(name: str, item: bytes, between: bytes, most: int) -> None:
+    """A header that is read item by item, before its sender is known, has a bound on its items, in however many lines
+    they come; the refusal names it."""
+
+    def lines(*counts: int) -> bytes:
+        values = (between.join([item] * count) for count in counts)
+        fields = b"".join(b"%s: %s\r\n" % (name.encode(), value) for value in values)
+        return b"GET / HTTP/1.1\r\nHost: x\r\n%s\r\n" % fields
+
+    assert name.lower().encode() in parse_head(lines(most)).headers
+    for counts in ((most + 1,), (most // 2, most // 2 + 2)):
+        with pytest.raises(BadRequest, match=name.lower()) as refused:
+            parse_head(lines(*counts))
+        assert refused.value.status == 431
+
+
 def test_several_lines_of_one_header() -> None:
     """They are one value, in order, as ASGI has them and as a head has them; what may come once may not come twice."""
     fields = [(b"via", b"a"), (b"x", b"1"), (b"via", b"b, c"), (b"via", b"d")]
