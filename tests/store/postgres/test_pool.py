@@ -269,10 +269,16 @@ async def test_a_server_that_says_nothing(
     await nursery.start(proxy.run)
     pool = Pool(database + f" host={tmp_path}", name="test", size=1)
     await nursery.start(pool.run)
+    mine, enter = trio.lowlevel.current_task(), trio.CancelScope.__enter__
+
+    def entered(scope: trio.CancelScope) -> trio.CancelScope:
+        assert trio.lowlevel.current_task() is not mine
+        return enter(scope)
+
     async with pool.connection() as conn:
         await conn.execute("SELECT 1")
         with monkeypatch.context() as patch:
-            patch.setattr("trio.CancelScope.__enter__", None)
+            patch.setattr("trio.CancelScope.__enter__", entered)
             await conn.execute("SELECT 1")
     with pytest.raises(Unavailable, match=r"did not answer within 0\.2 s"):
         async with pool.connection() as conn:
