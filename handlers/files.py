@@ -20,6 +20,7 @@ from handlers.errors import ChatError
 from handlers.idempotency import bind, claim
 from handlers.model import Caller, Once, PresignFile
 from handlers.ports import Connections
+from handlers.standing import require_not_banned
 from handlers.transactions import Transactions
 from store.errors import StoreError, Unavailable
 from store.ids import id_floor, new_id
@@ -129,8 +130,9 @@ class Files:
         return await self._transactions.run(write)
 
     async def _require_room(self, conn: Connection, caller: Caller, size: int) -> None:
-        """In the transaction that makes the file. Raises ChatError: too_large, rate_limited."""
+        """In the transaction that makes the file. Raises ChatError: banned, too_large, rate_limited."""
         found = await store.lock_storage(conn, caller.user_id, datetime.now(UTC) - timedelta(seconds=UPLOAD_SECONDS))
+        await require_not_banned(conn, caller)
         if found.size + size > self._quota:
             sentence = f"Your files have {found.size} of {self._quota} bytes; delete some of them."
             raise ChatError("too_large", sentence)

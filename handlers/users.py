@@ -180,14 +180,17 @@ class Users:
     async def _change(
         self, caller: Caller, change: Callable[[Connection], Awaitable[Account]], if_match: Collection[str] | None
     ) -> Account:
-        """Change the caller's account, if it is still in the version that they have seen."""
-        async with self._pool.connection() as conn:
-            if if_match is None:
-                return await change(conn)
-            async with conn.transaction():
+        """Change the caller's account, if it is still in the version that they have seen.
+
+        Whether they are banned is asked behind that, which has locked their row: a ban has ended before, or waits.
+        """
+        async with self._pool.connection() as conn, conn.transaction():
+            if if_match is not None:
                 found = _found(await store.lock_account(conn, caller.user_id))
                 preconditions.require(if_match, preconditions.of_account(found), "user")
-                return await change(conn)
+            changed = await change(conn)
+            await standing.require_not_banned(conn, caller)
+            return changed
 
     async def delete(self, caller: Caller | None, user_id: UUID, *, by_application: bool = False) -> None:
         """Erase a user: the caller, or any user for an administrator, an application or an operator, who is None. Their

@@ -16,10 +16,14 @@ from handlers.model import (
     ChangeUserRole,
     Client,
     CreateConversation,
+    CreateReport,
     Identity,
+    PresignFile,
     RenameUser,
     Restrict,
     UpdateConversation,
+    UpdateStatus,
+    UpdateUser,
 )
 from handlers.standing import banned_until_ms
 from store import model
@@ -117,6 +121,10 @@ BY_OWNERS: dict[str, Callable[[Memory, Caller, UUID, UUID, UUID], Awaitable[obje
     ),
     "remove": lambda memory, who, group, said, other: memory.conversations.remove_member(who, group, other),
     "mute": lambda memory, who, group, said, other: memory.member_moderation.mute(who, group, other, Restrict()),
+    "profile": lambda memory, who, group, said, other: memory.users.update(who, UpdateUser("another")),
+    "status": lambda memory, who, group, said, other: memory.users.update_status(who, UpdateStatus("Busy", "text")),
+    "report": lambda memory, who, group, said, other: memory.reports.create(who, CreateReport("Spam", None, other)),
+    "upload": lambda memory, who, group, said, other: memory.files.presign(who, PresignFile("a.txt", "text/plain", 1)),
 }
 
 

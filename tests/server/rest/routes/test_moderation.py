@@ -2,12 +2,17 @@
 
 from uuid import UUID
 
+import pytest
 import trio
 
+from handlers.text_rules import LAST_TIME
 from loadtest.client import HubClient
 from server.identity.access_tokens import mint_token
+from store.postgres import moderation
+from store.postgres.connection import Connection
 from tests import transports
 from tests.site import Site
+from tests.store.world import wait_for_lock
 from tests.waiting import wait_until
 
 
@@ -59,6 +64,33 @@ async def test_banned(site: Site) -> None:
     await site.call("DELETE", path + "?reason=mistake", token=admin)
     assert (await site.call("GET", f"/api/users/{other}", token=token))["id"] == other
     await site.call("POST", "/auth/refresh", {"refreshToken": user["refreshToken"]})
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("/api/users/me", {"displayName": "another"}), ("/api/users/status", {"status": "Busy"})]
+)
+async def test_a_ban_while_somebody_writes(site: Site, database: str, path: str, body: dict[str, str]) -> None:
+    """Who changes what all see of them while a ban of theirs is being committed waits for it, and is refused."""
+    user_id, token = await site.user("user")
+    _, other_token = await site.user("other")
+    before = await site.call("GET", f"/api/users/{user_id}", token=other_token)
+    refusals: list[str] = []
+
+    async def change() -> None:
+        refusals.append((await site.call("PUT", path, body, token=token, status=403))["code"])
+
+    async with (
+        await Connection.open(database) as other,
+        await Connection.open(database) as watcher,
+        trio.open_nursery() as nursery,
+        other.transaction(),
+    ):
+        await moderation.lock_user_standing(other, UUID(user_id))
+        await moderation.update_ban(other, UUID(user_id), LAST_TIME)
+        nursery.start_soon(change)
+        await wait_for_lock(watcher)
+    assert refusals == ["banned"]
+    assert await site.call("GET", f"/api/users/{user_id}", token=other_token) == before
 
 
 async def end_of(client: HubClient) -> str:
