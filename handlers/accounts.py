@@ -22,7 +22,7 @@ from handlers.ports import Connections
 from handlers.refresh_tokens import RefreshTokens
 from handlers.transactions import Transactions
 from store.ids import new_id, timestamp
-from store.model import Account, Act, Change, Session
+from store.model import Account, Act, Change, Session, UserRole
 from store.postgres import accounts as store
 from store.postgres import audit, users
 from store.postgres.connection import Connection
@@ -125,11 +125,15 @@ class Accounts:
 
     # -- for applications --------------------------------------------------------------------------
 
-    async def grant(self, user_id: UUID, seconds: int, client: Client) -> GrantedToken:
-        """Begin a session that lasts as long as its one access token. Raises ChatError: not_found, banned."""
+    async def grant(self, user_id: UUID, seconds: int, client: Client, *, admin: Caller | None = None) -> GrantedToken:
+        """Begin a session that lasts as long as its one access token. Raises ChatError: not_found, banned, forbidden.
+
+        Here and below, `admin` asks for it; None is an application.
+        """
         session_id = new_id()
 
         async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
+            await standing.require_role(conn, admin, UserRole.ADMINISTRATOR)
             _, _, banned_until = await users.fetch_standing(conn, user_id, None)
             if banned_until is not None:
                 raise standing.banned(timestamp(banned_until))
@@ -143,20 +147,22 @@ class Accounts:
         token, expires_in = self._mint(user_id, session_id, seconds)
         return GrantedToken(token, expires_in, session_id, user_id)
 
-    async def end_all(self, user_id: UUID, *, actor_id: UUID | None, by: str) -> None:
+    async def end_all(self, user_id: UUID, *, admin: Caller | None, by: str) -> None:
         """End the sessions that a user has now, and their connections on every instance (P9).
 
-        `by` says in the audit log what did it. Raises ChatError("not_found"). Of very many sessions most are ended
-        before, a piece at a time: should that break off, it is done again.
+        `by` says in the audit log what did it. Of very many sessions most are ended before, a piece at a time: should
+        that break off, it is done again. Raises ChatError: not_found, forbidden.
         """
 
         async def require(conn: Connection) -> None:
             if await users.lock_account(conn, user_id) is None:
                 raise permissions.not_found("user")
+            await standing.require_role(conn, admin, UserRole.ADMINISTRATOR)
 
         async def write(conn: Connection) -> tuple[None, Personal | None]:
             await require(conn)
             await standing.end_sessions_left(conn, user_id)
+            actor_id = None if admin is None else admin.user_id
             entry_id = await audit.insert_audit(conn, Act.SESSIONS_ENDED, actor_id, user_id=user_id, detail=by)
             return None, moderated(user_id, ENDED, entry_id)
 

@@ -1,7 +1,7 @@
 """Users that an application brings: it knows them by ids of its own.
 
 Owns what an external id is, and that one id is one user, however many requests name it at once. Whether an application
-may do this is decided before (`server.rest.key_access`).
+may do this is decided before (`server.rest.key_access`); whether an administrator may, in the transaction that writes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,12 +14,12 @@ from msgspec import UNSET
 from handlers import permissions, standing, text_rules
 from handlers.accounts import make_user
 from handlers.errors import ChatError
-from handlers.model import Identity, ProvisionedUser, ProvisionUser, UpdateUser
+from handlers.model import Caller, Identity, ProvisionedUser, ProvisionUser, UpdateUser
 from handlers.ports import Connections
 from handlers.transactions import Transactions
 from handlers.users import USERNAME_RULE, check_profile
 from store.ids import new_id, timestamp
-from store.model import Account, Change
+from store.model import Account, Change, UserRole
 from store.postgres import external_ids as store
 from store.postgres import users
 from store.postgres.connection import Connection
@@ -35,14 +35,18 @@ class Provisioning:
         self._pool = pool
         self._transactions = transactions
 
-    async def put(self, external_id: str, request: ProvisionUser) -> tuple[Account, bool]:
+    async def put(
+        self, external_id: str, request: ProvisionUser, *, admin: Caller | None = None
+    ) -> tuple[Account, bool]:
         """Create the user, or change their profile: (the user, whether they are new). Safe to repeat.
 
-        A user who was erased is made anew, without anything of before: the application asks for them.
+        A user who was erased is made anew, without anything of before: the application asks for them. Here and below,
+        `admin` is an administrator who does so instead of one.
         """
         check(external_id, request)
 
         async def write(conn: Connection) -> tuple[tuple[Account, bool], Sequence[Change]]:
+            await standing.require_role(conn, admin, UserRole.ADMINISTRATOR)
             return await self._put(conn, external_id, request), ()
 
         account, is_new = await self._transactions.run(write)
@@ -50,13 +54,14 @@ class Provisioning:
             log.info("user_provisioned", user=str(account.id))
         return account, is_new
 
-    async def put_all(self, requests: Sequence[ProvisionedUser]) -> list[Account]:
+    async def put_all(self, requests: Sequence[ProvisionedUser], *, admin: Caller | None = None) -> list[Account]:
         """The same for several users: all of them, or none. Safe to repeat. One that comes twice is changed twice."""
         for number, request in enumerate(requests):
             with _naming(number):
                 check(request.external_id, request)
 
         async def write(conn: Connection) -> tuple[tuple[list[Account], int], Sequence[Change]]:
+            await standing.require_role(conn, admin, UserRole.ADMINISTRATOR)
             made: dict[int, Account] = {}
             new = 0
             # In one order, whatever the request's: two of them that have users in common wait, and do not deadlock.

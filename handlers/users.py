@@ -30,6 +30,7 @@ from store.redis.inbox_entries import disconnection_of
 
 REGISTRATION_KEY = 22  # characters an Idempotency-Key must have: 128 random bits in base64
 REGISTRATION_WINDOW = 600.0  # seconds in which such a request may come again
+REGISTRATION_CLOSED = "Registration is not open here."
 MAX_QUERY = 128  # characters of a search
 USERNAME_RULE = "1 to 64 letters, digits and any of . _ - @ + or inner spaces, with a letter, digit or _ at both ends"
 
@@ -56,11 +57,13 @@ class Users:
         async with self._pool.connection() as conn:
             return await standing.has_role(conn, caller, UserRole.ADMINISTRATOR)
 
-    async def create(self, request: CreateUser, once: Once | None = None) -> Account:
+    async def create(self, request: CreateUser, once: Once | None = None, *, admin: Caller | None = None) -> Account:
         """Create a user, or return the one that the same request created just before.
 
         The caller is not authenticated yet, and the answer has tokens: only the key distinguishes a client that
         repeats its request from a stranger. So the key must not be guessable, and it is good for a short time only.
+
+        `admin` creates a user where registration is closed, if they still are an administrator.
         """
         if once is not None and len(once.key) < REGISTRATION_KEY:
             sentence = f"at least {REGISTRATION_KEY} characters, chosen at random"
@@ -77,6 +80,8 @@ class Users:
         user_id = new_id()
 
         async def write(conn: Connection) -> tuple[Account, Sequence[Change]]:
+            if admin is not None and not await standing.has_role(conn, admin, UserRole.ADMINISTRATOR):
+                raise ChatError("registration_closed", REGISTRATION_CLOSED)
             earlier = await claim(conn, REGISTRATION_SCOPE, once, user_id)
             if earlier is not None:
                 if id_ms(user_id) - id_ms(earlier) > REGISTRATION_WINDOW * 1000:

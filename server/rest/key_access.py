@@ -16,6 +16,7 @@ from quart import g, request
 
 from handlers.api_keys import Grant, require_scope
 from handlers.errors import ChatError
+from handlers.model import Caller
 from handlers.provisioning import Provisioning
 from handlers.users import Users
 from server.rest.requests import caller
@@ -179,10 +180,14 @@ def is_application() -> bool:
     return g.get("grant") is not None
 
 
-async def require_application(users: Users) -> None:
-    """Let applications pass, and administrators, who may do what applications may. Raises ChatError("forbidden")."""
-    if not (is_application() or await users.is_administrator(caller())):
+async def require_application(users: Users) -> Caller | None:
+    """Let applications pass, and administrators, who may do what applications may. Return the administrator: the
+    transaction that writes looks up their role once more. Raises ChatError("forbidden")."""
+    if is_application():
+        return None
+    if not await users.is_administrator(caller()):
         raise ChatError("forbidden", "This is for applications: send an API key.")
+    return caller()
 
 
 def acting_as() -> str:

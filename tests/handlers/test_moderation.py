@@ -272,7 +272,7 @@ async def test_very_many_sessions_end(memory: Memory, monkeypatch: pytest.Monkey
     if act == "moderator":
         await memory.moderation.end_sessions(moderator, user.user_id, "why")
     else:
-        await memory.accounts.end_all(user.user_id, actor_id=None, by="an application")
+        await memory.accounts.end_all(user.user_id, admin=None, by="an application")
     assert sizes == [3, 3, 3, 2] and memory.database.steps.count("commit") == 5
     assert len(memory.publisher.published) == 1
     for ended in tokens:

@@ -1,13 +1,16 @@
 """handlers.provisioning: one external id is one user, and what an application says of them is what is kept."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
+from uuid import UUID
 
 import pytest
 from msgspec.structs import replace
 
 from handlers.errors import ChatError
-from handlers.model import ProvisionedUser, ProvisionUser
+from handlers.model import Caller, Client, CreateUser, ProvisionedUser, ProvisionUser
 from handlers.provisioning import own
+from store.model import UserRole
 from tests.handlers.memory import Act, Memory, at_every_step, refused
 
 ADA = ProvisionUser(display_name="Ada Lovelace", email="ada@example.org", avatar_url="https://example.org/a.png")
@@ -105,6 +108,30 @@ async def test_who_was_erased(memory: Memory) -> None:
             await own(conn, "42", revives=False)
     again, is_new = await memory.provisioning.put("42", ProvisionUser(display_name="Ada"))
     assert is_new and again.id != ada.id and again.email is None
+
+
+BY_ADMINISTRATORS: dict[str, Callable[[Memory, Caller, UUID], Awaitable[object]]] = {
+    "put": lambda memory, admin, user: memory.provisioning.put("42", ADA, admin=admin),
+    "batch": lambda memory, admin, user: memory.provisioning.put_all(
+        [ProvisionedUser("ada", external_id="42")], admin=admin
+    ),
+    "mint": lambda memory, admin, user: memory.accounts.grant(user, 60, Client(), admin=admin),
+    "end sessions": lambda memory, admin, user: memory.accounts.end_all(user, admin=admin, by="an administrator"),
+    "create": lambda memory, admin, user: memory.users.create(CreateUser("ada"), admin=admin),
+}
+
+
+@pytest.mark.parametrize("name", list(BY_ADMINISTRATORS))
+async def test_administrators(memory: Memory, name: str) -> None:
+    """The transaction that writes looks up their role, whatever was found before: one that was revoked meanwhile, or is
+    a lower one, does nothing."""
+    admin, user = memory.user(), memory.user()
+    for role in (UserRole.USER, UserRole.MODERATOR):
+        memory.tables.roles[admin.user_id] = role
+        error = await refused(memory, BY_ADMINISTRATORS[name](memory, admin, user.user_id))
+        assert error.code == ("registration_closed" if name == "create" else "forbidden")
+    memory.tables.roles[admin.user_id] = UserRole.ADMINISTRATOR
+    await BY_ADMINISTRATORS[name](memory, admin, user.user_id)
 
 
 async def test_for_whom(memory: Memory) -> None:

@@ -11,9 +11,9 @@ from handlers.accounts import Accounts
 from handlers.model import TOKEN_SECONDS, Client, GrantedToken, MintToken, ProvisionUser, ProvisionUsers
 from handlers.provisioning import Provisioning
 from handlers.users import Users
-from server.rest.key_access import acting_as, is_application, require_application
+from server.rest.key_access import acting_as, require_application
 from server.rest.operations import UNUSED_KEY, Answer, done, operation
-from server.rest.requests import address, answer, caller, idempotency_key, nothing, path_id
+from server.rest.requests import address, answer, idempotency_key, nothing, path_id
 from store.model import Account, Wire
 
 log = structlog.get_logger("parley.provisioning")
@@ -44,8 +44,8 @@ def blueprint(provisioning: Provisioning, accounts: Accounts, users: Users) -> B
         Without a username one is made of the display name; it stays what it is from then on. A user who was erased is
         made anew, as another user.
         """
-        await require_application(users)
-        account, is_new = await provisioning.put(external_id, data)
+        admin = await require_application(users)
+        account, is_new = await provisioning.put(external_id, data, admin=admin)
         response = shown(account, 201 if is_new else 200)
         if is_new:
             response.headers["Location"] = f"/api/users/{account.id}"
@@ -67,9 +67,9 @@ def blueprint(provisioning: Provisioning, accounts: Accounts, users: Users) -> B
     )
     async def put_all(data: ProvisionUsers) -> Response:
         """Create or change up to 100 users: all of them, or none. Safe to repeat."""
-        await require_application(users)
+        admin = await require_application(users)
         idempotency_key()
-        return answer(Provisioned(tuple(await provisioning.put_all(data.users))))
+        return answer(Provisioned(tuple(await provisioning.put_all(data.users, admin=admin))))
 
     @routes.post("/<id:user_id>/tokens")
     @operation(
@@ -83,10 +83,10 @@ def blueprint(provisioning: Provisioning, accounts: Accounts, users: Users) -> B
 
         It cannot be refreshed: mint another. It is a session of the user's, which they may end, too.
         """
-        await require_application(users)
+        admin = await require_application(users)
         idempotency_key()
         seconds = data.expires_in_seconds or TOKEN_SECONDS
-        granted = await accounts.grant(path_id(user_id), seconds, Client(acting_as(), address()))
+        granted = await accounts.grant(path_id(user_id), seconds, Client(acting_as(), address()), admin=admin)
         log.info("token_minted", user=user_id, session=str(granted.session_id), seconds=seconds, by=acting_as())
         return answer(granted, 201)
 
@@ -94,9 +94,8 @@ def blueprint(provisioning: Provisioning, accounts: Accounts, users: Users) -> B
     @operation(done("The user's sessions are over, and their connections closed."), refuses=("forbidden",))
     async def end_all(user_id: str) -> Response:
         """End all sessions of a user, on every instance. Safe to repeat."""
-        await require_application(users)
-        actor_id = None if is_application() else caller().user_id
-        await accounts.end_all(path_id(user_id), actor_id=actor_id, by=acting_as())
+        admin = await require_application(users)
+        await accounts.end_all(path_id(user_id), admin=admin, by=acting_as())
         log.info("sessions_ended", user=user_id, by=acting_as())
         return nothing()
 

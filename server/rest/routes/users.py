@@ -11,8 +11,8 @@ from handlers.accounts import Accounts
 from handlers.conversations import Conversations
 from handlers.errors import ChatError
 from handlers.export import EXPORT_SECONDS, Export
-from handlers.model import CreateUser, UpdatePrivacy, UpdateStatus, UpdateUser
-from handlers.users import MAX_QUERY, Users
+from handlers.model import Caller, CreateUser, UpdatePrivacy, UpdateStatus, UpdateUser
+from handlers.users import MAX_QUERY, REGISTRATION_CLOSED, Users
 from handlers.users import REGISTRATION_KEY as REGISTRATION_KEY_LENGTH
 from server.config.settings import Settings
 from server.identity.access_tokens import Verifier
@@ -88,15 +88,16 @@ def blueprint(
 ) -> Blueprint:
     routes = Blueprint("users", __name__, url_prefix="/api/users")
 
-    async def _require_registration() -> None:
+    async def _require_registration() -> Caller | None:
+        """Return the administrator whose role decides."""
         if settings.registration == "open":
-            return
+            return None
         if settings.registration == "closed" and "Authorization" in request.headers:
             known = await verifier.verify(bearer())
             await users.require(known)
             if await users.is_administrator(known):
-                return
-        raise ChatError("registration_closed", "Registration is not open here.")
+                return known
+        raise ChatError("registration_closed", REGISTRATION_CLOSED)
 
     def shown(account: Account) -> Response:
         return answer(account, version=preconditions.of_account(account))
@@ -114,8 +115,8 @@ def blueprint(
 
         If registration is closed, only administrators can create users, and the answer has no tokens.
         """
-        await _require_registration()
-        account = await users.create(data, await once())
+        admin = await _require_registration()
+        account = await users.create(data, await once(), admin=admin)
         registered = Registered(**msgspec.structs.asdict(account))
         if settings.registration == "open":
             tokens = await accounts.begin(account.id, client())

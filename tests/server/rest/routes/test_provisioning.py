@@ -14,8 +14,11 @@ from handlers.api_keys import issue
 from loadtest.client import ClientError, connect
 from server.identity.access_tokens import mint_token
 from store.ids import new_id
-from store.postgres import api_keys
+from store.model import UserRole
+from store.postgres import api_keys, moderation
+from store.postgres.connection import Connection
 from tests.site import Site, open_site
+from tests.store.world import wait_for_lock
 
 BY_ID = "/api/users/by-external-id/"
 
@@ -141,6 +144,27 @@ async def test_administrators_may_do_it_too(site: Site) -> None:
         ("DELETE", f"/api/users/{alice}/tokens", None),
     ):
         assert (await site.call(method, path, body, token=token, status=403))["code"] == "forbidden"
+
+
+async def test_a_role_that_is_revoked_meanwhile(site: Site, database: str) -> None:
+    """An administrator who waits for the user while their own role is revoked ends no sessions: it counts from the
+    commit on."""
+    (alice, a), (bob, b) = await site.user("alice"), await site.user("bob")
+    refusals: list[str] = []
+
+    async def end_sessions() -> None:
+        problem = await site.call("DELETE", f"/api/users/{bob}/tokens", token=a, status=403)
+        refusals.append(problem["code"])
+
+    async with await Connection.open(database) as other, await Connection.open(database) as watcher:
+        await moderation.update_user_role(other, UUID(alice), UserRole.ADMINISTRATOR)
+        async with trio.open_nursery() as nursery, other.transaction():
+            await moderation.lock_user_standing(other, UUID(bob))
+            nursery.start_soon(end_sessions)
+            await wait_for_lock(watcher)
+            await moderation.update_user_role(watcher, UUID(alice), UserRole.USER)
+    assert refusals == ["forbidden"]
+    assert (await site.call("GET", "/api/users/me", token=b))["id"] == bob
 
 
 async def test_erased_and_exported(site: Site) -> None:
