@@ -33,7 +33,13 @@ _AUTHORITY = re.compile(rb"[^\x00-\x20/?#@\\]*")
 _LENGTH = re.compile(rb"\d{1,18}")
 _SINGLE = frozenset({b"host", b"content-length", b"transfer-encoding", b"sec-websocket-key", b"sec-websocket-version"})
 _NEGOTIATED = (b"accept", b"accept-encoding", b"content-type")
-_LISTS = ((b"cookie", b";"), (b"if-match", b","), (b"if-none-match", b","))
+_LISTS = {
+    b"access-control-request-headers": b",",
+    b"cookie": b";",
+    b"if-match": b",",
+    b"if-none-match": b",",
+    b"range": b",",
+}
 _UNASKED = frozenset({b"upgrade", b"http2-settings"})  # nothing behind us is to switch to anything
 CHUNKED = -1  # the length of a body that says itself where it ends
 _SHORT = 64  # bytes of a path that is remembered
@@ -204,7 +210,7 @@ def _require_short(headers: dict[bytes, bytes]) -> None:
     for name in _NEGOTIATED:
         if len(headers.get(name, b"")) > MAX_NEGOTIATED:
             raise BadRequest(f"The header {name.decode()} is longer than {MAX_NEGOTIATED} bytes.", 431)
-    for name, between in _LISTS:
+    for name, between in _LISTS.items():
         if headers.get(name, b"").count(between) >= MAX_ITEMS:
             raise BadRequest(f"The header {name.decode()} has more than {MAX_ITEMS} items.", 431)
 

@@ -114,6 +114,8 @@ def test_many_parameters() -> None:
         ("Cookie", b"a=b", b";", http_head.MAX_ITEMS),
         ("If-Match", b'"a"', b",", http_head.MAX_ITEMS),
         ("If-None-Match", b'"a"', b",", http_head.MAX_ITEMS),
+        ("Range", b"0-0", b",", http_head.MAX_ITEMS),
+        ("Access-Control-Request-Headers", b"x-y", b",", http_head.MAX_ITEMS),
     ],
 )
 def test_many_items(name: str, item: bytes, between: bytes, most: int) -> None:
