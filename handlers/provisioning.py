@@ -63,12 +63,18 @@ class Provisioning:
         async def write(conn: Connection) -> tuple[tuple[list[Account], int], Sequence[Change]]:
             await standing.require_role(conn, admin, UserRole.ADMINISTRATOR)
             made: dict[int, Account] = {}
-            new = 0
-            # In one order, whatever the request's: two of them that have users in common wait, and do not deadlock.
-            for number in sorted(range(len(requests)), key=lambda one: requests[one].external_id):
+            owned: dict[int, tuple[UUID, bool]] = {}
+            # In one order, whatever the request's: two of them that have users in common wait, and do not deadlock. The
+            # ids are claimed before any user is locked, and the users in the order in which all others lock them.
+            order = sorted(range(len(requests)), key=lambda one: requests[one].external_id)
+            for number in order:
                 with _naming(number):
-                    made[number], is_new = await self._put(conn, requests[number].external_id, requests[number])
-                new += is_new
+                    owned[number] = await own(conn, requests[number].external_id)
+            await store.lock_owners(conn, [user_id for user_id, is_new in owned.values() if not is_new])
+            for number in order:
+                with _naming(number):
+                    made[number] = await _write(conn, requests[number].external_id, *owned[number], requests[number])
+            new = sum(is_new for _, is_new in owned.values())
             return ([made[number] for number in range(len(requests))], new), ()
 
         accounts, new = await self._transactions.run(write)
@@ -134,11 +140,7 @@ class Provisioning:
 
     async def _put(self, conn: Connection, external_id: str, request: ProvisionUser) -> tuple[Account, bool]:
         user_id, is_new = await own(conn, external_id)
-        if not is_new:
-            return await _update(conn, user_id, request), False
-        email, picture = request.email or None, request.avatar_url or None
-        identity = Identity("app", external_id, request.username, request.display_name, email, picture)
-        return await make_user(conn, identity, user_id=user_id, may_differ=request.username is None), True
+        return await _write(conn, external_id, user_id, is_new, request), is_new
 
 
 async def own(conn: Connection, external_id: str, *, revives: bool = True) -> tuple[UUID, bool]:
@@ -162,6 +164,14 @@ async def own(conn: Connection, external_id: str, *, revives: bool = True) -> tu
 
 def _gone() -> ChatError:
     return ChatError("unauthenticated", "There is no such user (any more).")
+
+
+async def _write(conn: Connection, external_id: str, user_id: UUID, is_new: bool, request: ProvisionUser) -> Account:
+    if not is_new:
+        return await _update(conn, user_id, request)
+    email, picture = request.email or None, request.avatar_url or None
+    identity = Identity("app", external_id, request.username, request.display_name, email, picture)
+    return await make_user(conn, identity, user_id=user_id, may_differ=request.username is None)
 
 
 async def _update(conn: Connection, user_id: UUID, request: ProvisionUser) -> Account:

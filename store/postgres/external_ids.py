@@ -5,6 +5,7 @@ their id away; its hash stays, so that it is known to have been theirs.
 """
 
 import hashlib
+from collections.abc import Collection
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +25,12 @@ class Owner(Struct, frozen=True):
 async def fetch_owner(conn: Connection, external_id: str) -> Owner | None:
     row = await (await conn.execute(queries.fetch_external_id, _hashed(external_id))).fetchone()
     return Owner(*row) if row else None
+
+
+async def lock_owners(conn: Connection, user_ids: Collection[UUID]) -> None:
+    """Lock those of these users who are there, in the order in which additions to conversations lock users: who locks
+    them in another one would wait in a circle with who makes them members of a group."""
+    await conn.execute(queries.lock_joining, {"ids": list(user_ids)})
 
 
 async def claim_id(conn: Connection, external_id: str, user_id: UUID) -> bool:

@@ -2053,6 +2053,11 @@ def _fetch_owner(tables: Tables, external_id: str) -> external_ids.Owner | None:
     return tables.external_ids.get(external_id)
 
 
+@stands_for(external_ids.lock_owners)
+def _lock_owners(tables: Tables, user_ids: Collection[UUID]) -> None:
+    return None
+
+
 @stands_for(external_ids.claim_id)
 def _claim_id(tables: Tables, external_id: str, user_id: UUID) -> bool:
     is_new = external_id not in tables.external_ids

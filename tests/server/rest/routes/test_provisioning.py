@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID, uuid4
@@ -15,7 +16,7 @@ from loadtest.client import ClientError, connect
 from server.identity.access_tokens import mint_token
 from store.ids import new_id
 from store.model import UserRole
-from store.postgres import api_keys, moderation
+from store.postgres import api_keys, moderation, queries
 from store.postgres.connection import Connection
 from tests.site import Site, open_site
 from tests.store.world import wait_for_lock
@@ -207,6 +208,28 @@ async def test_one_user_on_two_instances(database: str, redis_url: str, nursery:
                 requests.start_soon(put_all, two, *order)
         assert len({user_id for _, user_id in found}) == 3
         assert [status for status, _ in found].count(201) <= 3 and {status for status, _ in found} <= {200, 201}
+
+
+async def test_users_who_are_added_to_a_group_meanwhile(site: Site, database: str) -> None:
+    """A batch and an addition of the same users do not wait in a circle: a batch locks users as additions do, in the
+    order of their ids, whatever their external ids are."""
+    key = await make_key(site, "users:read", "users:write")
+    first, second = [UUID((await site.call("PUT", f"{BY_ID}{name}", {}, token=key, status=201))["id"]) for name in "ba"]
+    assert first < second
+    body = {"users": [{"externalId": name, "displayName": "Changed"} for name in "ab"]}
+    async with (
+        await Connection.open(database) as other,
+        await Connection.open(database) as watcher,
+        trio.open_nursery() as nursery,
+        other.transaction(),
+    ):
+        await other.execute(queries.lock_joining, {"ids": [first]})
+        nursery.start_soon(partial(site.call, "POST", "/api/users/batch", body, token=key))
+        await wait_for_lock(watcher)
+        await other.execute("SET LOCAL lock_timeout = 1000")
+        await other.execute(queries.lock_joining, {"ids": [second]})
+    for name in "ab":
+        assert (await site.call("GET", f"{BY_ID}{name}", token=key))["displayName"] == "Changed"
 
 
 async def test_a_key_is_no_access_token(site: Site) -> None:
