@@ -10,6 +10,7 @@ import { Backoff, sleep } from "./waiting.js";
 
 const DAY = 24 * 3_600_000; // ms
 const SAFE = 6 * DAY; // after the first attempt: the server keeps a clientMessageId for seven days, and clocks differ
+const PATIENCE = 2000; // ms with the store
 const IN_FRAME = 4096; // bytes; what is larger goes over REST, for a hub message over the limit ends the connection
 
 /**
@@ -270,7 +271,7 @@ export class Outbox {
         if (entry.draft.attemptedAt === null) {
           entry.draft = { ...entry.draft, attemptedAt: Date.now() };
           this.#keep(entry.draft);
-          await this.#host.persistence.flush(); // else one that is killed now would not know of it
+          await this.#kept(); // else one that is killed now would not know of it
           if (!isLive() || this.of(conversationId).find(isWaiting) !== entry) continue;
         }
         try {
@@ -290,6 +291,13 @@ export class Outbox {
     } finally {
       this.#busy.delete(conversationId);
     }
+  }
+
+  /** Until all is written. A store that stands still holds no message up. */
+  async #kept() {
+    const written = new AbortController();
+    const writing = this.#host.persistence.flush().then(() => written.abort());
+    await Promise.race([writing, sleep(PATIENCE, written.signal).catch(() => {})]);
   }
 
   /**

@@ -433,6 +433,23 @@ promise("what was never sent to a server is sent whatever its age", async (serve
   assert.equal(chat.conversations[0].messages.at(-1).status, "sent");
 });
 
+promise("a store that stands still holds no message up", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const store = new MemoryStore();
+  const chat = await connect("a", { store });
+  const write = store.write.bind(store);
+  let goOn = () => {};
+  const gate = new Promise((resolve) => (goOn = resolve));
+  store.write = async (changes) => (await gate, write(changes));
+  try {
+    for (const content of ["one", "other"]) chat.conversations[0].send(content);
+    await until(() => chat.pendingCount === 0);
+    assert.deepEqual(contents(room), ["one", "other"]);
+  } finally {
+    goOn();
+  }
+});
+
 promise("the age of what was sent is as far as clock and store say it", async (server, connect) => {
   const room = server.create("a", ["b"]);
   const store = new MemoryStore();
