@@ -512,7 +512,7 @@ class Settings:
     )
     rate_additions: Rate = RATES.setting(
         RATE,
-        Rate(300, MINUTES),
+        Rate(20_000, HOURS),
         "Users whom one user adds to conversations, and conversations that they begin, on all instances together.",
         more="A conversation counts as one for each user with whom it begins, and at least as one; with more users than"
         " that it begins when nothing of the limit is used. Not what is done for them with an API key.",
