@@ -68,7 +68,7 @@ class Sync:
         self._present: BatchLoader[UUID, Timestamp | None] = BatchLoader(self._fetch_present)
         self._privacy: BatchLoader[UUID, Chosen] = BatchLoader(self._fetch_privacy)
         self._blocks: BatchLoader[UUID, Concerning] = BatchLoader(self._fetch_blocks)
-        self._openings: BatchLoader[Connecting, _Found] = BatchLoader(self._fetch_openings, workers=1)
+        self._openings: BatchLoader[Connecting, _Found] = BatchLoader(self._fetch_openings)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:

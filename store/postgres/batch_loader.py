@@ -17,7 +17,7 @@ from store.errors import Damaged, StoreError, Unavailable
 K = TypeVar("K")
 V = TypeVar("V")
 
-WORKERS = 2  # queries under way at once, as a rule
+WORKERS = 2  # queries under way at once
 _guard = guard("batch_loader")
 
 MAX_KEYS = 2000
@@ -36,18 +36,10 @@ class _Request(Generic[K, V]):
 class BatchLoader(Generic[K, V]):
     """`fetch` maps keys to what was found; a key that is not found is left out."""
 
-    def __init__(
-        self,
-        fetch: Callable[[Collection[K]], Awaitable[Mapping[K, V]]],
-        max_keys: int = MAX_KEYS,
-        *,
-        workers: int = WORKERS,
-    ) -> None:
-        """`max_keys` go into one query; one request is never divided. With one of `workers` more go together, and with
-        several fewer wait for each other."""
+    def __init__(self, fetch: Callable[[Collection[K]], Awaitable[Mapping[K, V]]], max_keys: int = MAX_KEYS) -> None:
+        """`max_keys` go into one query; one request is never divided."""
         self._fetch = fetch
         self._max_keys = max_keys
-        self._workers = workers
         self._waiting: list[_Request[K, V]] = []
         self._idle = trio.lowlevel.ParkingLot()
 
@@ -66,7 +58,7 @@ class BatchLoader(Generic[K, V]):
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Answer for as long as this is not cancelled."""
         async with trio.open_nursery() as nursery:
-            for _ in range(self._workers):
+            for _ in range(WORKERS):
                 nursery.start_soon(self._work)
             task_status.started()
 

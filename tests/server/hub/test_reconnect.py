@@ -23,7 +23,6 @@ from tests.server.hub.test_connection import USER, Transport, World
 PROTOCOL = PROTOCOLS["json"]
 LAST = 3  # stretch of a stream
 STEPS = 50
-WHAT = ["call"] * 6 + ["commit", "commit", "read", "ack", "lose", "cut", "wait", "block", "event"]
 ROUNDS = 400  # until all is answered, at the end
 
 
