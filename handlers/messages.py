@@ -33,8 +33,8 @@ from store.outage import Outage
 from store.postgres import conversations as conversation_store
 from store.postgres import mentions as mention_store
 from store.postgres import messages as store
+from store.postgres.appends import Append, AppendError
 from store.postgres.connection import Connection
-from store.postgres.group_commit import Append, AppendError
 
 MAX_CLIENT_ID = 128  # characters of a clientMessageId
 MAX_PINS = 50  # messages in one conversation

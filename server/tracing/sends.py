@@ -21,7 +21,7 @@ from server.fanout.ephemeral_events import EphemeralEvents
 from server.fanout.rooms import Rooms
 from store.errors import StoreError
 from store.model import Change, Message
-from store.postgres.group_commit import Append, AppendError
+from store.postgres.appends import Append, AppendError
 from store.redis.inbox_entries import Entry, Personal, TraceMark
 
 PARENT = "traceparent"  # W3C Trace Context

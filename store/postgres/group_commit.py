@@ -1,19 +1,20 @@
 """Group commit: every message that waits is written in one transaction, then the next ones are.
 
-Owns the queues, one task and one connection for each lane. There is no artificial delay: a batch is whatever
-was offered while the one before it was being written, so batches grow with the load and a lone message goes at once.
-While there is little to do, batches of one or two messages would only wait for each other: then a spare lane takes what
-comes while the other one writes, of other conversations.
-A conversation has one lane as long as any message of it is under way: they are committed in the order offered.
+Owns the queues, and one task and one connection for each lane. There is no artificial delay: a batch is whatever was
+offered while the batch before it was being written, so batches grow with the load, and a lone message goes at once.
+While there is little to do, batches of one or two messages would only wait for each other. So a *spare lane* takes
+messages of other conversations that are offered while a lane writes such a batch. A conversation stays with one lane as
+long as any message of it is under way, so its messages are committed in the order in which they were offered.
 
 `Append.done` is called exactly once for each message that was offered, with its outcome:
 - the Message, after its commit (for a duplicate: the first message);
-- AppendError: refused, and why;
-- Unavailable: not known to have been written; StoreError: a fault of ours, logged.
+- AppendError: the message was refused, with the reason;
+- Unavailable: it is not known to have been written; StoreError: a defect, which was logged.
 
-A lane that has nothing to do looks now and then whether it could write: it keeps its connection, and sends an empty
-batch through the very statements. So `trouble` knows what a message would meet, also where none has come for an hour
-(`store.postgres.lane_health`). A fault of a page or a file (`store.postgres.damage`) costs the message that needs it.
+An idle lane checks now and then whether it could write: it keeps its connection, and sends an empty batch through the
+same statements. So `trouble` knows what a message would meet, even if none has come for an hour
+(`store.postgres.lane_health`). A fault of a page or a file (`store.postgres.damage`) costs only the messages that need
+it.
 """
 
 import time
@@ -27,18 +28,18 @@ import msgspec
 import psycopg
 import structlog
 import trio
-from msgspec import Struct
 
 from store.defects import guard
 from store.errors import NoRoom, Overloaded, StoreError, Unavailable, Unfit
 from store.histogram import Histogram
 from store.ids import timestamp
-from store.model import Change, Message, MessageStatus, MessageType
+from store.model import Change, Message, MessageStatus
 from store.outage import Outage
-from store.postgres import arrays, damage, disk, durability, message_batch, queries
+from store.postgres import damage, disk, durability, message_batch, queries
+from store.postgres.appends import DUPLICATE, REFUSALS, Append, AppendError
 from store.postgres.connection import Connection, ends_session
 from store.postgres.lane_health import LaneHealth
-from store.postgres.message_batch import Kind, OutcomeUnknown, Packed, Row
+from store.postgres.message_batch import Kind, OutcomeUnknown, Row
 from store.postgres.messages import file_info, message_of
 from store.postgres.partitions import ensure_partitions
 from store.reasons import reason
@@ -56,71 +57,12 @@ RECONNECT_DELAY = 0.1  # seconds; doubles up to a second
 LOOK = 2.0  # seconds between looks of idle lanes whether they could write
 LOOK_WITHIN = 2.0  # seconds for one; a message that comes meanwhile waits for it
 
-ACCEPTED, DUPLICATE = 0, 1
-REFUSALS = {
-    2: "no_conversation",
-    3: "not_a_member",
-    4: "muted",
-    5: "no_reply_target",
-    6: "no_file",
-    7: "no_such_mention",
-    8: "mention_all",
-    9: "posting",
-    10: "slow_mode",
-    11: "unavailable",
-    12: "banned",
-    20: "no_thread",
-    21: "thread_nested",
-    22: "thread_of_system",
-    23: "thread_deleted",
-}
 SENT = MessageStatus.SENT
 REJECTED = (psycopg.DataError, psycopg.IntegrityError, UnicodeEncodeError)  # the message is at fault
 
 _guard = guard("lanes")
 
 log = structlog.get_logger("parley.lanes")
-
-
-class AppendError(Exception):
-    """A message that was refused.
-
-    `code` is one of REFUSALS (no_such_mention: somebody who is mentioned is no member; mention_all: the sender may not
-    mention all; posting: only admins send here; slow_mode: the sender has to wait, for `wait_ms`; muted, banned: until
-    then, since the epoch; unavailable: the other user of a direct conversation has blocked the sender, or is banned;
-    thread_...: what is replied to is a reply itself, a System message, or deleted), or invalid_content (PostgreSQL
-    cannot store it: a NUL character or a lone surrogate).
-    """
-
-    def __init__(self, code: str, wait_ms: int | None = None) -> None:
-        super().__init__(code)
-        self.code = code
-        self.wait_ms = wait_ms
-
-
-Done = Callable[[Message | AppendError | StoreError], None]
-
-
-class Append(Struct, frozen=True):
-    """One message to write. `done` is called once, without awaiting, in order within the conversation.
-
-    `all_up_to`: it mentions all members, which any of them may do where there are so many at most. None: it does not.
-    `thread_id`: it is a reply to this message, shown in the main history only if it is `also_in_conversation`.
-    """
-
-    message_id: UUID
-    conversation_id: UUID
-    sender_id: UUID
-    type: MessageType
-    content: str
-    file_id: UUID | None
-    reply_to_id: UUID | None
-    client_message_id: str | None
-    done: Done
-    mentions: tuple[UUID, ...] = ()
-    all_up_to: int | None = None
-    thread_id: UUID | None = None
-    also_in_conversation: bool = False
 
 
 # Called with a committed batch and when its transaction began and ended (`time.perf_counter`), before any answer.
@@ -138,14 +80,14 @@ class Source(Protocol):
 
 
 class LaneTimes:
-    """Of all lanes: messages in a batch, seconds the oldest of them waited, seconds the batch took to be committed.
-    And how many messages mention members by name only, or all of them."""
+    """What the batches of all lanes took, and how many messages mention anybody."""
 
     def __init__(self) -> None:
-        self.sizes = Histogram(SIZES)
-        self.waits = Histogram()
-        self.commits = Histogram()
-        self.naming = self.to_all = 0
+        self.sizes = Histogram(SIZES)  # messages in a batch
+        self.waits = Histogram()  # seconds that the oldest of them waited
+        self.commits = Histogram()  # seconds from sending a batch to its commit
+        self.naming = 0  # messages that mention members by name only
+        self.to_all = 0  # messages that mention all members
 
 
 class Lanes:
@@ -167,11 +109,14 @@ class Lanes:
         on_fault: OnFault = lambda error: None,
         together: AbstractContextManager[object] | None = None,
     ) -> None:
-        """`has_spare`: one lane more, the spare one. `max_queue` and `max_queue_bytes` (of content) are for each lane.
-        `on_commit` gets the new messages of a batch, after each `done`; `on_doubt` the conversations of a batch whose
-        outcome is unknown. With `outbox`, each batch leaves a row there under its first change's conversation and seq,
-        which its publisher deletes (`store.postgres.outbox`). `on_fault` is called with each of `damage.FAULTS`. The
-        answers of a batch are given, and `on_commit` is called, within `together`."""
+        """Make `count` lanes, and a spare one if `has_spare`.
+
+        `max_queue` (messages), `max_queue_bytes` (of content) and `max_batch` (messages) are for each lane. `on_commit`
+        gets the new messages of a batch, after each `done`. `on_doubt` gets the conversations of a batch whose outcome
+        is unknown, `on_fault` each of `damage.FAULTS`. The answers of a batch are given, and `on_commit` is called,
+        within `together`. With `outbox`, each batch leaves a row there under its first change's conversation and seq,
+        which its publisher deletes (`store.postgres.outbox`).
+        """
         self._max_queue = max_queue
         self._max_queue_bytes = max_queue_bytes
         self._closed = False
@@ -220,8 +165,11 @@ class Lanes:
             lane.wake = None
 
     def _choose(self, home: "_Lane", spare: "_Lane", conversation_id: UUID) -> "_Lane":
-        """The lane that has messages of the conversation under way; or else the spare one, if it is free, and the
-        conversation's own writes something small, and nothing waits for that."""
+        """Return the lane that has messages of the conversation under way, if any.
+
+        Otherwise return the spare lane if it is free, the conversation's own lane is writing a small batch, and nothing
+        waits for that lane; else the conversation's own.
+        """
         if self._spared:
             if spare.queue or spare.writing:
                 return spare if conversation_id in self._spared else home
@@ -285,15 +233,6 @@ class Lanes:
         return [lane.statistics() for lane in self._lanes]
 
 
-def kind_of(appends: Sequence[Append]) -> Kind:
-    """The least that writes all of them. Of none, which tries the database out: one that needs `files`, too."""
-    if any(a.mentions or a.all_up_to is not None or a.thread_id is not None for a in appends):
-        return Kind.FULL
-    if not appends or any(a.file_id is not None or a.reply_to_id is not None for a in appends):
-        return Kind.FILES
-    return Kind.LONE if len(appends) == 1 else Kind.PLAIN
-
-
 class _Faulty(Exception):
     """A defect in the work for one of these messages, before anything was written."""
 
@@ -333,7 +272,7 @@ class _Lane:
         self._max_batch = max_batch
         self._on_commit = on_commit
         self._on_doubt = on_doubt
-        self._outbox = b"\x01" if outbox else b"\x00"
+        self._outbox = outbox
         self._conn: Connection | None = None
         self._written = 0  # batches that were to be written by it, but for those that try it out
         self.batches = self.accepted = self.duplicates = self.refused = self.failed = 0
@@ -435,15 +374,13 @@ class _Lane:
                 rows = await self._commit(part)
             except REJECTED as error:
                 if len(part) > 1:
-                    middle = len(part) // 2
-                    parts += [part[middle:], part[:middle]]
+                    parts += _halves(part)
                 else:
                     log.info("message_rejected", error=type(error).__name__)  # its text quotes the message
                     self._answer(part[0], AppendError("invalid_content"))
             except _Faulty as error:
                 if len(part) > 1:
-                    middle = len(part) // 2
-                    parts += [part[middle:], part[:middle]]
+                    parts += _halves(part)
                 else:
                     self._fail(part, StoreError(str(error)))
             except OutcomeUnknown as error:
@@ -455,8 +392,7 @@ class _Lane:
                 if ends_session(error):
                     self._failed(error, messages=len(part))
                 elif len(part) > 1 and divisions <= MAX_DIVISIONS:
-                    middle = len(part) // 2
-                    parts += [part[middle:], part[:middle]]
+                    parts += _halves(part)
                     continue
                 self.health.met(error, [append.conversation_id for append in part])
                 self._on_fault(error)
@@ -485,7 +421,7 @@ class _Lane:
         try:
             with scope:
                 conn = await self._connected()
-                await message_batch.write(conn, self._pack(()))
+                await message_batch.write(conn, message_batch.pack((), self._outbox))
                 await conn.execute(durability.PROBE)  # an empty batch waits for no standby
                 if room_is_due:
                     await disk.require_room(conn)
@@ -522,7 +458,7 @@ class _Lane:
         one of REJECTED, _Faulty, OutcomeUnknown, another psycopg.Error, or Unavailable; see `_write`.
         """
         try:
-            packed = self._pack(appends)
+            packed = message_batch.pack(appends, self._outbox)
         except REJECTED:
             raise
         except Exception as error:  # nothing was sent yet: whose message it is can be found out
@@ -537,7 +473,7 @@ class _Lane:
                     await conn.replan()
                 rows = await message_batch.write(conn, packed)
                 if not rows and packed.kind is Kind.LONE:
-                    packed = self._pack(appends, Kind.PLAIN)
+                    packed = message_batch.pack(appends, self._outbox, Kind.PLAIN)
                     rows = await message_batch.write(conn, packed)
                 ended = time.perf_counter()
                 self.times.commits.observe(ended - began)
@@ -561,43 +497,6 @@ class _Lane:
                     raise
                 self._hang_up()
         raise AssertionError("unreachable")
-
-    def _pack(self, appends: Sequence[Append], kind: Kind | None = None) -> Packed:
-        """For a statement of this kind, or else for the least that does it. Raises UnicodeEncodeError."""
-        kind = kind_of(appends) if kind is None else kind
-        if kind is Kind.LONE:
-            [a] = appends
-            key = a.client_message_id
-            one = [
-                a.message_id.bytes, a.conversation_id.bytes, a.sender_id.bytes, a.type.value.encode(),
-                a.content.encode(), None if key is None else key.encode(), self._outbox,
-            ]  # fmt: skip
-            return Packed(kind, one[1:2], one)
-        conversation_ids = arrays.pack_uuids([a.conversation_id for a in appends])
-        columns: list[bytes | None] = [
-            arrays.pack_uuids([a.message_id for a in appends]),
-            conversation_ids,
-            arrays.pack_uuids([a.sender_id for a in appends]),
-            arrays.pack_texts([a.type.value for a in appends]),
-            arrays.pack_texts([a.content for a in appends]),
-            arrays.pack_texts([a.client_message_id for a in appends]),
-            self._outbox,
-        ]
-        if kind >= Kind.FILES:
-            columns += (
-                arrays.pack_uuids([a.file_id for a in appends]),
-                arrays.pack_uuids([a.reply_to_id for a in appends]),
-            )
-        if kind is Kind.FULL:
-            named = [(position, user_id) for position, a in enumerate(appends, 1) for user_id in a.mentions]
-            columns += (
-                arrays.pack_numbers([a.all_up_to for a in appends]),
-                arrays.pack_numbers([position for position, _ in named]),
-                arrays.pack_uuids([user_id for _, user_id in named]),
-                arrays.pack_uuids([a.thread_id for a in appends]),
-                arrays.pack_numbers([None if a.thread_id is None else a.also_in_conversation for a in appends]),
-            )
-        return Packed(kind, [conversation_ids], columns)
 
     async def _make_partitions(self, conn: Connection) -> None:
         """`parley migrate` has not run for months: log it, and create the partition here if the role may."""
@@ -770,6 +669,12 @@ class _Lane:
             self._on_doubt({append.conversation_id for append in appends})
         except Exception as error:
             _guard.caught(error, "on_doubt_failed")
+
+
+def _halves(part: Sequence[Append]) -> tuple[Sequence[Append], Sequence[Append]]:
+    """Both halves of a part, the first one last: the next part is taken from the end."""
+    middle = len(part) // 2
+    return part[middle:], part[:middle]
 
 
 def _without_others(message: Message) -> Message:

@@ -1,10 +1,10 @@
-"""One batch of messages on its way into PostgreSQL: parameters packed, one pipeline, one transaction.
+"""One batch of messages on its way into PostgreSQL: packed parameters, one pipeline, one transaction.
 
-Owns the prepared statements of a lane's connection and the exchange on it. `store.postgres.group_commit` decides
-what is in a batch and what its outcome means for whom.
+Owns the prepared statements of a lane's connection, their parameters, and the exchange on it.
+`store.postgres.group_commit` decides what is in a batch, and what its outcome means for each message.
 
 This is the hottest path of the store, so it speaks to libpq directly (through psycopg.pq and the generators that
-psycopg's own cursors use): one network round trip a batch, and arrays in PostgreSQL's binary form.
+psycopg's own cursors use): one network round trip for a batch, and arrays in PostgreSQL's binary form.
 """
 
 from collections.abc import Generator, Sequence
@@ -16,7 +16,8 @@ import psycopg
 from psycopg import generators, pq
 from psycopg.adapt import Transformer
 
-from store.postgres import queries
+from store.postgres import arrays, queries
+from store.postgres.appends import Append
 from store.postgres.arrays import BIGINT_ARRAY, BOOL, TEXT, TEXT_ARRAY, UUID_ARRAY, UUID_TYPE
 from store.postgres.connection import Connection, ends_session
 
@@ -24,14 +25,16 @@ LOCK, LOCK_LONE = b"parley_lane_lock", b"parley_lane_lock_lone"
 
 
 class Kind(IntEnum):
-    """What is in a batch: one message of nothing but text; several such; files, or replies to messages; mentions, or
-    replies in threads. Each has a statement, which writes the kinds before it, too. That of LONE, which is of one
-    message only, writes it if there is nothing to say about it; else it returns no row, and PLAIN is to be tried."""
+    """What the messages of a batch need. Each kind has a statement, which also writes what the kinds before it need.
 
-    LONE = 0
-    PLAIN = 1
-    FILES = 2
-    FULL = 3
+    The statement of LONE writes its message only if nothing is to be said about it (a duplicate, a refusal). Otherwise
+    it writes nothing and returns no row, and PLAIN is tried.
+    """
+
+    LONE = 0  # one message of nothing but text
+    PLAIN = 1  # several of these
+    FILES = 2  # files, or quotations of other messages
+    FULL = 3  # mentions, or replies in threads
 
 
 class Packed(NamedTuple):
@@ -71,22 +74,71 @@ class OutcomeUnknown(psycopg.OperationalError):
 
 
 class Row(NamedTuple):
-    """What became of one message: its outcome (see lane_write_plain), its seq, how far its sender had read before this
-    batch, its file as it stands, the message before the batch (for the first of a conversation), whether the sender
-    hides read receipts (asked if they had not read up to the message), and how long they have to wait (slow mode)."""
+    """What became of one message."""
 
-    outcome: int
-    seq: int | None
-    read_seq: int | None
-    file_key: str | None
+    outcome: int  # see `store.postgres.appends`
+    seq: int | None  # None if it was not written
+    read_seq: int | None  # how far its sender had read before this batch
+    file_key: str | None  # its file as it stands, down to `height`
     file_name: str | None
     file_size: int | None
     file_type: str | None
     width: int | None
     height: int | None
-    previous: UUID | None
-    hides: bool
-    wait_ms: int | None
+    previous: UUID | None  # the message before the batch, with the first of a conversation
+    hides: bool  # whether the sender hides read receipts; looked up if they had not read up to the message
+    wait_ms: int | None  # see `AppendError`
+
+
+def kind_of(appends: Sequence[Append]) -> Kind:
+    """Return the least kind that writes all of these. The empty batch, which tries the database out, uses `files`."""
+    if any(a.mentions or a.all_up_to is not None or a.thread_id is not None for a in appends):
+        return Kind.FULL
+    if not appends or any(a.file_id is not None or a.reply_to_id is not None for a in appends):
+        return Kind.FILES
+    return Kind.LONE if len(appends) == 1 else Kind.PLAIN
+
+
+def pack(appends: Sequence[Append], outbox: bool, kind: Kind | None = None) -> Packed:
+    """Pack a batch for a statement of this kind, or else for the least that writes it. Raises UnicodeEncodeError.
+
+    `outbox`: the batch leaves a row there.
+    """
+    noted = b"\x01" if outbox else b"\x00"
+    kind = kind_of(appends) if kind is None else kind
+    if kind is Kind.LONE:
+        [a] = appends
+        key = a.client_message_id
+        one = [
+            a.message_id.bytes, a.conversation_id.bytes, a.sender_id.bytes, a.type.value.encode(),
+            a.content.encode(), None if key is None else key.encode(), noted,
+        ]  # fmt: skip
+        return Packed(kind, one[1:2], one)
+    conversation_ids = arrays.pack_uuids([a.conversation_id for a in appends])
+    columns: list[bytes | None] = [
+        arrays.pack_uuids([a.message_id for a in appends]),
+        conversation_ids,
+        arrays.pack_uuids([a.sender_id for a in appends]),
+        arrays.pack_texts([a.type.value for a in appends]),
+        arrays.pack_texts([a.content for a in appends]),
+        arrays.pack_texts([a.client_message_id for a in appends]),
+        noted,
+    ]
+    if kind >= Kind.FILES:
+        columns += (
+            arrays.pack_uuids([a.file_id for a in appends]),
+            arrays.pack_uuids([a.reply_to_id for a in appends]),
+        )
+    if kind is Kind.FULL:
+        named = [(position, user_id) for position, a in enumerate(appends, 1) for user_id in a.mentions]
+        columns += (
+            arrays.pack_numbers([a.all_up_to for a in appends]),
+            arrays.pack_numbers([position for position, _ in named]),
+            arrays.pack_uuids([user_id for _, user_id in named]),
+            arrays.pack_uuids([a.thread_id for a in appends]),
+            arrays.pack_numbers([None if a.thread_id is None else a.also_in_conversation for a in appends]),
+        )
+    return Packed(kind, [conversation_ids], columns)
 
 
 async def prepare(conn: Connection) -> None:

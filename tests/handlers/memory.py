@@ -114,10 +114,10 @@ from store.postgres import (
     users,
     webhooks,
 )
+from store.postgres.appends import Append
 from store.postgres.connection import Connection
 from store.postgres.conversations import Head
 from store.postgres.files import Facts, File, Storage
-from store.postgres.group_commit import Append
 from store.redis.inbox_entries import BlockNotice, Personal, Receipt
 from store.search_text import Query
 from store.signing import SigningKeys

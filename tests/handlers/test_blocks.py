@@ -10,7 +10,7 @@ from handlers import blocks
 from handlers.model import AddMember, BanUser, Caller, CreateConversation
 from store.ids import new_id
 from store.model import Role, UserStatus
-from store.postgres.group_commit import AppendError
+from store.postgres.appends import AppendError
 from store.redis.inbox_entries import BlockNotice
 from tests.handlers.memory import Memory, refused
 

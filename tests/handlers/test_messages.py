@@ -16,7 +16,7 @@ from handlers.rate_limits import Limiter, Rate
 from store.errors import Overloaded, StoreError, Unavailable
 from store.ids import new_id
 from store.model import Message, Role
-from store.postgres.group_commit import AppendError
+from store.postgres.appends import AppendError
 from store.postgres.messages import PAGE_BYTES
 from tests.handlers.memory import NOW, Act, Database, Memory, nothing_half_done, refused
 

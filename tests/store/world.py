@@ -10,8 +10,9 @@ from store.errors import StoreError
 from store.ids import new_id
 from store.model import Change, Message, MessageType
 from store.postgres import conversations, users
+from store.postgres.appends import Append, AppendError
 from store.postgres.connection import Connection
-from store.postgres.group_commit import MAX_QUEUE_BYTES, Append, AppendError, Lanes, Source
+from store.postgres.group_commit import MAX_QUEUE_BYTES, Lanes, Source
 from tests.waiting import wait_until
 
 WAIT = 60.0  # seconds before a test that waits in vain fails

@@ -19,6 +19,7 @@ import server.fanout.receipts
 import server.instance
 import store.postgres.api_keys
 import store.postgres.clock
+import store.postgres.message_batch
 import store.postgres.moderation
 import store.postgres.outbox
 import store.postgres.search
@@ -48,7 +49,8 @@ from server.transport.websocket import Connection
 from server.webhooks.unread import Devices, UnreadScanner
 from store.defects import counts, guard
 from store.histogram import Histogram
-from store.postgres.group_commit import Append, Lanes, _Lane
+from store.postgres.appends import Append
+from store.postgres.group_commit import Lanes
 from store.postgres.pool import Pool
 from store.receipts import ReceiptStreams
 from store.redis.client import Redis
@@ -357,7 +359,7 @@ def is_binary(encoding: Encoding, *rest: Any, **options: Any) -> bool:
     return encoding.protocol.binary
 
 
-def several(lane: Any, appends: Any) -> bool:
+def several(appends: Any, *rest: Any) -> bool:
     return len(appends) >= TOGETHER
 
 
@@ -368,7 +370,7 @@ FAULTS = [
     Fault("websockets", Connection, "_read", ping, of_carol=True),
     Fault("rooms", server.fanout.delivery, "encode_change", chat, is_binary),
     Fault("lanes", Delivery, "publish", chat),
-    Fault("lanes", _Lane, "_pack", chat_together, several),
+    Fault("lanes", store.postgres.message_batch, "pack", chat_together, several),
     Fault("reactions", Reactions, "_write", react),
     Fault("threads", Threads, "_show", change_a_root),
     Fault("thread_updates", Threads, "states", follow),

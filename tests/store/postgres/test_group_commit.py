@@ -22,8 +22,9 @@ from store.ids import new_id
 from store.model import Change, FileInfo, GroupDetails, Message, MessageStatus, Posting, Role
 from store.postgres import conversations, lane_health, message_batch, messages, queries, reactions
 from store.postgres import group_commit as lanes
+from store.postgres.appends import Append, AppendError
 from store.postgres.connection import Connection
-from store.postgres.group_commit import Append, AppendError, Lanes
+from store.postgres.group_commit import Lanes
 from store.postgres.message_batch import Kind, Packed
 from store.postgres.pool import Pool
 from store.postgres.sessions import Connector
@@ -61,12 +62,12 @@ async def start_proxied(database: str, cluster: Cluster, tmp_path: Path, nursery
 @pytest.fixture(params=Kind, ids=lambda kind: kind.name)
 def any_statement(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every batch is written by a statement of this kind, or by what its messages need: what they mean is the same."""
-    kind_of, least = lanes.kind_of, Kind(request.param)
+    kind_of, least = message_batch.kind_of, Kind(request.param)
 
     def at_least(appends: Sequence[Append]) -> Kind:
         return max(kind_of(appends), least)
 
-    monkeypatch.setattr(lanes, "kind_of", at_least)
+    monkeypatch.setattr(message_batch, "kind_of", at_least)
 
 
 any_kind = pytest.mark.usefixtures("any_statement")
@@ -89,10 +90,12 @@ def test_kinds() -> None:
     naming = make_append(new_id(), new_id(), Sent(), mentions=[new_id()])
     to_all = make_append(new_id(), new_id(), Sent(), all_up_to=5)
     in_thread = make_append(new_id(), new_id(), Sent(), thread_id=new_id())
-    assert lanes.kind_of([plain]) is Kind.LONE
-    assert lanes.kind_of([plain, plain]) is Kind.PLAIN
-    assert {lanes.kind_of(batch) for batch in ([], [file], [reply], [plain, file])} == {Kind.FILES}
-    assert {lanes.kind_of(batch) for batch in ([naming], [to_all], [in_thread], [file, to_all, plain])} == {Kind.FULL}
+    assert message_batch.kind_of([plain]) is Kind.LONE
+    assert message_batch.kind_of([plain, plain]) is Kind.PLAIN
+    assert {message_batch.kind_of(batch) for batch in ([], [file], [reply], [plain, file])} == {Kind.FILES}
+    assert {message_batch.kind_of(batch) for batch in ([naming], [to_all], [in_thread], [file, to_all, plain])} == {
+        Kind.FULL
+    }
     for more in ("thread", "mention", "files", "reply_to"):
         assert more not in queries.lane_write_lone and more not in queries.lane_write_plain
     assert "thread" not in queries.lane_write and "mention" not in queries.lane_write

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 from handlers.text_rules import LAST_TIME
 from store.model import FOR_EVER
 from store.postgres import conversations, member_bans, users
+from store.postgres.appends import AppendError
 from store.postgres.connection import Connection
-from store.postgres.group_commit import AppendError
 from store.postgres.system_messages import Event, read
 from tests.store.world import Writer, fetch_value, make_group, make_users
 
