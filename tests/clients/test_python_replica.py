@@ -867,8 +867,55 @@ def test_what_was_read_of_a_lost_history_is_not_said() -> None:
     truth.go_back(talk, 1)
     truth.send(OTHER, talk, "instead")
     client.settle()
-    client.replica.marked(found, 6, asked)
+    client.replica.marked(found, 6, 0, asked)
     assert (found.read_seq, found.head, found.unread_count) == (0, 2, 2)
+
+
+def test_what_has_arrived_is_said_of_the_history_that_is_there() -> None:
+    """Neither the number of a lost message, nor its late answer, stands for one that has come in its place."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth)
+    client.settle()
+    found = client.replica.conversations[talk]
+    for number in range(5):
+        truth.send(OTHER, talk, str(number))
+    client.settle()
+    assert found._mark_delivered == 6
+    asked = found._round
+    truth.go_back(talk, 1)
+    truth.send(OTHER, talk, "instead")
+    client.settle()
+    assert found._mark_delivered == 2
+    client.replica.marked(found, 0, 6, asked)
+    assert client.replica.marks() == [found]
+    client.replica.marked(found, 0, 2, found._round)
+    assert client.replica.marks() == []
+
+
+def test_nothing_is_read_that_is_not_there_or_not_shown() -> None:
+    """Nothing beyond what has come; and nothing while the history is read anew."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth)
+    client.settle()
+    found = client.replica.conversations[talk]
+    client.replica.mark_read(found, 100)
+    assert found.read_seq == 1
+    client.replica.marked(found, 1, 0, found._round)
+    for number in range(5):
+        truth.send(OTHER, talk, str(number))
+    client.settle()
+    truth.go_back(talk, 1)
+    truth.send(OTHER, talk, "not yet seen")
+    client.receive(10)
+    assert found._view.is_stale
+    for seq in (6, found.head):
+        client.replica.mark_read(found, seq)
+    client.settle()
+    assert (found._mark_read, found.unread_count) == (0, 2)
+    client.replica.mark_read(found, found.head)
+    assert (found._mark_read, found.unread_count) == (2, 0)
 
 
 def test_mentions_are_counted_apart() -> None:
@@ -1004,6 +1051,28 @@ def test_an_answer_about_a_thread_of_a_lost_history() -> None:
     stale = msgspec.structs.replace(state, is_following=False, version=2)
     client.replica.take_asked(found, root, stale, found._round)
     assert found.is_following(root) and client.replica.next_asked(found) is None
+
+
+def test_a_late_answer_to_what_one_does_with_a_thread() -> None:
+    """It may be of a lost history as well: what the thread is by now is asked."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    root = truth.send(OTHER, talk, "theirs")["id"]
+    client = Client(truth)
+    client.settle()
+    found = client.replica.conversations[talk]
+    asked = client.replica.rounds()
+    truth.send(OTHER, talk, "lost")
+    client.settle()
+    truth.go_back(talk, 2)
+    truth.send(OTHER, talk, "of now")
+    client.settle()
+    state = ThreadState(thread_id=root, conversation_id=talk, is_following=True, version=9)
+    client.replica.set_thread(state, asked)
+    assert not client.replica.take_thread(state, asked)
+    assert client.replica.next_asked(found) == root and not found.is_following(root)
+    client.replica.set_thread(state, client.replica.rounds())
+    assert found.is_following(root)
 
 
 def test_a_resync_before_the_first_answer() -> None:

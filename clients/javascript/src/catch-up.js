@@ -136,7 +136,7 @@ export class CatchUp {
   #deliver(conversation) {
     const { from, events } = this.#waiting.get(conversation.id) ?? { from: null, events: [] };
     this.#waiting.delete(conversation.id);
-    if (from) conversation.attach(from, from.seq + 1);
+    if (from) conversation.onResync(from);
     for (const { wire, isNew } of events) conversation.onMessage(wire, isNew);
   }
 }

@@ -406,10 +406,12 @@ export class Chat extends Emitter {
     /** @type {Thread[]} */
     const found = [];
     for (let cursor = null; ; ) {
+      const isOfNow = this.#asking();
       /** @type {{items: Thread[], next: string | null}} */
       const page = await this.#rest.get("/api/threads", { query: { unread: String(unread), limit: 200, cursor }, signal });
       found.push(...page.items);
-      for (const { root: _, ...state } of page.items) this.#byId.get(state.conversationId)?.onThread(state);
+      for (const { root: _, ...state } of page.items)
+        if (isOfNow(state.conversationId)) this.#byId.get(state.conversationId)?.onThread(state);
       cursor = page.next;
       if (cursor === null) return found;
     }
@@ -815,11 +817,7 @@ export class Chat extends Emitter {
   #onResync({ conversationId, lastSeq, messageId }) {
     const cursor = { seq: lastSeq, messageId };
     if (this.#catchUp?.keepsResync(conversationId, cursor)) return;
-    const isKnown = this.#byId.has(conversationId);
-    const conversation = this.#make(conversationId);
-    if (conversation.isAttached) return conversation.onResync(cursor);
-    conversation.attach(cursor, lastSeq + 1);
-    if (!isKnown) void conversation.refresh();
+    this.#make(conversationId).onResync(cursor);
   }
 
   // -- conversations ------------------------------------------------------------------------------

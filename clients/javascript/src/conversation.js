@@ -808,7 +808,7 @@ export class Conversation extends Emitter {
   }
 
   /**
-   * It could not be caught up with, and goes on from here.
+   * It could not be caught up with, and goes on from here; what is known of it may be lost.
    * @internal
    * @param {Cursor} cursor
    */
@@ -820,10 +820,8 @@ export class Conversation extends Emitter {
     this.#read = this.#delivered = this.#deliveredSaid = 0;
     if (this.#details) this.#details = { ...this.#details, lastSeq: Math.min(this.#details.lastSeq, cursor.seq), lastMessage: null };
     const next = new Timeline(cursor, cursor.seq + 1);
-    if (this.#shown?.messages.length || this.#host.outbox.lowestSent(this.id) < Infinity) {
-      this.#shown ??= next;
-      return this.#readAnew(next);
-    }
+    if (!this.#shown) this.attach(cursor, cursor.seq + 1);
+    if (this.#shown?.messages.length || this.#host.outbox.lowestSent(this.id) < Infinity) return this.#readAnew(next);
     this.#generation++;
     this.#shown = next;
     this.#changed();
@@ -1041,8 +1039,10 @@ export class Conversation extends Emitter {
    * @returns {Promise<ThreadState>}
    */
   async #setThread(method, rootId, what, options) {
+    const round = this.#round;
     const state = await this.#host.rest.request(method, `/api/threads/${rootId}/${what}`, options);
-    this.onThread(state);
+    if (round === this.#round) this.onThread(state);
+    else void this.#askThread(rootId); // it may be of another history
     return state;
   }
 
@@ -1115,7 +1115,8 @@ export class Conversation extends Emitter {
   /** Whether all that is unread is loaded, or known to be nothing. */
   get #isReadCovered() {
     const { readSeq } = this;
-    return readSeq >= 0 && ((this.#shown?.floor ?? Infinity) <= readSeq + 1 || readSeq >= this.head);
+    const isKnown = this.#read > 0 || this.#members.ownRead >= 0;
+    return isKnown && ((this.#shown?.floor ?? Infinity) <= readSeq + 1 || readSeq >= this.head);
   }
 
   /**
@@ -1350,15 +1351,17 @@ export class Conversation extends Emitter {
     this.#isReading = true;
     const { life, settings } = this.#host;
     const pauses = new Backoff(settings.timing.minPause, settings.timing.maxPause);
-    for (let said = 0; this.#read > said && this.#host.isLive(); ) {
-      const seq = this.#read;
+    while (this.#read > 0 && this.#host.isLive()) {
+      const [seq, round] = [this.#read, this.#round];
+      const settle = () => {
+        if (seq === this.#read && round === this.#round) this.#read = 0; // else there is more, or it was of another history
+      };
       try {
         await this.#host.call("MarkRead", [this.id, seq]);
-        said = seq;
-        if (this.#read === said) this.#read = 0;
+        settle();
       } catch (error) {
         const known = asParleyError(error);
-        if (!known.isPassing) this.#read = 0; // it is none of what can be read
+        if (!known.isPassing) settle(); // it is none of what can be read
         else await sleep(pauses.next(known.retryAfterMs), life).catch(() => {});
       }
     }

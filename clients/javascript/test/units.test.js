@@ -614,6 +614,99 @@ promise("a list that was asked for before a history went back is not taken for i
   assert.deepEqual([conversation.readSeq, conversation.unreadCount], [1, 1]);
 });
 
+promise("a Resync of a conversation of which no event has come yet says anew how far one has read", async (server, connect) => {
+  const room = server.create("b", ["c"]);
+  const chat = await connect("a", { markDelivered: false });
+  const say = (content) => server.send("b", { conversationId: room.id, content });
+  for (let n = 0; n < 5; n++) say("lost");
+  server.addMember(room, "b", "a");
+  await until(() => chat.conversations[0]?.readSeq === 7);
+  const [conversation] = chat.conversations;
+  assert.equal(conversation.isAttached, false);
+  server.goBack(room, 2);
+  say("of now");
+  say("of now, too");
+  await until(() => conversation.cursor?.seq === 4);
+  await nap();
+  assert.deepEqual([conversation.readSeq, conversation.unreadCount, conversation.head], [2, 2, 4]);
+});
+
+promise("what was said to be read in a history that is lost does not hide that one reads as much anew", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const [conversation] = (await connect("a", { markDelivered: false })).conversations;
+  const say = (content) => server.send("b", { conversationId: room.id, content });
+  say("lost");
+  await until(() => conversation.unreadCount === 1);
+  const [connection] = server.connections;
+  const { write } = connection;
+  const kept = [];
+  connection.write = (message, ...more) => (message.type === 3 ? kept.push(message) : write.call(connection, message, ...more));
+  conversation.markRead();
+  await until(() => kept.length === 1);
+  server.goBack(room, 1);
+  say("of now");
+  await until(() => !conversation.isResetting && conversation.unreadCount === 1);
+  conversation.markRead();
+  connection.write = write;
+  for (const message of kept) connection.write(message);
+  await until(() => server.unread(room, "a") === 0);
+  await nap();
+  assert.equal(conversation.unreadCount, 0);
+});
+
+promise("what is answered late of a thread is not of a lost history", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const { rest } = server;
+  for (const [method, path, ask] of [
+    ["PUT", (id) => `/api/threads/${id}/following`, (chat, id) => chat.conversations[0].followThread(id)],
+    ["GET", () => "/api/threads", (chat) => chat.threads()],
+  ]) {
+    const root = server.send("b", { conversationId: room.id, content: "root" });
+    server.setThread("a", root, false, 1);
+    const network = new Keeping(server, path(root.id), method);
+    const chat = await connect("a", { fetch: network.fetch });
+    const [conversation] = chat.conversations;
+    server.rest = (user, asked, where, ...more) => {
+      if (asked !== method || where !== path(root.id)) return rest.call(server, user, asked, where, ...more);
+      const state = { ...server.threads.get(`a ${root.id}`), isFollowing: true, version: 2 };
+      return method === "PUT" ? state : { items: [{ ...state, root }], next: null };
+    };
+    network.isArmed = true;
+    const asking = ask(chat, root.id);
+    await network.kept();
+    server.send("b", { conversationId: room.id, content: "lost" });
+    server.goBack(room, room.lastSeq - 1);
+    const reset = conversation.events("reset");
+    server.send("b", { conversationId: room.id, content: "of now" });
+    await reset.next();
+    conversation.isFollowing(root.id);
+    await nap();
+    network.release();
+    await asking;
+    await nap();
+    assert.equal(conversation.isFollowing(root.id), false);
+    await chat.close();
+  }
+});
+
+promise("where it is not known how far one has read, the server's count is what is unread", async (server, connect) => {
+  const room = server.create("b", ["a"]);
+  for (let n = 0; n < 3; n++) server.send("b", { conversationId: room.id, content: String(n) });
+  server.receipt("a", room, "Read", 3);
+  const { view } = server;
+  server.view = (...args) => {
+    const all = view.apply(server, args); // of a large group
+    return { ...all, memberCount: 150, members: all.members.filter(({ userId }) => userId !== "a") };
+  };
+  const [conversation] = (await connect("a", { markDelivered: false })).conversations;
+  while (!conversation.isComplete) await conversation.loadOlder();
+  assert.equal(conversation.unreadCount, 1);
+  server.send("b", { conversationId: room.id, content: "3" });
+  await until(() => conversation.unreadCount === 2);
+  conversation.markRead(4);
+  assert.equal(conversation.unreadCount, 1);
+});
+
 promise("a page that is taken before the answer to Sync, after events that pass it, hides no lost edit", async (server, connect) => {
   const room = server.create("a", ["b"]);
   const { id } = server.send("b", { conversationId: room.id, content: "1" });

@@ -426,9 +426,10 @@ class Chat:
     async def threads(self, *, unread: bool = False) -> list[Thread]:
         """The threads that the user follows, the one with the last reply first; with `unread` those that have replies
         which they have not read. Of the 2,000 with the newest roots."""
+        rounds = self._replica.rounds()
         found = await self._all("/api/threads", Page[Thread], unread="true" if unread else None)
         for one in found:
-            self._replica.take_thread(one)
+            self._replica.take_thread(one, rounds)
         return found
 
     async def set_status(self, status: UserStatus, text: str | None = None) -> None:
@@ -588,8 +589,9 @@ class Chat:
         return await self._rest.get(f"/api/messages/{root_id}/replies", Page[Message], **query)
 
     async def set_thread(self, method: str, root_id: str, *arguments: Any) -> ThreadState:
+        rounds = self._replica.rounds()
         found: ThreadState = await self._engine.call(method, root_id, *arguments, kind=ThreadState)
-        self._replica.set_thread(found)
+        self._replica.set_thread(found, rounds)
         return found
 
     def ask_thread(self, conversation_id: str, root_id: str) -> None:

@@ -485,6 +485,7 @@ class Engine:
         while True:
             work = self._work
             for found in self.replica.marks():
+                round = found._round
                 try:
                     await self._mark(hub, found)
                 except Lost:
@@ -493,7 +494,7 @@ class Engine:
                     if error.is_retryable:
                         await anyio.sleep(backoff.next(error.retry_after))
                         work.set()
-                    else:  # of a conversation that is gone, say
+                    elif round == found._round:  # of a conversation that is gone, say
                         found._mark_read = found._mark_delivered = 0
             await work.wait()
             await anyio.sleep(MARK_PAUSE)
@@ -502,11 +503,9 @@ class Engine:
         read, delivered, round = found._mark_read, found._mark_delivered, found._round
         if read:
             await hub.invoke("MarkRead", found.id, read)
-            self.replica.marked(found, read, round)
         elif delivered and self._gives_delivered:
             await hub.invoke("MarkDelivered", found.id, delivered)
-        if found._mark_delivered <= max(read, delivered):
-            found._mark_delivered = 0
+        self.replica.marked(found, read, delivered, round)
 
     async def _keep_token(self, hub: Hub) -> None:
         """Renew the token of the connection before it ends."""

@@ -382,7 +382,7 @@ class Replica:
         found._receipts.clear()
         found._threads.clear()
         found._heard.clear()
-        found._mark_read = 0
+        found._mark_read = found._mark_delivered = 0
         found._round += 1
         last_seq = min(found._info.last_seq, head.seq)
         found._info = msgspec.structs.replace(found._info, last_seq=last_seq, last_message=None)
@@ -541,11 +541,15 @@ class Replica:
         elif self.take_thread(state) and (known is not None or found.is_following(root_id) != before):
             self._emit(events.ThreadChanged(found, state))
 
-    def take_thread(self, state: ThreadState) -> bool:
+    def take_thread(self, state: ThreadState, asked: Mapping[str, int] | None = None) -> bool:
         """Take what a thread is to the user, unless something later has come on this connection. What was said on one
-        before may be of a history that is lost. Return whether it is new."""
+        before may be of a history that is lost: an answer, with the `rounds` of when it was asked for, is asked for
+        again then. Return whether it is new."""
         found = self.conversations.get(state.conversation_id)
         if found is None:
+            return False
+        if asked is not None and found._round != asked.get(found.id, 0):
+            self.ask_thread(found.id, state.thread_id)
             return False
         known = found._threads.get(state.thread_id)
         is_first = state.thread_id not in found._heard
@@ -558,9 +562,9 @@ class Replica:
             found._threads[state.thread_id] = state
         return is_new
 
-    def set_thread(self, state: ThreadState) -> None:
+    def set_thread(self, state: ThreadState, asked: Mapping[str, int] | None = None) -> None:
         """Take what one has set, or what has come of it."""
-        if self.take_thread(state):
+        if self.take_thread(state, asked):
             self._emit(events.ThreadChanged(self.conversations[state.conversation_id], state))
 
     # -- blocks --------------------------------------------------------------------------------------------------------
@@ -718,18 +722,23 @@ class Replica:
         return [found for found in self.conversations.values() if found._mark_read or found._mark_delivered]
 
     def mark_read(self, found: Conversation, seq: int) -> None:
-        """Remember to say that this was read."""
-        if seq > found.read_seq:
+        """Remember to say that this was read: of what is there. While the history is read anew, what is shown is not
+        what is there, and it is passed over."""
+        seq = min(seq, found.head if found.cursor is None else found.cursor.seq)
+        if seq > found.read_seq and not found._view.is_stale:
             found._mark_read = seq
             self._touch(f"in {found.id}")
 
-    def marked(self, found: Conversation, seq: int, round: int) -> None:
+    def marked(self, found: Conversation, read: int, delivered: int, round: int) -> None:
         """It was said, in a round, and is durable."""
         if round != found._round:
             return  # it may have been said of a lost history
-        self._receipt(found, self._user_id).rise(MessageStatus.READ, min(seq, found.head))
-        if found._mark_read <= seq:
+        if read:
+            self._receipt(found, self._user_id).rise(MessageStatus.READ, min(read, found.head))
+        if found._mark_read <= read:
             found._mark_read = 0
+        if found._mark_delivered <= max(read, delivered):
+            found._mark_delivered = 0
         self._touch(f"in {found.id}")
 
     def _known(self, conversation_id: str) -> Conversation:
