@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parley_client import events
 from parley_client.errors import ParleyError, from_sentence
-from parley_client.model import ConversationInfo, Cursor, Message, Page, Synced, ThreadState, User
+from parley_client.model import ConversationInfo, Cursor, Message, MessageType, Page, Synced, ThreadState, User
 from parley_client.outbox import Draft, Entry, Outbox
 from parley_client.replica import STORED, Replica
 from parley_client.view import Older
@@ -916,6 +916,53 @@ def test_nothing_is_read_that_is_not_there_or_not_shown() -> None:
     assert (found._mark_read, found.unread_count) == (0, 2)
     client.replica.mark_read(found, found.head)
     assert (found._mark_read, found.unread_count) == (2, 0)
+
+
+@pytest.mark.parametrize("is_new_process", [False, True])
+def test_what_a_broken_replay_has_passed_over_is_there_though_what_hid_it_is_lost(is_new_process: bool) -> None:
+    """A replay shows a message where it was changed last. If it breaks off before, and PostgreSQL loses that change, the
+    message is where it was, below what has come since."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth)
+    client.settle()
+    client.cut()
+    first = truth.send(OTHER, talk, "1")["id"]
+    truth.send(OTHER, talk, "2")
+    truth.edit(first, "lost")
+    client.connect()
+    client.receive()
+    assert client.replica.conversations[talk].cursor == Cursor(seq=3, message_id=truth.talks[talk].in_order()[-1]["id"])
+    client.cut()
+    assert [message.content for message in client.new] == ["2"]
+    truth.go_back(talk, 3)
+    if is_new_process:
+        client = client.again()
+    client.settle()
+    texts = [one.content for one in client.replica.conversations[talk].messages if one.type is MessageType.TEXT]
+    assert texts == ["1", "2"]
+
+
+def test_what_has_come_of_a_broken_replay_and_is_lost_is_shown_no_more() -> None:
+    """Though the cursor is good from which the next one goes on."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth)
+    client.settle()
+    client.cut()
+    first = truth.send(OTHER, talk, "1")["id"]
+    truth.send(OTHER, talk, "lost")
+    truth.edit(first, "1 edited")
+    client.connect()
+    client.receive()
+    client.cut()
+    truth.go_back(talk, 2)
+    for number in range(3):
+        truth.send(OTHER, talk, str(number))
+    client.settle()
+    assert [one.id for one in client.replica.conversations[talk].messages][-4:] == [
+        one["id"] for one in truth.talks[talk].in_order()
+    ][-4:]
 
 
 def test_mentions_are_counted_apart() -> None:

@@ -47,8 +47,10 @@ export class CatchUp {
   async run(connection, life) {
     /** @type {Map<string, import("./timeline.js").Cursor>} */
     const cursors = new Map();
-    for (const conversation of this.#owner.known())
-      if (conversation.isAttached && conversation.cursor) cursors.set(conversation.id, conversation.cursor);
+    for (const conversation of this.#owner.known()) {
+      const cursor = conversation.rewind();
+      if (cursor) cursors.set(conversation.id, cursor);
+    }
     const unattached = [...this.#owner.known()].filter(({ isAttached }) => !isAttached);
     const names = [...cursors.keys()];
     // Of a client that comes back, what began meanwhile is news, too. One that is new has seen nothing, and reads pages.

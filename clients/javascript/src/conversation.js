@@ -767,6 +767,15 @@ export class Conversation extends Emitter {
   }
 
   /**
+   * The cursor to come back with.
+   * @internal
+   * @returns {Cursor | null}
+   */
+  rewind() {
+    return this.#target?.rewind() ?? null;
+  }
+
+  /**
    * Where it was attached for the first time: older messages are to be loaded.
    * @internal
    * @param {Cursor} cursor
@@ -1401,7 +1410,7 @@ export class Conversation extends Emitter {
     if (this.#isGone || !this.#details) return null; // what is unheard is to be heard of by the next page
     const timeline = this.#shown?.snapshot(this.#host.settings.keep) ?? null;
     const details = { ...this.#details, members: this.members.slice(0, 100) };
-    if (timeline && this.#next) timeline.cursor = this.#next.cursor;
+    if (timeline && this.#next) timeline.cursor = this.#next.snapshot(0).cursor;
     return { details, timeline, isStale: this.#next !== null, read: this.#read };
   }
 

@@ -76,6 +76,9 @@ export class Timeline {
   #round = 0;
   /** @type {Map<string, number>} the changes, by message, that a page has shown and no event as yet */
   #ahead = new Map();
+  #isReplayed = false;
+  /** @type {Cursor | null} before what the replay left out first, as a later change hides it: until it is whole, more may be missing */
+  #base = null;
 
   /**
    * @param {Cursor} cursor
@@ -108,6 +111,7 @@ export class Timeline {
    */
   apply(message) {
     if (message.changedSeq <= this.cursor.seq) return this.merge(message); // it came twice
+    if (this.#isReplayed && message.changedSeq > this.cursor.seq + 1) this.#base ??= this.cursor;
     const changedAt = message.changedAt ?? message.deletedAt ?? message.editedAt; // a server of before has no changedAt
     this.cursor = { seq: message.changedSeq, messageId: message.id, ...(changedAt ? { changedAt } : {}) };
     const ahead = this.#ahead.get(message.id);
@@ -138,12 +142,26 @@ export class Timeline {
   }
 
   /**
+   * Go back to where everything was there, for another connection: what has come since is to come once more.
+   * @returns {Cursor}
+   */
+  rewind() {
+    const base = this.#base ?? this.cursor;
+    for (const { id, changedSeq } of this.#messages) if (changedSeq > base.seq) this.#ahead.set(id, changedSeq);
+    this.#base = null;
+    this.#isReplayed = true;
+    return (this.cursor = base);
+  }
+
+  /**
    * All events up to the head have come, by a cursor that the server has found in its history. Pages that were asked for
    * before may be of one that is lost.
    * @returns {boolean} whether what is here is known to be of this history; else it has to be read anew
    */
   caughtUp() {
     this.#round++;
+    this.#base = null;
+    this.#isReplayed = false;
     return this.#ahead.size === 0;
   }
 
@@ -188,8 +206,9 @@ export class Timeline {
     const messages = this.#messages.slice(-most);
     const first = messages[0];
     const floor = messages.length < this.#messages.length && first ? first.seq : this.floor;
-    const ahead = messages.flatMap(({ id }) => (this.#ahead.has(id) ? id : []));
-    return { cursor: this.cursor, floor: most > 0 ? floor : this.cursor.seq + 1, messages, ahead };
+    const cursor = this.#base ?? this.cursor;
+    const ahead = messages.flatMap(({ id, changedSeq }) => (this.#ahead.has(id) || changedSeq > cursor.seq ? id : []));
+    return { cursor, floor: most > 0 ? floor : cursor.seq + 1, messages, ahead };
   }
 
   /** @param {Snapshot} snapshot */

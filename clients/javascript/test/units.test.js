@@ -654,6 +654,60 @@ promise("what was said to be read in a history that is lost does not hide that o
   assert.equal(conversation.unreadCount, 0);
 });
 
+for (const isKept of [false, true])
+  promise(`what a replay that broke off has passed over is there, though what hid it is lost${isKept ? ", also in a new page" : ""}`, async (server, connect) => {
+    const room = server.create("a", ["b"]);
+    const say = (content) => server.send("b", { conversationId: room.id, content });
+    const options = { store: new MemoryStore() };
+    let chat = await connect("a", options);
+    server.network.refuse = 1;
+    server.cut();
+    const { id } = say("1");
+    say("2");
+    server.edit("b", id, "lost");
+    say("lost, too");
+    server.dice.below = () => 0; // each event is a frame
+    const off = chat.on("message", ({ message }) => {
+      off();
+      assert.equal(message.content, "2");
+      server.network.refuse = 1;
+      server.cut();
+    });
+    server.network.refuse = 0;
+    await until(() => server.network.refuse === 1 && chat.state === "offline");
+    if (isKept) await chat.close();
+    server.goBack(room, 3);
+    server.network.refuse = 0;
+    if (isKept) chat = await connect("a", options);
+    await until(() => chat.state === "live" && !chat.conversations[0].isResetting);
+    assert.deepEqual(contents(chat.conversations[0]), ["1", "2"]);
+    say("3");
+    await until(() => String(contents(chat.conversations[0])) === "1,2,3");
+  });
+
+promise("what has come of a replay that broke off, and is lost, is shown no more", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const say = (content) => server.send("b", { conversationId: room.id, content });
+  const chat = await connect("a");
+  const [conversation] = chat.conversations;
+  server.network.refuse = 1;
+  server.cut();
+  const { id } = say("1");
+  say("lost");
+  server.edit("b", id, "1 edited");
+  server.dice.below = () => 0;
+  const off = chat.on("message", () => (off(), (server.network.refuse = 1), server.cut()));
+  server.network.refuse = 0;
+  await until(() => server.network.refuse === 1 && chat.state === "offline");
+  assert.deepEqual(contents(conversation), ["lost"]);
+  server.goBack(room, 2);
+  for (let n = 0; n < 3; n++) say("of now");
+  server.network.refuse = 0;
+  await until(() => chat.state === "live" && !conversation.isResetting);
+  while (!conversation.isComplete) await conversation.loadOlder();
+  assert.deepEqual(conversation.messages.map(({ id: one }) => one), room.messages.map(({ id: one }) => one));
+});
+
 promise("what is answered late of a thread is not of a lost history", async (server, connect) => {
   const room = server.create("a", ["b"]);
   const { rest } = server;

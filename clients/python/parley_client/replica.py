@@ -169,7 +169,7 @@ class Replica:
         return msgspec.json.encode(
             _Stored(
                 info=found._info,
-                cursor=view.cursor,
+                cursor=view.safe_cursor,
                 floor=messages[-STORED - 1].seq if is_cut else view.floor,
                 seen_to=view.seen_to,
                 is_stale=view.is_stale,
@@ -195,10 +195,8 @@ class Replica:
         self._early.clear()
         self._anew.clear()
         self._held = [] if self._held is None else self._held
-        for found in self.conversations.values():
-            found._view.begin_round()
-        cursors = {id_: one.cursor for id_, one in self.conversations.items() if one.cursor is not None}
-        return cursors, self._others
+        said = {id_: found._view.rewind() for id_, found in self.conversations.items()}
+        return {id_: cursor for id_, cursor in said.items() if cursor is not None}, self._others
 
     def take_synced(self, answer: Synced) -> None:
         for one in answer.conversations:
@@ -259,7 +257,7 @@ class Replica:
         """It is caught up. What events do not repeat may have gone back with the history, though the cursor is good."""
         found._round += 1
         found._heard.clear()
-        found._view.begin_round()
+        found._view.caught_up()
         for receipt in found._receipts.values():
             receipt.renew()
         found._mark_read = min(found._mark_read, one.last_seq)

@@ -148,6 +148,9 @@ class View:
         # States of messages that a page or an answer has shown before their events came, by the seq of their change. If
         # those do not come, it was of a history that is lost.
         self._ahead: dict[str, int] = {}
+        self._is_replayed = False
+        # Before what the replay left out first, as a later change hides it: until it is whole, more may be missing.
+        self._base: Cursor | None = None
         self._seen_to = floor if seen_to is None else seen_to
         self.generation = 0  # of the history: what was read for an earlier one is of no use
         self._round = 0  # of Sync: a page that was asked for before may show a history that is lost, below the cursor
@@ -200,7 +203,7 @@ class View:
 
     def attach(self, head: Cursor) -> None:
         """Begin at a head: what was before it can be read when it is wanted."""
-        self.cursor = head
+        self.cursor, self._base = head, None
         self._window = Window(head.seq)
         self._fresh = None
         self._seen_to = head.seq
@@ -215,6 +218,8 @@ class View:
         """Take an event. None: it was had before."""
         if self.cursor is not None and message.changed_seq <= self.cursor.seq:
             return None
+        if self._is_replayed and self.cursor is not None and message.changed_seq > self.cursor.seq + 1:
+            self._base = self.safe_cursor
         self.cursor = Cursor(seq=message.changed_seq, message_id=message.id, changed_at=message.last_changed_at)
         window = self._newest
         if self._ahead.get(message.id, message.changed_seq + 1) <= message.changed_seq:
@@ -228,6 +233,23 @@ class View:
     def begin_round(self) -> None:
         """The history may have gone back, with the cursor still good: pages on their way are of no use."""
         self._round += 1
+
+    @property
+    def safe_cursor(self) -> Cursor | None:
+        """Where everything was there, if the connection ends now."""
+        return self.cursor if self._base is None else self._base
+
+    def rewind(self) -> Cursor | None:
+        """There is another connection. Return the cursor to say: what has come since is to come once more."""
+        self.begin_round()
+        self.cursor, self._base, self._is_replayed = self.safe_cursor, None, True
+        self._expect(self._newest.messages)
+        return self.cursor
+
+    def caught_up(self) -> None:
+        """All events up to the head have come."""
+        self.begin_round()
+        self._base, self._is_replayed = None, False
 
     def is_doubtful(self, head: int) -> bool:
         """Whether a page or an answer has shown what no event has confirmed, up to the cursor or beyond this head."""
@@ -254,7 +276,7 @@ class View:
         which what is read now is handed in."""
         if self._fresh is None and self.cursor is not None and not self._window.messages:
             self._seen_to = max(self._seen_to, self.cursor.seq)
-        self.cursor = head
+        self.cursor, self._base = head, None
         self._fresh = Window(head.seq)
         self._fresh.begin_loading()
         self._came_with_reset.clear()
