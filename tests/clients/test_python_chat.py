@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import parley_client
 import pytest
-from parley_client import ParleyError
+from parley_client import ParleyError, engine
 from parley_client.backoff import Backoff
 from parley_client.errors import from_sentence
 from parley_client.replica import OVERTAKEN
@@ -201,6 +201,57 @@ def test_an_attempt_is_kept_before_it_is_made(loop: str, monkeypatch: pytest.Mon
             await chat.flush()
             assert [unsent[0].id.encode() in found[0], unsent[1].id.encode() in found[0]] == [True, False]
             assert unsent[1].id.encode() in found[1]
+
+    run(loop, scenario)
+
+
+@LOOPS
+def test_a_store_that_stands_still_holds_nothing_up(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has is sent without it, and a chat whose store cannot be opened begins without one, and says so."""
+    monkeypatch.setattr(engine, "PATIENCE", 0.01)
+    monkeypatch.setattr(engine, "OPEN_TIMEOUT", 0.01)
+
+    class Still(parley_client.MemoryStore):
+        goes_on: anyio.Event | None = None
+
+        async def _wait(self) -> None:
+            if self.goes_on is not None:
+                await self.goes_on.wait()
+
+        async def load(self) -> dict[str, bytes]:
+            await self._wait()
+            return await super().load()
+
+        async def save(self, records: Mapping[str, bytes | None]) -> None:
+            await self._wait()
+            await super().save(records)
+
+    async def scenario(net: Network, truth: Truth) -> None:
+        talk, store = truth.create(OTHER, ME), Still()
+        async with parley_client.connect(net.url, token=ME, store=store) as chat:
+            net.refuses = True
+            net.cut()
+            await until(lambda: chat.state != "live")
+            unsent = [chat.conversation(talk).send(content) for content in ("one", "two")]
+            await until(lambda: unsent[1].id.encode() in store._records.get("outbox", b""))
+            store.goes_on = anyio.Event()
+            net.refuses = False
+            chat.connect_now()
+            await chat.flush()
+            store.goes_on.set()
+        store.goes_on = anyio.Event()
+        async with parley_client.connect(net.url, token=ME, store=store, wait=False) as chat:
+            events = chat.events()
+            error = None
+            async for event in events:
+                if isinstance(event, parley_client.ErrorOccurred):
+                    error = event.error
+                elif isinstance(event, parley_client.StateChanged) and event.state == "live":
+                    break
+            assert error is not None and error.code == "store"
+            await chat.conversation(talk).send("three").committed()
+            store.goes_on.set()
+        assert [one["content"] for one in truth.talks[talk].in_order()][1:] == ["one", "two", "three"]
 
     run(loop, scenario)
 
@@ -495,6 +546,12 @@ def test_urls(given: str, meant: str | None) -> None:
             parley_client.server_url(given)
     else:
         assert parley_client.server_url(given) == meant
+
+
+@pytest.mark.parametrize(("asked", "most"), [(2_592_000.0, 3600), (float("inf"), 3600), (float("nan"), 0), (-5.0, 0)])
+def test_waits_are_bounded(asked: float, most: float) -> None:
+    """Whatever a server, or a proxy before it, asks for."""
+    assert most <= Backoff(first=0.0).next(asked) <= most
 
 
 @pytest.mark.parametrize("token", ["", "x", "x.y.z", "a.eyJleHAiOiJ4In0.b"])

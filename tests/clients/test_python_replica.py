@@ -920,8 +920,8 @@ def test_nothing_is_read_that_is_not_there_or_not_shown() -> None:
 
 @pytest.mark.parametrize("is_new_process", [False, True])
 def test_what_a_broken_replay_has_passed_over_is_there_though_what_hid_it_is_lost(is_new_process: bool) -> None:
-    """A replay shows a message where it was changed last. If it breaks off before, and PostgreSQL loses that change, the
-    message is where it was, below what has come since."""
+    """A replay shows a message where it was changed last. If it breaks off before, and PostgreSQL loses that change,
+    the message is where it was, below what has come since."""
     truth = Truth()
     talk = truth.create(OTHER, ME)
     client = Client(truth)

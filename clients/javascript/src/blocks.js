@@ -3,7 +3,7 @@
  * @module
  */
 import { asParleyError } from "./errors.js";
-import { Backoff, sleep } from "./waiting.js";
+import { Backoff } from "./waiting.js";
 
 /** @typedef {{userId: string, createdAt: string}} Block a user whom one has blocked, and since when */
 
@@ -68,7 +68,7 @@ export class BlockList {
   }
 
   async #read() {
-    const pauses = new Backoff(this.#timing.minPause, this.#timing.maxPause);
+    const pauses = new Backoff(this.#timing);
     this.#isReading = true;
     while (this.#known !== this.#heard && !this.#life.aborted) {
       const version = this.#heard; // what is read from here on is that, or later
@@ -81,7 +81,7 @@ export class BlockList {
         if (!known.isPassing) {
           this.#known = version;
           if (!this.#life.aborted) this.#owner.onError(known);
-        } else await sleep(pauses.next(known.retryAfterMs), this.#life).catch(() => {});
+        } else await pauses.pass(this.#life, known.retryAfterMs);
       }
     }
     this.#isReading = false;

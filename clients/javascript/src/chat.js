@@ -17,7 +17,7 @@ import { Rest } from "./rest.js";
 import { MemoryStore } from "./stores/memory.js";
 import { Tabs } from "./tabs.js";
 import { Tokens } from "./tokens.js";
-import { Backoff, sleep } from "./waiting.js";
+import { Backoff, bounded } from "./waiting.js";
 
 const ASKED = 200; // users in one GetPresence
 const LISTED = 200; // conversations in one page
@@ -696,7 +696,7 @@ export class Chat extends Emitter {
   // -- the beginning ------------------------------------------------------------------------------
 
   async #identify() {
-    await this.#tokens.get();
+    await bounded(this.#tokens.get(), null, this.#life.signal);
     this.#me = this.#tokens.userId ?? (await this.me({ signal: this.#life.signal })).id;
   }
 
@@ -915,7 +915,7 @@ export class Chat extends Emitter {
    */
   async #refreshAll(next) {
     const { timing } = this.#settings;
-    const pauses = new Backoff(timing.minPause, timing.maxPause);
+    const pauses = new Backoff(timing);
     let isPresent = false;
     let cursor = next === undefined ? null : next;
     let isDone = next === null;
@@ -934,7 +934,7 @@ export class Chat extends Emitter {
         const known = asParleyError(error);
         if (this.#life.signal.aborted) return;
         if (!known.isPassing) return this.#onError(known);
-        await sleep(pauses.next(known.retryAfterMs), this.#life.signal).catch(() => {});
+        await pauses.pass(this.#life.signal, known.retryAfterMs);
       }
     }
   }

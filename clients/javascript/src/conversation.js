@@ -11,7 +11,7 @@ import { Message, isMention } from "./message.js";
 import { errorOf } from "./outbox.js";
 import { keyOf } from "./persistence.js";
 import { Timeline, isMain } from "./timeline.js";
-import { Backoff, sleep } from "./waiting.js";
+import { Backoff } from "./waiting.js";
 
 const PAGE = 200; // messages that are read at once, to read anew
 const IN_ADDITION = 1000; // messages that are read anew beyond the number that was shown
@@ -1005,7 +1005,7 @@ export class Conversation extends Emitter {
     if (this.#isRefreshing) return;
     this.#isRefreshing = true;
     const { life, settings, onError } = this.#host;
-    const pauses = new Backoff(settings.timing.minPause, settings.timing.maxPause);
+    const pauses = new Backoff(settings.timing);
     let attempts = 0;
     while (this.#isRefreshWanted && !life.aborted && !this.#isGone) {
       this.#isRefreshWanted = false;
@@ -1015,13 +1015,13 @@ export class Conversation extends Emitter {
         if (round === this.#round) {
           if (this.onDetails(details) || ++attempts === OVERTAKEN) continue;
           this.#isRefreshWanted = true;
-          await sleep(pauses.next(), life).catch(() => {});
+          await pauses.pass(life);
         } else this.#isRefreshWanted = true; // it may be of another history
       } catch (error) {
         const known = asParleyError(error);
         if (known.isPassing) {
           this.#isRefreshWanted = true;
-          await sleep(pauses.next(known.retryAfterMs), life).catch(() => {});
+          await pauses.pass(life, known.retryAfterMs);
         } else if (!life.aborted && known.code !== "not_found") onError(known);
       }
     }
@@ -1064,7 +1064,7 @@ export class Conversation extends Emitter {
     if (this.#isAsking) return;
     this.#isAsking = true;
     const { life, settings } = this.#host;
-    const pauses = new Backoff(settings.timing.minPause, settings.timing.maxPause);
+    const pauses = new Backoff(settings.timing);
     while (this.#asked.size && !life.aborted && !this.#isGone) {
       const [id] = this.#asked;
       const round = this.#round;
@@ -1075,7 +1075,7 @@ export class Conversation extends Emitter {
         this.#asked.delete(id);
       } catch (error) {
         const known = asParleyError(error);
-        if (known.isPassing) await sleep(pauses.next(known.retryAfterMs), life).catch(() => {});
+        if (known.isPassing) await pauses.pass(life, known.retryAfterMs);
         else {
           this.#asked.delete(id);
           if (!this.#heard.has(id) && this.#threads.delete(id)) this.#changed();
@@ -1315,7 +1315,7 @@ export class Conversation extends Emitter {
   async #readUntilDone(generation) {
     const { timing } = this.#host.settings;
     const { life } = this.#host;
-    const pauses = new Backoff(timing.minPause, timing.maxPause);
+    const pauses = new Backoff(timing);
     const isWanted = () => generation === this.#generation && !life.aborted;
     const most = (this.#shown?.messages.length ?? 0) + IN_ADDITION;
     const lowest = Math.min(this.#shown?.floor ?? 1, this.#host.outbox.lowestSent(this.id));
@@ -1330,7 +1330,7 @@ export class Conversation extends Emitter {
         if (!isWanted()) return;
         if (known.code === "not_found") return this.#host.forget(this, "gone");
         if (!known.isPassing) this.#host.onError(known);
-        await sleep(pauses.next(known.retryAfterMs), life).catch(() => {});
+        await pauses.pass(life, known.retryAfterMs);
       }
     }
   }
@@ -1359,7 +1359,7 @@ export class Conversation extends Emitter {
     if (this.#isReading || !this.#host.isLive()) return;
     this.#isReading = true;
     const { life, settings } = this.#host;
-    const pauses = new Backoff(settings.timing.minPause, settings.timing.maxPause);
+    const pauses = new Backoff(settings.timing);
     while (this.#read > 0 && this.#host.isLive()) {
       const [seq, round] = [this.#read, this.#round];
       const settle = () => {
@@ -1371,7 +1371,7 @@ export class Conversation extends Emitter {
       } catch (error) {
         const known = asParleyError(error);
         if (!known.isPassing) settle(); // it is none of what can be read
-        else await sleep(pauses.next(known.retryAfterMs), life).catch(() => {});
+        else await pauses.pass(life, known.retryAfterMs);
       }
     }
     this.#isReading = false;

@@ -7,7 +7,6 @@ import { Connection } from "./connection.js";
 import { ParleyError, asParleyError, closed } from "./errors.js";
 import { Backoff, linked, sleep } from "./waiting.js";
 
-const LONGEST_TIMER = 3_600_000; // ms; longer ones overflow in some engines
 const REPEAT = 5_000; // ms until a renewal that failed is tried again
 
 /**
@@ -47,7 +46,7 @@ export class Link {
     this.#rest = rest;
     this.#tokens = tokens;
     this.#owner = owner;
-    this.#pauses = new Backoff(settings.timing.minPause, settings.timing.maxPause);
+    this.#pauses = new Backoff(settings.timing);
   }
 
   get isLive() {
@@ -114,7 +113,7 @@ export class Link {
       this.#pause = new AbortController();
       const limit = linked(null, this.#pause.signal, this.#life.signal);
       try {
-        await sleep(isOffline() ? LONGEST_TIMER : ms, limit.signal);
+        await sleep(isOffline() ? Infinity : ms, limit.signal);
       } catch {
         // it is over
       } finally {
@@ -189,7 +188,7 @@ export class Link {
     try {
       last = await this.#tokens.get();
       for (;;) {
-        await sleep(Math.min(Math.max(this.#tokens.renewAt - Date.now(), 0), LONGEST_TIMER), signal);
+        await sleep(this.#tokens.renewAt - Date.now(), signal);
         if (Date.now() < this.#tokens.renewAt) continue;
         try {
           const token = await this.#tokens.get();

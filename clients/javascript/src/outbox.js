@@ -6,11 +6,11 @@
  */
 import { ParleyError, asParleyError, closed } from "./errors.js";
 import { keyOf } from "./persistence.js";
-import { Backoff, sleep } from "./waiting.js";
+import { Backoff, bounded } from "./waiting.js";
 
 const DAY = 24 * 3_600_000; // ms
 const SAFE = 6 * DAY; // after the first attempt: the server keeps a clientMessageId for seven days, and clocks differ
-const PATIENCE = 2000; // ms with the store
+const PATIENCE = 2000; // ms with a store that stands still: it holds no message up
 const IN_FRAME = 4096; // bytes; what is larger goes over REST, for a hub message over the limit ends the connection
 
 /**
@@ -256,7 +256,7 @@ export class Outbox {
     const { isLive, life, timing } = this.#host;
     if (this.#busy.has(conversationId)) return;
     this.#busy.add(conversationId);
-    const pauses = new Backoff(timing.minPause, timing.maxPause);
+    const pauses = new Backoff(timing);
     try {
       for (;;) {
         const entry = this.of(conversationId).find(isWaiting);
@@ -271,7 +271,7 @@ export class Outbox {
         if (entry.draft.attemptedAt === null) {
           entry.draft = { ...entry.draft, attemptedAt: Date.now() };
           this.#keep(entry.draft);
-          await this.#kept(); // else one that is killed now would not know of it
+          await bounded(this.#host.persistence.flush(), PATIENCE).catch(() => {}); // else one that is killed now would not know of it
           if (!isLive() || this.of(conversationId).find(isWaiting) !== entry) continue;
         }
         try {
@@ -285,19 +285,12 @@ export class Outbox {
           if (!isWaiting(entry) || life.aborted) continue; // it has come as an event
           if (!known.isPassing && known.code !== "closed") {
             this.#fail(entry, known);
-          } else if (isLive()) await sleep(pauses.next(known.retryAfterMs), life).catch(() => {});
+          } else if (isLive()) await pauses.pass(life, known.retryAfterMs);
         }
       }
     } finally {
       this.#busy.delete(conversationId);
     }
-  }
-
-  /** Until all is written. A store that stands still holds no message up. */
-  async #kept() {
-    const written = new AbortController();
-    const writing = this.#host.persistence.flush().then(() => written.abort());
-    await Promise.race([writing, sleep(PATIENCE, written.signal).catch(() => {})]);
   }
 
   /**
@@ -315,8 +308,7 @@ export class Outbox {
    * @param {Draft} draft
    * @returns {Promise<WireMessage>}
    */
-  async #submit({ conversationId, content, type, fileId, replyToId, mentions, mentionAll, threadId, alsoInConversation, clientMessageId }) {
-    const message = { conversationId, content, type, fileId, replyToId, mentions, mentionAll, threadId, alsoInConversation, clientMessageId };
+  async #submit({ order, createdAt, attemptedAt, owner, error, ...message }) {
     if (new TextEncoder().encode(JSON.stringify(message)).length < IN_FRAME) return this.#host.call("SendMessage", [message]);
     return this.#host.rest.request("POST", "/api/messages", { body: message, attempts: 1 });
   }
@@ -384,11 +376,11 @@ export class Outbox {
 }
 
 /**
- * @param {Draft} draft
+ * @param {Draft & {id?: string, seq: number, at?: number}} sent
  * @returns {Draft} without what is known of it by now
  */
-function draftOf({ conversationId, clientMessageId, content, type, fileId, replyToId, mentions, mentionAll, threadId, alsoInConversation, order, createdAt, attemptedAt, owner }) {
-  return { conversationId, clientMessageId, content, type, fileId, replyToId, mentions, mentionAll, threadId, alsoInConversation, order, createdAt, attemptedAt: attemptedAt ?? Date.now(), owner, error: null };
+function draftOf({ id, seq, at, ...draft }) {
+  return { ...draft, attemptedAt: draft.attemptedAt ?? Date.now(), error: null };
 }
 
 /** @param {Draft} draft */

@@ -4,9 +4,11 @@
  * @module
  */
 import { ParleyError, asParleyError } from "./errors.js";
+import { bounded } from "./waiting.js";
 
 const FORMAT = 1;
 const META = "meta";
+const PATIENCE = 10_000; // ms with a store that stands still, at the beginning and at the end
 
 /**
  * @typedef {import("./outbox.js").Draft} Draft
@@ -51,8 +53,24 @@ export class Persistence {
    */
   async load(userId, url) {
     this.#userId = userId;
-    /** @type {Loaded} */
-    let found = { conversations: new Map(), drafts: [], sent: [] };
+    try {
+      const found = await bounded(this.#open(userId, url), PATIENCE);
+      this.#isOpen = true;
+      this.soon(META, () => ({ format: FORMAT, userId, url }));
+      return found;
+    } catch {
+      this.#warnOnce("The store stands still, and is left as it is.");
+      return nothing();
+    }
+  }
+
+  /**
+   * Does not raise.
+   * @param {string} userId
+   * @param {string} url
+   */
+  async #open(userId, url) {
+    let found = nothing();
     /** @type {string | null} */
     let why = null;
     try {
@@ -72,8 +90,6 @@ export class Persistence {
         // it is said already that it is not usable
       }
     }
-    this.#isOpen = true;
-    this.soon(META, () => ({ format: FORMAT, userId, url }));
     return found;
   }
 
@@ -123,7 +139,7 @@ export class Persistence {
   }
 
   async close() {
-    await this.flush();
+    await bounded(this.flush(), PATIENCE).catch(() => {});
     this.#isOpen = false;
   }
 
@@ -152,13 +168,15 @@ export const keyOf = {
   sent: (/** @type {string} */ id) => `r/${id}`,
 };
 
+/** @returns {Loaded} */
+const nothing = () => ({ conversations: new Map(), drafts: [], sent: [] });
+
 /**
  * @param {Map<string, any>} entries
  * @returns {Loaded} Raises an Error when something has not the form that it should have.
  */
 function read(entries) {
-  /** @type {Loaded} */
-  const found = { conversations: new Map(), drafts: [], sent: [] };
+  const found = nothing();
   for (const [key, value] of entries) {
     const kind = key.slice(0, 2);
     if (kind === "c/") {

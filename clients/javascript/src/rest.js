@@ -3,7 +3,7 @@
  * @module
  */
 import { ParleyError, abortedBy, asParleyError, errorOfAnswer } from "./errors.js";
-import { Backoff, linked, sleep } from "./waiting.js";
+import { Backoff, bounded, linked, sleep } from "./waiting.js";
 
 /**
  * @typedef {object} RequestOptions
@@ -52,7 +52,7 @@ export class Rest {
    * @returns {Promise<any>}
    */
   async request(method, path, options = {}) {
-    const pauses = new Backoff(this.#timing.minPause, this.#timing.maxPause);
+    const pauses = new Backoff(this.#timing);
     const attempts = method === "POST" && !options.key ? 1 : (options.attempts ?? 4);
     for (let attempt = 1; ; attempt++) {
       try {
@@ -86,13 +86,13 @@ export class Rest {
    * @returns {Promise<{status: number, text: string, blob?: Blob}>} of an answer that is good
    */
   async send(method, path, options = {}) {
-    const token = await this.#tokens.get();
+    const token = await this.token(undefined, options.signal);
     try {
       return await this.#attempt(method, path, options, token);
     } catch (error) {
       if (!(error instanceof ParleyError) || error.status !== 401) throw error;
     }
-    return this.#attempt(method, path, options, await this.#tokens.get({ refused: token }));
+    return this.#attempt(method, path, options, await this.token(token, options.signal));
   }
 
   /**
@@ -156,8 +156,11 @@ export class Rest {
     return found.href;
   }
 
-  /** @param {string} [refused] a token that the server does not take */
-  token(refused) {
-    return this.#tokens.get(refused === undefined ? {} : { refused });
+  /**
+   * @param {string} [refused] a token that the server does not take
+   * @param {AbortSignal} [signal]
+   */
+  token(refused, signal) {
+    return bounded(this.#tokens.get(refused), this.#timing.call, signal);
   }
 }

@@ -30,10 +30,10 @@ export class Tokens {
 
   /**
    * Raises what the application's function raises, and `unauthenticated` when it gives none.
-   * @param {{refused?: string}} [options] a token that the server does not take
+   * @param {string} [refused] a token that the server does not take
    * @returns {Promise<string>}
    */
-  async get({ refused } = {}) {
+  async get(refused) {
     if (this.#token !== null && this.#token !== refused && Date.now() < this.#renewAt) return this.#token;
     this.#asking ??= this.#ask().finally(() => (this.#asking = null));
     return this.#asking;

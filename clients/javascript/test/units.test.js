@@ -12,6 +12,7 @@ import { errorOfHub } from "../src/errors.js";
 import { Members } from "../src/members.js";
 import { decode, encode } from "../src/protocol.js";
 import { Timeline } from "../src/timeline.js";
+import { Backoff, sleep } from "../src/waiting.js";
 import { UNUSABLE, beginsAnew, keepsTheContract } from "./stores.js";
 import { Failure, FakeServer, tokenOf } from "./fake-server.js";
 import { VirtualTime } from "./virtual-time.js";
@@ -64,6 +65,16 @@ test("hub messages are split and joined by their end", () => {
   assert.deepEqual(decode(encode({ type: 6 }) + encode({ type: 7 })), [{ type: 6 }, { type: 7 }]);
   assert.throws(() => decode('{"type":6}'));
 });
+
+test("no pause is longer than a timer can be", () =>
+  time.run(
+    (async () => {
+      const before = Date.now();
+      await Promise.all([2_592_000_000, Infinity].map((ms) => sleep(ms)));
+      await new Backoff({ minPause: 1, maxPause: 2 }).pass(new AbortController().signal, 2_592_000_000);
+      assert.equal(Date.now() - before, 7_200_000);
+    })(),
+  ));
 
 test("an error of the hub has its code, its sentence and when to come again", () => {
   const error = errorOfHub("rate_limited: At most 5 messages in 1 s; wait 0.25 s.");
@@ -309,6 +320,28 @@ promise("the token is renewed on the connection before it ends", async (server, 
   assert.ok(server.calls.some(([, name]) => name === "RefreshToken"));
 });
 
+promise("a token that does not come can be given up, and is taken when it comes", async (server, connect) => {
+  server.create("a", []);
+  const stop = new AbortController();
+  const waiting = connect("a", { token: () => new Promise(() => {}), signal: stop.signal });
+  await nap();
+  stop.abort();
+  await assert.rejects(waiting, { code: "aborted" });
+  let give = null;
+  let isAsked = 0;
+  const token = () => (++isAsked === 1 ? tokenOf("a", 60) : new Promise((resolve) => (give = () => resolve(tokenOf("a")))));
+  const timing = { minPause: 5, maxPause: 50, open: 200, call: 200 };
+  const chat = await connect("a", { token, timing });
+  await nap(50_000);
+  server.cut();
+  await until(() => chat.state === "offline" && chat.reason.code === "timeout");
+  await assert.rejects(chat.me(), { code: "timeout" });
+  await assert.rejects(chat.me({ signal: AbortSignal.abort() }), { code: "aborted" });
+  give();
+  await until(() => chat.state === "live");
+  assert.equal(isAsked, 2);
+});
+
 promise("messages on their way, cursors and messages survive a reload", async (server, connect) => {
   const room = server.create("a", ["b"]);
   const store = new MemoryStore();
@@ -448,6 +481,24 @@ promise("a store that stands still holds no message up", async (server, connect)
   } finally {
     goOn();
   }
+});
+
+promise("a store that stands still keeps no chat from beginning, nor from its end", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const never = () => new Promise(() => {});
+  const kept = new MemoryStore();
+  await (await connect("a", { store: kept })).close();
+  const before = await kept.load();
+  for (const still of [{ load: never }, { load: async () => before, write: never }, { load: async () => new Map([["x", 1]]), clear: never }]) {
+    const store = { load: () => kept.load(), write: (changes) => kept.write(changes), clear: () => kept.clear(), ...still };
+    const chat = await connect("a", { store });
+    await chat.whenLive();
+    const sent = await chat.conversations[0].send("1").whenSent();
+    assert.equal(sent.seq, room.lastSeq);
+    await chat.close();
+    assert.equal(chat.state, "closed");
+  }
+  assert.deepEqual(await kept.load(), before); // what it has is not touched
 });
 
 promise("the age of what was sent is as far as clock and store say it", async (server, connect) => {

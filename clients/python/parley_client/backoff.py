@@ -7,6 +7,7 @@ import random
 
 FIRST = 0.5  # seconds: the first wait is between nothing and this
 LONGEST = 30.0  # seconds
+MOST = 3600.0  # seconds, whatever the server, or a proxy before it, asks for
 
 
 class Backoff:
@@ -21,7 +22,7 @@ class Backoff:
         """Return the seconds to wait now: no less than the server has asked for."""
         limit = min(self._longest, self._first * 2.0 ** min(self.attempts, 32))
         self.attempts += 1
-        return (at_least or 0.0) + random.random() * limit
+        return min(max(0.0, at_least or 0.0), MOST) + random.random() * limit
 
     def reset(self) -> None:
         self.attempts = 0

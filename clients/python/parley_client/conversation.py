@@ -381,8 +381,8 @@ class Conversation:
         )
 
     def mark_read(self, seq: int | None = None) -> None:
-        """Say that everything up to a seq was read; all there is when it is left out. It is repeated until durable. While
-        the conversation is read anew it is passed over: what is shown is not what is there."""
+        """Say that everything up to a seq was read; all there is when it is left out. It is repeated until durable.
+        While the conversation is read anew it is passed over: what is shown is not what is there."""
         self._actions.mark_read(self.id, self.head if seq is None else seq)
 
     def start_typing(self) -> None:

@@ -7,7 +7,7 @@ receipts and renews the token; beside them what writes to the store. What they c
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.abc
@@ -42,8 +42,11 @@ NAMED = 100  # cursors in one call: a hub message has 32 KiB
 SAVE_PAUSE = 0.25  # seconds in which changes are gathered for the store
 MARK_PAUSE = 0.2  # the same for receipts
 CLOSE_TIMEOUT = 30.0  # seconds for the last write to the store
+OPEN_TIMEOUT = 10.0  # seconds for what it has; then the chat goes on without it
+PATIENCE = 2.0  # seconds for which a message waits for the store, before it is sent
 SETTLED = 10.0  # seconds for which a connection has to last before the next wait is short again
 _log = logging.getLogger("parley_client")
+T = TypeVar("T")
 
 
 class Engine:
@@ -75,6 +78,8 @@ class Engine:
         self._hub: Hub | None = None
         self._work = anyio.Event()
         self._to_save = anyio.Event()
+        self._attempts_to_save = anyio.Event()
+        self._attempts_saved = anyio.Event()  # by the next write of them to begin
         self._changed = anyio.Event()  # the state, or what is read anew
         self._at_once = anyio.Event()
         self._busy: set[str] = set()  # conversations in which something is sent, or that are read anew
@@ -146,6 +151,7 @@ class Engine:
             with single():
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._save_always)
+                    tasks.start_soon(self._save_attempts)
                     tasks.start_soon(self._expire)
                     await self._connect_always()
                     tasks.cancel_scope.cancel()
@@ -230,19 +236,29 @@ class Engine:
 
     async def _begin(self, me: User) -> None:
         """It is known who the user is: go on from what the store has of them."""
+        records: dict[str, bytes] = {}
         try:
-            records = await self._store.load()
+            records = await self._in_time(self._store.load)
         except ParleyError as error:
             self._no_store(error)
-            records = {}
         self.me = me
         try:
-            if not self.replica.restore(records, me.id, self._url) and records:
-                _log.warning("the store is another user's, or another server's: it is begun anew")
-                await self._store.clear()
+            if self.replica.restore(records, me.id, self._url) or not records:
+                return
+            _log.warning("the store is another user's, or another server's: it is begun anew")
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             _log.warning("the store cannot be read, and is begun anew: %s", error)
-            await self._store.clear()
+        try:
+            await self._in_time(self._store.clear)
+        except ParleyError as error:
+            self._no_store(error)
+
+    @staticmethod
+    async def _in_time(work: Callable[[], Awaitable[T]]) -> T:
+        """Raises ParleyError where the store stands still."""
+        with anyio.move_on_after(OPEN_TIMEOUT):
+            return await work()
+        raise ParleyError("store", f"it did not answer within {OPEN_TIMEOUT:g} seconds")
 
     def _take(self, target: str, arguments: msgspec.Raw) -> None:
         try:
@@ -541,14 +557,25 @@ class Engine:
 
     async def _save_attempt(self, entry: Entry) -> None:
         """What a store has may be sent by another process, which has to know of this attempt. What no store has yet is
-        written together with it."""
+        written together with it. A store that stands still holds no message up."""
         if not entry.is_kept or self._store_failed:
             return
-        async with self._saving:
-            try:
-                await self._store.save({"attempts": self.replica.attempts()})
-            except ParleyError as error:
-                self._no_store(error)
+        saved = self._attempts_saved
+        self._attempts_to_save.set()
+        with anyio.move_on_after(PATIENCE):
+            await saved.wait()
+
+    async def _save_attempts(self) -> None:
+        while True:
+            await self._attempts_to_save.wait()
+            async with self._saving:
+                self._attempts_to_save = anyio.Event()
+                saved, self._attempts_saved = self._attempts_saved, anyio.Event()
+                try:
+                    await self._store.save({"attempts": self.replica.attempts()})
+                except ParleyError as error:
+                    self._no_store(error)
+            saved.set()
 
     async def _save_changes(self) -> None:
         if self.me is None:
