@@ -16,7 +16,7 @@ from parley_client import ParleyError, engine
 from parley_client.backoff import Backoff
 from parley_client.errors import from_sentence
 from parley_client.replica import OVERTAKEN
-from parley_client.tokens import expires_at
+from parley_client.tokens import TokenGiver, expires_at
 
 from tests.clients.fake_network import Network, network
 from tests.clients.fake_server import Truth
@@ -557,7 +557,33 @@ def test_waits_are_bounded(asked: float, most: float) -> None:
 @pytest.mark.parametrize("token", ["", "x", "x.y.z", "a.eyJleHAiOiJ4In0.b"])
 def test_tokens_that_say_nothing(token: str) -> None:
     """A token that is no JWT is good until the server says otherwise."""
-    assert expires_at(token) is None
+    assert expires_at(token, time.time()) is None
+
+
+@pytest.mark.parametrize("hours", [-5, 0, 5])
+def test_tokens_by_a_clock_that_is_wrong(hours: int) -> None:
+    """A token is good for as long as it says, whatever the time is here: the application is asked for one, once."""
+    given: list[str] = []
+
+    def token() -> str:
+        iat = time.time() + hours * 3600
+        given.append(_token(iat=iat, exp=iat + 900) + str(len(given)))
+        return given[-1]
+
+    async def main() -> None:
+        tokens = TokenGiver(token)
+        for _ in range(3):
+            assert await tokens.current() == given[0]
+        left = tokens.seconds_left()
+        assert left is not None and 0 < left <= 840
+
+    anyio.run(main)
+    now = time.time()
+    assert expires_at(_token(exp=now - 9), now) == now + 300 and expires_at(_token(exp=now + 9000), now) == now + 9000
+
+
+def _token(**claims: float) -> str:
+    return f"a.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.b"
 
 
 @pytest.mark.parametrize(

@@ -197,13 +197,13 @@ export class Connection {
   #tick() {
     const { ping, silence } = this.#settings.timing;
     const own = this.#transport?.silence;
-    if (Date.now() - this.#heardAt > (own ?? silence)) this.lose(new ParleyError("network", "The server is silent."));
+    if (Math.abs(Date.now() - this.#heardAt) > (own ?? silence)) this.lose(new ParleyError("network", "The server is silent."));
     else if (own === undefined) this.#ping(ping);
   }
 
   /** @param {number} period */
   #ping(period) {
-    if (Date.now() - this.#pingedAt < period * 0.9) return;
+    if (Math.abs(Date.now() - this.#pingedAt) < period * 0.9) return;
     this.#pingedAt = Date.now();
     this.#transport?.send(encode({ type: PING }));
   }

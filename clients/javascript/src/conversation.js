@@ -560,7 +560,7 @@ export class Conversation extends Emitter {
 
   /** Say that one types; to be called at each key. */
   startTyping() {
-    if (!this.#host.isLive() || Date.now() - this.#typedAt < this.#host.settings.timing.typing) return;
+    if (!this.#host.isLive() || Math.abs(Date.now() - this.#typedAt) < this.#host.settings.timing.typing) return;
     this.#typedAt = Date.now();
     this.#host.call("StartTyping", [this.id]).catch(() => {});
   }

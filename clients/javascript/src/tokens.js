@@ -47,8 +47,11 @@ export class Tokens {
     if (this.userId !== null && typeof sub === "string" && sub.toLowerCase() !== this.userId)
       throw new ParleyError("forbidden", "The access token is another user's: close this chat, and begin another.");
     const now = Date.now();
-    const lifetime = exp && iat ? (exp - iat) * 1000 : MARGIN * 5;
-    this.#renewAt = exp ? Math.max(now + SHORTEST, exp * 1000 - Math.min(MARGIN, lifetime / 5)) : Infinity;
+    const left = exp ? exp * 1000 - now : Infinity;
+    const lifetime = exp && iat ? (exp - iat) * 1000 : Math.max(left, MARGIN * 5);
+    // By a clock that is wrong it has ended, or is to begin: it is new.
+    const good = left > 0 && left < lifetime ? left : lifetime;
+    this.#renewAt = Math.max(now + SHORTEST, now + good - Math.min(MARGIN, lifetime / 5));
     this.#token = token;
     return token;
   }

@@ -342,6 +342,47 @@ promise("a token that does not come can be given up, and is taken when it comes"
   assert.equal(isAsked, 2);
 });
 
+promise("by a clock that is wrong a token is good for as long as it says", async (server, connect) => {
+  server.create("a", []);
+  for (const hours of [-5, 5]) {
+    const base64 = (claims) => btoa(JSON.stringify(claims)).replaceAll("=", "");
+    let isAsked = 0;
+    const token = () => {
+      isAsked++;
+      const iat = Math.floor(Date.now() / 1000) + hours * 3600;
+      return `e30.${base64({ sub: "a", iat, exp: iat + 900 })}.x${isAsked}`;
+    };
+    const chat = await connect("a", { token });
+    await nap(1_800_000);
+    assert.equal(chat.state, "live");
+    assert.equal(isAsked, 3, String(hours));
+    await chat.close();
+  }
+});
+
+promise("a clock that is set back hides neither that the server is silent, nor that one types", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const [a, b] = [await connect("a"), await connect("b")];
+  const [here, there] = [a.conversations[0], b.conversations[0]];
+  const pings = setInterval(() => server.connections.forEach((one) => one.write({ type: 6 })), 10_000);
+  here.startTyping();
+  await until(() => there.typing.length === 1);
+  const { now } = Date;
+  Date.now = () => now() - 3_600_000;
+  try {
+    await until(() => there.typing.length === 0);
+    here.startTyping();
+    await until(() => there.typing.length === 1);
+    for (const one of server.connections) one.isDead = true;
+    server.send("b", { conversationId: room.id, content: "1" });
+    await nap(120_000);
+    assert.deepEqual(contents(here), ["1"]);
+  } finally {
+    Date.now = now;
+    clearInterval(pings);
+  }
+});
+
 promise("messages on their way, cursors and messages survive a reload", async (server, connect) => {
   const room = server.create("a", ["b"]);
   const store = new MemoryStore();

@@ -24,17 +24,29 @@ TokenSource: TypeAlias = "str | Callable[[], str] | Callable[[], Awaitable[str]]
 MARGIN = 60.0  # seconds before its end at which a token is renewed, or a fifth of its life if that is less
 
 
+NEW = 300.0  # seconds for which a token is good that has ended, and does not say when it began
+
+
 class _Claims(msgspec.Struct):
     exp: float | None = None
+    iat: float | None = None
 
 
-def expires_at(token: str) -> float | None:
-    """Return when a JWT ends, in seconds since 1970; None if it does not say."""
+def expires_at(token: str, now: float) -> float | None:
+    """Return when a JWT that was just given ends, by this clock, in seconds since 1970; None if it does not say.
+
+    If it has ended already, or is to begin, the clock is wrong: it is as good as new.
+    """
     try:
         body = token.split(".")[1]
-        return msgspec.json.decode(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=_Claims).exp
+        claims = msgspec.json.decode(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=_Claims)
     except (IndexError, binascii.Error, ValueError, msgspec.MsgspecError):
         return None
+    if claims.exp is None:
+        return None
+    left = claims.exp - now
+    life = max(left, NEW) if claims.iat is None else claims.exp - claims.iat
+    return now + (left if 0 < left <= life else life)
 
 
 class TokenGiver:
@@ -43,14 +55,14 @@ class TokenGiver:
     def __init__(self, source: TokenSource) -> None:
         self._source = source
         self._token: str | None = _checked(source) if isinstance(source, str) else None
+        self._ends: float | None = None  # seconds since 1970, by this clock
         self._lock: anyio.Lock | None = None
         self.can_renew = not isinstance(source, str)
 
     async def current(self) -> str:
         """Return the token in use, or a new one where there is none or it has ended."""
         token = self._token
-        ends = None if token is None else expires_at(token)
-        if token is None or (self.can_renew and ends is not None and ends <= time.time()):
+        if token is None or (self._ends is not None and self._ends <= time.time()):
             return await self.renew(token)
         return token
 
@@ -66,6 +78,7 @@ class TokenGiver:
             try:
                 found = self._source()
                 self._token = _checked(await found if inspect.isawaitable(found) else str(found))
+                self._ends = expires_at(self._token, time.time())
             except (OSError, httpx.RequestError) as error:
                 raise ParleyError(
                     "network", f"no access token could be had: {error or type(error).__name__}"
@@ -74,10 +87,9 @@ class TokenGiver:
 
     def seconds_left(self) -> float | None:
         """Return the seconds until the token should be renewed; None: it need not be, or cannot."""
-        ends = expires_at(self._token) if self._token is not None and self.can_renew else None
-        if ends is None:
+        if self._ends is None:
             return None
-        left = ends - time.time()
+        left = self._ends - time.time()
         return max(0.0, left - min(MARGIN, left / 5))
 
 
