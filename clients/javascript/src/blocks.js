@@ -58,13 +58,8 @@ export class BlockList {
    * @param {AbortSignal} [signal]
    * @returns {Promise<Block[]>}
    */
-  async list(signal) {
-    const found = [];
-    for (let cursor = null; ; ) {
-      const page = await this.#rest.get("/api/users/me/blocks", { query: { limit: 200, cursor }, signal });
-      found.push(...page.items);
-      if ((cursor = page.next) === null) return found;
-    }
+  list(signal) {
+    return this.#rest.all("/api/users/me/blocks", { signal });
   }
 
   async #read() {

@@ -403,18 +403,12 @@ export class Chat extends Emitter {
    * @returns {Promise<Thread[]>}
    */
   async threads({ unread = false, signal } = {}) {
+    const isOfNow = this.#asking();
     /** @type {Thread[]} */
-    const found = [];
-    for (let cursor = null; ; ) {
-      const isOfNow = this.#asking();
-      /** @type {{items: Thread[], next: string | null}} */
-      const page = await this.#rest.get("/api/threads", { query: { unread: String(unread), limit: 200, cursor }, signal });
-      found.push(...page.items);
-      for (const { root: _, ...state } of page.items)
-        if (isOfNow(state.conversationId)) this.#byId.get(state.conversationId)?.onThread(state);
-      cursor = page.next;
-      if (cursor === null) return found;
-    }
+    const found = await this.#rest.all("/api/threads", { query: { unread: String(unread) }, signal });
+    for (const { root: _, ...state } of found)
+      if (isOfNow(state.conversationId)) this.#byId.get(state.conversationId)?.onThread(state);
+    return found;
   }
 
   /**
@@ -432,13 +426,8 @@ export class Chat extends Emitter {
    * @param {{signal?: AbortSignal}} [options]
    * @returns {Promise<SessionInfo[]>}
    */
-  async sessions({ signal } = {}) {
-    const found = [];
-    for (let cursor = null; ; ) {
-      const page = await this.#rest.get("/auth/sessions", { query: { limit: LISTED, cursor }, signal });
-      found.push(...page.items);
-      if ((cursor = page.next) === null) return found;
-    }
+  sessions({ signal } = {}) {
+    return this.#rest.all("/auth/sessions", { signal });
   }
 
   /**

@@ -16,8 +16,8 @@ const TRANSPORTS = { websocket: openWebSocket, sse: openServerSentEvents, pollin
 /**
  * @typedef {object} End
  * @property {ParleyError} error why
- * @property {boolean} isFinal whether the server does not want this client back
- * @property {boolean} isDrain
+ * @property {boolean} [isFinal] whether the server does not want this client back
+ * @property {boolean} [isDrain]
  *
  * @typedef {{resolve: (result: any) => void, reject: (error: ParleyError) => void}} Call
  */
@@ -82,7 +82,7 @@ export class Connection {
         within: timing.call,
         signal: limit.signal,
         onText: (/** @type {string} */ text) => this.#receive(text),
-        onEnd: (/** @type {ParleyError} */ reason) => this.#over({ error: reason, isFinal: false, isDrain: false }),
+        onEnd: (/** @type {ParleyError} */ reason) => this.#over({ error: reason }),
       };
       this.hasNegotiated = true;
       this.#transport = await TRANSPORTS[name](way);
@@ -92,7 +92,7 @@ export class Connection {
       this.#timer = setInterval(() => this.#tick(), Math.min(timing.ping, timing.silence / 4));
     } catch (error) {
       const known = signal.aborted ? abortedBy(signal) : asParleyError(error);
-      this.#end ??= { error: known, isFinal: false, isDrain: false };
+      this.#end ??= { error: known };
       this.#transport?.close();
       if (known.code === "aborted" && !signal.aborted) throw new ParleyError("timeout", "The connection was not made in time.");
       throw known;
@@ -154,12 +154,12 @@ export class Connection {
   close() {
     if (this.#end) return;
     this.#transport?.send(encode({ type: CLOSE }));
-    this.#over({ error: new ParleyError("closed", "The connection was closed."), isFinal: false, isDrain: false });
+    this.#over({ error: new ParleyError("closed", "The connection was closed.") });
   }
 
   /** @param {ParleyError} error Ends it as if it were lost. */
   lose(error) {
-    this.#over({ error, isFinal: false, isDrain: false });
+    this.#over({ error });
   }
 
   /** @param {string} text */
@@ -170,7 +170,7 @@ export class Connection {
     try {
       messages = text ? decode(text) : [];
     } catch (error) {
-      return this.#over({ error: asParleyError(error), isFinal: false, isDrain: false });
+      return this.#over({ error: asParleyError(error) });
     }
     for (const message of messages) {
       if (this.#end) return;

@@ -455,15 +455,8 @@ export class Conversation extends Emitter {
    * @returns {Promise<Message[]>}
    */
   async pins({ signal } = {}) {
-    /** @type {Message[]} */
-    const found = [];
-    for (let cursor = null; ; ) {
-      /** @type {{items: WireMessage[], next: string | null}} */
-      const page = await this.#host.rest.get(`${this.#path}/pins`, { query: { limit: 200, cursor }, signal });
-      found.push(...page.items.map((wire) => this.#snapshot(wire)));
-      cursor = page.next;
-      if (cursor === null) return found;
-    }
+    const found = await this.#host.rest.all(`${this.#path}/pins`, { signal });
+    return found.map((wire) => this.#snapshot(wire));
   }
 
   /**

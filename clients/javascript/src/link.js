@@ -129,7 +129,7 @@ export class Link {
    */
   async #once() {
     const { transports } = this.#settings;
-    if (isOffline()) return { error: new ParleyError("network", "The machine is offline."), isFinal: false, isDrain: false };
+    if (isOffline()) return { error: new ParleyError("network", "The machine is offline.") };
     this.#owner.onState("connecting", null);
     /** @type {(end: import("./connection.js").End) => void} */
     let onEnd = () => {};
@@ -146,7 +146,7 @@ export class Link {
       },
     );
     const name = transports[this.#transport % transports.length];
-    if (!name) return { error: new ParleyError("network", "No transport works here."), isFinal: true, isDrain: false };
+    if (!name) return { error: new ParleyError("network", "No transport works here."), isFinal: true };
     this.#connection = connection;
     try {
       await connection.open(this.#rest, name, this.#life.signal);
@@ -155,7 +155,7 @@ export class Link {
       if (connection.hasNegotiated) this.#transport++;
       this.#connection = null;
       const known = asParleyError(error);
-      return { error: known, isFinal: isRefusal(known), isDrain: false };
+      return { error: known, isFinal: isRefusal(known) };
     }
     const renewal = new AbortController();
     try {

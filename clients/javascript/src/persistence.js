@@ -78,7 +78,7 @@ export class Persistence {
       const meta = /** @type {any} */ (entries.get(META));
       if (entries.size && meta?.format !== FORMAT) why = "It is of another version.";
       else if (entries.size && (meta.userId !== userId || meta.url !== url)) await this.#store.clear();
-      else found = read(entries);
+      else found = read(entries, userId);
     } catch (error) {
       why = asParleyError(error).message;
     }
@@ -102,7 +102,7 @@ export class Persistence {
       await this.#writing;
       const entries = await this.#store.load();
       const meta = /** @type {any} */ (entries.get(META));
-      return meta?.userId === this.#userId ? read(entries).drafts : [];
+      return meta?.userId === this.#userId ? read(entries, this.#userId).drafts : [];
     } catch {
       return [];
     }
@@ -145,7 +145,8 @@ export class Persistence {
 
   async #write() {
     if (!this.#dirty.size) return;
-    const changes = new Map([...this.#dirty].map(([key, value]) => [key, value()]));
+    const userId = this.#userId;
+    const changes = new Map([...this.#dirty].map(([key, make]) => [key, withUser(make(), userId)]));
     this.#dirty.clear();
     try {
       await this.#store.write(changes);
@@ -168,16 +169,25 @@ export const keyOf = {
   sent: (/** @type {string} */ id) => `r/${id}`,
 };
 
+/**
+ * Whose it is: another tab may be another user's, with a store of the same name.
+ * @param {any} value
+ * @param {string | null} userId
+ */
+const withUser = (value, userId) => value && { ...value, userId };
+
 /** @returns {Loaded} */
 const nothing = () => ({ conversations: new Map(), drafts: [], sent: [] });
 
 /**
  * @param {Map<string, any>} entries
+ * @param {string | null} userId
  * @returns {Loaded} Raises an Error when something has not the form that it should have.
  */
-function read(entries) {
+function read(entries, userId) {
   const found = nothing();
-  for (const [key, value] of entries) {
+  for (const [key, { userId: owner = userId, ...value }] of entries) {
+    if (owner !== userId) continue;
     const kind = key.slice(0, 2);
     if (kind === "c/") {
       if (value.timeline && !(Array.isArray(value.timeline.messages) && value.timeline.cursor.seq >= 0))

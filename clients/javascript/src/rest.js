@@ -45,6 +45,20 @@ export class Rest {
   }
 
   /**
+   * All pages of a list.
+   * @param {string} path
+   * @param {RequestOptions} [options]
+   */
+  async all(path, { query, ...options } = {}) {
+    const found = [];
+    for (let cursor = null; ; ) {
+      const page = await this.get(path, { query: { limit: 200, ...query, cursor }, ...options });
+      found.push(...page.items);
+      if ((cursor = page.next) === null) return found;
+    }
+  }
+
+  /**
    * Returns the JSON of the answer, or null when it has none.
    * @param {string} method
    * @param {string} path

@@ -11,6 +11,7 @@ import { BlockList } from "../src/blocks.js";
 import { errorOfHub } from "../src/errors.js";
 import { Members } from "../src/members.js";
 import { decode, encode } from "../src/protocol.js";
+import { Rest } from "../src/rest.js";
 import { Timeline } from "../src/timeline.js";
 import { Backoff, sleep } from "../src/waiting.js";
 import { UNUSABLE, beginsAnew, keepsTheContract } from "./stores.js";
@@ -1283,6 +1284,27 @@ promise("signals end what waits, and closing ends all of it", async (server, con
 for (const kind of UNUSABLE)
   promise(`a store that is ${kind} begins anew, and is used from then on`, (server) => beginsAnew(kind, new MemoryStore(), server));
 
+promise("what another user's tab writes to a store of the same name is not taken for one's own", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const store = new MemoryStore();
+  const theirs = await connect("a", { store });
+  let mine = await connect("b", { store }); // begins the store anew
+  await nap();
+  server.network.refuse = 1;
+  server.cut("a");
+  theirs.conversations[0].send("of a");
+  await nap();
+  await theirs.close();
+  await mine.close();
+  server.network.refuse = 0;
+  mine = await connect("b", { store });
+  await mine.whenLive();
+  assert.equal(mine.pendingCount, 0);
+  await nap();
+  assert.deepEqual(contents(room), []);
+  assert.deepEqual([mine.conversations.length, mine.unreadCount], [1, 0]);
+});
+
 promise("a store that cannot be used at all is warned of once", async (server, connect) => {
   server.create("a", []);
   const fail = async () => Promise.reject(new Error("full"));
@@ -1594,6 +1616,7 @@ test("the list of blocks is read until nothing later was heard, also after a his
       let meanwhile = null;
       let asked = 0;
       const rest = {
+        all: Rest.prototype.all,
         async get(_path, { query: { cursor } }) {
           asked++;
           if (failures-- > 0) throw new ParleyError("unavailable", "x");
