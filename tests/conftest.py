@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import itertools
+import logging
 import os
 import socket
 import ssl
@@ -291,7 +292,9 @@ async def site(database: str, redis_url: str, nursery: trio.Nursery) -> AsyncIte
 @pytest.fixture(autouse=True)
 def _logs_as_before() -> Iterator[None]:
     """Undo the logging set-up of commands that run in the process of the tests, so that later tests do not have it."""
+    level = logging.getLogger().level
     yield
+    logging.getLogger().setLevel(level)
     if structlog.is_configured():
         structlog.reset_defaults()
 
