@@ -167,7 +167,7 @@ SET_FROM_OUTSIDE: dict[str, dict[str, set[str]]] = {
         "server/hub/invocations.py": {"calls"},
     },
     "of one request or view: on Quart's `g`, its response, the trace of the request, the function of the view": {
-        "server/rest/app.py": {"began", "caller", "count_additions", "grant", "key", "route", "user"},
+        "server/rest/authentication.py": {"began", "caller", "count_additions", "grant", "key", "route", "user"},
         "server/rest/requests.py": {
             "join_route",
             "open_route",

@@ -1,19 +1,16 @@
-"""The REST side as one Quart-Trio app: blueprints, authentication, OpenAPI, errors.
+"""The REST side as one Quart-Trio app: its settings, its blueprints, and what is done before and after each view.
 
-Owns what all routes share. The handlers are passed in.
+Owns the list of blueprints. The handlers are passed in. `server.rest.authentication` says who may go on to a view.
 """
 
-import math
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, cast
 
-from quart import Response, g, request
+from quart import Response, request
 from quart_trio import QuartTrio
 
 from handlers.accounts import Accounts
-from handlers.api_keys import ApiKeys, is_key
+from handlers.api_keys import ApiKeys
 from handlers.blocks import Blocks
 from handlers.conversations import Conversations
 from handlers.errors import ChatError
@@ -22,7 +19,6 @@ from handlers.files import Files
 from handlers.groups import Groups
 from handlers.member_moderation import MemberModeration
 from handlers.messages import Messages
-from handlers.model import Caller
 from handlers.moderation import Moderation
 from handlers.provisioning import Provisioning
 from handlers.reactions import Reactions
@@ -34,17 +30,18 @@ from handlers.users import Users
 from handlers.webhooks import Webhooks
 from server.config.rate_limits import RateLimits
 from server.config.settings import Settings
-from server.config.trusted_proxies import Proxies, limited_as
+from server.config.trusted_proxies import Proxies
 from server.identity.access_tokens import Verifier
 from server.identity.connection_tokens import ConnectionTokens
 from server.identity.sign_in import SignIn
 from server.observability.health_checks import Check
-from server.rest import converters, key_access, openapi, problems
+from server.rest import converters, openapi, problems
 from server.rest.answer_memory import AnswerBudget
 from server.rest.asgi import RequestConnection
-from server.rest.request_log import TRACE, Trace, current_trace, template
+from server.rest.authentication import Authentication, here, origin
+from server.rest.request_log import TRACE, Trace
 from server.rest.request_metrics import RequestMetrics
-from server.rest.requests import ESCAPED, MAX_BODY, address, bearer, check_query, defers_standing, owes_standing
+from server.rest.requests import ESCAPED, MAX_BODY
 from server.rest.routes import (
     audit,
     auth,
@@ -70,7 +67,6 @@ from server.rest.routes import (
     webhooks,
 )
 from server.rest.upload_backpressure import PacedRequest, let_in
-from server.transport.unauthenticated import known
 from store.objects import Objects
 from store.objects.directory import DirectoryObjects
 
@@ -108,7 +104,6 @@ def create_app(
     request_metrics: RequestMetrics,
     answers: AnswerBudget,
 ) -> QuartTrio:
-    turns = answers.turns
     app = QuartTrio("server.rest", static_folder=None)
     app.asgi_http_class = RequestConnection
     app.request_class = PacedRequest
@@ -145,95 +140,28 @@ def create_app(
     app.register_blueprint(docs.blueprint(described))
     problems.install(app)
 
+    authentication = Authentication(
+        limits,
+        answers.turns,
+        verifier=verifier,
+        api_keys=api_keys,
+        users=users_handler,
+        provisioning=provisioning_handler,
+    )
+
     @app.before_request
     async def authenticate() -> None:
-        """Apply rate limits, and require the access token of an existing user unless the route is open.
-
-        The order matters. A request without a valid token is counted against its address, one with a valid token
-        against its user only, so that users behind one address do not share a limit. The address counts as
-        authenticated (`known`) as soon as the token is verified. The turn is taken before PostgreSQL is asked whether
-        the user still exists, because that needs a connection of the pool. Routes that upload take no turn: they last
-        as long as their client takes, and have a rate limit of their own.
-        """
-        request, g = _here()
-        trace: Trace | None = request.scope.get(TRACE)
-        if trace is not None and request.url_rule is not None:
-            trace.route = template(request.url_rule.rule)
-        g.began = time.perf_counter()
-        view = app.view_functions.get(request.endpoint or "")
-        if view is None or getattr(view, "open_route", False):
-            limits.requests.require(origin())
-            if getattr(view, "sign_in_route", False):
-                await limits.sign_ins.require(origin())
-            return
-        try:
-            token = bearer()
-            found = None if is_key(token) else await verifier.verify(token)
-        except ChatError:
-            limits.requests.require(origin())  # so that guessing tokens is limited, too
-            raise
-        takes_turn = not getattr(view, "upload_route", False)
-        if found is None:
-            g.caller = await accept_key(token, takes_turn=takes_turn)
-        else:
-            g.caller = found
-            known(request.scope)
-            if trace is not None:
-                trace.user = str(found.user_id)
-            limits.requests.require(str(found.user_id))
-            if takes_turn:
-                await turns.take(request.scope, str(found.user_id))
-            if not getattr(view, "parting_route", False) and not defers_standing(view):
-                await users_handler.require(found)
-        if getattr(view, "upload_route", False):
-            await limits.uploads.require(str(g.caller.user_id))
-        if found is not None:
-            g.count_additions = partial(count_additions, str(found.user_id))
-        if getattr(view, "join_route", False):
-            await limits.joins.require(str(g.caller.user_id))
-
-    async def count_additions(user_id: str, number: int) -> None:
-        await limits.additions.require(user_id, cost=number)
-
-    def origin() -> str:
-        """The key under which the client's address is limited."""
-        return limited_as(address())
-
-    async def accept_key(token: str, *, takes_turn: bool) -> Caller:
-        """Return for whom a request with an API key is made. The same order: limits and turns are the key's.
-
-        That a key is asked for in PostgreSQL is counted against the address, so that guessing keys is limited.
-        """
-        scope = cast(dict[str, Any], request.scope)
-        g.grant = grant = await api_keys.verify(token, lambda: limits.requests.require(origin()))
-        known(scope)
-        trace = current_trace()
-        if trace is not None:
-            trace.key = str(grant.id)
-        limits.key_requests.require(grant.id)
-        assert request.url_rule is not None  # it has a view
-        needed = key_access.require(grant, request.method, template(request.url_rule.rule))
-        if takes_turn:
-            await turns.take(scope, f"key {grant.id}")
-        user_id = await key_access.find_user(grant, needed, provisioning_handler)
-        if trace is not None and user_id != key_access.NO_USER:
-            trace.user = str(user_id)
-        return Caller(user_id, math.inf)
+        await authentication.admit(app.view_functions.get(request.endpoint or ""))
 
     @app.before_request
     async def read_query() -> None:
-        try:
-            check_query()
-        except ChatError:
-            if owes_standing():
-                await users_handler.require(g.caller)
-            raise
+        await authentication.check_query()
 
     @app.after_request
     async def harden(response: Response) -> Response:
-        request, g = _here()
+        request, g = here()
         let_in()
-        turns.end(request.scope)
+        answers.turns.end(request.scope)
         trace: Trace | None = request.scope.get(TRACE)
         holder = trace.user if trace is not None and trace.user else origin()
         try:
@@ -248,8 +176,3 @@ def create_app(
         return response
 
     return app
-
-
-def _here() -> tuple[Any, Any]:
-    """The current request and its `g` themselves: each look-up through Quart's proxies of them counts."""
-    return request._get_current_object(), g._get_current_object()  # type: ignore[attr-defined]
