@@ -45,6 +45,7 @@ from store.model import (
     UnreadTotals,
     WireEnum,
 )
+from store.postgres import conversation_views
 from store.postgres import conversations as store
 from store.postgres.connection import Connection
 from store.redis.inbox_entries import SettingsChange
@@ -69,15 +70,17 @@ class Conversations:
 
     async def get(self, caller: Caller, conversation_id: UUID) -> Conversation:
         async with self._pool.connection() as conn:
-            found = await store.fetch_conversation(conn, conversation_id, caller.user_id)
+            found = await conversation_views.fetch_conversation(conn, conversation_id, caller.user_id)
         if found is None:
             raise permissions.not_found()
         return found
 
     async def views(self, conversation_id: UUID, user_ids: Collection[UUID]) -> dict[UUID, Conversation]:
-        """The conversation as each of these users sees it; those who are no members are left out. For the process."""
+        """Return the conversation as each of these users sees it, without those who are not members. For the process
+        itself: no caller is checked.
+        """
         async with self._pool.connection() as conn:
-            return await store.list_views(conn, conversation_id, user_ids)
+            return await conversation_views.list_views(conn, conversation_id, user_ids)
 
     async def list(
         self,
@@ -85,19 +88,19 @@ class Conversations:
         limit: int,
         cursor: str | None,
         *,
-        members: int = store.MEMBERS_LISTED,
-        only: store.Filter = store.ALL,
+        members: int = conversation_views.MEMBERS_LISTED,
+        only: conversation_views.Filter = conversation_views.ALL,
     ) -> tuple[Sequence[Conversation], str | None]:
         """Mine, the most recently active first, as they were at the first page; of each the first members."""
         position = page_cursors.decode_position(cursor)
         async with self._pool.connection() as conn:
-            items, following = await store.list_conversations(
+            items, following = await conversation_views.list_conversations(
                 conn, caller.user_id, limit=limit, position=position, members=members, only=only
             )
         return items, page_cursors.encode_position(following) if following else None
 
     async def unread_totals(self, caller: Caller) -> UnreadTotals:
-        """What the caller has not read, in all conversations together."""
+        """Return how much the caller has not read, in all conversations together."""
         async with self._pool.connection() as conn:
             return await store.fetch_unread_totals(conn, caller.user_id)
 
@@ -126,7 +129,7 @@ class Conversations:
             await require_not_banned(conn, caller)
             earlier = await claim(conn, caller.user_id, once, conversation_id)
             if earlier is not None:
-                found = await store.fetch_conversation(conn, earlier, caller.user_id)
+                found = await conversation_views.fetch_conversation(conn, earlier, caller.user_id)
                 if found is not None:
                     return (found, True), ()  # answered as the first time
                 if kind is ConversationType.GROUP:
@@ -336,16 +339,18 @@ class Conversations:
     async def _require(
         conn: Connection, caller: Caller, conversation_id: UUID, if_match: Collection[str] | None
     ) -> None:
-        """The conversation, which is locked, is what the caller has seen. Raises ChatError("precondition_failed")."""
+        """Require that the conversation, which is locked, is still as the caller has seen it. Raises
+        ChatError("precondition_failed").
+        """
         if if_match is not None:
-            found = await store.fetch_conversation(conn, conversation_id, caller.user_id)
+            found = await conversation_views.fetch_conversation(conn, conversation_id, caller.user_id)
             if found is None:
                 raise permissions.not_found()
             preconditions.require(if_match, preconditions.of_conversation(found), "conversation")
 
 
 async def locked(conn: Connection, caller: Caller, conversation_id: UUID) -> tuple[store.Head, Member]:
-    """The conversation under its lock, and the caller as its member. Raises ChatError("not_found")."""
+    """Lock the conversation. Return it, and the caller as its member. Raises ChatError: not_found, banned."""
     head = await store.lock_conversation(conn, conversation_id)
     if head is None:
         raise permissions.not_found()

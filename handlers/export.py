@@ -29,7 +29,7 @@ from handlers.threads import Threads
 from handlers.users import Users
 from store.ids import id_ms, timestamp
 from store.model import Conversation
-from store.postgres.conversations import MEMBERS_SHOWN
+from store.postgres.conversation_views import MEMBERS_SHOWN
 from store.postgres.files import File
 from store.postgres.reactions import Own
 from store.postgres.threads import Own as OwnThread
@@ -206,7 +206,7 @@ class Export:
 
 
 async def _all(page: Callable[[int, str | None], Awaitable[tuple[Sequence[object], str | None]]]) -> list[object]:
-    """The items of all pages of a list of which a user has few."""
+    """Return the items of all pages of a list of which a user has few."""
     found: list[object] = []
     cursor: str | None = None
     while True:

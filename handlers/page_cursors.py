@@ -11,7 +11,7 @@ import struct
 from uuid import UUID
 
 from handlers.errors import ChatError
-from store.postgres.conversations import Position
+from store.postgres.conversation_views import Position
 
 _POSITION = struct.Struct("!q16sq")
 

@@ -19,7 +19,7 @@ from handlers.ports import Connections
 from store import receipts
 from store.ids import epoch_ms
 from store.model import Change, Conversation, Cursor, MemberCursor, Position, ThreadState, Timestamp
-from store.postgres import accounts, conversations, messages, moderation, threads, users
+from store.postgres import accounts, conversation_views, conversations, messages, moderation, threads, users
 from store.postgres import cursors as positions
 from store.postgres.batch_loader import BatchLoader
 from store.postgres.blocks import Concerning, list_blocks_around
@@ -128,32 +128,36 @@ class Sync:
             raise _session_ended()
 
     async def ended(self, session_ids: Collection[UUID]) -> Collection[UUID]:
-        """Those of these sign-in sessions that have ended. For the process."""
+        """Return those of these sign-in sessions that have ended. For the process itself."""
         return await self._ended.get(session_ids)
 
     async def privacy(self, user_ids: Collection[UUID]) -> dict[UUID, Chosen]:
-        """What those of these users hide who have ever chosen. For the process."""
+        """Return what these users hide, without those who have never chosen. For the process itself."""
         return await self._privacy.get(user_ids)
 
     async def blocks(self, user_ids: Collection[UUID]) -> dict[UUID, Concerning]:
-        """Of those of these users whom any block concerns, theirs and others' against them. For the process."""
+        """Return the blocks of these users, theirs and others' against them, without users whom no block concerns. For
+        the process itself.
+        """
         return await self._blocks.get(user_ids)
 
     async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
-        """The last seq of each conversation that exists or existed."""
+        """Return the last seq of each conversation that exists or existed."""
         return await self._heads.get(conversation_ids)
 
     async def positions(self, conversation_ids: Collection[UUID]) -> dict[UUID, Position]:
-        """The head of each conversation that exists or existed, with the message of its last change."""
+        """Return the head of each conversation that exists or existed, with the message of its last change."""
         return await self._positions.get(conversation_ids)
 
     async def packed_positions(self, conversation_ids: Sequence[bytes]) -> bytes:
-        """The same of thousands, which are named by their octets, packed (`store.positions`). For the process."""
+        """Return the heads of thousands of conversations, named by their octets, packed (`store.positions`). For the
+        process itself.
+        """
         async with self._pool.connection() as conn:
             return await positions.pack_positions(conn, conversation_ids)
 
     async def diverged(self, shown: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:
-        """The indexes of those of these cursors that are not of the history that PostgreSQL has."""
+        """Return the indexes of those of these cursors that are not of the history that PostgreSQL has."""
         keys = [_key(conversation_id, cursor) for conversation_id, cursor in shown]
         lost: set[Proof] = set()
         for start in range(0, len(keys), PROVED):
@@ -161,7 +165,9 @@ class Sync:
         return [index for index, key in enumerate(keys) if key in lost]
 
     async def standings(self, user_id: UUID, conversation_ids: Sequence[UUID]) -> dict[UUID, Standing]:
-        """What is the user's own of each conversation that is theirs: how much they have not read, their settings."""
+        """Return what is the user's own of each of their conversations among these: how much they have not read, their
+        settings.
+        """
         found: dict[UUID, Standing] = {}
         for start in range(0, len(conversation_ids), COUNTED):
             some = [(user_id, conversation_id) for conversation_id in conversation_ids[start : start + COUNTED]]
@@ -169,7 +175,7 @@ class Sync:
         return found
 
     async def fetch_watermark(self, conversation_id: UUID) -> int:
-        """The seq up to which changes of the conversation are not kept. For the process."""
+        """Return the seq up to which changes of the conversation are not kept. For the process itself."""
         async with self._pool.connection() as conn:
             return await conversations.fetch_watermark(conn, conversation_id)
 
@@ -185,12 +191,14 @@ class Sync:
             return await positions.fetch_positions(conn, conversation_ids)
 
     async def view(self, user_id: UUID, conversation_id: UUID) -> Conversation | None:
-        """The conversation as this user sees it; None when they are no member (any more)."""
+        """Return the conversation as this user sees it; None if they are not a member (any more)."""
         async with self._pool.connection() as conn:
-            return (await conversations.list_views(conn, conversation_id, [user_id])).get(user_id)
+            return (await conversation_views.list_views(conn, conversation_id, [user_id])).get(user_id)
 
     async def thread_state(self, user_id: UUID, thread_id: UUID) -> ThreadState | None:
-        """What a thread is to this user; None when they are no member (any more), or have nothing to do with it."""
+        """Return what a thread is to this user; None if they are not a member (any more), or have nothing to do with
+        it.
+        """
         async with self._pool.connection() as conn:
             return (await threads.list_thread_states(conn, user_id, [thread_id])).get(thread_id)
 
@@ -245,7 +253,7 @@ class Sync:
             return await list_privacy(conn, user_ids)
 
     async def changes(self, conversation_id: UUID, after: int, *, limit: int, max_bytes: int) -> Sequence[Change]:
-        """For a room of this process: no one caller to check."""
+        """Read changes for a room of this process: there is no one caller to check."""
         async with self._pool.connection() as conn:
             return await messages.list_changes(conn, conversation_id, after, limit=limit, max_bytes=max_bytes)
 
@@ -255,32 +263,35 @@ class Sync:
             permissions.require_member(await conversations.fetch_member(conn, conversation_id, caller.user_id))
 
     async def deleted(self, user_ids: Collection[UUID]) -> list[UUID]:
-        """Those of these users who are gone. For the process."""
+        """Return those of these users who were deleted. For the process itself."""
         async with self._pool.connection() as conn:
             return await users.list_deleted(conn, user_ids)
 
     async def banned(self, user_ids: Collection[UUID]) -> Collection[UUID]:
-        """Those of these users who are banned. For the process."""
+        """Return those of these users who are banned. For the process itself."""
         async with self._pool.connection() as conn:
             return await moderation.list_banned(conn, user_ids)
 
     async def all_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]:
-        """The conversations of each of these users. For the process."""
+        """Return the conversations of each of these users. For the process itself."""
         return await self._memberships.get(user_ids)
 
     async def joined(self, user_ids: Collection[UUID], seconds: float) -> Sequence[tuple[UUID, UUID]]:
-        """The users among these who have joined a conversation in the last `seconds`, each with its id."""
+        """Return the users among these who have joined a conversation in the last `seconds`, each with its id."""
         async with self._pool.connection() as conn:
             return await conversations.list_joined(conn, user_ids, seconds)
 
     async def settings_changed(self, user_ids: Collection[UUID], seconds: float) -> Sequence[tuple[UUID, UUID]]:
-        """The users among these who have changed their settings of a conversation in the last `seconds`, each with its
-        id."""
+        """Return the users among these who have changed their settings of a conversation in the last `seconds`, each
+        with its id.
+        """
         async with self._pool.connection() as conn:
             return await conversations.list_settings_changed(conn, user_ids, seconds)
 
     async def threads_changed(self, user_ids: Collection[UUID], seconds: float) -> Sequence[tuple[UUID, UUID]]:
-        """The users among these who have followed, left or read a thread in the last `seconds`, each with its id."""
+        """Return the users among these who have followed, left or read a thread in the last `seconds`, each with its
+        id.
+        """
         async with self._pool.connection() as conn:
             return await threads.list_threads_changed(conn, user_ids, seconds)
 
@@ -299,9 +310,9 @@ class Sync:
         async with self._pool.connection() as conn:
             permissions.require_member(await conversations.fetch_member(conn, conversation_id, caller.user_id))
             found = await conversations.list_cursors(
-                conn, conversation_id, caller.user_id, conversations.MEMBERS_SHOWN + 1
+                conn, conversation_id, caller.user_id, conversation_views.MEMBERS_SHOWN + 1
             )
-        shown = found[: conversations.MEMBERS_SHOWN]
+        shown = found[: conversation_views.MEMBERS_SHOWN]
         return shown, cursors.encode_id(shown[-1].user_id) if len(found) > len(shown) else None
 
 
@@ -339,7 +350,9 @@ def _cursor(key: Proof) -> Cursor:
 
 
 def read_cursor(shown: int | CursorProof) -> Cursor | None:
-    """The cursor that a client shows; None if its id or its time is none. Raises ChatError("invalid_cursor")."""
+    """Return the cursor that a client shows; None if its id or its time is not valid. Raises
+    ChatError("invalid_cursor").
+    """
     seq = shown if isinstance(shown, int) else shown.seq
     if seq < 0:
         raise ChatError("invalid_cursor", "A cursor is a seq: 0 or more.")

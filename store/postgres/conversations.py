@@ -1,4 +1,7 @@
-"""Conversations and their members: reading them, and every change of them, each announced by a System message.
+"""Conversations and their members: what the rules need to know of them, and every change of them.
+
+Each change is announced by a System message. What users see of a conversation is read by
+`store.postgres.conversation_views`.
 
 Owns the rows of `conversations` and `members`, except the head (raised where a message is written) and the
 cursors. Writes take part in the caller's transaction, or run in one of their own (`Connection.atomic`), and lock the
@@ -17,7 +20,6 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
-import trio
 
 from store.errors import StoreError, Unavailable
 from store.ids import epoch_ms, new_id, timestamp
@@ -29,8 +31,6 @@ from store.model import (
     GroupDetails,
     Member,
     MemberCursor,
-    Message,
-    Notifications,
     Posting,
     Role,
     Timestamp,
@@ -38,26 +38,15 @@ from store.model import (
 )
 from store.postgres import public_groups, queries
 from store.postgres.connection import Connection
-from store.postgres.messages import message_of
+from store.postgres.conversation_views import ROLES, fetch_conversation, settings_of
 from store.postgres.system_messages import Announcement, Event, changed_details, insert_system_messages
 
-MAX_POSITION = 2**63 - 1
-MEMBERS_SHOWN = 100  # in a Conversation; list_members has the rest
-MEMBERS_LISTED = 20  # in a Conversation of a list
-LIST_STEP = 50  # conversations of a list that are put together in one scheduler step: a few milliseconds
-LIST_BYTES = 256 * 1024  # octets of last messages and descriptions in a page of a list, unless one alone has more
-SETTLE = 0.5  # seconds in which messages on their way are committed before a list begins that has several pages
-SETTLE_POLL = 0.005  # seconds
 UNKNOWN_NAMED = 10  # users who do not exist, in an error
 LOWEST_ID = UUID(int=0)  # below every user id
 BUDGET = 8000  # messages looked at for the totals of one user
 CAPPED = 3000  # the same where there are more: the totals are lower bounds then, and mentions are looked for apart
 THREADS = 2000  # of one user that are looked at, those with the newest roots
 FORGOTTEN = 1000  # members that are deleted at once when a group is dissolved
-DETAILS = len(msgspec.structs.fields(GroupDetails))
-DESCRIPTION = 8  # where it stands among the columns of a conversation: the first of the details
-ROLES = {member.value: member for member in Role}
-KINDS = {member.value: member for member in ConversationType}
 
 
 class UnknownUser(StoreError):
@@ -76,15 +65,6 @@ class NotAMember(StoreError):
     """The user is not a member of this conversation."""
 
 
-class Position(NamedTuple):
-    """In a list of conversations: the number and the last message of the last one shown, and the highest number that
-    there was at the first page."""
-
-    number: int
-    last_id: UUID
-    as_of: int
-
-
 class Roll(NamedTuple):
     """The members of a group as they were at one of its seqs, or later."""
 
@@ -100,16 +80,6 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     unread_count: int
     mention_count: int
     settings_version: int
-
-
-class Filter(msgspec.Struct, frozen=True):
-    """Of a user's conversations those that they have, or have not, archived or made a favourite; None: both."""
-
-    archived: bool | None = None
-    favourite: bool | None = None
-
-
-ALL = Filter()
 
 
 class SettingsUpdate(msgspec.Struct, frozen=True):
@@ -145,110 +115,6 @@ async def lock_conversation(conn: Connection, conversation_id: UUID) -> Head | N
     return Head(id_, ConversationType(kind), title, created_by, last_seq, member_count, _details_of(details))
 
 
-async def fetch_conversation(conn: Connection, conversation_id: UUID, viewer_id: UUID) -> Conversation | None:
-    """Return the conversation as this member sees it, with its first 100 members; None for other users."""
-    cursor = await conn.execute(queries.fetch_conversation, {"id": conversation_id, "viewer_id": viewer_id})
-    found = await _complete(conn, await cursor.fetchall())
-    return found[0] if found else None
-
-
-async def list_views(conn: Connection, conversation_id: UUID, viewer_ids: Collection[UUID]) -> dict[UUID, Conversation]:
-    """Return the conversation as each of these members sees it; users who are not members are left out."""
-    cursor = await conn.execute(queries.list_views, {"id": conversation_id, "viewer_ids": list(viewer_ids)})
-    rows = await cursor.fetchall()
-    return dict(zip([row[0] for row in rows], await _complete(conn, [row[1:] for row in rows]), strict=True))
-
-
-async def list_conversations(
-    conn: Connection,
-    viewer_id: UUID,
-    *,
-    limit: int = 50,
-    position: Position | None = None,
-    members: int = MEMBERS_LISTED,
-    only: Filter = ALL,
-) -> tuple[list[Conversation], Position | None]:
-    """A user's conversations, the most recently active first, and the `position` of the next page (None: no more).
-
-    At most `limit`, and fewer when their last messages are long; of each, the first so many `members`. Put together a
-    few at a time, so that others get their turn.
-
-    All pages are in the order of the first one's moment: a conversation that becomes active meanwhile stays.
-    """
-    if position is not None:
-        as_of = position.as_of
-        rows = await _list_rows(conn, viewer_id, limit, position, as_of, only)
-    else:
-        at_once = min(limit, LIST_STEP)
-        is_several = await _count_memberships(conn, viewer_id, only, at_once + 1) > at_once  # pages: to be in one order
-        as_of = await _settle(conn) if is_several else MAX_POSITION
-        rows = await _list_rows(conn, viewer_id, limit, position, as_of, only)
-        if not is_several and (len(rows) > at_once or _count_fitting(rows[:limit]) < len(rows)):
-            # They have joined another one meanwhile, or the last messages are long.
-            as_of = await _settle(conn)
-            rows = await _list_rows(conn, viewer_id, limit, position, as_of, only)
-    found: list[Conversation] = []
-    fitting = _count_fitting(rows[:limit])
-    while len(found) < fitting:
-        part = [row[3:] for row in rows[len(found) : min(len(found) + LIST_STEP, fitting)]]
-        found += await _complete(conn, part, members)
-        await trio.lowlevel.checkpoint()
-    if len(rows) <= len(found):
-        return found, None
-    number, last_id, *_ = rows[len(found) - 1]
-    return found, Position(number, last_id, as_of)
-
-
-async def _list_rows(
-    conn: Connection, viewer_id: UUID, limit: int, position: Position | None, as_of: int, only: Filter
-) -> list[tuple[Any, ...]]:
-    """Place, last message, its octets, and columns of the conversations of a page as of a place, and of one more."""
-    number, last_id, _ = position or (None, None, None)
-    parameters = {
-        "viewer_id": viewer_id,
-        "place": number,
-        "last_id": last_id,
-        "as_of": as_of,
-        "limit": limit + 1,
-        "archived": only.archived,
-        "favourite": only.favourite,
-    }
-    return await (await conn.execute(queries.list_conversations, parameters)).fetchall()
-
-
-def _count_fitting(rows: Sequence[Sequence[Any]]) -> int:
-    """How many of a list's rows, from the first on, make a page: at least one, if there are any."""
-    size = 0
-    for number, (_, _, octets, *columns) in enumerate(rows):
-        size += octets + len((columns[DESCRIPTION] or "").encode())
-        if number and size > LIST_BYTES:
-            return number
-    return len(rows)
-
-
-async def _count_memberships(conn: Connection, viewer_id: UUID, only: Filter, most: int) -> int:
-    """In how many conversations of a list the user is, counted up to `most`."""
-    parameters = {"viewer_id": viewer_id, "archived": only.archived, "favourite": only.favourite, "most": most}
-    [[count]] = await (await conn.execute(queries.count_memberships, parameters)).fetchall()
-    return int(count)
-
-
-async def _settle(conn: Connection) -> int:
-    """Return the last place that was drawn, when all messages that have drawn one up to it are committed or given up.
-
-    A message draws its place before it is committed, so one may become visible between two pages, with a place from
-    before the first. It would look like one that was there, and its conversation be on neither page. What takes longer
-    than SETTLE is not waited for.
-    """
-    [[place, drawing]] = await (await conn.execute(queries.fetch_last_place)).fetchall()
-    deadline = trio.current_time() + SETTLE
-    while drawing and trio.current_time() < deadline:
-        await trio.sleep(SETTLE_POLL)
-        rows = await (await conn.execute(queries.list_drawing, {"transactions": drawing})).fetchall()
-        drawing = [transaction for (transaction,) in rows]
-    return int(place)
-
-
 async def fetch_member(conn: Connection, conversation_id: UUID, user_id: UUID) -> Member | None:
     parameters = {"conversation_id": conversation_id, "user_id": user_id}
     row = await (await conn.execute(queries.fetch_member, parameters)).fetchone()
@@ -276,14 +142,14 @@ async def list_member_ids(conn: Connection, conversation_id: UUID) -> tuple[UUID
 async def list_cursors(
     conn: Connection, conversation_id: UUID, viewer_id: UUID, limit: int = 100
 ) -> tuple[MemberCursor, ...]:
-    """The cursors of the first members by user id, as this one sees them."""
+    """Return the cursors of the first members by user id, as this user sees them."""
     parameters = {"conversation_id": conversation_id, "viewer_id": viewer_id, "limit": limit}
     cursor = await conn.execute(queries.list_cursors, parameters)
     return tuple(MemberCursor(*row) for row in await cursor.fetchall())
 
 
 async def list_memberships(conn: Connection, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]:
-    """The conversations that each of these users is in; users who are in none are left out."""
+    """Return the conversations of each of these users, without users who are in none."""
     found: dict[UUID, list[UUID]] = {}
     cursor = await conn.execute(queries.list_memberships, {"user_ids": list(user_ids)})
     for user_id, conversation_id in await cursor.fetchall():
@@ -292,14 +158,15 @@ async def list_memberships(conn: Connection, user_ids: Collection[UUID]) -> dict
 
 
 async def list_crowded(conn: Connection, user_ids: Collection[UUID], most: int) -> list[UUID]:
-    """Those of these users who are in as many conversations, or more. Exact in a transaction that has made them members
-    of one."""
+    """Return those of these users who are in `most` conversations, or more. Exact in a transaction that has made them
+    members of one.
+    """
     cursor = await conn.execute(queries.list_crowded, {"user_ids": list(user_ids), "most": most})
     return [user_id for (user_id,) in await cursor.fetchall()]
 
 
 async def list_joined(conn: Connection, user_ids: Collection[UUID], seconds: float) -> list[tuple[UUID, UUID]]:
-    """The users among these who have joined a conversation in the last `seconds`, each with its id."""
+    """Return the users among these who have joined a conversation in the last `seconds`, each with its id."""
     cursor = await conn.execute(queries.list_joined, {"user_ids": list(user_ids), "seconds": seconds})
     return [(user_id, conversation_id) for user_id, conversation_id in await cursor.fetchall()]
 
@@ -307,13 +174,15 @@ async def list_joined(conn: Connection, user_ids: Collection[UUID], seconds: flo
 async def list_settings_changed(
     conn: Connection, user_ids: Collection[UUID], seconds: float
 ) -> list[tuple[UUID, UUID]]:
-    """The users among these who have changed their settings of a conversation in the last `seconds`, with its id."""
+    """Return the users among these who have changed their settings of a conversation in the last `seconds`, with its
+    id.
+    """
     cursor = await conn.execute(queries.list_settings_changed, {"user_ids": list(user_ids), "seconds": seconds})
     return [(user_id, conversation_id) for user_id, conversation_id in await cursor.fetchall()]
 
 
 async def list_audiences(conn: Connection, user_ids: Collection[UUID], most: int) -> dict[UUID, list[UUID]]:
-    """The conversations of at most `most` members that each of these users is in."""
+    """Return the conversations of at most `most` members that each of these users is in."""
     found: dict[UUID, list[UUID]] = {user_id: [] for user_id in user_ids}
     cursor = await conn.execute(queries.list_audiences, {"user_ids": list(user_ids), "most": most})
     for user_id, conversation_id in await cursor.fetchall():
@@ -322,18 +191,18 @@ async def list_audiences(conn: Connection, user_ids: Collection[UUID], most: int
 
 
 async def fetch_watermark(conn: Connection, conversation_id: UUID) -> int:
-    """The highest changed_seq that retention has dropped; 0 when there is all."""
+    """Return the highest changed_seq that retention has dropped; 0 if it has dropped nothing."""
     row = await (await conn.execute(queries.fetch_watermark, {"id": conversation_id})).fetchone()
     return int(row[0]) if row else 0
 
 
 async def fetch_heads(conn: Connection, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
-    """The last seq of each conversation that exists or existed."""
+    """Return the last seq of each conversation that exists or existed."""
     return dict(await (await conn.execute(queries.fetch_heads, {"ids": list(conversation_ids)})).fetchall())
 
 
 async def list_standings(conn: Connection, views: Collection[tuple[UUID, UUID]]) -> dict[tuple[UUID, UUID], Standing]:
-    """What is each user's own of a conversation, by (user, conversation); who is no member is left out."""
+    """Return what is each user's own of a conversation, by (user, conversation), without those who are not members."""
     parameters = {"user_ids": [user for user, _ in views], "conversation_ids": [key for _, key in views]}
     rows = await (await conn.execute(queries.list_standings, parameters)).fetchall()
     return {(user_id, conversation_id): Standing(*own) for user_id, conversation_id, *own in rows}
@@ -469,7 +338,7 @@ async def delete_conversation(conn: Connection, conversation_id: UUID, *, by: UU
 
 
 async def _list_all(conn: Connection, head: Head, roll: Roll | None) -> tuple[UUID, ...]:
-    """The members of a conversation that is locked."""
+    """Return the members of a conversation that is locked."""
     if roll is not None:
         parameters = {"conversation_id": head.id, "seq": roll.seq}
         joined = await (await conn.execute(queries.list_joined_since, parameters)).fetchall()
@@ -522,7 +391,7 @@ async def insert_member(conn: Connection, conversation_id: UUID, user_id: UUID, 
 
 
 async def fetch_mute(conn: Connection, conversation_id: UUID, user_id: UUID) -> Timestamp | None:
-    """Until when a member is muted; None: they are not, or are no member."""
+    """Return until when a member is muted; None if they are not, or are not a member."""
     parameters = {"conversation_id": conversation_id, "user_id": user_id}
     row = await (await conn.execute(queries.fetch_mute, parameters)).fetchone()
     return None if row is None else timestamp(row[0])
@@ -579,11 +448,11 @@ async def update_settings(
     parameters: dict[str, Any] = {"conversation_id": conversation_id, "user_id": user_id}
     row = await (await conn.execute(queries.update_settings, parameters | msgspec.structs.asdict(update))).fetchone()
     if row is not None:
-        return _settings_of(row), True
+        return settings_of(row), True
     row = await (await conn.execute(queries.fetch_settings, parameters)).fetchone()
     if row is None:
         raise NotAMember
-    return _settings_of(row), False
+    return settings_of(row), False
 
 
 # -- inside -----------------------------------------------------------------------------------
@@ -628,7 +497,7 @@ async def _claim_direct(conn: Connection, conversation_id: UUID, creator_id: UUI
 
 
 async def _populate(conn: Connection, conversation_id: UUID, people: dict[UUID, Role], *, by: UUID) -> Change:
-    """The first message and the members of a conversation that was just made."""
+    """Insert the first message and the members of a conversation that was just made."""
     said = Announcement(Event.CREATED, by)
     [change] = await insert_system_messages(conn, [(conversation_id, said)], members=tuple(sorted(people)))
     await _insert_members(conn, change, people)
@@ -659,85 +528,3 @@ def _details_of(row: Sequence[Any]) -> GroupDetails:
     description, avatar_url, admins_post, slow_mode_seconds, is_public = row
     posting = Posting.ADMINS if admins_post else Posting.EVERYONE
     return GroupDetails(description, avatar_url, posting, slow_mode_seconds, is_public)
-
-
-def _settings_of(row: Sequence[Any]) -> ConversationSettings:
-    archived, favourite, muted_until, version = row
-    return ConversationSettings(
-        archived=archived,
-        favourite=favourite,
-        notifications=Notifications(None if muted_until is None else timestamp(muted_until)),
-        version=version,
-    )
-
-
-async def _complete(conn: Connection, rows: Sequence[Sequence[Any]], most: int = MEMBERS_SHOWN) -> list[Conversation]:
-    """Conversations out of their rows: adds the members shown and the last messages, a query for each kind."""
-    if not rows:
-        return []
-    ids = list(dict.fromkeys(row[0] for row in rows))
-    shown = [_Shown() for _ in ids]
-    found = await (await conn.execute(queries.list_first_members, {"conversation_ids": ids, "limit": most})).fetchall()
-    for number, user_id, role, joined, delivered_seq, read_seq, joined_seq, shown_seq, hides in found:
-        member = Member(user_id, ROLES[role], timestamp(joined), delivered_seq, read_seq)
-        hidden = min(joined_seq, read_seq)
-        shown[number - 1].add(member, hidden, hidden if hides else shown_seq)
-    members = dict(zip(ids, shown, strict=True))
-    cursor = await conn.execute(queries.list_messages_by_id, {"ids": [row[6] for row in rows]})
-    last = {message.id: message for message in map(message_of, await cursor.fetchall())}
-    return [_conversation_of(row, members[row[0]].to(row[-2], viewer_hides=row[-1]), last.get(row[6])) for row in rows]
-
-
-class _Shown:
-    """The members of a conversation that are shown with it, and how far each is seen to have read."""
-
-    __slots__ = ("_hidden", "_is_plain", "_members", "_seen")
-
-    def __init__(self) -> None:
-        self._members: list[Member] = []
-        self._hidden: list[int] = []  # by who hides read receipts
-        self._seen: list[int] = []  # by others
-        self._is_plain = True  # others see what there is
-
-    def add(self, member: Member, hidden: int, seen: int) -> None:
-        self._members.append(member)
-        self._hidden.append(hidden)
-        self._seen.append(seen)
-        self._is_plain = self._is_plain and seen == member.read_seq
-
-    def to(self, viewer_id: UUID, *, viewer_hides: bool) -> tuple[Member, ...]:
-        """As a viewer may see them: no read receipts of those who hide them, and none if the viewer does; in a direct
-        conversation none since one of the two has blocked the other."""
-        if self._is_plain and not viewer_hides:
-            return tuple(self._members)
-        return tuple(
-            member
-            if seq == member.read_seq or member.user_id == viewer_id
-            else msgspec.structs.replace(member, read_seq=seq)
-            for member, seq in zip(self._members, self._hidden if viewer_hides else self._seen, strict=True)
-        )
-
-
-def _conversation_of(row: Sequence[Any], members: tuple[Member, ...], last_message: Message | None) -> Conversation:
-    id_, kind, title, created_by, created, last_seq, _, member_count, *more = row
-    description, avatar_url, admins_post, slow_mode_seconds, is_public = more[:DETAILS]
-    unread, mentioned, *settings, _, _ = more[DETAILS:]
-    return Conversation(
-        id=id_,
-        type=KINDS[kind],
-        name=title,
-        created_by=created_by,
-        created_at=timestamp(created),
-        last_seq=last_seq,
-        last_message=last_message,
-        unread_count=unread,
-        mention_count=mentioned,
-        member_count=member_count,
-        members=members,
-        settings=_settings_of(settings),
-        description=description,
-        avatar_url=avatar_url,
-        posting=Posting.ADMINS if admins_post else Posting.EVERYONE,
-        slow_mode_seconds=slow_mode_seconds,
-        is_public=is_public,
-    )

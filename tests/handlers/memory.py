@@ -94,6 +94,7 @@ from store.postgres import (
     api_keys,
     audit,
     blocks,
+    conversation_views,
     conversations,
     cursors,
     external_ids,
@@ -673,27 +674,27 @@ def _lock_conversation(tables: Tables, conversation_id: UUID) -> Head | None:
     return None if head is None else replace(head, member_count=len(tables.members_of(conversation_id)))
 
 
-@stands_for(conversations.fetch_conversation)
+@stands_for(conversation_views.fetch_conversation)
 def _fetch_conversation(tables: Tables, conversation_id: UUID, viewer_id: UUID) -> Conversation | None:
     return tables.view(conversation_id, viewer_id)
 
 
-@stands_for(conversations.list_views)
+@stands_for(conversation_views.list_views)
 def _list_views(tables: Tables, conversation_id: UUID, viewer_ids: Collection[UUID]) -> dict[UUID, Conversation]:
     views = {viewer_id: tables.view(conversation_id, viewer_id) for viewer_id in viewer_ids}
     return {viewer_id: view for viewer_id, view in views.items() if view}
 
 
-@stands_for(conversations.list_conversations)
+@stands_for(conversation_views.list_conversations)
 def _list_conversations(
     tables: Tables,
     viewer_id: UUID,
     *,
     limit: int = 50,
-    position: conversations.Position | None = None,
-    members: int = conversations.MEMBERS_LISTED,
-    only: conversations.Filter = conversations.ALL,
-) -> tuple[list[Conversation], conversations.Position | None]:
+    position: conversation_views.Position | None = None,
+    members: int = conversation_views.MEMBERS_LISTED,
+    only: conversation_views.Filter = conversation_views.ALL,
+) -> tuple[list[Conversation], conversation_views.Position | None]:
     found = [
         view
         for one in reversed(tables.conversations)
@@ -703,7 +704,7 @@ def _list_conversations(
     ]
     start = position.number if position else 0
     end = start + limit
-    more = conversations.Position(end, found[end - 1].id, 0) if len(found) > end else None
+    more = conversation_views.Position(end, found[end - 1].id, 0) if len(found) > end else None
     return found[start:end], more
 
 

@@ -24,7 +24,7 @@ from handlers.preconditions import of_conversation
 from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Posting, Role
-from store.postgres.conversations import Filter
+from store.postgres.conversation_views import Filter
 from store.redis.inbox_entries import SettingsChange
 from tests.handlers.memory import Act, Memory, nothing_half_done, refused
 

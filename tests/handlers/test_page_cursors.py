@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from handlers import page_cursors
 from handlers.errors import ChatError
 from handlers.page_cursors import MAX_TEXT
-from store.postgres.conversations import Position
+from store.postgres.conversation_views import Position
 
 PLACE = st.integers(0, 2**63 - 1)
 DECODERS: list[Callable[[str | None], object]] = [

@@ -15,7 +15,7 @@ from store.model import FOR_EVER, Cursor, Position, Role
 from store.positions import records, unpack
 from store.postgres import cursors as positions
 from store.postgres.connection import Connection
-from store.postgres.conversations import MEMBERS_SHOWN
+from store.postgres.conversation_views import MEMBERS_SHOWN
 from tests.handlers.memory import EXPIRES, Memory, refused
 
 

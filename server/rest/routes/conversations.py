@@ -32,7 +32,7 @@ from server.rest.requests import (
 )
 from store.ids import distinct
 from store.model import Conversation, ConversationSettings, Member, Wire
-from store.postgres.conversations import Filter
+from store.postgres.conversation_views import Filter
 
 SHOWN = Answer(200, Conversation, "The conversation, as the caller sees it.", ("ETag",))
 LISTING = (

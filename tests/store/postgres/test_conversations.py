@@ -26,6 +26,7 @@ from store.model import (
     UnreadTotals,
 )
 from store.postgres import (
+    conversation_views,
     conversations,
     cursors,
     mentions,
@@ -78,9 +79,9 @@ async def test_group(conn: Connection) -> None:
     assert (change.seq, change.created, set(change.added)) == (1, True, set(people))
     assert change.message.type is MessageType.SYSTEM
     assert read(change.message) == Announcement(Event.CREATED, people[0])
-    other = await conversations.fetch_conversation(conn, conversation.id, people[2])
+    other = await conversation_views.fetch_conversation(conn, conversation.id, people[2])
     assert other is not None and msgspec.structs.replace(other, settings=conversation.settings) == conversation
-    assert await conversations.fetch_conversation(conn, conversation.id, new_id()) is None
+    assert await conversation_views.fetch_conversation(conn, conversation.id, new_id()) is None
 
 
 async def test_group_with_somebody_unknown(conn: Connection) -> None:
@@ -90,7 +91,7 @@ async def test_group_with_somebody_unknown(conn: Connection) -> None:
     for unknown in (gone, new_id()):
         with pytest.raises(UnknownUser, match=str(unknown)):
             await conversations.insert_group(conn, alice, "x", [unknown])
-    assert await conversations.list_conversations(conn, alice) == ([], None)
+    assert await conversation_views.list_conversations(conn, alice) == ([], None)
 
 
 async def test_direct_is_one_for_both(conn: Connection) -> None:
@@ -139,7 +140,7 @@ async def test_membership(conn: Connection) -> None:
     joined = await conversations.insert_member(conn, group, bob, Role.MEMBER, by=alice)
     assert (joined.seq, joined.added, joined.removed) == (2, (bob,), ())
     assert read(joined.message) == Announcement(Event.MEMBER_ADDED, alice, user_id=bob, role=Role.MEMBER)
-    seen = await conversations.fetch_conversation(conn, group, bob)
+    seen = await conversation_views.fetch_conversation(conn, group, bob)
     assert seen is not None and (seen.unread_count, seen.member_count) == (0, 2)
     member = await conversations.fetch_member(conn, group, bob)
     assert member is not None and (member.delivered_seq, member.read_seq) == (2, 2)
@@ -184,7 +185,7 @@ async def test_details(conn: Connection) -> None:
     assert msgspec.json.decode(change.message.content) == said and change.seq == 2
     head = await conversations.lock_conversation(conn, group)
     assert head is not None and head.details == some
-    seen = await conversations.fetch_conversation(conn, group, alice)
+    seen = await conversation_views.fetch_conversation(conn, group, alice)
     assert seen is not None
     assert {name: getattr(seen, name) for name in some.__struct_fields__} == msgspec.structs.asdict(some)
     change = await conversations.update_details(
@@ -192,7 +193,7 @@ async def test_details(conn: Connection) -> None:
     )
     said = {"event": "detailsChanged", "by": str(alice), "changed": ["description", "slowModeSeconds"]}
     assert msgspec.json.decode(change.message.content) == {**said, "slowModeSeconds": 0}
-    [listed], _ = await conversations.list_conversations(conn, alice)
+    [listed], _ = await conversation_views.list_conversations(conn, alice)
     assert (listed.description, listed.avatar_url, listed.slow_mode_seconds) == (None, some.avatar_url, 0)
 
 
@@ -323,8 +324,8 @@ async def test_who_was_in_a_dissolved_group_finds_nothing(
     openings = await moderation.list_openings(conn, dict.fromkeys(everybody, True))
     assert {user: its.memberships for user, its in openings.items()} == {alice: kept.bytes, one: b"", two: b""}
     for viewer in (one, two):
-        assert await conversations.list_conversations(conn, viewer) == ([], None)
-        assert await conversations.fetch_conversation(conn, group, viewer) is None
+        assert await conversation_views.list_conversations(conn, viewer) == ([], None)
+        assert await conversation_views.fetch_conversation(conn, group, viewer) is None
         assert await conversations.fetch_member(conn, group, viewer) is None
         assert await conversations.list_members(conn, group, viewer) == []
         assert await conversations.fetch_unread_totals(conn, viewer) == UnreadTotals(0, 0, 0, 0, capped=False)
@@ -332,7 +333,7 @@ async def test_who_was_in_a_dissolved_group_finds_nothing(
         assert (await messages.fetch_message_for(conn, change.message.id, viewer, None))[1] is None
         with pytest.raises(NotAMember):
             await conversations.update_settings(conn, group, viewer, SettingsUpdate(archived=True))
-    assert await conversations.list_views(conn, group, people) == {}
+    assert await conversation_views.list_views(conn, group, people) == {}
     assert await conversations.list_member_ids(conn, group) == ()
     assert await conversations.list_cursors(conn, group, one) == ()
     assert await conversations.list_joined(conn, [one, two], 3600.0) == []
@@ -366,12 +367,12 @@ async def test_list_is_by_activity(conn: Connection, writer: Writer) -> None:
     await make_group(conn, [bob])
     await writer.send(groups[1], bob, "one").message()
     last = await writer.send(groups[1], bob, "two").message()
-    found, following = await conversations.list_conversations(conn, alice, limit=3)
+    found, following = await conversation_views.list_conversations(conn, alice, limit=3)
     assert [conversation.id for conversation in found] == [groups[1], groups[4], groups[3]]
     assert found[0].last_message == last
     assert (found[0].unread_count, found[0].last_seq, found[1].unread_count) == (2, 3, 0)
-    assert found[0] == await conversations.fetch_conversation(conn, groups[1], alice)
-    rest, end = await conversations.list_conversations(conn, alice, limit=3, position=following)
+    assert found[0] == await conversation_views.fetch_conversation(conn, groups[1], alice)
+    rest, end = await conversation_views.list_conversations(conn, alice, limit=3, position=following)
     assert [conversation.id for conversation in rest] == [groups[2], groups[0]]
     assert end is None
     memberships = await conversations.list_memberships(conn, [alice, bob])
@@ -387,7 +388,7 @@ async def test_list_with_clocks_apart(conn: Connection, writer: Writer) -> None:
     ahead = Sent()
     writer.lanes.offer(make_append(groups[5], alice, ahead, message_id=id_floor(int(time.time() * 1000) + hour)))
     await ahead.message()
-    page, position = await conversations.list_conversations(conn, alice, limit=2)
+    page, position = await conversation_views.list_conversations(conn, alice, limit=2)
     shown = [one.id for one in page]
     assert shown == [groups[5], groups[4]]
     for group, off in ((groups[0], -hour), (groups[1], -3000), (groups[2], 2 * hour), (groups[4], -hour)):
@@ -395,10 +396,10 @@ async def test_list_with_clocks_apart(conn: Connection, writer: Writer) -> None:
         writer.lanes.offer(make_append(group, alice, sent, message_id=id_floor(int(time.time() * 1000) + off)))
         await sent.message()
     while position is not None:
-        page, position = await conversations.list_conversations(conn, alice, limit=2, position=position)
+        page, position = await conversation_views.list_conversations(conn, alice, limit=2, position=position)
         shown += [one.id for one in page]
     assert shown == groups[::-1]
-    page, _ = await conversations.list_conversations(conn, alice, limit=9)
+    page, _ = await conversation_views.list_conversations(conn, alice, limit=9)
     assert [one.id for one in page] == [groups[number] for number in (4, 2, 1, 0, 5, 3)]
 
 
@@ -411,15 +412,15 @@ async def test_list_of_messages_without_a_number(conn: Connection, writer: Write
     shown: list[UUID] = []
     position = None
     while position is not None or not shown:
-        page, position = await conversations.list_conversations(conn, alice, limit=2, position=position)
+        page, position = await conversation_views.list_conversations(conn, alice, limit=2, position=position)
         shown += [one.id for one in page]
     assert shown == [groups[number] for number in (1, 4, 3, 2, 0)]
 
 
-async def page_through(conn: Connection, viewer: UUID, position: conversations.Position | None) -> list[UUID]:
+async def page_through(conn: Connection, viewer: UUID, position: conversation_views.Position | None) -> list[UUID]:
     shown: list[UUID] = []
     while position is not None:
-        page, position = await conversations.list_conversations(conn, viewer, limit=1, position=position)
+        page, position = await conversation_views.list_conversations(conn, viewer, limit=1, position=position)
         shown += [one.id for one in page]
     return shown
 
@@ -428,13 +429,13 @@ async def test_list_beside_a_message_on_its_way(
     conn: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What has its number before the first page and is committed after it leaves its conversation in the list, once."""
-    monkeypatch.setattr(conversations, "SETTLE", WAIT)
+    monkeypatch.setattr(conversation_views, "SETTLE", WAIT)
     [alice] = await make_users(conn, 1)
     groups = [await make_group(conn, [alice]) for _ in range(4)]
-    first: list[tuple[list[UUID], conversations.Position | None]] = []
+    first: list[tuple[list[UUID], conversation_views.Position | None]] = []
 
     async def list_first() -> None:
-        found, position = await conversations.list_conversations(conn, alice, limit=2)
+        found, position = await conversation_views.list_conversations(conn, alice, limit=2)
         first.append(([one.id for one in found], position))
 
     async def is_listed_or_waits() -> bool:
@@ -457,15 +458,15 @@ async def test_list_beside_a_transaction_that_hangs(
     conn: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A list does not wait for it for ever, and what one draws itself is not waited for."""
-    monkeypatch.setattr(conversations, "SETTLE", 0.05)
+    monkeypatch.setattr(conversation_views, "SETTLE", 0.05)
     [alice] = await make_users(conn, 1)
     groups = [await make_group(conn, [alice]) for _ in range(3)]
     async with other.transaction():
         await conversations.update_title(other, groups[0], "hangs", by=alice)
-        [found], position = await conversations.list_conversations(conn, alice, limit=1)
+        [found], position = await conversation_views.list_conversations(conn, alice, limit=1)
         assert [found.id, *await page_through(conn, alice, position)] == groups[::-1]
-        monkeypatch.setattr(conversations, "SETTLE", WAIT * 1000)
-        [found], _ = await conversations.list_conversations(other, alice, limit=1)
+        monkeypatch.setattr(conversation_views, "SETTLE", WAIT * 1000)
+        [found], _ = await conversation_views.list_conversations(other, alice, limit=1)
         assert found.id == groups[0]
 
 
@@ -512,8 +513,8 @@ async def test_any_cursor_reads_little(conn: Connection) -> None:
     group = await make_group(conn, [alice])
     await fill(conn, group, alice, 20_000)
     [[lowest, highest]] = await (await conn.execute("SELECT min(place), max(place) FROM messages")).fetchall()
-    top = {"place": conversations.MAX_POSITION, "last_id": UUID(int=2**128 - 1)}
-    for as_of in (-1, 0, lowest, (lowest + highest) // 2, highest - 1, highest, conversations.MAX_POSITION):
+    top = {"place": conversation_views.MAX_POSITION, "last_id": UUID(int=2**128 - 1)}
+    for as_of in (-1, 0, lowest, (lowest + highest) // 2, highest - 1, highest, conversation_views.MAX_POSITION):
         parameters = {"as_of": as_of, "viewer_id": alice, **top, "limit": 51, "archived": None, "favourite": None}
         nodes = await explained(conn, queries.list_conversations, parameters)
         assert rows_read(nodes) < 200, as_of
@@ -543,7 +544,7 @@ async def test_unread_counts(conn: Connection, writer: Writer) -> None:
     group = await make_group(conn, [alice, bob])
 
     async def unread(viewer: UUID) -> int:
-        conversation = await conversations.fetch_conversation(conn, group, viewer)
+        conversation = await conversation_views.fetch_conversation(conn, group, viewer)
         assert conversation is not None
         return conversation.unread_count
 
@@ -567,7 +568,7 @@ async def test_settings(conn: Connection) -> None:
     group = await make_group(conn, [alice, bob])
 
     async def shown(viewer: UUID) -> ConversationSettings:
-        found = await conversations.fetch_conversation(conn, group, viewer)
+        found = await conversation_views.fetch_conversation(conn, group, viewer)
         assert found is not None
         return found.settings
 
@@ -603,7 +604,7 @@ async def test_settings_of_before(conn: Connection) -> None:
     [alice] = await make_users(conn, 1)
     group = await make_group(conn, [alice])
     await conn.execute("UPDATE members SET settings_version = NULL")
-    found = await conversations.fetch_conversation(conn, group, alice)
+    found = await conversation_views.fetch_conversation(conn, group, alice)
     assert found is not None and found.settings.version == 0
     after, _ = await conversations.update_settings(conn, group, alice, SettingsUpdate(archived=True))
     assert after.version > 0
@@ -649,10 +650,10 @@ async def test_lists_of_some(conn: Connection) -> None:
 
     async def ids(viewer: UUID, **only: bool) -> list[UUID]:
         found: list[UUID] = []
-        position: conversations.Position | None = None
+        position: conversation_views.Position | None = None
         while True:
-            some, position = await conversations.list_conversations(
-                conn, viewer, limit=2, position=position, only=conversations.Filter(**only)
+            some, position = await conversation_views.list_conversations(
+                conn, viewer, limit=2, position=position, only=conversation_views.Filter(**only)
             )
             found += [one.id for one in some]
             if position is None:
@@ -875,7 +876,7 @@ async def test_members_past_a_hundred(conn: Connection) -> None:
     """A conversation shows its first hundred members; the list carries on from there."""
     people = await make_users(conn, 105)
     group = await make_group(conn, people)
-    conversation = await conversations.fetch_conversation(conn, group, people[0])
+    conversation = await conversation_views.fetch_conversation(conn, group, people[0])
     assert conversation is not None
     assert (conversation.member_count, len(conversation.members)) == (105, 100)
     rest = await conversations.list_members(conn, group, people[0], after=conversation.members[-1].user_id)

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from store.ids import id_floor, new_id
 from store.model import Role
-from store.postgres import conversations, mentions, messages, queries, users
+from store.postgres import conversation_views, conversations, mentions, messages, queries, users
 from store.postgres.connection import Connection
 from tests.store.postgres.test_conversations import rows_read
 from tests.store.postgres.test_users import explained
@@ -18,7 +18,7 @@ UP_TO = 3  # members of a conversation in which any of them may mention all
 
 async def mention_count(conn: Connection, user_id: UUID, group: UUID) -> int:
     """Of the view of the conversation, which says what the counts of many say, too."""
-    conversation = await conversations.fetch_conversation(conn, group, user_id)
+    conversation = await conversation_views.fetch_conversation(conn, group, user_id)
     own = (await conversations.list_standings(conn, [(user_id, group)]))[user_id, group]
     assert conversation is not None
     assert (own.unread_count, own.mention_count) == (conversation.unread_count, conversation.mention_count)

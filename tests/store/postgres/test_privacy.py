@@ -6,7 +6,7 @@ import trio
 
 from store.ids import new_id
 from store.model import MessageStatus, Privacy, Role
-from store.postgres import conversations, messages, privacy, users
+from store.postgres import conversation_views, conversations, messages, privacy, users
 from store.postgres.connection import Connection
 from store.receipts import list_receipts, write_receipts
 from store.redis.inbox_entries import Receipt
@@ -43,15 +43,15 @@ async def hide(conn: Connection, user_id: UUID, field: str = "read_receipts", *,
 
 async def reads(conn: Connection, group: UUID, viewer: UUID) -> dict[UUID, int]:
     """How far each member has read, as one of them sees it: the same in every place that says so."""
-    conversation = await conversations.fetch_conversation(conn, group, viewer)
+    conversation = await conversation_views.fetch_conversation(conn, group, viewer)
     assert conversation is not None
     found = {member.user_id: member.read_seq for member in conversation.members}
     listed = await conversations.list_members(conn, group, viewer)
     assert {member.user_id: member.read_seq for member in listed} == found
     assert {one.user_id: one.read_seq for one in await conversations.list_cursors(conn, group, viewer)} == found
-    views = await conversations.list_views(conn, group, list(found))
+    views = await conversation_views.list_views(conn, group, list(found))
     assert {member.user_id: member.read_seq for member in views[viewer].members} == found
-    listed_all, _ = await conversations.list_conversations(conn, viewer)
+    listed_all, _ = await conversation_views.list_conversations(conn, viewer)
     [mine] = [one for one in listed_all if one.id == group]
     assert {member.user_id: member.read_seq for member in mine.members} == found
     return found

@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from structlog.testing import capture_logs
 
 from store.errors import Unavailable, Unfit
-from store.postgres import conversations, migrate, partitions, sessions
+from store.postgres import conversation_views, migrate, partitions, sessions
 from store.postgres.clock import fetch_now
 from store.postgres.connection import Connection
 from store.postgres.group_commit import Lanes
@@ -71,7 +71,7 @@ async def test_hostile_defaults(cluster: Cluster, database: str, nursery: trio.N
     sent = Sent()
     lanes.offer(make_append(group, alice, sent, content="ünï \\ 'quoted'"))
     message = await sent.message()
-    found, _ = await conversations.list_conversations(conn, alice)
+    found, _ = await conversation_views.list_conversations(conn, alice)
     assert found[0].last_message == message
     await partitions.drop_partitions(conn, partitions.oldest_kept(await fetch_now(conn), 30))
     conn.finish()

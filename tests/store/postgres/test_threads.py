@@ -12,6 +12,7 @@ from handlers.transactions import Transactions
 from store.ids import new_id
 from store.model import Change, Cursor, Message, Role, ThreadState, ThreadSummary
 from store.postgres import (
+    conversation_views,
     conversations,
     cursors,
     mentions,
@@ -69,7 +70,7 @@ async def counted(conn: Connection, root: Message) -> ThreadSummary | None:
 
 async def unread(conn: Connection, user_id: UUID, group: UUID) -> int:
     """Of the view of the conversation; the counts of many, and the totals, say the same."""
-    view = await conversations.fetch_conversation(conn, group, user_id)
+    view = await conversation_views.fetch_conversation(conn, group, user_id)
     own = (await conversations.list_standings(conn, [(user_id, group)]))[user_id, group]
     totals = await conversations.fetch_unread_totals(conn, user_id)
     assert view is not None and own.unread_count == view.unread_count == totals.unread_count
