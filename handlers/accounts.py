@@ -347,7 +347,9 @@ def _picture(url: str | None) -> str | None:
 
 
 def network_of(address: str) -> str | None:
-    """The network that an address is in, which says less of a person: /24 of IPv4, /48 of IPv6. None: it is none."""
+    """Return the network of an address, which says less about a person: /24 of IPv4, /48 of IPv6. None if the text is
+    no address.
+    """
     try:
         found = ip_address(address)
     except ValueError:

@@ -41,7 +41,7 @@ class Blocks:
         self.blocked = self.unblocked = 0
 
     async def block(self, caller: Caller, user_id: UUID) -> None:
-        """The same again changes nothing. Raises ChatError."""
+        """Block a user. Does nothing if the caller blocks them already. Raises ChatError."""
         if user_id == caller.user_id:
             raise ChatError("conflict", "You cannot block yourself.")
         async with self._pool.connection() as conn, conn.transaction():
@@ -64,7 +64,7 @@ class Blocks:
         self._presence.block_changed(BlockNotice(caller.user_id, user_id, True, version, tuple(shared), texts))
 
     async def unblock(self, caller: Caller, user_id: UUID) -> None:
-        """The user may not be blocked."""
+        """End a block. Does nothing if there is none."""
         async with self._pool.connection() as conn, conn.transaction():
             await _lock(conn, caller, user_id)
             version = await store.delete_block(conn, caller.user_id, user_id)
@@ -93,7 +93,9 @@ async def require_available(conn: Connection, user_id: UUID, others: Collection[
 
 
 async def require_partner(conn: Connection, conversation_id: UUID, user_id: UUID) -> None:
-    """The same of the other user, where the conversation is a direct one."""
+    """Require that the other user of a direct conversation has not blocked this one, and is not banned. Raises the same
+    error.
+    """
     partner = await store.fetch_partner(conn, conversation_id, user_id)
     if partner is not None and await store.list_unavailable(conn, user_id, [partner]):
         raise ChatError(UNAVAILABLE.code, UNAVAILABLE.sentence)

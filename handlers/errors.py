@@ -95,7 +95,7 @@ class ChatError(Exception):
 
     @property
     def detail(self) -> dict[str, Any]:
-        """What a program needs besides the code, as REST's problems and the hub's errors have it."""
+        """What a program needs besides the code, as it stands in REST's problems and the hub's errors."""
         return detail(self.retry_after, self.errors, self.until)
 
     def for_hub(self) -> str:
@@ -112,7 +112,7 @@ class ChatError(Exception):
 def detail(
     retry_after: float | None, errors: dict[str, str] | None = None, until: Timestamp | None = None
 ) -> dict[str, Any]:
-    """The members of that name in a problem, and in an error of the hub. `retry_after` is in seconds."""
+    """Return the members of that name in a problem, or in an error of the hub. `retry_after` is in seconds."""
     found: dict[str, Any] = {}
     if retry_after is not None:
         found["retryAfterMs"] = math.ceil(retry_after * 1000)
@@ -124,7 +124,7 @@ def detail(
 
 
 def from_store(error: Unavailable | Overloaded) -> ChatError:
-    """The client's view of a fault in the store."""
+    """Return the error that a client sees for a fault in the store."""
     if isinstance(error, Overloaded):
         return ChatError("overloaded", "Too much is waiting to be written; nothing was done, try again.")
     if isinstance(error, ObjectsFull):

@@ -49,7 +49,7 @@ PDF = re.compile(rb"%PDF-\d\.\d")
 
 
 def content_type(head: bytes, allowed: Collection[str]) -> str | None:
-    """The allowed type that content beginning with `head` has; None when it is none of them."""
+    """Return the allowed type of content that begins with `head`, or None if it has none of them."""
     is_text = _is_text(head)
     found = _text_signatures(head) if is_text else _signatures(head)
     if found and found[0] in ACTIVE and found[0] not in allowed:
@@ -103,8 +103,9 @@ def _jpeg_essentials(head: bytes) -> bytes:
 
 
 def file_name(said: str) -> str:
-    """The last part of a path, without what cannot be seen or saved; "file" when nothing is left. Cut before its
-    extension."""
+    """Return the last part of a path, without what cannot be seen or saved, or "file" if nothing is left. A long name
+    is cut before its extension.
+    """
     last = said.replace("\\", "/").rpartition("/")[2]
     shown = "".join(c for c in last if c.isprintable() and unicodedata.category(c) not in ("Cf", "Cs", "Co"))
     name = shown.strip().strip(".").strip()
@@ -123,7 +124,7 @@ def _text_signatures(head: bytes) -> list[str]:
 
 
 def _signatures(head: bytes) -> list[str]:
-    """What it could be by its first bytes, the likeliest first."""
+    """Return the types that content could have by its first bytes, the likeliest first."""
     if head.startswith((b"RIFF", b"RF64")):
         return [_RIFF[head[8:12]]] if head[8:12] in _RIFF else []
     found = media_types.of(head)

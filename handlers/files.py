@@ -130,7 +130,9 @@ class Files:
         return await self._transactions.run(write)
 
     async def _require_room(self, conn: Connection, caller: Caller, size: int) -> None:
-        """In the transaction that makes the file. Raises ChatError: banned, too_large, rate_limited."""
+        """Require that the user may add a file, in the transaction that makes it. Raises ChatError: banned, too_large,
+        rate_limited.
+        """
         found = await store.lock_storage(conn, caller.user_id, datetime.now(UTC) - timedelta(seconds=UPLOAD_SECONDS))
         await require_not_banned(conn, caller)
         if found.size + size > self._quota:
@@ -236,7 +238,9 @@ class Files:
                 log.warning("copy_not_cleared", file=str(file_id), reason=str(error), advice="`parley purge` does it")
 
     async def _delete_copied(self, file: File) -> None:
-        """What was put to the link, when its copy is the file. The file is there, whatever comes of this."""
+        """Delete the object that was put to the link, once its copy is the file. The file exists, whether or not this
+        succeeds.
+        """
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEAN_UP):
             try:
                 await self._objects.use_up(file.key)
@@ -248,7 +252,7 @@ class Files:
             return await store.fetch_file(conn, file_id)
 
     async def _inspect(self, file: File, key: str) -> Facts:
-        """What is really there. Raises ChatError when it is not what was announced."""
+        """Read what was really uploaded, to its end. Raises ChatError if it is not what was announced."""
         size = await self._objects.size(key)
         if size != file.size:
             raise ChatError("invalid_request", f"The upload has {size} bytes; {file.size} were announced.")
@@ -304,7 +308,7 @@ class Files:
         return True
 
     async def read(self, file: File) -> AsyncIterator[bytes]:
-        """The content, for the process. A file whose object is gone is empty."""
+        """Yield the content, for the process itself: no caller is checked. A file whose object is gone is empty."""
         try:
             async for chunk in self._objects.read(file.key):
                 yield chunk

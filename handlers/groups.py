@@ -133,7 +133,7 @@ class Groups:
         return await self._conversations.get(caller, conversation_id), joined
 
     async def join(self, caller: Caller, conversation_id: UUID) -> tuple[Conversation, bool]:
-        """The same of a public group. Any other one does not exist for who is no member."""
+        """Join a public group, by its id. To users who are not members, any other group does not exist."""
 
         async def write(conn: Connection) -> tuple[bool, Sequence[Change]]:
             head = await conversation_store.lock_conversation(conn, conversation_id)

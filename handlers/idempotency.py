@@ -15,9 +15,10 @@ from store.postgres.connection import Connection
 
 
 async def claim(conn: Connection, scope: UUID, once: Once | None, resource_id: UUID) -> UUID | None:
-    """What the first request with this key has made; None when this is the first, or has no key.
+    """Claim the key for this request. Return what the first request with this key has made; None if this is the first,
+    or has no key.
 
-    Raises ChatError("idempotency_mismatch") when the key was used for something else.
+    Raises ChatError("idempotency_mismatch") if the key was used for something else.
     """
     if once is None:
         return None
@@ -28,9 +29,9 @@ async def claim(conn: Connection, scope: UUID, once: Once | None, resource_id: U
 
 
 async def bind(pool: Connections, scope: UUID, once: Once | None) -> bool:
-    """The key is for this request from now on; whether it is the first.
+    """Bind the key to this request. Return whether it is the first one with this key; False without a key.
 
-    Raises ChatError("idempotency_mismatch") when it was for another.
+    Raises ChatError("idempotency_mismatch") if the key was used for another request.
     """
     if once is None:
         return False
@@ -39,7 +40,9 @@ async def bind(pool: Connections, scope: UUID, once: Once | None) -> bool:
 
 
 async def release(pool: Connections, scope: UUID, once: Once) -> None:
-    """What the key was bound to was refused: it may be used again. Best effort, else it is bound until it is purged."""
+    """Release the key of a request that was refused, so that it may be used again. If that fails, it stays bound until
+    it is purged.
+    """
     try:
         async with pool.connection() as conn:
             await idempotency.release(conn, scope, once.key, once.fingerprint)

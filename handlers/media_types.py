@@ -42,7 +42,7 @@ FRAMES = 3  # in a row that make bytes MPEG audio; two when the content ends bef
 
 
 def of(head: bytes) -> str | None:
-    """The type of content that begins so; None when it is neither."""
+    """Return the type of content that begins with `head`, or None if it is neither sound nor video."""
     return _iso_base_media(head) or ("audio/mpeg" if _has_id3(head) or _is_mpeg_audio(head) else None)
 
 
@@ -98,7 +98,7 @@ def _is_mpeg_audio(head: bytes) -> bool:
 
 
 def _frame_size(header: bytes) -> int:
-    """In bytes (11172-3, 2.4.3.1); 0 for what is no header of a frame."""
+    """Return the size of a frame in bytes (11172-3, 2.4.3.1), or 0 if this is not the header of one."""
     version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)
     rate, frequency, padding = header[2] >> 4, header[2] >> 2 & 3, header[2] >> 1 & 1
     if header[0] != 0xFF or header[1] < 0xE0 or version == 1 or layer == 4 or rate in (0, 15) or frequency == 3:

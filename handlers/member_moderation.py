@@ -29,7 +29,7 @@ class MemberModeration:
         self._transactions = transactions
 
     async def mute(self, caller: Caller, conversation_id: UUID, user_id: UUID, request: Restrict) -> None:
-        """The member sends, edits and reacts no more until then."""
+        """Keep a member from sending, editing and reacting until a time."""
         until = end_of(request.until)
         check_reason(request.reason)
 
@@ -39,7 +39,7 @@ class MemberModeration:
         await self._transactions.run(write, touches=(conversation_id,))
 
     async def unmute(self, caller: Caller, conversation_id: UUID, user_id: UUID) -> None:
-        """The member may not be muted."""
+        """End the mute of a member. Does nothing if they are not muted."""
 
         async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
             await _lock(conn, caller, conversation_id, user_id)
@@ -52,7 +52,7 @@ class MemberModeration:
         await self._transactions.run(write, touches=(conversation_id,))
 
     async def ban(self, caller: Caller, conversation_id: UUID, user_id: UUID, request: Restrict) -> None:
-        """The user is removed from the group, if they are a member, and does not come back until then."""
+        """Remove a user from the group, if they are a member, and keep them out until a time."""
         until = end_of(request.until)
         check_reason(request.reason)
 
@@ -62,7 +62,7 @@ class MemberModeration:
         await self._transactions.run(write, touches=(conversation_id,))
 
     async def lift(self, caller: Caller, conversation_id: UUID, user_id: UUID) -> None:
-        """The user may come again. They may not be kept out."""
+        """Let a user come again. Does nothing if they are not kept out."""
 
         async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
             await _lock(conn, caller, conversation_id, user_id, is_member=False)
@@ -75,7 +75,7 @@ class MemberModeration:
     async def list_bans(
         self, caller: Caller | None, conversation_id: UUID, limit: int, cursor: str | None
     ) -> tuple[Sequence[MemberBan], str | None]:
-        """Who is kept out, by id: for those who may do it. None is an operator."""
+        """List who is kept out, by id, for those who may do it. A caller of None is an operator."""
         after = page_cursors.decode_id(cursor)
         async with self._pool.connection() as conn:
             if caller is not None and await role_of(conn, caller) is UserRole.USER:
@@ -110,7 +110,7 @@ class MemberModeration:
         await self._transactions.run(write, touches=(conversation_id,))
 
     async def delete_message(self, caller: Caller | None, message_id: UUID, reason: str | None = None) -> Message:
-        """Of any conversation. None is an operator."""
+        """Delete a message of any conversation. A caller of None is an operator."""
         check_reason(reason)
 
         async def write(conn: Connection) -> tuple[Message, Sequence[Change]]:
@@ -123,7 +123,7 @@ class MemberModeration:
 async def mute_member(
     conn: Connection, caller: Caller, conversation_id: UUID, user_id: UUID, until: datetime, reason: str | None
 ) -> Change:
-    """In the caller's transaction, as all of these. Raises ChatError."""
+    """Mute a member, in the caller's transaction. Raises ChatError."""
     await _lock(conn, caller, conversation_id, user_id)
     change = await conversations.update_mute(conn, conversation_id, user_id, until, by=caller.user_id)
     await _note(conn, Act.MEMBER_MUTED, caller, conversation_id, user_id, until, reason)
@@ -222,7 +222,7 @@ async def _note(
 
 
 async def require_welcome(conn: Connection, conversation_id: UUID, user_id: UUID) -> None:
-    """The user is not kept out of the conversation, which is locked. Raises ChatError("kept_out")."""
+    """Require that the user is not kept out of the conversation, which is locked. Raises ChatError("kept_out")."""
     until = await member_bans.fetch_ban(conn, conversation_id, user_id)
     if until is not None:
         raise ChatError(
@@ -238,7 +238,7 @@ async def keep_muted_out(conn: Connection, conversation_id: UUID, user_id: UUID)
 
 
 async def require_voice(conn: Connection, conversation_id: UUID, user_id: UUID) -> None:
-    """The member is not muted. Raises ChatError("muted")."""
+    """Require that the member is not muted. Raises ChatError("muted")."""
     until = await conversations.fetch_mute(conn, conversation_id, user_id)
     if until is not None:
         raise muted(until)
@@ -249,7 +249,7 @@ def muted(until: str) -> ChatError:
 
 
 def muted_until_ms(milliseconds: int | None) -> ChatError:
-    """The same of what a lane says."""
+    """Return the same error, for a time in milliseconds since the epoch as a lane reports it, or for none."""
     if milliseconds is None:
         return ChatError("muted", "You are muted in this conversation.")
     return muted(timestamp(milliseconds))

@@ -104,7 +104,7 @@ class Messages:
     # -- sending --------------------------------------------------------------------------------
 
     def prepare(self, caller: Caller, request: CreateMessage, done: Callable[[object], None]) -> Append:
-        """The checks that need no database. Raises ChatError."""
+        """Return the message that is to be written, after the checks that need no database. Raises ChatError."""
         kind = self._type(request)
         self._check_content(request.content)
         if kind in SPOKEN_TYPES and not text_rules.is_visible(request.content):
@@ -318,7 +318,9 @@ class Messages:
     async def _locked(
         conn: Connection, caller: Caller, message_id: UUID, if_match: Collection[str] | None
     ) -> tuple[Message, conversation_store.Head, Member]:
-        """The message under its conversation's lock, if the caller, who is that member, may see it."""
+        """Lock the conversation of a message. Return the message, the conversation, and the caller as its member, who
+        may see the message. Raises ChatError.
+        """
         message = await store.lock_message(conn, message_id)
         if message is None:
             raise permissions.not_found("message")
@@ -334,8 +336,9 @@ class Messages:
     # -- reading --------------------------------------------------------------------------------
 
     async def get(self, caller: Caller, message_id: UUID, *, owes_standing: bool = False) -> Message:
-        """One statement. `owes_standing`: it was not asked before whether the caller may act at all, and is now. Raises
-        ChatError."""
+        """Return a message, with one statement. With `owes_standing` it also asks whether the caller may act at all,
+        which was not asked before. Raises ChatError.
+        """
         async with self._pool.connection() as conn:
             found, message = await store.fetch_message_for(conn, message_id, caller.user_id, caller.session_id)
         if owes_standing:
@@ -347,7 +350,7 @@ class Messages:
     async def list_pins(
         self, caller: Caller, conversation_id: UUID, limit: int, cursor: str | None
     ) -> tuple[Sequence[Message], str | None]:
-        """What is pinned, the last one to be pinned first. Raises ChatError."""
+        """Return the pinned messages, the last one to be pinned first. Raises ChatError."""
         before = _decode_pin(cursor)
         async with self._pool.connection() as conn:
             permissions.require_member(await conversation_store.fetch_member(conn, conversation_id, caller.user_id))
@@ -422,7 +425,7 @@ class Messages:
         return page
 
     async def require_standing(self, caller: Caller) -> None:
-        """Of a caller who may not act at all. Raises ChatError."""
+        """Require that the caller may act at all. Raises ChatError."""
         async with self._pool.connection() as conn:
             await require_good(conn, caller.user_id, caller.session_id)
 
@@ -437,7 +440,9 @@ class Messages:
         limit: int,
         replies: bool,
     ) -> store.Page | None:
-        """The same from a replica, if it is as new as the primary, which says whether the caller is a member."""
+        """Return the page from a replica, if it is as new as the primary. The primary is asked whether the caller is a
+        member.
+        """
         async with self._pool.connection() as conn:
             permissions.require_member(await conversation_store.fetch_member(conn, conversation_id, caller.user_id))
             head = (await conversation_store.fetch_heads(conn, [conversation_id])).get(conversation_id, 0)
@@ -462,7 +467,9 @@ class Messages:
     async def mentioning(
         self, caller: Caller, *, limit: int, cursor: str | None
     ) -> tuple[Sequence[Message], str | None]:
-        """The messages that mention the caller where they are a member now, newest first. Bounded in bytes as well."""
+        """Return the messages that mention the caller, in conversations that they are a member of now, newest first.
+        Bounded in bytes as well.
+        """
         before = page_cursors.decode_id(cursor) or LAST_ID
         async with self._pool.connection() as conn:
             found = await mention_store.list_mentions(conn, caller.user_id, before, limit + 1)

@@ -61,8 +61,9 @@ class Moderation:
         return await self._transactions.run(write)
 
     async def ban(self, caller: Caller | None, user_id: UUID, request: BanUser) -> UserStanding:
-        """Until a time, or for ever: their connections end on every instance, and nothing that they sign in with is
-        good. A ban that is there is replaced."""
+        """Ban a user until a time, or for ever. Their connections end on every instance, and nothing that they sign in
+        with is valid any more. It replaces an earlier ban.
+        """
         until = end_of(request.until)
         check_reason(request.reason)
 
@@ -147,7 +148,7 @@ class Moderation:
     async def list_audit(
         self, caller: Caller | None, only: audit.Filter, limit: int, cursor: str | None
     ) -> tuple[Sequence[AuditEntry], str | None]:
-        """For administrators: newest first."""
+        """Return the audit log, newest first, for administrators."""
         before = page_cursors.decode_id(cursor)
         async with self._pool.connection() as conn:
             await require_role(conn, caller, UserRole.ADMINISTRATOR)
@@ -159,7 +160,7 @@ class Moderation:
 async def ban_user(
     conn: Connection, caller: Caller | None, user_id: UUID, until: datetime, reason: str | None
 ) -> Acted:
-    """In the caller's transaction. Raises ChatError."""
+    """Ban a user, in the caller's transaction. Raises ChatError."""
     await _lock(conn, caller, user_id)
     after = await store.update_ban(conn, user_id, until)
     if after.banned_until is None:

@@ -65,7 +65,7 @@ def may_delete(caller: Caller, message: Message, member: Member, kind: Conversat
 
 
 def require_user_message(message: Message) -> None:
-    """It is one that a user has written, and is there."""
+    """Require that a user has written the message, and that it is not deleted."""
     if message.type is MessageType.SYSTEM:
         raise ChatError("forbidden", "System messages cannot be deleted.")
     _not_deleted(message)
@@ -81,7 +81,7 @@ def may_pin(message: Message, member: Member, kind: ConversationType) -> None:
 
 
 def may_be_root(message: Message) -> None:
-    """Of a thread: threads are not nested, and System messages are no beginning."""
+    """Require that the message may be the root of a thread: threads are not nested, and System messages begin none."""
     if message.thread_id is not None:
         raise ChatError("thread_nested", "The message is a reply; its thread is that of its threadId.")
     if message.type is MessageType.SYSTEM:

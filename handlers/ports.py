@@ -30,7 +30,7 @@ class ChangePublisher(Protocol):
         their connections, or send them their view of a conversation or a thread. Never waits."""
 
     def doubt(self, conversation_ids: Collection[UUID]) -> None:
-        """The outcome of a commit is unknown: compare these conversations' heads with the database."""
+        """Compare the heads of these conversations with the database: the outcome of a commit is unknown."""
 
 
 class Receipts(Protocol):
@@ -44,7 +44,7 @@ class Presence(Protocol):
     """The users who are connected, on any instance."""
 
     async def online(self, user_ids: Collection[UUID]) -> set[UUID]:
-        """Those of these users who are. Raises Unavailable."""
+        """Return those of these users who are connected. Raises Unavailable."""
 
     def status_changed(self, user_id: UUID) -> None:
         """Announce the user's new status to the users who share a conversation with them."""

@@ -14,19 +14,19 @@ from store.model import Account, Conversation, GroupDetails, Message
 
 
 def of_conversation(conversation: Conversation) -> str:
-    """Of what admins set, and its members with their roles; what is said and read in it is no edit."""
+    """Return the version of what admins set, and of the members and their roles. Messages and receipts are no edits."""
     members = [(member.user_id, member.role) for member in conversation.members]
     details = [getattr(conversation, field) for field in GroupDetails.__struct_fields__]
     return _digest([conversation.name, conversation.member_count, members, details])
 
 
 def of_account(account: Account) -> str:
-    """Of what its user can change."""
+    """Return the version of what the user can change in their account."""
     return _digest([account.display_name, account.avatar_url, account.email, account.status, account.status_text])
 
 
 def of_message(message: Message) -> str:
-    """Of what its sender can change; what others make of it is no edit."""
+    """Return the version of what the sender can change in a message. What others add to it is no edit."""
     file_id = None if message.file is None else message.file.id
     return _digest([message.content, message.edited_at, message.deleted_at, file_id])
 

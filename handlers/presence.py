@@ -30,7 +30,7 @@ class Presence:
         self._pool = pool
 
     async def get(self, caller: Caller, connected: Connected, user_ids: Collection[UUID]) -> Sequence[UserStatusUpdate]:
-        """In the order asked; users who do not exist are left out. Raises ChatError."""
+        """Return the presence of these users, in the order asked, without those who do not exist. Raises ChatError."""
         if len(user_ids) > MAX_ASKED:
             sentence = f"At most {MAX_ASKED} users may be asked for at once."
             raise ChatError("too_large", sentence, errors={"userIds": f"at most {MAX_ASKED}"})

@@ -55,7 +55,9 @@ class Provisioning:
         return account, is_new
 
     async def put_all(self, requests: Sequence[ProvisionedUser], *, admin: Caller | None = None) -> list[Account]:
-        """The same for several users: all of them, or none. Safe to repeat. One that comes twice is changed twice."""
+        """Make or change several users: all of them, or none. Safe to repeat. A user who is named twice is changed
+        twice.
+        """
         for number, request in enumerate(requests):
             with _naming(number):
                 check(request.external_id, request)
@@ -91,7 +93,7 @@ class Provisioning:
         return account
 
     async def find(self, *, user_id: UUID | None = None, external_id: str = "") -> UUID:
-        """The user with one of these ids, for whom something is to be done. Raises ChatError("not_found")."""
+        """Return the user with one of these ids, for whom something is to be done. Raises ChatError("not_found")."""
         async with self._pool.connection() as conn:
             if user_id is None:
                 owner = await store.fetch_owner(conn, external_id)
@@ -105,7 +107,8 @@ class Provisioning:
         raise ChatError("not_found", "There is no user to act for with this id.")
 
     async def whose(self, subject: str) -> UUID | None:
-        """The user of a token with this subject: the one with that external id, else with that id. None: neither.
+        """Return the user of a token with this subject: the one with that external id, else with that id. None if there
+        is neither.
 
         Raises ChatError("unauthenticated") if the external id was that of a user who was erased.
         """
@@ -122,9 +125,9 @@ class Provisioning:
             return user_id if await users.fetch_user(conn, user_id) is not None else None
 
     async def admit(self, identity: Identity) -> tuple[UUID, bool]:
-        """The user with this subject as their external id: (the user, whether they are new).
+        """Return the user with this subject as their external id, and whether they are new.
 
-        Raises ChatError("unauthenticated") for one who was erased: only the application brings them back.
+        Raises ChatError("unauthenticated") for a user who was erased: only the application brings them back.
         """
 
         async def write(conn: Connection) -> tuple[tuple[UUID, bool], Sequence[Change]]:

@@ -109,8 +109,9 @@ class Limiter(Generic[K]):
             self._prune(now)
 
     def _reserved(self, key: K, name: str | None, now: float) -> float:
-        """How much must be left for those who have appointments: one for each that is due, and a part of one for the
-        next, who comes before there is another. Nothing, for one that is due itself."""
+        """Return how much must be left for keys with an appointment: one for each that is due, and a part of one for
+        the next, which is due before there is another. Nothing is left for a key that is due itself.
+        """
         appointments = self._appointments.get(key)
         if appointments is None or self.rate is None:
             return 0.0
@@ -127,7 +128,7 @@ class Limiter(Generic[K]):
         return reserved
 
     def _appoint(self, key: K, name: str | None, wait: float, now: float, cost: int) -> float:
-        """When this one, which is refused, will be taken. Asked again before that, the same."""
+        """Return when this key, which is refused now, will be accepted. Until then the answer stays the same."""
         assert self.rate is not None
         appointments = self._appointments.get(key, {})
         if name is not None and appointments.get(name, 0.0) > now:
@@ -140,7 +141,7 @@ class Limiter(Generic[K]):
         return at
 
     def _forget(self, key: K, name: str | None) -> None:
-        """It was taken."""
+        """Forget the appointment of a key that was accepted."""
         appointments = self._appointments.get(key)
         if appointments is not None:
             if name is not None:

@@ -219,7 +219,7 @@ class Reactions:
     async def list(
         self, caller: Caller, message_id: UUID, *, emoji: str | None, limit: int, cursor: str | None
     ) -> tuple[Sequence[Reactor], str | None]:
-        """Who has reacted: by kind, each by time; with `emoji` those of this kind. Raises ChatError."""
+        """Return who has reacted: by kind, each by time. With `emoji` only that kind. Raises ChatError."""
         kept = None if emoji is None else _require_emoji(emoji)
         after = _decode(cursor)
         async with self._pool.connection() as conn:
@@ -330,7 +330,7 @@ def _require_emoji(text: str) -> str:
 
 
 def _like(error: ChatError) -> ChatError:
-    """One for each who waits: an exception that is raised keeps its traceback."""
+    """Copy an error for each caller who waits: an exception that is raised keeps its traceback."""
     return ChatError(error.code, error.sentence, errors=error.errors, retry_after=error.retry_after, until=error.until)
 
 

@@ -84,5 +84,5 @@ def _seal(key: bytes, body: bytes) -> bytes:
 
 
 def _old_seal(key: bytes, body: bytes) -> bytes:
-    """Of tokens without a number: their secret is so much longer."""
+    """Return the seal of a token without a number, whose secret is longer by as much."""
     return hmac.digest(key, body, "sha256")[:SEAL_BYTES]

@@ -103,7 +103,7 @@ class Reports:
         return store.own(report), is_new
 
     async def list_own(self, caller: Caller, limit: int, cursor: str | None) -> tuple[Sequence[OwnReport], str | None]:
-        """What the caller has reported, the oldest first."""
+        """Return what the caller has reported, the oldest first."""
         after = page_cursors.decode_id(cursor)
         async with self._pool.connection() as conn:
             found = await store.list_own_reports(conn, caller.user_id, after=after, limit=limit + 1)
@@ -121,7 +121,7 @@ class Reports:
         state: ReportState | None = None,
         user_id: UUID | None = None,
     ) -> tuple[Sequence[FullReport], str | None]:
-        """The oldest first; those about the caller are left out. None is an operator."""
+        """Return reports, the oldest first, without those about the caller. A caller of None is an operator."""
         after = page_cursors.decode_id(cursor)
         viewer_id = None if caller is None else caller.user_id
         async with self._pool.connection() as conn:
@@ -133,7 +133,7 @@ class Reports:
         return items, page_cursors.encode_id(items[-1].id) if len(found) > limit else None
 
     async def backlog(self) -> Backlog:
-        """For the process. Raises StoreError."""
+        """Return how many reports are open, and how old the oldest is. For the process itself. Raises StoreError."""
         async with self._pool.connection() as conn:
             waiting, oldest = await store.fetch_backlog(conn, MAX_COUNTED)
         return Backlog(waiting, 0.0 if oldest is None else max(0.0, time.time() - id_ms(oldest) / 1000))

@@ -27,27 +27,32 @@ def banned(until: Timestamp) -> ChatError:
 
 
 def banned_until_ms(milliseconds: int | None) -> ChatError:
-    """The same of what a lane says. None: the ban has ended meanwhile."""
+    """Return the same error, for a time in milliseconds since the epoch as a lane reports it. None: the ban has ended
+    meanwhile.
+    """
     if milliseconds is None:
         return ChatError("banned", "This account was banned.")
     return banned(timestamp(milliseconds))
 
 
 async def require_not_banned(conn: Connection, caller: Caller) -> None:
-    """Of a caller on a connection that was opened before: it ends when its instance hears of the ban, and this holds
-    from the commit of the ban on. Raises ChatError("banned")."""
+    """Require that the caller is not banned. Their connection may have been opened before: it ends when its instance
+    hears of the ban, and this holds from the commit of the ban on. Raises ChatError("banned").
+    """
     until = await moderation.fetch_ban(conn, caller.user_id)
     if until is not None:
         raise banned(until)
 
 
 async def require_good(conn: Connection, user_id: UUID, session_id: UUID | None) -> None:
-    """The user exists, is not banned, and this session of theirs, if one is given, has not ended. Raises ChatError."""
+    """Require that the user exists and is not banned, and that this session of theirs, if one is given, has not ended.
+    Raises ChatError.
+    """
     require_found(await users.fetch_standing(conn, user_id, session_id))
 
 
 def require_found(found: tuple[bool, bool, int | None]) -> None:
-    """The same of what was found (`store.postgres.users.fetch_standing`). Raises ChatError."""
+    """Require the same of what was read already (`store.postgres.users.fetch_standing`). Raises ChatError."""
     exists, is_signed_in, banned_until = found
     if not exists:
         raise ChatError("unauthenticated", "There is no such user (any more).")
@@ -66,8 +71,9 @@ async def role_of(conn: Connection, caller: Caller) -> UserRole:
 
 
 async def require_role(conn: Connection, caller: Caller | None, least: UserRole) -> UserRole:
-    """The caller's role, if it is at least this one. None is an operator, who may what an administrator may. Raises
-    ChatError("forbidden")."""
+    """Return the caller's role, if it is at least this one. A caller of None is an operator, who may do what an
+    administrator may. Raises ChatError("forbidden").
+    """
     role = UserRole.ADMINISTRATOR if caller is None else await role_of(conn, caller)
     if RANK[role] < RANK[least]:
         who = "an administrator" if least is UserRole.ADMINISTRATOR else "a moderator"

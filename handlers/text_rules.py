@@ -68,7 +68,7 @@ def fits(pattern: str, text: str) -> bool:
 
 
 def time_of(text: str) -> datetime | None:
-    """The time that `text` writes, to the millisecond, or the nearest that there is; None if it is none."""
+    """Return the time that `text` writes, to the millisecond, or the nearest one that exists; None if it is no time."""
     if not fits(TIME, text):
         return None
     year, month, day, hour, minute, second = map(int, re.split("[-T:]", text[:19]))
@@ -97,7 +97,9 @@ def is_visible(content: str) -> bool:
 
 
 def whole_number(text: str, least: int, most: int) -> int | None:
-    """The number that `text` writes in ASCII digits, if it is one in this range; the one reader of numbers in text."""
+    """Return the number that `text` writes in ASCII digits, or None if it is not one in this range. All numbers in text
+    are read here.
+    """
     if not (text.isascii() and text.isdecimal()):
         return None
     digits = text.lstrip("0") or "0"

@@ -161,7 +161,7 @@ class Threads:
     # -- following and reading --------------------------------------------------------------------
 
     async def follow(self, caller: Caller, root_id: UUID) -> ThreadState:
-        """From now on: what was said before is read. Raises ChatError."""
+        """Follow a thread from now on: earlier replies count as read. Raises ChatError."""
         return await self._set(caller, root_id, store.follow)
 
     async def unfollow(self, caller: Caller, root_id: UUID) -> ThreadState:
@@ -184,7 +184,7 @@ class Threads:
         return await self._transactions().run_personal(write)
 
     async def mark_read(self, caller: Caller, root_id: UUID, seq: int) -> ThreadState:
-        """The caller has read the thread up to there. It only rises. Raises ChatError."""
+        """Note that the caller has read the thread up to a reply. The mark only rises. Raises ChatError."""
         if seq < 0:
             raise ChatError("invalid_cursor", "A cursor is a seq: 0 or more.")
 
@@ -218,7 +218,7 @@ class Threads:
     async def list(
         self, caller: Caller, *, unread: bool, limit: int, cursor: str | None
     ) -> tuple[Sequence[Thread], str | None]:
-        """The threads that the caller follows, the one with the last reply first. Bounded in bytes as well."""
+        """Return the threads that the caller follows, the one with the last reply first. Bounded in bytes as well."""
         before = page_cursors.decode_id(cursor) or LAST_ID
         async with self._pool.connection() as conn:
             found = await store.list_threads(conn, caller.user_id, before=before, unread=unread, limit=limit + 1)
@@ -237,7 +237,9 @@ class Threads:
             return await store.list_threads_of(conn, user_id, after=behind, limit=limit)
 
     async def states(self, user_id: UUID, root_ids: Collection[UUID]) -> dict[UUID, ThreadState]:
-        """What those of these threads are to the user with which they have to do. For the process."""
+        """Return what each of these threads is to the user, without those that they have nothing to do with. For the
+        process itself.
+        """
         async with self._pool.connection() as conn:
             return await store.list_thread_states(conn, user_id, root_ids)
 
@@ -247,7 +249,7 @@ def _give_up(root_id: UUID, reference: str) -> None:
 
 
 async def _require_root(conn: Connection, caller: Caller, root: Message | None) -> None:
-    """The message is there, the caller may see it, and it may have replies. Raises ChatError."""
+    """Require that the message exists, that the caller may see it, and that it may have replies. Raises ChatError."""
     if root is None:
         raise permissions.not_found("message")
     member = await conversations.fetch_member(conn, root.conversation_id, caller.user_id)

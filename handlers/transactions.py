@@ -57,7 +57,9 @@ class Transactions:
         return await self._run(wrote, touches)
 
     async def run_personal(self, write: Callable[[Connection], Awaitable[tuple[T, Personal | None]]]) -> T:
-        """The same for a `write` that changes no conversation: it returns what it means for the user's connections."""
+        """Run a `write` that changes no conversation. It returns its result, and what it means for a user's
+        connections.
+        """
 
         async def wrote(conn: Connection) -> tuple[T, Sequence[Change], Personal | None]:
             result, personal = await write(conn)
@@ -71,7 +73,7 @@ class Transactions:
         *,
         touches: Collection[UUID] = (),
     ) -> T:
-        """The same for a `write` that returns both: its changes, and what it means for a user's connections."""
+        """Run a `write` that returns its result, its changes, and what it means for a user's connections."""
         return await self._run(write, touches)
 
     async def _run(

@@ -109,7 +109,7 @@ class Users:
             return _found(await store.fetch_account(conn, caller.user_id))
 
     async def privacy(self, caller: Caller) -> Privacy:
-        """What the caller shows to others, and sees of them."""
+        """Return what the caller shows to others, and sees of them."""
         async with self._pool.connection() as conn:
             _found(await store.fetch_account(conn, caller.user_id))
             chosen = await privacy_store.list_privacy(conn, [caller.user_id])
@@ -145,7 +145,7 @@ class Users:
         )
 
     async def update(self, caller: Caller, request: UpdateUser, *, if_match: Collection[str] | None = None) -> Account:
-        """What is left out stays; null takes it away."""
+        """Change the caller's profile. What is left out stays; null removes it."""
         check_profile(request)
 
         async def change(conn: Connection) -> Account:
@@ -333,7 +333,7 @@ def _not_a_line(field: str) -> ChatError:
 
 
 def check_picture(url: str | None) -> None:
-    """Of a user, or of a group. Raises ChatError."""
+    """Check the picture of a user or of a group. Raises ChatError."""
     if url is not None and not text_rules.fits(text_rules.PICTURE, url):
         sentence = "an https URL in ASCII, without a user"
         raise ChatError("invalid_request", f"The avatarUrl is {sentence}.", errors={"avatarUrl": sentence})

@@ -54,7 +54,7 @@ def check_url(text: str, hosts: Collection[str]) -> str:
 
 
 def host_of(url: str) -> str:
-    """The host and port of a URL as it is stored."""
+    """Return the host and port of a URL as it is stored."""
     import ada_url  # noqa: PLC0415
 
     return ada_url.URL(url).host
@@ -107,7 +107,7 @@ def why_not(address: IPv4Address | IPv6Address, *, is_named: bool) -> str | None
 
 
 def _inner(address: IPv6Address) -> IPv4Address | None:
-    """The IPv4 address that this one stands for."""
+    """Return the IPv4 address that this one contains, or None."""
     if address.ipv4_mapped is not None:
         return address.ipv4_mapped
     if address in _NAT64:

@@ -123,7 +123,7 @@ class Webhooks:
     async def dead_letters(
         self, caller: Caller | None, webhook_id: UUID, limit: int, cursor: str | None
     ) -> tuple[Sequence[DeadLetter], str | None]:
-        """The last one to fail first."""
+        """Return dead letters, the last one to fail first."""
         before = _decode_number(page_cursors.decode_text(cursor))
         async with self._pool.connection() as conn:
             await _require(conn, caller)
@@ -141,7 +141,7 @@ class Webhooks:
             return await store.replay_dead_letters(conn, webhook_id, request.ids)
 
     async def _new_secret(self) -> tuple[str, bytes]:
-        """As it is shown, and as it is kept."""
+        """Return a new secret as it is shown, and as it is kept."""
         await load()
         secret = secrets.token_bytes(SECRET_BYTES)
         return PREFIX + base64.b64encode(secret).decode(), seal(self._keys, secret, PURPOSE)
@@ -157,7 +157,7 @@ async def _require(conn: Connection, caller: Caller | None) -> None:
 
 
 async def _note(conn: Connection, caller: Caller | None, act: Act, webhook_id: UUID, what: str | None = None) -> None:
-    """In the audit log. Of a URL only the host: the rest may have a key in it."""
+    """Note an act in the audit log, with the host of the URL only: the rest may contain a key."""
     actor_id = None if caller is None else caller.user_id
     detail = None if what is None else what[:MAX_DETAIL]
     await audit.insert_audit(conn, act, actor_id, object_id=webhook_id, detail=detail)

@@ -56,7 +56,7 @@ _guards: dict[str, Guard] = {}
 
 
 def guard(part: str) -> Guard:
-    """The guard of this part: one for each name, in the whole process."""
+    """Return the guard of this part: one for each name, in the whole process."""
     found = _guards.get(part)
     if found is None:
         found = _guards[part] = Guard(part)
@@ -108,7 +108,7 @@ async def divided(
 
 
 def _where(error: BaseException) -> tuple[str, int]:
-    """The place in the code that raised it."""
+    """Return the place in the code that raised it."""
     trace = error.__traceback__
     if trace is None:
         return "", 0

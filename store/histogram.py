@@ -30,6 +30,6 @@ class Histogram:
         return sum(self.counts)
 
     def cumulative(self) -> list[tuple[str, int]]:
-        """As Prometheus wants them: (upper bound, how many were at most that)."""
+        """Return the buckets as Prometheus wants them: (upper bound, how many were at most that)."""
         names = [*map(str, self.bounds), "+Inf"]
         return list(zip(names, accumulate(self.counts), strict=True))

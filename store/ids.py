@@ -40,7 +40,7 @@ def new_id() -> UUID:
 
 
 def id_floor(ms: int) -> UUID:
-    """The smallest UUIDv7 of millisecond `ms` since the epoch, or of the epoch: the bound of a partition."""
+    """Return the smallest UUIDv7 of millisecond `ms` since the epoch, or of the epoch: the bound of a partition."""
     return UUID(int=(max(ms, 0) << 80) | _VERSION_AND_VARIANT)
 
 
@@ -63,12 +63,12 @@ def octets(ids: Iterable[UUID]) -> list[bytes]:
 
 
 def parted(packed: bytes, size: int = 16) -> list[bytes]:
-    """What was packed without anything in between, each so long."""
+    """Take apart what was packed without separators, each item of this size."""
     return [packed[at : at + size] for at in range(0, len(packed), size)]
 
 
 def text_of(id_octets: bytes) -> bytes:
-    """The usual form of a UUID."""
+    """Return the usual form of a UUID."""
     digits = id_octets.hex()
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}".encode()
 
@@ -80,7 +80,7 @@ def timestamp(ms: int) -> str:
 
 
 def created_at(value: UUID) -> str:
-    """When a UUIDv7 was made, as `timestamp` writes it; for each message that is read."""
+    """Return when a UUIDv7 was made, as `timestamp` writes it. Called for each message that is read."""
     seconds, rest = divmod(value.int >> 80, 1000)
     return _second(seconds) + _MILLISECONDS[rest]
 
@@ -90,7 +90,7 @@ _MILLISECONDS = tuple(f".{rest:03d}Z" for rest in range(1000))
 
 @lru_cache(maxsize=1024)
 def _second(seconds: int) -> str:
-    """The same without what is below a second, which is what messages of one page have in common, and costs most."""
+    """Return the time down to the second, which is what messages of one page have in common, and costs most."""
     return (_EPOCH + timedelta(seconds=seconds)).isoformat()
 
 

@@ -29,7 +29,7 @@ class WireEnum(str, enum.Enum):
 
     @classmethod
     def parse(cls, value: str | int) -> Self:
-        """The member named (in any case) or numbered `value`; ValueError when there is none."""
+        """Return the member named (in any case) or numbered `value`. Raises ValueError if there is none."""
         if isinstance(value, int):
             members = list(cls)
             if not 0 <= value < len(members):

@@ -18,7 +18,7 @@ _NONE = bytes(16)
 
 
 def pack(positions: Mapping[UUID, Position]) -> bytes:
-    """As PostgreSQL does (`packed_position` in queries/cursors.sql)."""
+    """Pack a position as PostgreSQL does (`packed_position` in queries/cursors.sql)."""
     return b"".join(
         _RECORD.pack(
             conversation_id.bytes,
@@ -36,7 +36,7 @@ def records(packed: bytes) -> list[bytes]:
 
 
 def ids(packed: bytes) -> list[bytes]:
-    """The octets of the conversations' ids, in order."""
+    """Return the octets of the conversations' ids, in order."""
     return [packed[at : at + 16] for at in range(0, len(packed), SIZE)]
 
 
@@ -59,7 +59,7 @@ def without(packed: bytes, numbers: Iterable[int]) -> bytes:
 
 
 def find(packed: bytes, conversation_id: bytes) -> bytes:
-    """The record of a conversation that is among these."""
+    """Return the record of a conversation that is among these."""
     at = bisect_left(
         range(len(packed) // SIZE), conversation_id, key=lambda number: packed[number * SIZE : number * SIZE + 16]
     )
@@ -71,7 +71,7 @@ def unpack(record: bytes) -> tuple[UUID, Position]:
 
 
 def position(record: bytes) -> Position:
-    """What the record says of its conversation. The same message twice is one object."""
+    """Return what the record says of its conversation. The same message twice is one object."""
     _, seq, changed_ms, last, newest = _RECORD.unpack(record)
     message_id = _id(last)
     return Position(Cursor(seq, message_id, changed_ms or None), message_id if newest == last else _id(newest))

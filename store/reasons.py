@@ -21,14 +21,14 @@ _QUOTING = ("22", "23")
 
 
 def reason(error: BaseException) -> str:
-    """One line; never empty."""
+    """Return one line, never empty."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return cut(_words(error)) or type(error).__name__
 
 
 def cut(text: str) -> str:
-    """The first line of a text, without what a terminal would act on."""
+    """Return the first line of a text, without what a terminal would act on."""
     line = text.strip().partition("\n")[0]
     if len(line) > LENGTH:
         line = line[: LENGTH - 3] + "..."
@@ -51,7 +51,7 @@ def _words(error: BaseException) -> str:
 
 
 def _of_postgres(error: psycopg.Error) -> str:
-    """What the server said; without its DETAIL and CONTEXT, which quote rows and statements."""
+    """Return what the server said, without its DETAIL and CONTEXT, which quote rows and statements."""
     state = error.sqlstate
     if state is None:  # said by libpq or psycopg: only of the connection, for the rest quotes a conninfo or a value
         said = isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
@@ -68,7 +68,9 @@ def _of_redis(error: RedisError) -> str:
 
 
 def _of_s3(error: BaseException) -> str:
-    """The code in a botocore ClientError, whose text may carry a signed URL. By its shape: boto3 is slow to import."""
+    """Return the code in a botocore ClientError, whose text may contain a signed URL. The error is known by its shape,
+    as boto3 is slow to import.
+    """
     answer = getattr(error, "response", None)
     if isinstance(answer, dict) and isinstance(answer.get("Error"), dict):
         return str(answer["Error"].get("Code", ""))

@@ -111,7 +111,7 @@ class ReceiptStreams:
         ]
 
     async def claim(self, consumer: str) -> list[Taken]:
-        """What others took and have not finished for CLAIM_AFTER seconds, or we ourselves."""
+        """Return entries that others, or we ourselves, took and have not finished for CLAIM_AFTER seconds."""
         answers = await self._redis.together(
             lambda pipe: [
                 pipe.xautoclaim(

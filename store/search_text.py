@@ -85,7 +85,7 @@ class Match(NamedTuple):
 
 
 def _marks() -> str:
-    """The characters that belong to the letter before them, as ranges of a pattern."""
+    """Return the characters that belong to the letter before them, as ranges of a pattern."""
     codes = [code for code in range(0x300, 0x1F000) if category(chr(code))[0] == "M"]
     starts = [code for code, before in zip(codes, [0, *codes[:-1]], strict=True) if code != before + 1]
     ends = [code for code, behind in zip(codes, [*codes[1:], 0], strict=True) if code + 1 != behind]
@@ -105,7 +105,7 @@ _TOGETHER, _APART, _CHARACTER = _make_patterns()
 
 
 def fold(text: str) -> str:
-    """The form of a word, or of one character of a run, in which it is compared."""
+    """Return the form in which a word, or one character of a run, is compared."""
     return text[:MAX_TERM].lower() if text.isascii() else _fold(text[:MAX_RAW])
 
 
@@ -116,7 +116,7 @@ def _fold(text: str) -> str:
 
 
 def tokens(text: str) -> Iterator[Token]:
-    """The terms of a text, in order."""
+    """Return the terms of a text, in order."""
     if text.isascii():  # the same in a third of the time
         for word in _WORD.finditer(text):
             start, end = word.span()
@@ -155,12 +155,12 @@ def of_conversation(conversation_id: UUID) -> str:
 
 
 def of_sender(sender_id: bytes) -> str:
-    """Of the 16 octets of their id."""
+    """Return the term of a sender, from the 16 octets of their id."""
     return f"=u{sender_id.hex()}"
 
 
 def marks(sender_id: bytes, content: str, *, has_file: bool) -> list[str]:
-    """The terms of a message that are no words."""
+    """Return the terms of a message that are no words."""
     found = [of_sender(sender_id)]
     if has_file:
         found.append(FILE)
@@ -193,7 +193,7 @@ class Terms:
         self._next += 1  # a phrase does not go on in the next text
 
     def _add_ascii(self, text: str) -> int:
-        """The same for a text like most, in a fraction of the time: its words are runs of letters and digits."""
+        """Add the terms of an ASCII text, in a fraction of the time: its words are runs of letters and digits."""
         positions, first = self._positions, self._next
         self._size += len(text)
         for self._next, word in enumerate(_WORD.findall(text.lower()), first + 1):
@@ -245,11 +245,13 @@ class Query(NamedTuple):
         return any(part.is_prefix for part in self.parts)
 
     def row(self) -> str:
-        """As PostgreSQL reads a tsquery, for the terms of one message. Of a long query the first terms: see `find`."""
+        """Return the tsquery for the terms of one message, as PostgreSQL reads it. Of a long query it has the first
+        terms: see `find`.
+        """
         return " & ".join([*map(_quoted, self.marks), *(f"({' <-> '.join(_terms(part))})" for part in self._first())])
 
     def block(self) -> str:
-        """The same for the terms of several messages together, which have no order."""
+        """Return the tsquery for the terms of several messages together, which have no order."""
         words = [term for part in self._first() for term in _terms(part)]
         return " & ".join(dict.fromkeys([*map(_quoted, self.marks), *words]))
 
@@ -264,7 +266,7 @@ class Query(NamedTuple):
         return found
 
     def find(self, content: str, name: str | None = None) -> list[Match] | None:
-        """Where the parts are in a message; None if one of them is not there, as when it was edited meanwhile."""
+        """Return where the parts are in a message; None if one of them is missing, as after an edit."""
         finding = self.finding(content, name)
         while True:
             try:
@@ -354,7 +356,7 @@ def parse(text: str, marks: Iterable[str] = ()) -> Query | None:
 
 
 def utf16(text: str, index: int) -> int:
-    """The number of UTF-16 code units before the character `index`."""
+    """Return the number of UTF-16 code units before the character `index`."""
     before = text[:index]
     return index if before.isascii() else len(before.encode("utf-16-le", "surrogatepass")) // 2
 

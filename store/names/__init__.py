@@ -25,31 +25,35 @@ _SPELT = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "o
 
 
 def fold(text: str) -> str:
-    """What is compared in place of `text`. The beginning of a text folds to the beginning of its fold, but for a mark
-    that is cut off."""
+    """Return what is compared in place of `text`. The beginning of a text folds to the beginning of its fold, except
+    for a combining mark that is cut off.
+    """
     seen = _ignorable.sub("", text)
     once = normalize("NFKC", normalize("NFD", seen).casefold())
     return normalize("NFKC", _ignorable.sub("", once.casefold()))[:MAX_FOLDED]
 
 
 def skeleton(text: str) -> str:
-    """What two names have in common when people take one for the other.
+    """Return what two names have in common if people take one for the other.
 
-    Looks first, case afterwards: a capital I looks like a small l, which it does not when it is folded to i before.
+    Looks come first, case afterwards: a capital I looks like a small l, which it would not if it were folded to i
+    before.
     """
     seen = normalize("NFD", _ignorable.sub("", normalize("NFKC", text)))
     return fold(normalize("NFD", seen.translate(_looks())))
 
 
 def plain(text: str) -> str:
-    """What is compared where accents do not count: the fold without them. It is as prefixes are: of the letters that a
-    syllable is made of, too (Korean)."""
+    """Return what is compared where accents do not count: the fold without them. Syllables of Korean are taken apart
+    into their letters, so that a prefix of a name has a prefix of its plain form.
+    """
     return _accents.sub("", normalize("NFD", fold(text)).translate(_PLAIN))[:MAX_FOLDED]
 
 
 def words(username: str, display_name: str) -> list[str]:
-    """What people may type for a user, besides what their names fold to, in order: the plain form of a name, from each
-    of its words on, with umlauts also spelt out."""
+    """Return what people may type for a user besides what their names fold to, in order: the plain form of a name, from
+    each of its words on, also with umlauts spelt out.
+    """
     found = set()
     for name in (username, display_name):
         starts = [0, *(match.start() for match in _word.finditer(name) if match.start())][:MAX_WORDS]
@@ -59,8 +63,9 @@ def words(username: str, display_name: str) -> list[str]:
 
 
 def beginnings(text: str, most: int, length: int) -> list[str]:
-    """What people may type for a longer text: the plain form of so many characters of it, from each of its first words
-    on, with umlauts also spelt out. In order."""
+    """Return what people may type for a longer text, in order: the plain form of its first characters, from each of its
+    first words on, also with umlauts spelt out.
+    """
     text = " ".join(text.split())
     starts = [match.start() for match in islice(_word.finditer(text), most)]
     found = set()
@@ -71,7 +76,7 @@ def beginnings(text: str, most: int, length: int) -> list[str]:
 
 
 def beginning(text: str, length: int) -> str:
-    """What is compared with the beginnings of a text."""
+    """Return what is compared with the beginnings of a text."""
     return plain(" ".join(text.split())[:length])[:length]
 
 

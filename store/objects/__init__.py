@@ -48,23 +48,27 @@ class Objects(Protocol):
         """Store what `chunks` give. Whatever ends it early (an error of theirs, a cancellation) leaves nothing."""
 
     async def size(self, key: str) -> int | None:
-        """In bytes; None when there is no such object."""
+        """Return the size in bytes, or None if there is no such object."""
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
-        """The content, or `length` bytes of it from `start`, in chunks of bounded size. Raises FileNotFoundError."""
+        """Yield the content, or `length` bytes from `start`, in chunks of bounded size. Raises FileNotFoundError."""
 
     async def copy(self, source: str, target: str) -> None:
-        """What is there now, under another key: nothing written to the first changes it. Raises FileNotFoundError."""
+        """Copy what is there now to another key: nothing that is written to the first key changes it. Raises
+        FileNotFoundError.
+        """
 
     async def delete(self, key: str) -> None:
-        """What is not there is deleted already."""
+        """Delete an object. Does nothing if there is none."""
 
     async def use_up(self, key: str) -> None:
         """Delete what was put there by an upload link, before the link expires. Where the store can, nothing is put
         there again; an empty object may stay, which the purge removes."""
 
     def list_before(self, when: datetime) -> AsyncIterator[str]:
-        """The keys of our objects written before `when`. Uploads begun before it and never ended are thrown away."""
+        """Yield the keys of our objects written before `when`. Uploads that were begun before it and never ended are
+        thrown away.
+        """
 
     async def upload_url(self, key: str, *, content_type: str, size: int, seconds: int) -> UploadUrl:
         """Good for so many seconds, for an object of exactly this size and type."""
@@ -110,7 +114,7 @@ def scheme_of(url: str) -> Scheme:
 
 
 def open_objects(url: str, *, endpoint: str = "", signing: SigningKeys) -> Objects:
-    """The store that `url` names, by its scheme. Raises ValueError."""
+    """Return the store that `url` names, by its scheme. Raises ValueError."""
     opener: Opener = import_module(scheme_of(url).module).open_store
     return opener(urlsplit(url), endpoint=endpoint, signing=signing)
 

@@ -179,7 +179,7 @@ class DirectoryObjects:
         return f"{PATH}{grant.key}?{urlencode({**query, 'signature': _signature(self._keys.current, grant)})}"
 
     def verify(self, method: str, key: str, query: Mapping[str, str]) -> Grant | None:
-        """What this URL allows; None when it is not ours, or too old."""
+        """Return what this URL allows, or None if it is not ours, or too old."""
         try:
             grant = Grant(
                 "GET" if method == "HEAD" else method,
@@ -228,7 +228,7 @@ class _Writer:
 
 
 def _missing(*directories: Path) -> list[Path]:
-    """Those of these and of their parents that are not there, the innermost first."""
+    """Return those of these directories and their parents that do not exist, the innermost first."""
     wanted = {each for directory in directories for each in (directory, *directory.parents)}
     return sorted((each for each in wanted if not each.exists()), key=lambda each: len(each.parts), reverse=True)
 
@@ -273,7 +273,7 @@ def _make_shard(directory: Path) -> None:
 
 
 def _sync(directory: Path) -> None:
-    """What has got a name there, or lost it, is on the disk."""
+    """Write a directory to the disk, so that names that were made or removed in it stay so."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

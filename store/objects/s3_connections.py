@@ -138,7 +138,7 @@ class Transfer:
         return 0.0 if self._begun is None else monotonic() - self._begun
 
     def hold(self, fileno: int) -> None:
-        """The call goes on over this socket, with another answer. Raises OSError when it may not any more."""
+        """Let the call go on over this socket, with another answer. Raises OSError when it may not any more."""
         with self._lock:
             if self._is_cut:
                 raise TimeoutError("the transfer has taken too long")
@@ -190,7 +190,7 @@ class _CountedSocket:
         return getattr(self._sock, name)
 
     def makefile(self, mode: str, buffering: int | None = None) -> Any:
-        """What http.client and botocore read answers from."""
+        """Return the file from which http.client and botocore read answers."""
         counted = _CountedReader(self._sock.makefile(mode, 0))
         return counted if buffering == 0 else io.BufferedReader(counted)
 
@@ -251,7 +251,7 @@ class _Held:
         return super().request(*args, **kwargs)  # type: ignore[misc]
 
     def _consume_headers(self, fp: Any) -> None:
-        """Those after a 100. botocore's own way reads on for ever when the connection has ended."""
+        """Read the headers after a 100. botocore's own way reads on for ever when the connection has ended."""
         for _ in range(MOST_HEADERS):
             line = fp.readline()
             if line == b"\r\n":

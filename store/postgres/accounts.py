@@ -92,7 +92,7 @@ async def rotate_session(
 
 
 async def list_sessions(conn: Connection, user_id: UUID, *, limit: int, before: UUID | None = None) -> list[Session]:
-    """The live ones, newest first."""
+    """Return the live sessions, newest first."""
     parameters = {"user_id": user_id, "limit": limit, "before": before}
     return [_session_of(row) for row in await (await conn.execute(queries.list_sessions, parameters)).fetchall()]
 
@@ -104,13 +104,13 @@ async def revoke_session(conn: Connection, user_id: UUID, session_id: UUID) -> b
 
 
 async def list_ended(conn: Connection, session_ids: Collection[UUID]) -> list[UUID]:
-    """Those of these sessions that are revoked, expired or unknown."""
+    """Return those of these sessions that are revoked, expired or unknown."""
     cursor = await conn.execute(queries.list_ended_sessions, {"ids": list(session_ids)})
     return [session_id for (session_id,) in await cursor.fetchall()]
 
 
 async def delete_expired_sessions(conn: Connection, limit: int) -> int:
-    """How many went."""
+    """Delete sessions that have expired. Return how many were deleted."""
     return (await conn.execute(queries.delete_expired_sessions, {"limit": limit})).rowcount
 
 

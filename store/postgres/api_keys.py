@@ -51,7 +51,7 @@ async def insert_key(
     user_id: UUID | None,
     seconds: float | None,
 ) -> ApiKey | None:
-    """It is good for so many seconds, or for ever. None when another key has the name."""
+    """Insert a key that is good for so many seconds, or for ever. Return None if another key has the name."""
     parameters = {
         "id": key_id,
         "name": name,
@@ -78,7 +78,7 @@ async def find_key(conn: Connection, key_id: UUID | None, name: str) -> ApiKey |
 
 
 async def list_keys(conn: Connection, *, revoked: bool = False) -> list[ApiKey]:
-    """The oldest first; with those that were revoked, if asked."""
+    """Return the keys, the oldest first; with those that were revoked, if asked."""
     cursor = await conn.execute(queries.list_api_keys, {"revoked": revoked, "limit": MAX_LISTED})
     return [_key_of(row) for row in await cursor.fetchall()]
 

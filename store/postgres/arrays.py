@@ -42,7 +42,7 @@ def pack_numbers(values: Sequence[int | None]) -> bytes:
 
 
 def pack_raw_uuids(values: Iterable[bytes]) -> bytes:
-    """The same of UUIDs as their 16 octets."""
+    """Pack UUIDs that are given as their 16 octets."""
     items = [_SIXTEEN + value for value in values]
     return _ARRAY.pack(1, 0, UUID_TYPE, len(items), 1) + b"".join(items)
 

@@ -64,7 +64,9 @@ async def insert_audit(
 
 
 def take_noted(conn: Connection) -> Sequence[Act]:
-    """The acts that were noted over this connection since the last time, for who counts what was committed."""
+    """Return the acts that were noted over this connection since the last call, for a caller who counts what was
+    committed.
+    """
     return _noted.pop(conn, ())
 
 

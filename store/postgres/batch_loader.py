@@ -44,7 +44,7 @@ class BatchLoader(Generic[K, V]):
         self._idle = trio.lowlevel.ParkingLot()
 
     async def get(self, keys: Collection[K]) -> dict[K, V]:
-        """What is found of `keys`, as it is after this call began. Raises what `fetch` raises."""
+        """Return what is found of `keys`, as it is after this call began. Raises what `fetch` raises."""
         if not keys:
             return {}
         request: _Request[K, V] = _Request(keys)

@@ -39,8 +39,9 @@ async def lock_direct(conn: Connection, user_id: UUID, other_id: UUID) -> None:
 
 
 async def update_shown_reads(conn: Connection, user_id: UUID, other_id: UUID) -> None:
-    """From now on each of the two sees no more of how far the other reads their direct conversation, or sees it again:
-    as there is a block between them, or none."""
+    """Hide from each of the two how far the other reads their direct conversation from now on, or show it again: as
+    there is a block between them, or none.
+    """
     await conn.execute(queries.update_shown_reads, {"user_id": user_id, "other_id": other_id})
 
 
@@ -57,14 +58,14 @@ async def insert_block(conn: Connection, user_id: UUID, blocked_id: UUID) -> int
 
 
 async def fetch_block(conn: Connection, user_id: UUID, blocked_id: UUID) -> int | None:
-    """The version of a block that is there; None: there is none."""
+    """Return the version of a block, or None if there is none."""
     parameters = {"user_id": user_id, "blocked_id": blocked_id}
     row = await (await conn.execute(queries.fetch_block, parameters)).fetchone()
     return None if row is None else int(row[0])
 
 
 async def delete_block(conn: Connection, user_id: UUID, blocked_id: UUID) -> int | None:
-    """The version of the change; None if there was none."""
+    """Delete a block. Return the version of the change, or None if there was none."""
     parameters = {"user_id": user_id, "blocked_id": blocked_id}
     row = await (await conn.execute(queries.delete_block, parameters)).fetchone()
     return None if row is None else int(row[0])
@@ -101,7 +102,7 @@ async def list_blocks_around(conn: Connection, user_ids: Collection[UUID], limit
 
 
 async def list_hidden(conn: Connection, viewer_id: UUID, user_ids: Collection[UUID]) -> set[UUID]:
-    """Those of these users whose presence this one does not see, as either has blocked the other."""
+    """Return those of these users whose presence this one does not see, as either has blocked the other."""
     parameters = {"viewer_id": viewer_id, "user_ids": list(user_ids)}
     return {user_id for (user_id,) in await (await conn.execute(queries.list_hidden, parameters)).fetchall()}
 
@@ -113,13 +114,15 @@ async def list_shared(conn: Connection, user_id: UUID, other_id: UUID, most: int
 
 
 async def list_unavailable(conn: Connection, user_id: UUID, others: Collection[UUID]) -> list[UUID]:
-    """Those of these users to whom this one may not come: they have blocked them, or are banned."""
+    """Return those of these users with whom this one may not begin anything: they have blocked this user, or are
+    banned.
+    """
     parameters = {"user_id": user_id, "user_ids": list(others)}
     return [other for (other,) in await (await conn.execute(queries.list_unavailable, parameters)).fetchall()]
 
 
 async def fetch_partner(conn: Connection, conversation_id: UUID, user_id: UUID) -> UUID | None:
-    """The other user of a direct conversation, in which this one is; None of a group."""
+    """Return the other user of a direct conversation of this one, or None if it is a group."""
     parameters = {"conversation_id": conversation_id, "user_id": user_id}
     row = await (await conn.execute(queries.fetch_partner, parameters)).fetchone()
     return None if row is None else row[0]

@@ -34,7 +34,7 @@ async def fetch_now(conn: Connection) -> datetime:
 
 
 async def fetch_skew(conn: Connection) -> timedelta:
-    """How far this machine's clock is ahead of PostgreSQL's, to within the time that asking takes."""
+    """Return how far this machine's clock is ahead of PostgreSQL's, to within the time that asking takes."""
     before = datetime.now(UTC)
     theirs = await fetch_now(conn)
     after = datetime.now(UTC)

@@ -389,7 +389,7 @@ async def _is_refusal(conninfo: str, text: str, timeout: float) -> bool:
 
 
 async def _resolve(attempt: ConnDict) -> list[ConnDict]:
-    """The same attempt once per address of its host, so that libpq has no name to look up (it would block)."""
+    """Return the same attempt once per address of its host, so that libpq has no name to look up (it would block)."""
     host = get_param(attempt, "host")
     if not host or host.startswith(("/", "@")) or get_param(attempt, "hostaddr"):
         return [attempt]
@@ -427,7 +427,7 @@ async def _wait_connecting(gen: Generator[Any, Any, RV]) -> RV:
 
 
 async def _wait_ready(fd: int, wanted: int) -> int:
-    """Until `fd` is ready for some of what is wanted. Room to write, the usual case, costs no task switch."""
+    """Wait until `fd` is ready for some of what is wanted. Room to write, the usual case, costs no task switch."""
     if wanted == READ:
         await trio.lowlevel.wait_readable(fd)
         return READY_R

@@ -15,7 +15,9 @@ from store.postgres.connection import Connection
 
 
 async def fetch_positions(conn: Connection, conversation_ids: Collection[UUID]) -> dict[UUID, Position]:
-    """The head of each conversation that exists or existed, with the message of its last change, and the newest one."""
+    """Return the head of each conversation that exists or existed, with the message of its last change, and the newest
+    one.
+    """
     cursor = await conn.execute(queries.list_positions, {"ids": list(conversation_ids)})
     return {
         conversation_id: Position(Cursor(seq, message_id, changed_ms), newest_id)
@@ -24,23 +26,23 @@ async def fetch_positions(conn: Connection, conversation_ids: Collection[UUID]) 
 
 
 async def pack_positions(conn: Connection, conversation_ids: Sequence[bytes]) -> bytes:
-    """The same of thousands, which are named by their octets, packed (`store.positions`)."""
+    """Return the heads of thousands of conversations, named by their octets, packed (`store.positions`)."""
     cursor = await conn.execute(queries.pack_positions, {"ids": RawUuids(conversation_ids)})
     [[packed]] = await cursor.fetchall()
     return packed or b""
 
 
 async def pack_memberships(conn: Connection, user_ids: Collection[UUID]) -> dict[UUID, bytes]:
-    """The same of all conversations of each of these users, as of one moment; users who are in none are left out."""
+    """Return the same of all conversations of each of these users, as of one moment, without users who are in none."""
     cursor = await conn.execute(queries.pack_memberships, {"user_ids": Uuids(user_ids)})
     return dict(await cursor.fetchall())
 
 
 async def list_diverged(conn: Connection, cursors: Sequence[tuple[UUID, Cursor]]) -> dict[int, int]:
-    """Those of these cursors that are not of this history, by their index, with the head of the conversation.
+    """Return those of these cursors that are not of this history, by their index, with the head of the conversation.
 
-    One that retention has passed is not among them, nor is one of a conversation that does not exist. A cursor without
-    a message is only compared with the head.
+    A cursor that retention has passed is not among them, nor one of a conversation that does not exist. A cursor
+    without a message is only compared with the head.
     """
     found = await conn.execute(
         queries.list_evidence,

@@ -40,7 +40,7 @@ async def claim_id(conn: Connection, external_id: str, user_id: UUID) -> bool:
 
 
 async def reclaim_id(conn: Connection, external_id: str, user_id: UUID) -> bool:
-    """The same for an id whose user was erased. False if it is somebody's again."""
+    """Bind an id whose user was erased to another user. Return False if it belongs to somebody again."""
     parameters = {**_hashed(external_id), "external_id": external_id, "user_id": user_id}
     return await (await conn.execute(queries.reclaim_external_id, parameters)).fetchone() is not None
 

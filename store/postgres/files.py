@@ -95,7 +95,7 @@ async def fetch_by_key(conn: Connection, key: str, reader_id: UUID) -> tuple[Fil
 
 
 async def finish_file(conn: Connection, file_id: UUID, key: str, facts: Facts) -> File | None:
-    """It is whole, under this key. None when it is not pending (any more)."""
+    """Note that a file is whole, under this key. Return None if it is not pending (any more)."""
     parameters = {
         "id": file_id,
         "key": key,
@@ -168,7 +168,7 @@ async def list_files_of(conn: Connection, owner_id: UUID, *, after: UUID, limit:
 
 
 async def list_given_up(conn: Connection, before: datetime, limit: int) -> list[File]:
-    """Those deleted, and those begun before that and not completed until now."""
+    """Return the files that are deleted, and those that were begun before that time and are not completed."""
     cursor = await conn.execute(queries.list_given_up, {"before": before, "limit": limit})
     return [File(*row) for row in await cursor.fetchall()]
 
@@ -188,7 +188,7 @@ async def retire_files(conn: Connection, after: UUID, before: datetime, limit: i
 
 
 async def list_known_keys(conn: Connection, keys: Collection[str]) -> set[str]:
-    """Those of these keys that a row has."""
+    """Return those of these keys that a row has."""
     return {key for (key,) in await (await conn.execute(queries.list_known_keys, {"keys": list(keys)})).fetchall()}
 
 

@@ -187,7 +187,7 @@ class Lanes:
         return spare
 
     async def drain(self) -> None:
-        """Until every lane is empty and idle. Messages offered meanwhile are waited for too."""
+        """Wait until every lane is empty and idle, including for messages that are offered meanwhile."""
         while any(lane.queue or lane.writing for lane in self._lanes):
             for lane in self._lanes:
                 await lane.wait_idle()
@@ -211,7 +211,7 @@ class Lanes:
         return next((trouble for lane in lanes if (trouble := lane.trouble())), None)
 
     def slowness(self) -> str | None:
-        """What the last commits took, if that was long."""
+        """Return what the last commits took, if that was long."""
         return next((lane.health.slow.reason for lane in self._lanes if lane.health.slow), None)
 
     @property
@@ -225,7 +225,7 @@ class Lanes:
             lane.health.look_for_room()
 
     def statistics(self) -> LaneStatistics:
-        """Of all lanes together."""
+        """Return the sums over all lanes."""
         each = [msgspec.structs.astuple(one) for one in self.statistics_each()]
         return LaneStatistics(*map(sum, zip(*each, strict=True)))
 
@@ -320,7 +320,7 @@ class _Lane:
             self._abandon()
 
     def _take(self) -> list[Append]:
-        """The next batch: everything that waits, within the limits. It is being written from now on."""
+        """Take the next batch: everything that waits, within the limits. It is being written from now on."""
         size = taken = 0
         for append in self.queue[: self._max_batch]:
             more = len(append.content) + MENTION_BYTES * len(append.mentions)
@@ -340,7 +340,7 @@ class _Lane:
         return appends
 
     def _abandon(self) -> None:
-        """The task ends: whatever was not answered is answered now."""
+        """Answer whatever was not answered yet: the task ends."""
         if self.writing:
             self._doubt(self.writing)
         self._fail([*self.writing, *self._take_all()], Unavailable("the server is shutting down"))
@@ -507,7 +507,9 @@ class _Lane:
             raise Unavailable("a partition is missing, and this role may not make it") from error
 
     async def _connected(self) -> Connection:
-        """The lane's connection, made anew if it is gone. Raises Unavailable within the pool's acquire_timeout."""
+        """Return the lane's connection, made anew if it is gone. Raises Unavailable within the source's
+        acquire_timeout.
+        """
         if self._conn is not None:
             if self._conn.check_alive():
                 return self._conn
@@ -634,7 +636,9 @@ class _Lane:
             answers[i] = first.get(key) or Unavailable("the message was sent before, but cannot be read now")
 
     async def _fetch_first(self, keys: Collection[tuple[UUID, str | None]]) -> dict[tuple[UUID, str | None], Message]:
-        """The messages that took these keys: to a sender who has left since, without what others have made of them."""
+        """Return the messages that took these keys. A sender who has left since gets them without what others have
+        added.
+        """
         parameters = {"sender_ids": [sender for sender, _ in keys], "keys": [key for _, key in keys]}
         try:
             conn = await self._connected()

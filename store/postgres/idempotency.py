@@ -42,5 +42,5 @@ async def release(conn: Connection, scope: UUID, key: str, fingerprint: bytes) -
 
 
 async def delete_old(conn: Connection, before: datetime, limit: int) -> int:
-    """How many went."""
+    """Delete keys from before that time. Return how many were deleted."""
     return (await conn.execute(queries.delete_old_creations, {"before": before, "limit": limit})).rowcount

@@ -58,7 +58,7 @@ async def count_links(conn: Connection, conversation_id: UUID) -> int:
 
 
 async def find_link(conn: Connection, token_hash: bytes) -> UUID | None:
-    """The conversation that a link led to, whatever has become of it."""
+    """Return the conversation that a link led to, whatever has become of the link."""
     row = await (await conn.execute(queries.find_link, {"token_hash": token_hash})).fetchone()
     return row[0] if row else None
 
@@ -75,7 +75,7 @@ async def delete_link(conn: Connection, conversation_id: UUID, link_id: UUID) ->
 
 
 async def delete_expired_links(conn: Connection, limit: int) -> int:
-    """How many went."""
+    """Delete links that have expired. Return how many were deleted."""
     return (await conn.execute(queries.delete_expired_links, {"limit": limit})).rowcount
 
 

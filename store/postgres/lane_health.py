@@ -67,19 +67,19 @@ class LaneHealth:
             self.slow.over()
 
     def succeeded(self) -> None:
-        """The lane can write."""
+        """Note that the lane can write."""
         self._looked = True
         if self.outage and not self.has_no_room:
             self.outage.over()
 
     def wrote(self) -> None:
-        """It can, and has written messages."""
+        """Note that the lane can write, and has written messages."""
         self.succeeded()
         if self._faulty:
             self._faulty.clear()
 
     def tried_out(self) -> None:
-        """It can, and had nothing to write."""
+        """Note that the lane can write, and had nothing to write."""
         self.succeeded()
         if self.slow and time.perf_counter() - self._slow_at > SLOW_MEMORY:
             self.slow.over()
@@ -96,7 +96,7 @@ class LaneHealth:
         return time.perf_counter() >= self._room_due
 
     def look_for_room(self) -> None:
-        """At the next look."""
+        """Have the next look ask whether the disk has room."""
         self._room_due = min(self._room_due, time.perf_counter())
 
     def patience(self, least: float) -> float:

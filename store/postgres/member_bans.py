@@ -14,7 +14,7 @@ from store.postgres.connection import Connection
 
 
 async def put_ban(conn: Connection, conversation_id: UUID, user_id: UUID, until: datetime, *, by: UUID) -> None:
-    """One that is there is replaced."""
+    """Ban a user from a group. It replaces an earlier ban."""
     parameters = {"conversation_id": conversation_id, "user_id": user_id, "until": until, "created_by": by}
     await conn.execute(queries.put_member_ban, parameters)
 
@@ -26,7 +26,7 @@ async def delete_ban(conn: Connection, conversation_id: UUID, user_id: UUID) -> 
 
 
 async def fetch_ban(conn: Connection, conversation_id: UUID, user_id: UUID) -> Timestamp | None:
-    """Until when; None: they may come."""
+    """Return until when a user is kept out of a group; None if they are not."""
     parameters = {"conversation_id": conversation_id, "user_id": user_id}
     row = await (await conn.execute(queries.fetch_member_ban, parameters)).fetchone()
     return None if row is None else timestamp(row[0])
@@ -35,7 +35,7 @@ async def fetch_ban(conn: Connection, conversation_id: UUID, user_id: UUID) -> T
 async def list_bans(
     conn: Connection, conversation_id: UUID, *, after: UUID | None = None, limit: int
 ) -> list[MemberBan]:
-    """Those that are in force, by user id."""
+    """Return the bans that are in force, by user id."""
     parameters = {"conversation_id": conversation_id, "after": after or UUID(int=0), "limit": limit}
     rows = await (await conn.execute(queries.list_member_bans, parameters)).fetchall()
     return [MemberBan(user_id, timestamp(until), by, timestamp(created)) for user_id, until, by, created in rows]

@@ -17,7 +17,7 @@ EVERYBODY = UUID(int=0)  # in the place of a user: all members
 
 
 async def list_strangers(conn: Connection, conversation_id: UUID, user_ids: Collection[UUID]) -> set[UUID]:
-    """Those of these users who are no members."""
+    """Return those of these users who are not members."""
     parameters = {"conversation_id": conversation_id, "user_ids": list(user_ids)}
     return {user_id for (user_id,) in await (await conn.execute(queries.list_strangers, parameters)).fetchall()}
 
@@ -30,8 +30,9 @@ async def replace_mentions(conn: Connection, message: Message, mentions: Sequenc
 
 
 async def list_mentions(conn: Connection, user_id: UUID, before: UUID, limit: int) -> list[tuple[UUID, int]]:
-    """The messages that mention a user where they are a member now, newest first, below an id: each with the octets of
-    its body. One that retention has just dropped may be among them."""
+    """Return the messages below an id that mention a user where they are a member now, newest first, each with the
+    octets of its body. A message that retention has just dropped may be among them.
+    """
     parameters = {"user_id": user_id, "before": before, "limit": limit}
     rows = await (await conn.execute(queries.list_mentions, parameters)).fetchall()
     return [(message_id, octets or 0) for message_id, octets in rows]

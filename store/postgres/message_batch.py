@@ -168,7 +168,7 @@ async def write(conn: Connection, batch: Packed) -> list[Row]:
 
 
 def _accepted(row: Sequence[Any]) -> Row:
-    """What lane_write_lone returns."""
+    """Return the row of what lane_write_lone returned."""
     seq, read_seq, previous, hides = row
     return Row(0, seq, read_seq, None, None, None, None, None, None, previous, hides, None)
 

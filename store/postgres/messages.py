@@ -90,7 +90,7 @@ async def fetch_message_for(
 
 
 async def list_messages_by_id(conn: Connection, message_ids: Collection[UUID]) -> list[Message]:
-    """Those of these messages that there are, newest first."""
+    """Return those of these messages that exist, newest first."""
     rows = await (await conn.execute(queries.list_messages_by_id, {"ids": list(message_ids)})).fetchall()
     return sorted(map(message_of, rows), key=lambda message: message.id, reverse=True)
 
@@ -138,7 +138,7 @@ async def list_messages_for(
     max_bytes: int = PAGE_BYTES,
     replies: bool = True,
 ) -> Page | None:
-    """The same for a user, in one statement: None if they are no member of the conversation."""
+    """Return the same page for a user, in one statement; None if they are not a member of the conversation."""
     window = _Window(conversation_id, before, after, limit, max_bytes, replies)
     parameters = {**window.parameters(), "viewer_id": viewer_id}
     rows = await (await conn.execute(_QUERIES_FOR[replies, after is None], parameters)).fetchall()
@@ -159,7 +159,7 @@ async def list_messages_for_caller(
     max_bytes: int = PAGE_BYTES,
     replies: bool = True,
 ) -> tuple[Standing, Page | None]:
-    """The same, with what `store.postgres.users.fetch_standing` says of the user."""
+    """Return the same page, and what `store.postgres.users.fetch_standing` returns for the user."""
     window = _Window(conversation_id, before, after, limit, max_bytes, replies)
     parameters = {**window.parameters(), "user_id": user_id, "session_id": session_id}
     rows = await (await conn.execute(_QUERIES_FOR_CALLER[replies, after is None], parameters)).fetchall()
@@ -251,7 +251,7 @@ async def list_replies(
     limit: int = 50,
     max_bytes: int = PAGE_BYTES,
 ) -> Page:
-    """The replies of a thread that are there, as `list_messages` lists messages."""
+    """Return the replies of a thread that are not deleted, as `list_messages` returns messages."""
     query = queries.list_replies_before if after is None else queries.list_replies_after
     upper = END if before is None else before
     bounds = {"root_id": root_id, "before": upper, "after": after, "limit": limit + 1, "max_bytes": max_bytes}
@@ -300,7 +300,7 @@ async def list_changes(
 
 
 async def count_changes_after(conn: Connection, conversation_id: UUID, seq: int, cap: int) -> int:
-    """How many messages changed after `seq`, counted to `cap`."""
+    """Return how many messages changed after `seq`, counted up to `cap`."""
     parameters = {"conversation_id": conversation_id, "after": seq, "limit": cap}
     row = await (await conn.execute(queries.count_changes_after, parameters)).fetchone()
     return int(row[0]) if row else 0
@@ -376,9 +376,9 @@ async def list_pins(
     limit: int = 50,
     max_bytes: int = PAGE_BYTES,
 ) -> list[Message]:
-    """The messages that are pinned, the last one to be pinned first; those behind one that was pinned `before`.
+    """Return pinned messages, the last one to be pinned first; with `before` those after that one in this order.
 
-    Fewer than `limit` where their bodies pass `max_bytes`, at least one if there is any.
+    Fewer than `limit` if their bodies pass `max_bytes`, at least one if there is any.
     """
     pinned_at, message_id = before or (None, None)
     parameters = {

@@ -105,7 +105,7 @@ def upgrade(conninfo: str, *, progress: Progress = lambda line: None) -> tuple[s
 
 
 def _fold_names(conninfo: str) -> None:
-    """What `store.postgres.users.fold_old` does, to the end."""
+    """Do what `store.postgres.users.fold_old` does, to the end."""
     with _connect(conninfo) as connection:
         connection.autocommit = True
         while True:
@@ -243,7 +243,7 @@ def _missing_steps(
 
 
 def _script(migration: Migration, before: Migration | None, context: MigrationContext) -> Script:
-    """As Alembic knows it: the module of a revision."""
+    """Return the module of a revision, as Alembic knows it."""
     statements = migration.sql.replace(":", r"\:")  # to SQLAlchemy a bare one may begin a parameter
 
     def upgrade() -> None:
@@ -259,7 +259,7 @@ def _say_works_from(known: list[Migration]) -> str:
 
 
 def _works_from(connection: sqlalchemy.Connection) -> str | None:
-    """What the database says: the oldest revision whose code works with it."""
+    """Return what the database says: the oldest revision whose code works with it."""
     said = connection.exec_driver_sql("SELECT obj_description(to_regclass('alembic_version'), 'pg_class')").scalar()
     return parse_works_from(said)
 
@@ -354,7 +354,7 @@ def look(conninfo: str) -> State:
 
 
 def pending(conninfo: str) -> list[str]:
-    """The revisions that the database lacks, oldest first; empty when it is up to date. Raises StoreError."""
+    """Return the revisions that the database lacks, oldest first. Raises StoreError."""
     return look(conninfo).pending
 
 

@@ -25,7 +25,7 @@ async def fetch_role(conn: Connection, user_id: UUID) -> UserRole | None:
 
 
 async def fetch_ban(conn: Connection, user_id: UUID) -> Timestamp | None:
-    """Until when the user is banned; None: they are not."""
+    """Return until when the user is banned; None if they are not."""
     row = await (await conn.execute(queries.fetch_ban, {"id": user_id})).fetchone()
     return None if row is None or row[0] is None else timestamp(row[0])
 
@@ -61,7 +61,7 @@ async def list_openings(conn: Connection, attaches: Mapping[UUID, bool]) -> dict
 
 
 async def list_banned(conn: Connection, user_ids: Collection[UUID]) -> list[UUID]:
-    """Those of these users who are banned."""
+    """Return those of these users who are banned."""
     cursor = await conn.execute(queries.list_banned, {"ids": list(user_ids)})
     return [user_id for (user_id,) in await cursor.fetchall()]
 
@@ -73,7 +73,7 @@ async def fetch_user_standing(conn: Connection, user_id: UUID) -> UserStanding |
 
 
 async def lock_user_standing(conn: Connection, user_id: UUID) -> UserStanding | None:
-    """The same, locked until the transaction ends."""
+    """Return the standing of a user, locked until the transaction ends."""
     row = await (await conn.execute(queries.lock_user_standing, {"id": user_id})).fetchone()
     return None if row is None else _standing_of(row)
 

@@ -156,7 +156,7 @@ async def find_stale(conn: Connection, age: float, after: str = START, but: Coll
 
 
 async def fetch_next_page(conn: Connection, place: str) -> str | None:
-    """The place before the next page of the table; None if there is none."""
+    """Return the place before the next page of the table; None if there is none."""
     [[pages]] = await (await conn.execute(queries.count_outbox_pages)).fetchall()
     following = int(place.strip("()").partition(",")[0]) + 1
     return f"({following},0)" if following < pages else None
@@ -165,8 +165,9 @@ async def fetch_next_page(conn: Connection, place: str) -> str | None:
 async def list_system_changes(
     conn: Connection, first: Mapping[UUID, int], limit: int = 10_000
 ) -> tuple[list[Change], dict[UUID, int]]:
-    """What happened to members and titles at or after these seqs, in order within each conversation; and from which
-    seqs there may be more, past `limit`."""
+    """Return what happened to members and titles at or after these seqs, in order within each conversation; and, past
+    `limit`, from which seqs there may be more.
+    """
     parameters = {"conversation_ids": list(first), "seqs": list(first.values()), "limit": limit}
     cursor = await conn.execute(queries.list_system_changes, parameters)
     changes = []

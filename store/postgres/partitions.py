@@ -62,7 +62,7 @@ async def ensure_partitions(conn: Connection, now: datetime, ahead: int = MONTHS
 
 
 async def list_partitions(conn: Connection) -> list[str]:
-    """The names of the partitions, oldest first."""
+    """Return the names of the partitions, oldest first."""
     rows = await (await conn.execute(queries.list_partitions)).fetchall()
     return [name for (name,) in rows]
 
@@ -86,12 +86,12 @@ def oldest_kept(now: datetime, days: int) -> datetime:
 
 
 def month_of(at: datetime) -> datetime:
-    """When the partition of that time begins: what is from before it is gone once expired ones are dropped."""
+    """Return when the partition of that time begins: what is older is gone once expired partitions are dropped."""
     return at.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
 async def list_expired(conn: Connection, before: datetime) -> list[Expired]:
-    """What `drop_partitions` would drop now, oldest first."""
+    """Return what `drop_partitions` would drop now, oldest first."""
     parameters = {"before": before, "bound": str(id_floor(int(before.timestamp() * 1000)))}
     left = await (await conn.execute(queries.list_detached_partitions, parameters)).fetchall()
     rows = await (await conn.execute(queries.list_expired_partitions, parameters)).fetchall()
@@ -128,7 +128,7 @@ async def drop_partitions(conn: Connection, before: datetime) -> list[str]:
 
 
 async def _raise_watermarks(conn: Connection, bound: UUID) -> None:
-    """For every conversation with messages below `bound`."""
+    """Raise the watermark of every conversation with messages below `bound`."""
     after: UUID | None = UUID(int=0)
     while after is not None:
         row = await (
@@ -138,7 +138,9 @@ async def _raise_watermarks(conn: Connection, bound: UUID) -> None:
 
 
 async def _raise_watermarks_late(conn: Connection, partition: str) -> None:
-    """For every conversation of which a message in this partition was changed since they were raised."""
+    """Raise the watermark of every conversation in which a message of this partition was changed since they were
+    raised.
+    """
     query = sql.SQL(RAISE_LATE).format(table=sql.Identifier(partition))
     after: UUID | None = UUID(int=0)
     while after is not None:

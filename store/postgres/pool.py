@@ -174,7 +174,7 @@ class Pool:
         )
 
     def _pop_idle(self) -> Connection | None:
-        """The idle connection used last, if its server is still there."""
+        """Return the idle connection used last, if its server is still there."""
         if self._waiters:  # first come, first served
             return None
         while self._idle:
@@ -276,7 +276,7 @@ class Pool:
             waiter.ready.set()
 
     def _missing(self) -> int:
-        """How many connections to start opening now: one for each caller who waits, and one to be ready."""
+        """Return how many connections to start opening now: one for each caller who waits, and one to be ready."""
         if self._closed:
             return 0
         wanted = max(len(self._waiters), 1 - len(self._kept)) - self._connecting

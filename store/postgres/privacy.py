@@ -15,7 +15,7 @@ Chosen = tuple[Privacy, int]  # with its version, which rises with each change
 
 
 async def list_privacy(conn: Connection, user_ids: Collection[UUID]) -> dict[UUID, Chosen]:
-    """What those of these users have chosen who have ever chosen something."""
+    """Return what these users have chosen, without those who have never chosen anything."""
     rows = await (await conn.execute(queries.list_privacy, {"user_ids": list(user_ids)})).fetchall()
     return {user_id: (Privacy(*shown), version) for user_id, *shown, version in rows}
 

@@ -71,8 +71,9 @@ class Own(NamedTuple):
 
 
 async def list_reactors(conn: Connection, message: Message, user_ids: Collection[UUID]) -> Reactors:
-    """Those of these users who are members. The message is locked by the caller. Others have their turn after each
-    `STEP` of them."""
+    """Return those of these users who are members. The message is locked by the caller. Others have their turn after
+    each `STEP` users.
+    """
     parameters = {
         "conversation_id": message.conversation_id,
         "message_id": message.id,
@@ -134,7 +135,7 @@ async def _list_first(conn: Connection, message_id: UUID, emojis: Collection[str
 async def list_reactions(
     conn: Connection, message_id: UUID, *, emoji: str | None, after: tuple[str, UUID], limit: int
 ) -> list[Reacted]:
-    """Who has reacted, behind a kind and an id: by kind, then by time. With `emoji` those of this kind alone."""
+    """Return who has reacted, after a kind and an id: by kind, then by time. With `emoji` only that kind."""
     parameters: dict[str, object] = {
         "message_id": message_id,
         "emoji": emoji,

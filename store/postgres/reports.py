@@ -66,7 +66,7 @@ async def list_reports(
     after: UUID | None = None,
     limit: int,
 ) -> list[FullReport]:
-    """The oldest first; those about the viewer are left out."""
+    """Return reports, the oldest first, without those about the viewer."""
     parameters: dict[str, object] = {"viewer_id": viewer_id, "after": after or LOWEST_ID, "limit": limit}
     query = queries.list_open_reports
     if state is not ReportState.OPEN or user_id is not None:
@@ -76,14 +76,14 @@ async def list_reports(
 
 
 async def list_own_reports(conn: Connection, reporter_id: UUID, *, after: UUID | None, limit: int) -> list[OwnReport]:
-    """What a user has reported, the oldest first, as they may see it."""
+    """Return what a user has reported, the oldest first, as they may see it."""
     parameters = {"reporter_id": reporter_id, "after": after or LOWEST_ID, "limit": limit}
     rows = await (await conn.execute(queries.list_own_reports, parameters)).fetchall()
     return [own(_report_of(row)) for row in rows]
 
 
 async def fetch_backlog(conn: Connection, limit: int) -> tuple[int, UUID | None]:
-    """How many reports are open, up to `limit`, and which is the oldest."""
+    """Return how many reports are open, counted up to `limit`, and which is the oldest."""
     row = await (await conn.execute(queries.fetch_report_backlog, {"limit": limit})).fetchone()
     assert row is not None
     return row[0], row[1]
@@ -100,7 +100,7 @@ async def lock_report(conn: Connection, report_id: UUID) -> FullReport | None:
 
 
 async def resolve_report(conn: Connection, report_id: UUID, *, by: UUID | None, note: str | None) -> FullReport:
-    """The report is locked by the caller."""
+    """Resolve a report, which the caller has locked."""
     row = await (await conn.execute(queries.resolve_report, {"id": report_id, "by": by, "note": note})).fetchone()
     assert row is not None
     return _report_of(row)
@@ -113,7 +113,7 @@ async def delete_old_reports(conn: Connection, before: datetime, limit: int) -> 
 
 
 def own(report: FullReport) -> OwnReport:
-    """What its reporter sees of it."""
+    """Return what its reporter sees of a report."""
     return OwnReport(**{name: getattr(report, name) for name in OwnReport.__struct_fields__})
 
 

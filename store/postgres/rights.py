@@ -57,7 +57,7 @@ def needed() -> Iterator[tuple[str, str]]:
 
 
 def _locked(sql: str) -> Iterator[str]:
-    """The tables of which a statement locks rows: PostgreSQL asks for the right to update them."""
+    """Return the tables of which a statement locks rows: PostgreSQL asks for the right to update them."""
     for lock in _LOCK.finditer(sql):
         if lock[1] is not None:
             yield from re.findall(rf"\b([a-z_]+) AS {lock[1]}\b", sql)

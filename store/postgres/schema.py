@@ -27,7 +27,7 @@ async def require(conn: Connection) -> None:
 
 
 async def _fetch(conn: Connection) -> tuple[str | None, str | None]:
-    """The revision, and the oldest one whose code works with it; None for what is not there."""
+    """Return the revision, and the oldest one whose code works with it; None for what is not there."""
     row = await (await conn.execute(_TABLE)).fetchone()
     assert row is not None
     if not row[0]:

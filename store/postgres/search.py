@@ -89,7 +89,7 @@ async def fetch_age(conn: Connection) -> float:
 
 
 async def list_noted(conn: Connection, *, stuck_after: float, limit: int = 1000) -> Noted:
-    """What has changed: batches in the queue, and those in the outbox for longer than `stuck_after` seconds."""
+    """Return what has changed: batches in the queue, and those in the outbox for longer than `stuck_after` seconds."""
     row = await (await conn.execute(queries.list_search_queue, {"limit": limit})).fetchone()
     positions, ids, its, age = row or (None, None, None, 0.0)
     stuck = await (await conn.execute(queries.list_search_outbox, {"age": stuck_after, "limit": limit})).fetchall()
@@ -101,7 +101,7 @@ async def list_noted(conn: Connection, *, stuck_after: float, limit: int = 1000)
 
 
 async def forget_noted(conn: Connection, positions: Sequence[int]) -> None:
-    """What was noted there is brought in."""
+    """Remove what was noted there: it is brought in."""
     if positions:
         await conn.execute(queries.delete_search_queue, {"positions": Numbers(positions)})
 
@@ -130,7 +130,7 @@ async def bring_in(conn: Connection, noted: Mapping[UUID, int]) -> tuple[int, li
 
 
 async def fetch_rebuild(conn: Connection) -> Rebuild | None:
-    """The last rebuild."""
+    """Return the last rebuild."""
     row = await (await conn.execute(queries.fetch_search_rebuild)).fetchone()
     return Rebuild(*row) if row else None
 
@@ -351,6 +351,6 @@ async def find(
 
 
 async def list_seen(conn: Connection, user_id: UUID, ids: Sequence[UUID]) -> list[Message]:
-    """Those of these messages that the user may see now, the newest first."""
+    """Return those of these messages that the user may see now, the newest first."""
     rows = await (await conn.execute(queries.list_seen_messages, {"user_id": user_id, "ids": list(ids)})).fetchall()
     return [message_of(row) for row in rows]

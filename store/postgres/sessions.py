@@ -175,8 +175,9 @@ class Connector:
             raise Unavailable(f"PostgreSQL takes no writes: it is {what}")
 
     async def _look_at_pooler(self, connection: Connection) -> None:
-        """The answering process is not the one that accepted the connection: check that each session has a backend of
-        its own."""
+        """Check that each session has a backend of its own: the process that answers is not the one that accepted the
+        connection.
+        """
         if self._shares_sessions is None:
             self._shares_sessions = await _shares_sessions(connection, self.conninfo)
         if self._shares_sessions:
@@ -201,7 +202,9 @@ async def check(conninfo: str) -> Skew:
 
 
 def set_up(statement_timeout: float) -> str:
-    """The statement that makes a session ours. Its last columns say what the server is. With 0 there is no timeout."""
+    """Return the statement that makes a session ours. Its last columns say what the server is. With 0 there is no
+    timeout.
+    """
     milliseconds = min(max(int(statement_timeout * 1000), 1), MAX_TIMEOUT) if statement_timeout else 0
     pinned = {**PINNED, "statement_timeout": str(milliseconds)}
     columns = [f"set_config('{name}', '{value}', false)" for name, value in pinned.items()]

@@ -63,8 +63,9 @@ _FIELDS = {field.name: field.encode_name for field in msgspec.structs.fields(Ann
 
 
 def read(message: Message) -> Announcement | None:
-    """What a System message says; None for every other message, and for what a newer version says: no event that is
-    added later changes members."""
+    """Return what a System message says; None for every other message, and for an event of a newer version: no event
+    that is added later changes members.
+    """
     if message.type is not MessageType.SYSTEM:
         return None
     try:
@@ -74,7 +75,7 @@ def read(message: Message) -> Announcement | None:
 
 
 def changed_details(before: GroupDetails, after: GroupDetails, by: UUID) -> Announcement:
-    """Which of them are different, and what they are now."""
+    """Return which of the details are different, and their new values."""
     were, are = msgspec.structs.asdict(before), msgspec.structs.asdict(after)
     changed = {name: value for name, value in are.items() if value != were[name]}
     return Announcement(Event.DETAILS_CHANGED, by, changed=tuple(_FIELDS[name] for name in changed), **changed)
@@ -83,8 +84,9 @@ def changed_details(before: GroupDetails, after: GroupDetails, by: UUID) -> Anno
 def change_of(
     message: Message, *, created: bool, members: tuple[UUID, ...] = (), previous: UUID | None = None
 ) -> Change:
-    """The change that brought `message` to its state. `members` are those a new conversation starts with, `previous` is
-    the message made last before."""
+    """Return the change that brought `message` to its state. `members` are those a new conversation starts with,
+    `previous` is the message made last before.
+    """
     if message.type is not MessageType.SYSTEM:
         return Change(message.conversation_id, message.changed_seq, message, created, previous=previous)
     announcement = read(message)

@@ -86,7 +86,9 @@ async def list_unshown(conn: Connection, *, after: UUID, limit: int) -> list[UUI
 
 
 async def list_thread_states(conn: Connection, user_id: UUID, root_ids: Collection[UUID]) -> dict[UUID, ThreadState]:
-    """Of those of these threads with which the user has to do, in conversations that they are a member of."""
+    """Return what each of these threads is to the user, without those that they have nothing to do with, or whose
+    conversation they are not a member of.
+    """
     parameters = {"user_id": user_id, "root_ids": list(root_ids)}
     rows = await (await conn.execute(queries.list_thread_states, parameters)).fetchall()
     return {row[0]: _state_of(row) for row in rows}
@@ -107,7 +109,7 @@ async def list_threads_of(conn: Connection, user_id: UUID, *, after: UUID = NOTH
 
 
 async def list_threads_changed(conn: Connection, user_ids: Collection[UUID], seconds: float) -> list[tuple[UUID, UUID]]:
-    """The users among these who have followed, left or read a thread in the last `seconds`, with its id."""
+    """Return the users among these who have followed, left or read a thread in the last `seconds`, with its id."""
     parameters = {"user_ids": list(user_ids), "seconds": seconds}
     rows = await (await conn.execute(queries.list_threads_changed, parameters)).fetchall()
     return [(user_id, root_id) for user_id, root_id in rows]

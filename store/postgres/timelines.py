@@ -206,7 +206,9 @@ class Timelines:
         self._on_change()
 
     def _know_mark(self, found: Timeline) -> None:
-        """The server takes writes by now, so the mark of its timeline is known: replicas have to show it."""
+        """Hang up on all replicas. The server takes writes by now, so the mark of its timeline is known, and replicas
+        have to show it.
+        """
         self.current = found
         for replica in list(self._replicas):
             replica.finish()

@@ -53,7 +53,7 @@ class Standing(NamedTuple):
 
 
 async def list_scans(conn: Connection, *, limit: int, delay: float) -> list[Scan]:
-    """What is due; a message is looked at when it is `delay` seconds old."""
+    """Return the scans that are due. A message is looked at when it is `delay` seconds old."""
     rows = await (await conn.execute(queries.list_unread_scans, {"limit": limit, "delay": delay})).fetchall()
     return [Scan(*row) for row in rows]
 
@@ -119,7 +119,7 @@ async def fetch_standing(conn: Connection, conversation_id: UUID, user_id: UUID,
 
 
 async def clear(conn: Connection) -> None:
-    """Where no endpoint asks for it any more, remove some of what was noted."""
+    """Remove some of what was noted, where no endpoint asks for it any more."""
     await conn.execute(queries.clear_unread_scans, {"limit": CLEARED})
 
 

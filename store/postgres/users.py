@@ -104,7 +104,7 @@ async def fill_in_words(conn: Connection, limit: int) -> int:
 
 
 async def _write_words(conn: Connection, accounts: Sequence[Account]) -> None:
-    """Of users whose names this transaction has written."""
+    """Write the words of users whose names this transaction has written."""
     rows = [(account.id, account.username, account.display_name) for account in accounts]
     await conn.execute(queries.write_words, words_of(rows))
 
@@ -150,7 +150,7 @@ async def fetch_standing(conn: Connection, user_id: UUID, session_id: UUID | Non
 
 
 async def lock_account(conn: Connection, user_id: UUID) -> Account | None:
-    """The same, locked until the transaction ends."""
+    """Return the account of a user, locked until the transaction ends."""
     row = await (await conn.execute(queries.lock_account, {"id": user_id})).fetchone()
     return _account_of(row) if row else None
 
@@ -206,7 +206,9 @@ _NEXT = {By.USERNAME: By.DISPLAY_NAME, By.DISPLAY_NAME: By.WORD, By.WORD: None}
 
 
 def search_parameters(prefix: str, position: Position, limit: int) -> dict[str, Any]:
-    """Of any list. It begins at the prefix: PostgreSQL would walk from `after` to it, through everybody before."""
+    """Return the parameters of a search in any list. It begins at the prefix: otherwise PostgreSQL would walk from
+    `after` to it, through all users before.
+    """
     after = position if position.after >= prefix else Position(prefix)
     return {"prefix": prefix, "top": TOP, "after": after.after, "after_id": after.after_id, "limit": limit}
 
@@ -248,13 +250,13 @@ def _was_listed(user: User, word: str, prefix: str, start: str) -> bool:
 
 
 async def list_users_by_id(conn: Connection, user_ids: Collection[UUID]) -> list[User]:
-    """The ones that exist, in no particular order."""
+    """Return those of these users who exist, in no particular order."""
     cursor = await conn.execute(queries.list_users_by_id, {"ids": list(user_ids)})
     return [_user_of(row) for row in await cursor.fetchall()]
 
 
 async def list_deleted(conn: Connection, user_ids: Collection[UUID]) -> list[UUID]:
-    """Those of these users who were deleted."""
+    """Return those of these users who were deleted."""
     cursor = await conn.execute(queries.list_deleted_users, {"ids": list(user_ids)})
     return [user_id for (user_id,) in await cursor.fetchall()]
 

@@ -248,7 +248,9 @@ async def note_failure(conn: Connection, webhook_id: UUID, reason: str) -> None:
 
 
 async def note_success(conn: Connection, webhook_id: UUID, *, hasten_within: float | None = None) -> None:
-    """It accepts again; with `hasten_within`, what has waited for its next attempt is due within so many seconds."""
+    """Note that the endpoint accepts again. With `hasten_within`, what waits for its next attempt is due within so many
+    seconds.
+    """
     await conn.execute(queries.note_webhook_success, {"id": webhook_id})
     if hasten_within is not None:
         parameters = {"id": webhook_id, "seconds": hasten_within, "forgiven": False, "limit": BATCHES}
@@ -270,7 +272,7 @@ async def disable_failing(conn: Connection, among: Sequence[UUID], seconds: floa
 
 
 async def reseal(conn: Connection, target: Target, secret: bytes, old_secret: bytes | None) -> None:
-    """The same secrets, under another key."""
+    """Replace the sealed secrets by the same secrets under another key."""
     parameters = {
         "id": target.id,
         "secret": secret,
@@ -300,7 +302,7 @@ async def list_replays(conn: Connection, webhook_id: UUID, limit: int = PAGE) ->
 
 
 async def fetch_happened(conn: Connection, letter: DeadLetter, *, is_made: bool) -> Happened | None:
-    """What a dead letter about a message says now. None if that is gone."""
+    """Return what a dead letter about a message says now. None if the message is gone."""
     assert letter.message_id is not None and letter.seq is not None
     found = await list_messages_by_id(conn, [letter.message_id])
     return Happened(letter.seq, is_made, found[0]) if found else None

@@ -31,13 +31,17 @@ async def fetch_waiting(conn: Connection, webhook_id: UUID, number: int) -> Wait
 
 
 async def forget(conn: Connection, webhook_id: UUID, waiting: Waiting) -> None:
-    """It was accepted, or there is nothing to say any more. One that says something newer by now stays."""
+    """Remove an event that was accepted, or about which there is nothing to say any more. If it says something newer by
+    now, it stays.
+    """
     parameters = {"webhook_id": webhook_id, "number": waiting.number, "seq": waiting.seq}
     await conn.execute(queries.delete_webhook_event, parameters)
 
 
 async def postpone(conn: Connection, webhook_id: UUID, number: int, seconds: float) -> tuple[int, float] | None:
-    """It failed, and is due again after so long. Return how often, and for how many seconds by now; None when gone."""
+    """Note that an event failed: it is due again after so many seconds. Return how often it has failed, and for how
+    many seconds by now; None if it is gone.
+    """
     parameters = {"webhook_id": webhook_id, "number": number, "seconds": seconds}
     row = await (await conn.execute(queries.postpone_webhook_event, parameters)).fetchone()
     return (int(row[0]), float(row[1])) if row else None
@@ -46,7 +50,7 @@ async def postpone(conn: Connection, webhook_id: UUID, number: int, seconds: flo
 async def give_up(
     conn: Connection, webhook_id: UUID, event_id: str, waiting: Waiting, *, attempts: int, reason: str
 ) -> None:
-    """It is a dead letter from now on."""
+    """Make a dead letter of an event."""
     parameters = {
         "webhook_id": webhook_id,
         "event_id": event_id,

@@ -31,7 +31,7 @@ class Backlog(NamedTuple):
 async def insert_webhook(
     conn: Connection, webhook_id: UUID, url: str, events: Sequence[str], conversation_id: UUID | None, secret: bytes
 ) -> Webhook:
-    """What happens from now on is for it."""
+    """Insert an endpoint. It is sent what happens from now on."""
     parameters = {
         "id": webhook_id,
         "url": url,
@@ -114,7 +114,7 @@ async def fetch_backlog(conn: Connection, webhook_id: UUID) -> Backlog:
 
 
 async def delete_old_letters(conn: Connection, before: datetime, limit: int) -> int:
-    """How many went."""
+    """Delete dead letters from before that time. Return how many were deleted."""
     return (await conn.execute(queries.delete_old_webhook_letters, {"before": before, "limit": limit})).rowcount
 
 

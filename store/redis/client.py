@@ -265,8 +265,10 @@ class Redis:
             self._renew.set()
 
     async def together(self, commands: Callable[[Any], Iterable[Awaitable[Any]]]) -> list[Any]:
-        """The answers to all that `commands` queues on the pipeline it is given, in order. Not a transaction: on a
-        Cluster the keys may live on different nodes. Raises Unavailable; some of them may have been done then."""
+        """Return the answers to all that `commands` queues on the pipeline it is given, in order. This is not a
+        transaction: on a Cluster the keys may be on different nodes. Raises Unavailable; some commands may have been
+        done then.
+        """
         async with self.bounded() as client:
             # What it would raise itself quotes the command with all its arguments.
             async with client.pipeline(transaction=False, raise_on_error=False) as pipeline:
@@ -274,7 +276,9 @@ class Redis:
             return [await request for request in requests]
 
     async def for_each(self, items: Collection[T], *commands: Callable[[Any, T], Awaitable[Any]]) -> list[Any]:
-        """The answers to these commands for each item, in order, in pipelines of bounded length. Raises Unavailable."""
+        """Return the answers to these commands for each item, in order, in pipelines of bounded length. Raises
+        Unavailable.
+        """
         answers: list[Any] = []
         remaining = iter(items)
         while chunk := list(islice(remaining, CHUNK)):

@@ -40,9 +40,9 @@ def parse(url: str) -> Seeds:
 
 
 async def find_nodes(known: Collection[Address], login: dict[str, Any]) -> list[Address]:
-    """Those of these nodes for which the Cluster is in order, the one that knows of the latest failover first.
+    """Return those of these nodes for which the Cluster is in order, the one that knows of the latest failover first.
 
-    Raises Unavailable when there is none, with what one of them says.
+    Raises Unavailable if there is none, with what one of them says.
     """
     found: list[tuple[int, Address]] = []
     trouble = ""
@@ -72,7 +72,7 @@ async def find_nodes(known: Collection[Address], login: dict[str, Any]) -> list[
 
 
 async def check(cluster: coredis.RedisCluster[bytes]) -> list[Address]:
-    """The addresses of all nodes. Raises Unavailable unless each primary answers, and is one."""
+    """Return the addresses of all nodes. Raises Unavailable unless each primary answers, and is one."""
     layout = cluster.connection_pool.cluster_layout
 
     async def ask(host: str, port: int, client: coredis.Redis[bytes]) -> None:

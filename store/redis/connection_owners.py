@@ -19,7 +19,7 @@ class ConnectionOwners:
         )
 
     async def fetch(self, connection_id: str) -> str | None:
-        """The address of the owner. Raises Unavailable."""
+        """Return the address of the owner. Raises Unavailable."""
         async with self._redis.bounded() as client:
             found = await client.get(keys.owner(connection_id))
         return None if found is None else bytes(found).decode()

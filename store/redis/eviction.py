@@ -15,7 +15,9 @@ RIGHT = "noeviction"
 
 
 async def find_evicting(redis: Redis) -> str | None:
-    """What is wrong with the settings of a server, or None, also if it does not say. Raises Unavailable."""
+    """Return what is wrong with the settings of a server; None if nothing is, or if it does not say. Raises
+    Unavailable.
+    """
     async with redis.bounded() as client:
         if not isinstance(client, coredis.RedisCluster):
             return await _ask(client)

@@ -169,7 +169,7 @@ Personal = Disconnection | SettingsChange | ThreadChange
 
 
 def disconnection_of(user_id: UUID, session_id: UUID | None = None) -> Disconnection:
-    """Of a user who was deleted, or of a sign-in session that was ended."""
+    """Return the disconnection of a user who was deleted, or of a sign-in session that was ended."""
     return Disconnection(
         user_id, "The user was deleted." if session_id is None else "The session was ended.", session_id
     )
@@ -183,19 +183,21 @@ _REASONS = {
 
 
 def moderated(user_id: UUID, reason: str, act_id: UUID | None = None) -> Disconnection:
-    """Of a user of whom a moderator says so: BANNED, or ENDED. What a newer version has is taken for the latter."""
+    """Return the disconnection of a user for this reason of a moderator: BANNED or ENDED. A reason of a newer version
+    is taken for ENDED.
+    """
     code, sentence = _REASONS.get(reason, _REASONS[ENDED])
     return Disconnection(user_id, sentence, None, code, act_id)
 
 
 def reason_of(disconnection: Disconnection) -> str | None:
-    """The reason of a disconnection that `moderated` has made; None of any other."""
+    """Return the reason of a disconnection that `moderated` has made; None for any other."""
     made = (disconnection.code, disconnection.sentence)
     return next((reason for reason, one in _REASONS.items() if one == made), None)
 
 
 def killing_of(user_id: UUID) -> Disconnection:
-    """Of a user whose connections an operator ends."""
+    """Return the disconnection of a user whose connections an operator ends."""
     return Disconnection(user_id, "An operator has ended this connection.")
 
 

@@ -43,12 +43,16 @@ _EPOCH = re.compile(r"(.*~[0-9a-f]{8})\.\d+")
 
 
 def make_id(process: str, epoch: int) -> str:
-    """The id of an instance: of one epoch of a process, `process` being NAME~NONCE with eight hexadecimal digits."""
+    """Return the id of an instance: of one epoch of a process, where `process` is NAME~NONCE with eight hexadecimal
+    digits.
+    """
     return f"{process}.{epoch}"
 
 
 def process_of(instance: str) -> str:
-    """What all epochs of one process have in common. Of an id made otherwise, by older code: all of it."""
+    """Return what all epochs of one process have in common. For an id of another form, made by older code, that is all
+    of it.
+    """
     found = _EPOCH.fullmatch(instance)
     return found[1] if found else instance
 
@@ -115,7 +119,7 @@ class Instances:
             return bool(await client.exists([keys.lease(instance)]))
 
     async def leave(self, instance: str, ttl: float) -> None:
-        """The lease ends in `ttl` seconds; until then the instance's users count as online."""
+        """Let the lease end in `ttl` seconds. Until then the instance's users count as online."""
         left = keys.left(process_of(instance))
         await self._redis.together(
             lambda pipe: [
@@ -189,7 +193,7 @@ class Instances:
     async def unregister(
         self, instance: str, conversation_ids: Collection[bytes], user_ids: Collection[UUID]
     ) -> dict[UUID, int]:
-        """The opposite of `register`, in the opposite order. On how many instances each user still is."""
+        """Do the opposite of `register`, in the opposite order. Return on how many instances each user still is."""
         each = ((keys.rooms(instance), conversation_ids), (keys.users(instance), octets(user_ids)))
         own = [_removing(key, run) for key, ids in each for run in _runs(ids)]
         answers = await self._redis.exchange_parts(*_standing(_REMOVE, instance, conversation_ids, user_ids), own)
@@ -201,7 +205,7 @@ class Instances:
             await client.set(keys.killed(user_id), b"1", px=int(KILLED_LIFE * 1000))
 
     async def list_killed(self, user_ids: Collection[UUID]) -> dict[UUID, float]:
-        """Those of these users whose connections an operator has ended, and how many seconds ago."""
+        """Return those of these users whose connections an operator has ended, and how many seconds ago."""
         left = await self._redis.for_each(user_ids, lambda pipe, user_id: pipe.pttl(keys.killed(user_id)))
         return {
             user_id: KILLED_LIFE - milliseconds / 1000
@@ -222,7 +226,7 @@ class Instances:
         )
 
     async def list_moved(self, seconds: float) -> list[UUID]:
-        """The users whose presence was announced in the last `seconds`, by the clocks of those who did."""
+        """Return the users whose presence was announced in the last `seconds`, by the clocks of those instances."""
         async with self._redis.bounded() as client:
             found: Any = await client.zrange(keys.MOVED, time.time() - seconds, "+inf", sortby=PureToken.BYSCORE)
         return [UUID(bytes=one) for one in found]
@@ -330,7 +334,7 @@ class Instances:
         return _without_inbox(entries, await self._redis.exchange(_delivering(entries)))
 
     async def read(self, instance: str, after: bytes, block: float) -> list[Delivery]:
-        """What has come into the inbox after the entry `after`; waits up to `block` seconds for something."""
+        """Return what has come into the inbox after the entry `after`. Wait up to `block` seconds for something."""
         key = keys.inbox(instance).encode()
         count, wait = b"%d" % READ_COUNT, b"%d" % max(1, int(block * 1000))
         [found] = await self._redis.exchange(
@@ -368,7 +372,7 @@ class Instances:
         return [user_id for user_id, count in left.items() if count == 0]
 
     async def count_left(self, dead: str) -> tuple[int, int]:
-        """How many users and rooms of a dead instance are still listed."""
+        """Return how many users and rooms of a dead instance are still listed."""
         users, rooms = await self._redis.together(
             lambda pipe: [pipe.scard(keys.users(dead)), pipe.scard(keys.rooms(dead))]
         )

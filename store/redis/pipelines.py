@@ -275,7 +275,7 @@ def _require(replies: Iterable[Reply]) -> None:
 
 
 def slot_of(key: bytes) -> int:
-    """The slot of a Cluster that has this key."""
+    """Return the slot of a Cluster that has this key."""
     _, found, rest = key.partition(b"{")
     tag, end, _ = rest.partition(b"}")
     return crc_hqx(tag if found and end and tag else key, 0) % SLOTS
@@ -321,7 +321,7 @@ async def _open(address: Address, settings: Mapping[str, Any]) -> _Connection:
 
 
 def _greeting(settings: Mapping[str, Any]) -> Iterable[Command]:
-    """What a connection says first: as coredis does, in the older version of the protocol."""
+    """Return what a connection says first: the same as coredis, in the older version of the protocol."""
     username, password = settings.get("username"), settings.get("password")
     if username or password:
         yield b"AUTH", str(username or "default").encode(), str(password or "").encode()

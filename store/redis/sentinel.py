@@ -44,7 +44,7 @@ def parse(url: str) -> Group:
 
 
 async def find_primary(group: Group) -> Address:
-    """The address that most of the sentinels give that answer within ASK. Raises Unavailable."""
+    """Return the address that most of the sentinels give that answer within ASK. Raises Unavailable."""
     answers = await _ask_all(group)
     if not answers:
         raise Unavailable(f"no sentinel of {len(group.sentinels)} says who is the primary of {group.service!r}")
@@ -65,7 +65,7 @@ def _majority(group: Group) -> int:
 
 
 async def _ask_all(group: Group) -> Counter[Address]:
-    """How many name whom. Ends as soon as most of all name the same."""
+    """Return how many sentinels name which address. Ends as soon as a majority of all names the same."""
     answers: Counter[Address] = Counter()
 
     async def ask(sentinel: Address, enough: trio.CancelScope) -> None:

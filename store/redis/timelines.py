@@ -15,7 +15,7 @@ class SharedTimelines:
         self._redis = redis
 
     async def highest(self, place: str) -> int:
-        """The highest rank that any instance knows; 0 if none does. Raises Unavailable."""
+        """Return the highest rank that any instance knows; 0 if none does. Raises Unavailable."""
         async with self._redis.bounded() as client:
             found = await client.zscore(keys.TIMELINES, place)
         return int(found or 0)

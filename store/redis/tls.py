@@ -18,7 +18,7 @@ def is_name_checked(query: Mapping[str, str]) -> bool:
 
 
 def options(query: Mapping[str, str]) -> dict[str, Any]:
-    """What a connection of coredis takes for TLS. Raises OSError when a file that is named cannot be read."""
+    """Return what a connection of coredis takes for TLS. Raises OSError if a file that is named cannot be read."""
     context = ssl.create_default_context()
     if "ssl_certfile" in query:
         context.load_cert_chain(query["ssl_certfile"], query.get("ssl_keyfile"))

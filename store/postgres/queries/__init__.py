@@ -73,7 +73,7 @@ def each() -> Iterator[tuple[str, LiteralString]]:
 
 
 def numbered(sql: str) -> tuple[str, int]:
-    """The query with $1, $2, ... in place of named parameters, as PREPARE takes it, and how many there are."""
+    """Return the query with $1, $2, ... in place of named parameters, as PREPARE takes it, and how many there are."""
     names = sorted(set(_PARAMETER.findall(sql)))
     for number, name in enumerate(names, 1):
         sql = sql.replace(f"%({name})s", f"${number}")
