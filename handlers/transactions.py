@@ -70,11 +70,9 @@ class Transactions:
     async def run_both(
         self,
         write: Callable[[Connection], Awaitable[tuple[T, Sequence[Change], Personal | None]]],
-        *,
-        touches: Collection[UUID] = (),
     ) -> T:
         """Run a `write` that returns its result, its changes, and what it means for a user's connections."""
-        return await self._run(write, touches)
+        return await self._run(write, ())
 
     async def _run(
         self,

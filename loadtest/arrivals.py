@@ -12,7 +12,6 @@ from itertools import pairwise
 from loadtest.results import Phase
 
 POISSON, FIXED = "poisson", "fixed"
-ARRIVALS = (POISSON, FIXED)
 WARMUP = "warm-up"
 
 
@@ -49,9 +48,9 @@ def hold(rate: float, seconds: float, *, start: float = 0.0) -> list[Phase]:
     return [Phase(name="hold", start=start, end=start + seconds, rate=rate)]
 
 
-def ramp(rate: float, seconds: float, *, start: float = 0.0, begin: float = 0.0) -> list[Phase]:
-    """From `begin` to `rate`, evenly."""
-    return [Phase(name="ramp", start=start, end=start + seconds, rate=begin, rate_at_end=rate)]
+def ramp(rate: float, seconds: float, *, start: float = 0.0) -> list[Phase]:
+    """From nothing to `rate`, evenly."""
+    return [Phase(name="ramp", start=start, end=start + seconds, rate=0.0, rate_at_end=rate)]
 
 
 def spike(rate: float, seconds: float, *, start: float = 0.0, factor: float = 5.0) -> list[Phase]:

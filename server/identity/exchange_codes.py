@@ -20,7 +20,6 @@ from store.signing import SigningKeys
 TTL = 60  # seconds between the redirect and the exchange
 AUDIENCE = "parley-sign-in-code"
 CHALLENGE = "[A-Za-z0-9_-]{43}"  # S256 (RFC 7636, 4.2)
-VERIFIER = "[A-Za-z0-9._~-]{43,128}"  # RFC 7636, 4.1
 
 _challenge = re.compile(CHALLENGE)
 

@@ -18,7 +18,6 @@ CONT, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 # Close codes, RFC 6455 section 7.4.1 and the IANA registry.
 NORMAL = 1000
-GOING_AWAY = 1001
 PROTOCOL_ERROR = 1002
 UNSUPPORTED = 1003
 NO_STATUS = 1005  # never on the wire: the peer's Close had no code
@@ -27,7 +26,6 @@ POLICY = 1008
 TOO_BIG = 1009
 INTERNAL = 1011
 SERVICE_RESTART = 1012
-TRY_AGAIN = 1013
 # From either side: what was sent once would be sent, and refused, again (no stateful reconnect after these).
 FOR_CAUSE = frozenset({PROTOCOL_ERROR, UNSUPPORTED, INVALID_DATA, POLICY, TOO_BIG, 1010, INTERNAL})
 
