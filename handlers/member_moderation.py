@@ -75,7 +75,9 @@ class MemberModeration:
     async def list_bans(
         self, caller: Caller | None, conversation_id: UUID, limit: int, cursor: str | None
     ) -> tuple[Sequence[MemberBan], str | None]:
-        """List who is kept out, by id, for those who may do it. A caller of None is an operator."""
+        """Return the users who are kept out, by id, to a caller who may keep users out. A caller of None is an
+        operator.
+        """
         after = page_cursors.decode_id(cursor)
         async with self._pool.connection() as conn:
             if caller is not None and await role_of(conn, caller) is UserRole.USER:

@@ -96,7 +96,7 @@ def _taken(shown: str, port: int) -> State:
 
 
 def find_holders(port: int) -> list[int]:
-    """The processes that listen at this port, as far as this user may see."""
+    """Return the processes that listen at this port, as far as this user may see."""
     inodes = {f"socket:[{inode}]" for name in ("tcp", "tcp6") for inode in _listening(Path("/proc/net", name), port)}
     return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if inodes and inodes & _open_by(pid)]
 

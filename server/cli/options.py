@@ -29,7 +29,7 @@ def load_settings(config: Path | None, **overrides: Any) -> "Settings":
 
 
 def locate_settings(config: Path | None) -> "Places":
-    """Where the settings come from."""
+    """Return where the settings come from."""
     from server.config.loading import locate  # noqa: PLC0415
 
     return locate(os.environ, config)

@@ -111,7 +111,7 @@ async def _lift_all(pool: Pool, conn: Connection, generation: int) -> int:
 
 
 async def _highest(shared: SharedTimelines | None, here: Timeline) -> int:
-    """What instances have seen of this place: this restoration has to count more."""
+    """Return what instances have seen of this place: this restoration has to count more."""
     if shared is None:
         return 0
     try:

@@ -87,7 +87,7 @@ class Publisher:
 
     @property
     def waiting(self) -> int:
-        """The number of changes in the queue."""
+        """Return the number of changes in the queue."""
         return self._waiting
 
     # -- queueing: never waits --------------------------------------------------------------------
@@ -265,8 +265,9 @@ class Publisher:
             await self._instances.unregister(name, stale, ())
 
     def _guess(self, changes: Sequence[Change]) -> tuple[dict[UUID, list[str]], list[tuple[str, bytes]]]:
-        """The instances that listened last, by conversation, and the entries for them: of all changes of those that
-        bring and remove no members."""
+        """Return the instances that listened last, by conversation, and the entries for them: of all changes that bring
+        and remove no members.
+        """
         moving = {change.conversation_id for change in changes if change.added or change.removed}
         guessed: dict[UUID, list[str]] = {}
         loads: dict[str, _Load] = {}

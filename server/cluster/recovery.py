@@ -34,23 +34,23 @@ class Truth(Protocol):
     async def all_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]: ...
 
     async def joined(self, user_ids: Collection[UUID], seconds: float) -> Sequence[tuple[UUID, UUID]]:
-        """The users among these who have joined a conversation in the last `seconds`, each with its id."""
+        """Return the users among these who have joined a conversation in the last `seconds`, each with its id."""
 
     async def settings_changed(self, user_ids: Collection[UUID], seconds: float) -> Sequence[tuple[UUID, UUID]]:
-        """The same of those who have changed their settings of one."""
+        """Return those who have changed their settings of a conversation, likewise."""
 
     async def threads_changed(self, user_ids: Collection[UUID], seconds: float) -> Sequence[tuple[UUID, UUID]]:
-        """The same of those who have followed, left or read a thread, each with its id."""
+        """Return those who have followed, left or read a thread, likewise, each with its id."""
 
     async def deleted(self, user_ids: Collection[UUID]) -> list[UUID]: ...
 
     async def banned(self, user_ids: Collection[UUID]) -> Collection[UUID]: ...
 
     async def privacy(self, user_ids: Collection[UUID]) -> dict[UUID, tuple[Privacy, int]]:
-        """What those of these users hide who have ever chosen, each with its version."""
+        """Return what these users hide, each with its version, without those who have never chosen."""
 
     async def blocks(self, user_ids: Collection[UUID]) -> dict[UUID, Concerning]:
-        """Of those of these users whom any block concerns, theirs and others' against them."""
+        """Return the blocks of these users, theirs and others' against them, without users whom no block concerns."""
 
     async def ended(self, session_ids: Collection[UUID]) -> Collection[UUID]: ...
 

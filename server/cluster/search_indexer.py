@@ -80,7 +80,7 @@ class SearchIndexer:
         self._oldest = trio.current_time() - age if age else None
 
     async def _work(self, conn: Connection) -> None:
-        """For one term. The session ends with it, and the lock with the session."""
+        """Bring in for one term. The session ends with it, and the lock with the session."""
         end, look_at = trio.current_time() + TERM, 0.0
         self.is_at_work = True
         try:

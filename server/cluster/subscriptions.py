@@ -100,8 +100,9 @@ class Subscriptions:
         await self.want_many(octets(conversation_ids))
 
     async def want_many(self, conversation_ids: Collection[bytes]) -> None:
-        """The same of thousands, by the octets of their ids: in operations of sets, which hash each id once, and as few
-        as can be, as a set that was not used just now takes longer than the rest."""
+        """Want thousands of conversations, by the octets of their ids. This uses operations of sets, which hash each id
+        once, and as few of them as possible: a set that was not used just now takes longer than the rest.
+        """
         leaving = self._leaving_rooms
         if self._rooms.isdisjoint(conversation_ids) and not (leaving and leaving.keys() & conversation_ids):
             await self._want_fresh(conversation_ids)  # none is being registered
@@ -146,7 +147,9 @@ class Subscriptions:
         self.drop_many((conversation_id.bytes,))
 
     def drop_many(self, conversation_ids: Collection[bytes]) -> None:
-        """The same of thousands, at what it takes to note each once. What is dropped within a `PIECE` goes together."""
+        """Drop thousands of conversations, at the cost of noting each once. What is dropped within a `PIECE` goes
+        together.
+        """
         if self.instance:
             together = [*conversation_ids]  # a list of its own: it is what these are known by until then
             leaving = self._leaving_rooms
@@ -266,7 +269,9 @@ class Subscriptions:
         return due
 
     def _users_due(self, now: float) -> list[UUID]:
-        """The same of users. The dict is in the order of time, as all wait equally long."""
+        """Return the users whose time to be unregistered has come. The dict is in the order of time, as all wait
+        equally long.
+        """
         due = []
         for user_id, when in self._leaving_users.items():
             if when > now:

@@ -93,7 +93,7 @@ def new_request_id() -> str:
 
 
 def limited_as(address: str) -> str:
-    """The key under which an address is limited: an IPv6 customer has a whole network."""
+    """Return the key under which an address is limited: one customer with IPv6 has a whole network."""
     if ":" not in address:
         return address
     found = _parse(address)

@@ -139,7 +139,7 @@ def _is_port(text: str) -> bool:
 
 
 def without_password(text: str) -> str:
-    """What may be shown of the URL of a service: all but secrets; nothing of what cannot be read."""
+    """Return what may be shown of the URL of a service: all but secrets, and nothing of a URL that cannot be read."""
     url = _URL.fullmatch(text)
     if url is None:
         return _pairs_without_password(text)
@@ -161,7 +161,7 @@ def _pairs_without_password(text: str) -> str:
 
 
 def without_query(text: str) -> str:
-    """What may be shown of an HTTP URL: a query may have a key in it; nothing of what cannot be read."""
+    """Return what may be shown of an HTTP URL, whose query may contain a key: nothing of a URL that cannot be read."""
     if not text or not _is_http(text):
         return HIDDEN if text else ""
     start, query, _ = text.partition("?")

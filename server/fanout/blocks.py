@@ -44,7 +44,7 @@ class BlockLists:
         return (own is not None and own.is_blocked) or (theirs is not None and theirs.is_blocked)
 
     def state_of(self, user_id: UUID) -> BlocksState:
-        """What the user's own devices hear of their list."""
+        """Return what the user's own devices hear of their list."""
         return BlocksState(self._versions.get(user_id, (0, 0.0))[0])
 
     def is_news(self, user_id: UUID, version: int, *, is_read: bool = False) -> bool:
@@ -58,7 +58,9 @@ class BlockLists:
         return is_news
 
     def load(self, user_id: UUID, read: Concerning) -> None:
-        """What was read just now is all there is, but for what was heard a moment ago."""
+        """Note all blocks of a user as they were read just now. What was heard a moment ago may be newer,
+        and stays.
+        """
         blocks = read.around
         if not blocks and user_id not in self._around:  # as of most who connect
             self._blind.discard(user_id)
@@ -78,14 +80,14 @@ class BlockLists:
             self._around.pop(user_id, None)
 
     def set(self, user_id: UUID, other_id: UUID, version: int, *, is_own: bool, is_blocked: bool) -> None:
-        """Of two changes the later one counts, in whichever order they are heard of."""
+        """Note a block, or its end. Of two changes the later one counts, in whichever order they are heard of."""
         known = self._around.setdefault(user_id, {})
         before = known.get((other_id, is_own))
         if before is None or version > before.version:
             known[other_id, is_own] = _Known(version, is_blocked, trio.current_time())
 
     def forget(self, user_id: UUID) -> None:
-        """The user's last connection here has ended."""
+        """Forget a user whose last connection here has ended."""
         self._around.pop(user_id, None)
         self._versions.pop(user_id, None)
         self._blind.discard(user_id)

@@ -167,7 +167,9 @@ class EphemeralEvents:
             self.user_left(notice.user_id)  # what they have said of typing is taken back
 
     def _observe_block(self, notice: BlockNotice) -> None:
-        """From here on each is offline to the other: who saw the other as online is shown so, once."""
+        """Show each of the two as offline to the other from now on: to a connection that saw the other as
+        online, once.
+        """
         self._rooms.set_block(notice)
         for user_id, text in notice.shown:
             viewer_id = notice.other_id if user_id == notice.user_id else notice.user_id

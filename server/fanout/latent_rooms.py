@@ -54,7 +54,7 @@ class LatentRooms:
         return len(self._of)
 
     def among(self, conversation_ids: Collection[bytes]) -> set[bytes]:
-        """Those of these that have a latent room."""
+        """Return those of these that have a latent room."""
         return self._of.keys() & conversation_ids
 
     def has(self, conversation_id: bytes) -> bool:
@@ -141,7 +141,7 @@ class LatentRooms:
         return latent
 
     def attached_to(self, conversation_id: UUID) -> Collection[Subscriber]:
-        """The connections that are attached to its latent room."""
+        """Return the connections that are attached to its latent room."""
         latent = self._of.get(conversation_id.bytes)
         return () if latent is None or latent.packed is None else latent.connections
 
@@ -157,7 +157,7 @@ class LatentRooms:
         return sum(latent.count for latent in self._attached.get(connection, ()))
 
     def records_of(self, connection: Subscriber) -> list[bytes]:
-        """The records of the latent rooms to which a connection is attached."""
+        """Return the records of the latent rooms to which a connection is attached."""
         return [record for latent in self._attached.get(connection, ()) for record in self._records(latent)]
 
     def leave(self, connection: Subscriber) -> list[bytes]:

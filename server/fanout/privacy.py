@@ -34,8 +34,9 @@ class PrivacySettings:
         return OPEN if chosen is None else chosen.privacy
 
     def load(self, user_id: UUID, read: Chosen | None) -> None:
-        """What was read just now counts, but for what was heard a moment ago: it may be lower than what was heard long
-        ago, where PostgreSQL has come back with less."""
+        """Note what was read just now, unless something newer was heard a moment ago. It may be lower than what was
+        heard long ago, if PostgreSQL has come back with less.
+        """
         known = self._chosen.get(user_id)
         if known is not None and trio.current_time() - known.heard_at < REMEMBERED:
             if read is not None and read[1] > known.version:
@@ -46,7 +47,7 @@ class PrivacySettings:
             self._chosen.pop(user_id, None)
 
     def set(self, user_id: UUID, privacy: Privacy, version: int) -> None:
-        """Of two changes the later one counts, in whichever order they are heard of."""
+        """Note what a user hides. Of two changes the later one counts, in whichever order they are heard of."""
         known = self._chosen.get(user_id)
         now = trio.current_time()
         if known is None or version > known.version:
@@ -55,5 +56,5 @@ class PrivacySettings:
             self._chosen[user_id] = known._replace(heard_at=now)
 
     def forget(self, user_id: UUID) -> None:
-        """The user's last connection here has ended."""
+        """Forget a user whose last connection here has ended."""
         self._chosen.pop(user_id, None)

@@ -51,7 +51,7 @@ class Broadcast(NamedTuple):
         return not self.is_hidden and getattr(privacy.of(user_id), self.hidden_by)
 
     def arguments_for(self, user_id: UUID, privacy: PrivacySettings) -> tuple[object, ...] | None:
-        """What this user receives; None: nothing."""
+        """Return what this user receives, or None if nothing."""
         return self.arguments if self.is_open_to(user_id, privacy) else self.instead
 
 
@@ -105,7 +105,7 @@ class RecentEvents:
         return connection in self._missed
 
     def forget(self, connection: Subscriber) -> None:
-        """The connection has ended."""
+        """Forget a connection that has ended."""
         if self._missed.pop(connection, None) is not None:
             self._release()
 

@@ -135,14 +135,14 @@ class Subscriber(Protocol):
 
 
 def cursor_at(change: Change) -> Cursor:
-    """The cursor of a client that has this change, and all before it."""
+    """Return the cursor of a client that has this change, and all before it."""
     message = change.message
     changed_at = message.last_changed_at
     return Cursor(change.seq, message.id, None if changed_at is None else timestamp_ms(changed_at))
 
 
 def resync_at(conversation_id: UUID, head: Cursor) -> Resync:
-    """The word to a client that begins anew at this head."""
+    """Return the notice to a client that it begins anew at this head."""
     return Resync(conversation_id=conversation_id, last_seq=head.seq, message_id=head.message_id)
 
 
@@ -191,14 +191,14 @@ class Room:
 
     @property
     def head(self) -> int:
-        """The seq of the last change that was delivered here."""
+        """Return the seq of the last change that was delivered here."""
         if self.next_seq is None:
             raise RuntimeError("the room is still opening")
         return self.next_seq - 1
 
     @property
     def cursor(self) -> Cursor:
-        """The head, with what proves it."""
+        """Return the head, with what proves it."""
         changed_at = self.last_changed_at
         last_id = None if self.last_id is None else UUID(int=self.last_id)
         return Cursor(self.head, last_id, None if changed_at is None else timestamp_ms(changed_at))

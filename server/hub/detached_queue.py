@@ -72,7 +72,7 @@ class ReconnectBuffer(MessageBuffer):
         return None
 
     def let_go(self) -> None:
-        """The connection has ended: wake what waits for its transport, and refer to it no more."""
+        """Wake what waits for its transport, and refer to the connection no more: it has ended."""
         self.detached.set()
         self.connection = None
 

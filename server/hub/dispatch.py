@@ -115,7 +115,7 @@ class Dispatcher:
         self._methods[method.name] = self._methods[method.name.casefold()] = method
 
     def cost(self, target: str) -> int:
-        """What an invocation of this method takes of the rate of invocations; of an unknown one, too."""
+        """Return what an invocation of this method takes of the rate of invocations, also for an unknown one."""
         method = self._methods.get(target) or self._methods.get(target.casefold())
         return 1 if method is None else method.cost
 
@@ -126,7 +126,7 @@ class Dispatcher:
     def resolve(
         self, message: Invocation | StreamInvocation, protocol: HubProtocol, kind: str
     ) -> tuple[Method, Sequence[Any]]:
-        """The method that is called, and its typed arguments. Raises ChatError."""
+        """Return the method that is called, and its typed arguments. Raises ChatError."""
         method = self._methods.get(message.target) or self._methods.get(message.target.casefold())
         if method is None:
             raise ChatError("not_found", f"Unknown hub method '{message.target}'")

@@ -51,7 +51,7 @@ class Transport(Due, Protocol):
     def abort(self, why: str) -> None: ...
 
     def traffic(self) -> dict[str, object]:
-        """For the log: code, bytes_in, bytes_out."""
+        """Return code, bytes_in and bytes_out, for the log."""
 
 
 class Hub(Protocol):
@@ -66,7 +66,7 @@ class Hub(Protocol):
     def timeouts(self) -> Timeouts: ...
     @property
     def invocations(self) -> Rate | None:
-        """How many invocations one connection may make."""
+        """Return how many invocations one connection may make."""
 
     receipts: Receipts
     draining: bool

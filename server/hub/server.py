@@ -120,7 +120,7 @@ class HubServer:
     # -- who may come in --------------------------------------------------------------------------
 
     def require_pace(self, headers: Mapping[bytes, bytes], peer: str) -> None:
-        """Of an address, whatever becomes of its request. Raises Refusal."""
+        """Count a request of this address, whatever becomes of it. Raises Refusal."""
         address = self._proxies.client_address(peer, _text(headers, b"x-forwarded-for"))
         try:
             self._limits.connects.require(limited_as(address))
@@ -128,7 +128,9 @@ class HubServer:
             raise refusal(error, CODES[error.code].status) from None
 
     async def authenticate(self, query: Mapping[str, str], headers: Mapping[bytes, bytes]) -> Redeemed | HubConnection:
-        """Who connects, or the connection that a client comes back to. Names are in lower case. Raises Refusal."""
+        """Return who connects, or the connection that a client comes back to. Names are in lower case.
+        Raises Refusal.
+        """
         if self._closed:
             raise draining()
         self.require_origin(headers)
@@ -198,7 +200,7 @@ class HubServer:
         return await self._verify(query, headers.get(b"authorization", b"").decode("latin-1"))
 
     def identify(self, token: str) -> str:
-        """The id of the connection that a connection token is for; empty when it is none of ours."""
+        """Return the id of the connection that a connection token is for; empty if it is none of ours."""
         return self._tokens.identify(token)
 
     def has(self, connection_id: str) -> bool:
@@ -206,7 +208,7 @@ class HubServer:
         return any(connection.connection_id == connection_id for connection in self.connections)
 
     def client(self, headers: Mapping[bytes, bytes], peer: str) -> Client:
-        """Who connects, for the log."""
+        """Return what the log says of a client."""
         address = self._proxies.client_address(peer, _text(headers, b"x-forwarded-for"))
         name = _text(headers, b"user-agent") or _text(headers, b"x-signalr-user-agent")
         return Client(name[:CLIENT_MAX], address)

@@ -68,7 +68,9 @@ class Shares:
         self._shares: dict[UUID, Share] = {}
 
     def take(self, user_id: UUID) -> Share:
-        """For a new connection. Raises ChatError("rate_limited") when the user has as many as they may."""
+        """Count a new connection, and return the user's share. Raises ChatError("rate_limited") if they have as many as
+        they may.
+        """
         share = self._shares.get(user_id)
         if share is None:
             share = self._shares[user_id] = Share(self._limits)

@@ -141,7 +141,7 @@ class Verifier:
         return await self._caller_of(self._decode(token, [(key, key.algorithm_name) for key in keys]))
 
     async def _caller_of(self, claims: dict[str, Any]) -> Caller:
-        """The caller of a token that an application's own issuer has made."""
+        """Return the caller of a token that an application's own issuer has made."""
         user_id = _id_of(claims) if self._subjects is None else await self._subjects.find(claims)
         return _caller(claims, user_id)
 

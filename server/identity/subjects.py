@@ -80,7 +80,7 @@ class Subjects:
 
 
 def claims_of(settings: Settings) -> Mapping[str, str]:
-    """The claim that each field of a profile is read from; those that are read from none are left out."""
+    """Return the claim that each field of a profile is read from, without fields that are read from none."""
     found = {
         "username": settings.jit_username_claim,
         "name": settings.jit_name_claim,

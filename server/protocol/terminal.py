@@ -28,7 +28,7 @@ def shown(text: str) -> str:
 
 
 def line(text: str) -> str:
-    """The same on one line, so that nothing foreign passes for a line of ours."""
+    """Return the text on one line, so that nothing foreign passes for a line of ours."""
     return shown(text).replace("\n", "\\n")
 
 

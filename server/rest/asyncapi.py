@@ -180,7 +180,7 @@ def _method(method: Declaration, types: dict[str, Schema], messages: Schema, ope
 
 
 def errors(method: Declaration) -> list[str]:
-    """The codes that a method may end with, in the order of the table."""
+    """Return the codes that a method may end with, in the order of the table."""
     found = {*ALWAYS, *method.errors, *(WAITING if method.waits else ())}
     return [code for code in CODES if code in found]
 

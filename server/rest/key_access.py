@@ -134,7 +134,7 @@ REFUSED: Mapping[str, str] = {
 
 
 def needed(method: str, path: str) -> Needed | None:
-    """What a key needs for this route. None: it is refused to keys."""
+    """Return what a key needs for this route; None if it is refused to keys."""
     return ROUTES.get(f"{'GET' if method == 'HEAD' else method} {path}")
 
 
@@ -191,6 +191,6 @@ async def require_application(users: Users) -> Caller | None:
 
 
 def acting_as() -> str:
-    """What did it, for the log and for the user's list of sessions: the key's name, or an administrator."""
+    """Return who did it, for the log and for the user's list of sessions: the key's name, or an administrator."""
     grant: Grant | None = g.get("grant")
     return "an administrator" if grant is None else grant.name

@@ -299,7 +299,7 @@ def _header(schema: Schema, description: str, *, is_required: bool) -> Schema:
 
 
 def _problem(status: int, codes: Iterable[str]) -> Schema:
-    """The answer of this status where an operation may end with these codes."""
+    """Return the answer of this status for an operation that may end with these codes."""
     rows = {code: CODES[code] for code in CODES if code in codes and CODES[code].status == status}
     found: Schema = {
         "description": "\n".join(f"- `{code}`: {row.title}. {row.advice}" for code, row in rows.items()),

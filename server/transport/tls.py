@@ -214,8 +214,9 @@ class TlsSocket:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def _read(self, size: int) -> bytes | None:
-        """What OpenSSL has by now: some content, nothing at the end, None if it wants more of the client. Raise
-        OSError."""
+        """Return what OpenSSL has by now: some content, nothing at the end, None if it wants more of the client. Raise
+        OSError.
+        """
         try:
             chunk = self._tls.read(size)
         except ssl.SSLWantReadError:

@@ -32,7 +32,7 @@ class Refused(httpcore.ConnectError):
 
 
 async def resolve(host: str, port: int, limiter: trio.CapacityLimiter) -> list[str]:
-    """The addresses of a host, in the order in which to try them. Raises OSError, UnicodeError."""
+    """Return the addresses of a host, in the order in which to try them. Raises OSError, UnicodeError."""
     look_up = partial(socket.getaddrinfo, host.encode("ascii"), port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
     found = await trio.to_thread.run_sync(look_up, limiter=limiter, abandon_on_cancel=True)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
@@ -69,7 +69,7 @@ class GuardedBackend(AsyncNetworkBackend):
         raise httpcore.ConnectTimeout("no connection in time")
 
     async def _judged(self, host: str, port: int) -> list[str]:
-        """The addresses of the host, all of which are good."""
+        """Return the addresses of the host. Raises Refused if one of them is not good, or if there is none."""
         try:
             addresses = await self._resolve(host.strip("[]"), port, self._lookups)
         except (OSError, UnicodeError):

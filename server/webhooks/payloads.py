@@ -125,7 +125,7 @@ class Payload(Wire, frozen=True):
 
 
 def type_of(happened: Happened) -> WebhookEvent | None:
-    """Which event it is; None for a System message of a newer version, which this one cannot read."""
+    """Return which event it is; None for a System message of a newer version, which this one cannot read."""
     if not happened.is_made:
         return WebhookEvent.MESSAGE_CHANGED
     said = read(happened.message)
@@ -135,15 +135,18 @@ def type_of(happened: Happened) -> WebhookEvent | None:
 
 
 def id_of(webhook_id: UUID, happened: Happened) -> str:
-    """The same for one event at one endpoint, whatever repeats. Of a history that PostgreSQL has lost, and in which
-    other events had the same seqs, nothing else has it."""
+    """Return the id of an event at an endpoint: the same however often it is repeated. If PostgreSQL has lost a
+    history, other events with the same seqs have other ids.
+    """
     message = happened.message
     changed_at = "" if happened.is_made else message.last_changed_at
     return _hashed(webhook_id, message.conversation_id, happened.is_made, happened.seq, message.id, changed_at)
 
 
 def own_id_of(webhook_id: UUID, waiting: Waiting) -> str:
-    """The same of an event that is no change of a conversation. Of what is unread, one for each newest message."""
+    """Return the id of an event that is no change of a conversation. Of what is unread, there is one for each newest
+    message.
+    """
     if waiting.seq is None:
         return _hashed(webhook_id, waiting.type, waiting.object_id)
     return _hashed(webhook_id, waiting.type, waiting.object_id, waiting.conversation_id, waiting.seq)

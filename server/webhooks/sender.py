@@ -113,7 +113,7 @@ async def _throw_away(answer: httpcore.Response) -> None:
 
 
 def _wait(answer: httpcore.Response) -> float:
-    """The seconds of a Retry-After; 0 for none."""
+    """Return the seconds of a Retry-After; 0 for none."""
     found = [value for name, value in answer.headers if name.lower() == b"retry-after"]
     try:
         value = found[0].decode("ascii").strip() if found else "0"

@@ -10,7 +10,9 @@ from standardwebhooks import Webhook
 
 
 def sign(secrets: Sequence[bytes], event_id: str, timestamp: int, body: bytes) -> list[tuple[str, str]]:
-    """The headers of one attempt, at `timestamp` in seconds since 1970. Several secrets sign while one is replaced."""
+    """Return the headers of one attempt, at `timestamp` in seconds since 1970. Several secrets sign while one is
+    replaced.
+    """
     when, text = datetime.fromtimestamp(timestamp, UTC), body.decode()
     return [
         ("webhook-id", event_id),

@@ -58,7 +58,7 @@ class UnreadScanner:
         self._is_wanted = is_wanted
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Until cancelled."""
+        """Find and write events until cancelled."""
         task_status.started()
         while True:
             pause = PERIOD
@@ -107,7 +107,7 @@ class UnreadScanner:
 
 
 def _some(due: list[Scan]) -> list[Scan]:
-    """The first of them, with MOST members at most."""
+    """Return the first of them, with MOST members at most."""
     members, found = 0, list[Scan]()
     for scan in due:
         members += min(scan.members, MOST)

@@ -295,7 +295,7 @@ async def list_replaying(conn: Connection) -> list[UUID]:
 
 
 async def list_replays(conn: Connection, webhook_id: UUID, limit: int = PAGE) -> list[tuple[int, DeadLetter]]:
-    """Those dead letters, the first to fail first; with their numbers."""
+    """Return the dead letters that are to be sent again, the first to fail first, with their numbers."""
     parameters = {"webhook_id": webhook_id, "limit": limit}
     rows = await (await conn.execute(queries.list_webhook_replays, parameters)).fetchall()
     return [(row[0], letter_of(row)) for row in rows]

@@ -368,7 +368,7 @@ def resolve(where: Where, report: UUID, note: str | None, act: str | None, lasti
 
 
 def _until(lasting: str | None) -> str | None:
-    """The time at the end of this duration, as requests have it. None: no end."""
+    """Return the time at the end of this duration, as requests have it. None: no end."""
     if lasting is None:
         return None
     end = datetime.now(UTC) + timedelta(seconds=_seconds(lasting, "--for"))

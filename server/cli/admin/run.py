@@ -156,7 +156,7 @@ class Office:
         terminal.echo(f"{standing.user_id}: {standing.role.value}{banned}")
 
     def _acting(self) -> Caller:
-        """Who does what the members of a conversation see."""
+        """Return the user in whose name the members of a conversation see an act."""
         if self._caller is None:
             raise ChatError("invalid_request", "The members see who does this: say it with --as USER.")
         return self._caller
@@ -253,7 +253,7 @@ async def run(settings: Settings, acting: str | None, as_json: bool, work: Calla
 
 
 async def find_user(pool: Pool, id_or_name: str) -> UUID:
-    """The id of a user. Raises ChatError if no user has that name."""
+    """Return the id of a user. Raises ChatError if no user has that name."""
     try:
         return UUID(id_or_name)
     except ValueError:

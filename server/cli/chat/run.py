@@ -68,7 +68,7 @@ async def _run(url: str, user: str, other: str, say: tuple[str, ...], token: str
 
 
 def _columns() -> int | None:
-    """How wide the terminal is now."""
+    """Return how wide the terminal is now."""
     return os.get_terminal_size(sys.stdin.fileno()).columns or None
 
 
@@ -141,7 +141,7 @@ async def _until_shown(dialog: Dialog, sent: Outgoing) -> None:
 
 
 async def _lines() -> AsyncIterator[str]:
-    """The lines of standard input, read by a thread that nothing waits for when the command ends."""
+    """Yield the lines of standard input, read by a thread that nothing waits for when the command ends."""
     taken, given = anyio.create_memory_object_stream[bytes](AHEAD)
     token = current_token()
     ended = (anyio.BrokenResourceError, RuntimeError, CancelledError, anyio.get_cancelled_exc_class())

@@ -110,7 +110,7 @@ async def _run(port: int, data: Path, count: int) -> None:
 
 
 def chat_command(url: str, data: Path) -> str:
-    """The command with which one goes on in another terminal."""
+    """Return the command with which to chat in another terminal."""
     elsewhere = "" if url == DEFAULT_URL else f" --url {url}"
     elsewhere += "" if data == DEFAULT_DATA else f" --data {shlex.quote(str(data))}"
     return f"{program()} chat --user alice --with bob{elsewhere}"

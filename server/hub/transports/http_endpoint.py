@@ -130,7 +130,7 @@ class HttpEndpoint:
     # -- who may ----------------------------------------------------------------------------------
 
     async def _admit(self, request: Request) -> tuple[str, Caller]:
-        """The connection that the request is about, and who makes it. Raises Refusal."""
+        """Return the connection that the request is about, and who makes it. Raises Refusal."""
         if request.method not in METHODS:
             raise Refusal(
                 405, "invalid_request", f"{request.method} means nothing here.", {"Allow": ", ".join(METHODS)}
@@ -164,7 +164,7 @@ class HttpEndpoint:
                 return
 
     async def _redeem(self, request: Request, caller: Caller) -> Redeemed:
-        """The connection that begins with this request. Raises Refusal."""
+        """Begin a connection with this request, and return it. Raises Refusal."""
         if self._hub.draining:
             # It came over an HTTP connection that was kept, which ends with this answer: the next one goes elsewhere,
             # and the token stays good for it. Let in, it would be sent away soon; and if a stream's beginning and end
@@ -234,7 +234,7 @@ class HttpEndpoint:
             await send_answer(send, 200)
 
     async def _live(self, comer: Redeemed, request: Request, *, task_status: trio.TaskStatus[None]) -> None:
-        """The life of a polled connection. Whatever happens in it ends here."""
+        """Run a polled connection. Whatever happens in it ends here."""
         polled = LongPolling(self._hub, comer)
         client = self._hub.client(request.headers, request.peer)
         connection = await self._hub.connection_for(comer, polled, polled, request.query, BARE, client=client)
@@ -288,7 +288,7 @@ class HttpEndpoint:
 
 
 def route(endpoint: HttpEndpoint, rest: App) -> App:
-    """The ASGI app: what is asked at the hub's path is the hub's, all else is `rest`'s."""
+    """Return the ASGI app that gives requests at the hub's path to the hub, and all others to `rest`."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         of_hub = scope["type"] == "http" and is_hub(scope["path"])
@@ -311,7 +311,7 @@ def _unknown() -> Refusal:
 
 
 async def _read(receive: Receive, most: int) -> bytes:
-    """The body of a request. Raises Refusal, ClientGone."""
+    """Return the body of a request. Raises Refusal, ClientGone."""
     chunks: list[bytes] = []
     size = 0
     try:
@@ -331,7 +331,9 @@ async def _read(receive: Receive, most: int) -> bytes:
 
 
 async def _body(receive: Receive) -> AsyncGenerator[bytes, None]:
-    """The body of a request, in pieces of at least BODY_PIECE bytes, and the last one. Raises Refusal, ClientGone."""
+    """Yield the body of a request, in pieces of at least BODY_PIECE bytes, and the last one. Raises Refusal,
+    ClientGone.
+    """
     chunks: list[bytes] = []
     size = 0
     is_whole = False
@@ -352,7 +354,7 @@ async def _body(receive: Receive) -> AsyncGenerator[bytes, None]:
 
 
 async def _refuse(refused: Refusal, receive: Receive, send: Send) -> None:
-    """What the client is still sending is read, so that it gets the answer."""
+    """Refuse a request. What the client is still sending is read, so that it gets the answer."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_discard, receive)
         await send({"type": "http.response.start", "status": refused.status, "headers": refused.headers})

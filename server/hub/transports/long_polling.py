@@ -118,7 +118,7 @@ class LongPolling(HttpTransport):
         self._wake.set()
 
     async def _wait(self, number: int, gone: trio.Event) -> None:
-        """Until there is something to say, or no reason to wait for it."""
+        """Wait until there is something to say, or no reason to wait for it."""
         while not (self._ready or self._closed or self.over or gone.is_set() or number != self._newest):
             await self._flushed()
 

@@ -141,7 +141,9 @@ def parse_head(data: bytes) -> Head:
 
 
 def _origin_form(target: bytes, headers: dict[bytes, bytes], fields: list[tuple[bytes, bytes]]) -> bytes:
-    """Of a target in absolute form. Its host stands in for the Host header (RFC 9112, 3.2.2). Raises BadRequest."""
+    """Return the origin form of a target in absolute form. Its host stands in for the Host header (RFC 9112, 3.2.2).
+    Raises BadRequest.
+    """
     match = _ABSOLUTE.fullmatch(target)
     if match is None or not match[1] or not _AUTHORITY.fullmatch(match[1]):
         raise BadRequest("The target of the request is malformed.")
@@ -151,7 +153,7 @@ def _origin_form(target: bytes, headers: dict[bytes, bytes], fields: list[tuple[
 
 
 def _require_framing(version: bytes, headers: dict[bytes, bytes]) -> None:
-    """Where the body ends must be beyond doubt (RFC 9112, 6.1 to 6.3). Raises BadRequest."""
+    """Require that it is beyond doubt where the body ends (RFC 9112, 6.1 to 6.3). Raises BadRequest."""
     coding = headers.get(b"transfer-encoding")
     length = headers.get(b"content-length")
     if coding is not None:
@@ -166,13 +168,15 @@ def _require_framing(version: bytes, headers: dict[bytes, bytes]) -> None:
 
 
 def rewritten(head: Head) -> bytes:
-    """The head for the HTTP server behind us. It is not asked to switch protocols, whatever the client asks for."""
+    """Return the head for the HTTP server behind us. It is not asked to switch protocols, whatever the
+    client asks for.
+    """
     lines = b"".join(b"%s: %s\r\n" % field for field in head.fields if field[0] not in _UNASKED)
     return b"%s %s HTTP/%s\r\n%s\r\n" % (head.method, head.target, head.version, lines)
 
 
 def plain_path(target: bytes) -> str:
-    """The path of a target, however it is spelled: percent-encoding, case, a slash at its end."""
+    """Return the path of a target, however it is spelled: percent-encoding, case, a slash at its end."""
     path = target.partition(b"?")[0]
     return _remembered_path(path) if len(path) <= _SHORT else _plain_path(path)
 
@@ -306,7 +310,7 @@ def response(status: int, headers: dict[str, str], body: bytes) -> bytes:
 
 
 def client_request(host: str, target: str, key: bytes, headers: dict[str, str] | None = None) -> bytes:
-    """The upgrade request; `key` is 16 random bytes in base64."""
+    """Return the upgrade request; `key` is 16 random bytes in base64."""
     extra = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
     return (
         f"GET {target} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

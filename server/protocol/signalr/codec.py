@@ -38,7 +38,7 @@ class UuidKey:
 
 
 def _decode_extra(kind: type, value: Any) -> Any:
-    """What msgspec does not know by itself."""
+    """Decode what msgspec does not know by itself."""
     if kind is not UuidKey:
         raise TypeError(f"no decoder for {kind}")
     try:
@@ -51,7 +51,9 @@ class Parser(Protocol):
     """One direction of one connection. Keeps an incomplete message, within the size limit."""
 
     def feed(self, data: bytes) -> list[HubMessage]:
-        """The messages that `data` completes. Raises HubProtocolError; types we do not know are left out."""
+        """Return the messages that `data` completes. Raises HubProtocolError; messages of types we do not know are left
+        out.
+        """
 
 
 class HubProtocol(Protocol):
@@ -64,7 +66,7 @@ class HubProtocol(Protocol):
     def parser(self, max_message: int) -> Parser: ...
 
     def decode_arguments(self, raw: Raw, signature: "Signature") -> Sequence[Any]:
-        """As typed values, defaults filled in. Raises ArgumentsError."""
+        """Return the arguments as typed values, defaults filled in. Raises ArgumentsError."""
 
     def encode_invocation(
         self, target: str, arguments: Sequence[object], invocation_id: str | None = None
@@ -112,7 +114,9 @@ class Signature:
             self._msgpack[count] = msgspec.msgpack.Decoder(shape, dec_hook=_decode_extra)
 
     def decode_json(self, raw: Raw) -> Sequence[Any]:
-        """The arguments as typed values, defaults filled in. Raises ArgumentsError. `decode_msgpack` likewise."""
+        """Return the arguments as typed values, defaults filled in. Raises ArgumentsError. `decode_msgpack`
+        likewise.
+        """
         return self._decode(raw, self._json, _JSON_ITEMS)
 
     def decode_msgpack(self, raw: Raw) -> Sequence[Any]:
@@ -162,7 +166,7 @@ class Signature:
 
 
 def camel(name: str) -> str:
-    """As clients know a parameter."""
+    """Return a parameter's name as clients know it."""
     first, *rest = name.split("_")
     return first + "".join(part.capitalize() for part in rest)
 

@@ -55,14 +55,14 @@ class Encoding:
         return self.frame(self.protocol.encode_count(SEQUENCE, number))
 
     def message(self, frame: bytes) -> bytes:
-        """The hub message in a frame of ours, as BARE has it."""
+        """Return the hub message in a frame of ours, as BARE has it."""
         return frame[self._start(frame) :]
 
     def _start(self, frame: bytes) -> int:
         return {126: 4, 127: 10}.get(frame[1], 2) if self.framed else 0
 
     def payload(self, frame: bytes) -> bytes:
-        """The hub message in a frame of ours, without its length; empty for a control frame."""
+        """Return the hub message in a frame of ours, without its length; empty for a control frame."""
         if self.framed and frame[0] & 0x0F != self.opcode:
             return b""
         start = self._start(frame)

@@ -29,7 +29,7 @@ class Request(NamedTuple):
 
 
 def parse_request(data: bytes) -> tuple[Request, bytes] | None:
-    """The request and what follows it, or None while it is incomplete. Raises HandshakeError."""
+    """Return the request and what follows it, or None while it is incomplete. Raises HandshakeError."""
     head, separator, rest = data.partition(SEPARATOR)
     if len(head) > MAX_REQUEST:
         raise HandshakeError(f"The handshake is longer than {MAX_REQUEST} bytes.")
@@ -65,12 +65,12 @@ def error(sentence: str) -> bytes:
 
 
 def encode_request(protocol: str, version: int = 1) -> bytes:
-    """The client's side."""
+    """Encode the request, as a client does."""
     return json.dumps({"protocol": protocol, "version": version}).encode() + SEPARATOR
 
 
 def parse_reply(data: bytes) -> bytes | None:
-    """The client's side: what follows a good reply, None while it is incomplete; raises HandshakeError."""
+    """Return what follows a good reply, or None while it is incomplete, as a client does. Raises HandshakeError."""
     head, separator, rest = data.partition(SEPARATOR)
     if not separator:
         return None

@@ -127,5 +127,5 @@ def checked_id(value: str | None) -> str:
 
 
 def optional_id(value: str | None) -> str | None:
-    """The id of an invocation: an empty one counts as none."""
+    """Return the id of an invocation: an empty one counts as none."""
     return checked_id(value) if value else None

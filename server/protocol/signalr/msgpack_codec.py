@@ -202,7 +202,7 @@ def _read_call(head: bytes) -> tuple[str | None, str] | None:
 
 
 def _count(head: bytes, pos: int, short: int, long: int) -> tuple[int, int]:
-    """How many items the array or map at `pos` has, and where they begin; -1 when there is none."""
+    """Return how many items the array or map at `pos` has, and where they begin; -1 if there is none."""
     first = head[pos] if pos < len(head) else 0
     if first & 0xF0 == short:
         return first & 0x0F, pos + 1
@@ -223,7 +223,7 @@ def _end_of_text(head: bytes, pos: int) -> int:
 
 
 def _prefix(data: bytes, pos: int) -> tuple[int, int]:
-    """Where the message starts and how long it is; (-1, 0) when the VarInt is cut."""
+    """Return where the message starts and how long it is; (-1, 0) if the VarInt is cut."""
     size = 0
     for index in range(5):
         if pos + index >= len(data):

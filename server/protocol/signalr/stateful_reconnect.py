@@ -88,7 +88,7 @@ class MessageBuffer:
                 self.size += len(frame)
 
     def acknowledge(self, number: int) -> list[bytes]:
-        """The client has everything up to `number`: the frames that are not needed any more."""
+        """Drop the frames that are not needed any more, as the client has everything up to `number`. Return them."""
         freed = []
         while self._unacknowledged and self._first <= number:
             freed.append(self._unacknowledged.popleft())
@@ -97,11 +97,13 @@ class MessageBuffer:
         return freed
 
     def unframe(self, encoding: Encoding) -> None:
-        """The transport is gone, and its framing with it: the next one has its own."""
+        """Take the messages out of their frames: the transport is gone, and the next one has a framing of its own."""
         self._keep(encoding.message(frame) for frame in self._unacknowledged)
 
     def replay(self, encoding: Encoding) -> tuple[int, list[bytes]]:
-        """The number for our Sequence, and the messages that follow it, as the new transport frames them."""
+        """Frame what is unacknowledged for the new transport. Return the number for our Sequence, and the messages that
+        follow it.
+        """
         self._keep(encoding.frame(message) for message in self._unacknowledged)
         return self._first, list(self._unacknowledged)
 
@@ -124,7 +126,7 @@ class MessageBuffer:
         return self.received > self.acked and self.state is State.LIVE
 
     def resume(self, number: int) -> None:
-        """The client's Sequence: its next message has this number. Raises SequenceError."""
+        """Take the client's Sequence: its next message has this number. Raises SequenceError."""
         if number > self.received + 1 or number < 1:
             raise SequenceError("Sequence ID greater than amount of messages we've received.")
         self._arriving = number - 1
@@ -140,7 +142,7 @@ _decode_msgpack = msgspec.msgpack.Decoder(tuple[int, Raw, Raw, str, list[Deliver
 
 
 def delivered(encoding: Encoding, frame: bytes) -> Delivered | None:
-    """What a frame of ours delivers, when it is a ReceiveMessage."""
+    """Return what a frame of ours delivers, if it is a ReceiveMessage."""
     payload = encoding.payload(frame)
     if RECEIVED not in payload[:64]:
         return None
