@@ -260,7 +260,7 @@ class Accounts:
         Raises ChatError("conflict") when it is from none.
         """
         if caller.session_id is None:
-            raise ChatError("conflict", "This access token is from no session: it ends by itself.")
+            raise ChatError("conflict", "This access token belongs to no session; it expires by itself.")
         try:
             await self._end(caller.user_id, caller.session_id)
         except ChatError as error:

@@ -31,7 +31,7 @@ class Refusal(NamedTuple):
     sentence: str
 
 
-UNAVAILABLE = Refusal("recipient_unavailable", "The other user takes no messages at present.")
+UNAVAILABLE = Refusal("recipient_unavailable", "The other user does not accept messages at present.")
 
 
 class Blocks:
@@ -89,7 +89,7 @@ async def require_available(conn: Connection, user_id: UUID, others: Collection[
     refused = await store.list_unavailable(conn, user_id, others) if others else []
     if refused:
         named = ", ".join(sorted(str(one) for one in refused)[:NAMED])
-        raise ChatError("recipient_unavailable", f"These users take nothing from you at present: {named}.")
+        raise ChatError("recipient_unavailable", f"These users do not accept this from you at present: {named}.")
 
 
 async def require_partner(conn: Connection, conversation_id: UUID, user_id: UUID) -> None:

@@ -319,7 +319,7 @@ class Conversations:
         crowded = await store.list_crowded(conn, user_ids, most + 1)
         if crowded:
             named = ", ".join(sorted(map(str, crowded))[:NAMED])
-            raise ChatError("conflict", f"These users are in {most} conversations, and are put into no more: {named}.")
+            raise ChatError("conflict", f"These users cannot be added: they are in {most} conversations: {named}.")
 
     # -- inside -----------------------------------------------------------------------------------
 

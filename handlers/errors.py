@@ -31,25 +31,25 @@ CODES: dict[str, ErrorCode] = {
     "scope_required": ErrorCode(403, "The API key lacks a scope", "Use a key with the scope that the sentence names."),
     "banned": ErrorCode(403, "The account is banned", "Sign in again after `until`."),
     "invalid_claims": ErrorCode(
-        403, "The claims of the token make no user", "Correct what the issuer says of them; `fields` names the claims."
+        403, "The token's claims do not describe a valid user", "Correct them at the issuer; `fields` names the claims."
     ),
     "mention_all_forbidden": ErrorCode(
-        403, "Not all may be mentioned", "Name some members, or ask an admin of the group."
+        403, "Mentioning all members is not allowed", "Name some members, or ask an admin of the group."
     ),
     "posting_forbidden": ErrorCode(403, "Only admins send messages here", "Read along, or ask an admin of the group."),
     "recipient_unavailable": ErrorCode(
-        403, "The other user takes nothing from you", "Try again another day, or leave it."
+        403, "The other user does not accept this from you", "Try again another day, or leave it."
     ),
     "muted": ErrorCode(403, "The member is muted", "Read along until `until`."),
-    "kept_out": ErrorCode(403, "The user may not come into this group", "Ask an admin of the group."),
+    "kept_out": ErrorCode(403, "The user is kept out of this group", "Ask an admin of the group."),
     "registration_closed": ErrorCode(
         403, "Registration is not open", "Sign in with a provider, or ask for an account."
     ),
     "not_found": ErrorCode(404, "No such thing, or not yours to see", "Forget the id."),
     "method_not_allowed": ErrorCode(405, "The method is not allowed here", "See `Allow`."),
-    "timeout": ErrorCode(408, "The request did not come in time", "Send it again, at once."),
-    "conflict": ErrorCode(409, "It conflicts with what is there", "Read the current state, then decide."),
-    "thread_nested": ErrorCode(409, "A reply has no replies of its own", "Reply to its root: the `threadId` it has."),
+    "timeout": ErrorCode(408, "The request was not received in time", "Send it again, at once."),
+    "conflict": ErrorCode(409, "It conflicts with the current state", "Read the current state, then decide."),
+    "thread_nested": ErrorCode(409, "A reply cannot have replies", "Reply to its root: the `threadId` it has."),
     "username_taken": ErrorCode(409, "The username is taken", "Choose another."),
     "last_owner": ErrorCode(409, "The last owner cannot leave", "Make somebody else an owner first."),
     "idempotency_mismatch": ErrorCode(422, "The Idempotency-Key was used for another request", "Make a new key."),

@@ -286,7 +286,7 @@ class Files:
             if await self._transactions.run(write):
                 break
         else:
-            raise ChatError("unavailable", "Messages go on taking this file; delete it again.")
+            raise ChatError("unavailable", "New messages keep taking this file; try to delete it again.")
         await self._clear(file)
 
     async def _visible(self, caller: Caller, key: str) -> File:

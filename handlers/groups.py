@@ -189,4 +189,4 @@ def _decode_position(text: str | None) -> public_groups.Position | None:
 
 
 def _nowhere() -> ChatError:
-    return ChatError("not_found", "This link leads to no group, or not any more.")
+    return ChatError("not_found", "This link does not lead to a group (any more).")

@@ -143,7 +143,7 @@ class OpenIdProvider:
             except msgspec.ValidationError:
                 metadata = None
             if status != 200 or metadata is None or not _is_url(metadata.authorization_endpoint):
-                raise ChatError("unavailable", f"The identity provider {self.name} does not say how to be used.")
+                raise ChatError("unavailable", f"The identity provider {self.name} does not publish its configuration.")
             if metadata.issuer.rstrip("/") != self._config.issuer.rstrip("/"):
                 raise failed("The provider calls itself by another name than the configured one.")
             self._metadata, self._read_at = metadata, trio.current_time()
@@ -161,7 +161,7 @@ class OpenIdProvider:
         try:
             header = jwts.header(token)
             if not jwts.is_of_kind(header, jwts.ID_TOKENS):
-                raise failed("What the provider gave as id token is a token of another kind.")
+                raise failed("The id token of the provider is a token of another kind.")
             found = await keys.find(header.get("kid"), header.get("alg"))
             if not found:
                 raise failed("The id token is signed with an unknown key.")
@@ -189,7 +189,7 @@ def _check(claims: dict[str, Any], attempt: Attempt, client_id: str) -> None:
     subject = claims["sub"]
     is_one = isinstance(subject, str) and 0 < len(subject) <= MAX_SUBJECT and "\0" not in subject and is_text(subject)
     if not is_one:
-        raise failed("The id token does not say who it is.")
+        raise failed("The id token does not name the user.")
     if claims["iat"] > time.time() + LEEWAY:
         raise failed("The id token is from the future.")
 
@@ -213,7 +213,7 @@ class OAuth2Provider:
         status, found = await self._web.json("GET", self._config.user_url, headers={"Authorization": f"Bearer {token}"})
         subject = _subject(found.get("id"))
         if status != 200 or subject is None:
-            raise failed("The provider does not say who it is.")
+            raise failed("The provider does not name the user.")
         return Identity(
             provider=self.name,
             subject=subject,

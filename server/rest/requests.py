@@ -167,7 +167,8 @@ async def body(kind: type[T]) -> T:
     except (msgspec.DecodeError, ValueError) as error:
         if _is_read_twice(raw):
             _require_text(_loosely(raw))
-        raise ChatError("invalid_request", f"The body is no JSON: {error}.", errors={"body": str(error)}) from None
+        sentence = f"The body is not valid JSON: {error}."
+        raise ChatError("invalid_request", sentence, errors={"body": str(error)}) from None
     except RecursionError:
         raise ChatError("invalid_request", "The body is nested too deep.", errors={"body": "too deep"}) from None
 

@@ -113,7 +113,7 @@ async def pieces() -> AsyncIterator[bytes]:
         with trio.move_on_after(patience):
             piece = await anext(body, b"")
         if piece is None:
-            raise ChatError("invalid_request", f"The upload was given up: less than {LEAST_RATE} bytes a second came.")
+            raise ChatError("invalid_request", f"The upload was too slow: less than {LEAST_RATE} bytes a second.")
         if not piece:
             return
         patience = min(PATIENCE, patience - (trio.current_time() - asked) + len(piece) / LEAST_RATE)

@@ -107,7 +107,7 @@ class Forwarding:
         if address is None or address == self.address:
             raise OwnerGone
         if self._under_way >= MAX_HANDED:
-            raise Refusal(503, "overloaded", "Too many requests are handed through.")
+            raise Refusal(503, "overloaded", "Too many requests are being forwarded.")
         sent = _Body(body)
         await sent.begin()
         request = self._http.build_request(

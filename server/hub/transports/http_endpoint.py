@@ -220,7 +220,7 @@ class HttpEndpoint:
         if isinstance(transport, LongPolling):
             await transport.poll(scope, receive, send)
         elif transport is not None:
-            raise Refusal(400, "invalid_request", "This connection is not polled: it has Server-Sent Events.")
+            raise Refusal(400, "invalid_request", "This connection uses Server-Sent Events, not long polling.")
         elif self._has_ended(connection_id):
             await _read(receive, 0)
             await send_answer(send, 204, last=self._hub.draining)
@@ -261,7 +261,11 @@ class HttpEndpoint:
         if isinstance(transport, LongPolling):
             transport.end("ended by client")
         elif transport is not None or self._hub.has(connection_id):
-            raise Refusal(400, "invalid_request", "Only a polled connection is ended so; close the stream.")
+            raise Refusal(
+                400,
+                "invalid_request",
+                "DELETE ends long polling only; close the stream instead.",
+            )
         elif not self._has_ended(connection_id):
             raise NotHere
 
@@ -327,7 +331,7 @@ async def _read(receive: Receive, most: int) -> bytes:
                 if not event.get("more_body"):
                     return b"".join(chunks)
     except trio.TooSlowError:
-        raise Refusal(408, "invalid_request", "The body did not come in time.") from None
+        raise Refusal(408, "invalid_request", "The body was not received in time.") from None
 
 
 async def _body(receive: Receive) -> AsyncGenerator[bytes, None]:
@@ -348,7 +352,7 @@ async def _body(receive: Receive) -> AsyncGenerator[bytes, None]:
                     size += len(chunks[-1])
                     is_whole = not event.get("more_body")
         except trio.TooSlowError:
-            raise Refusal(408, "invalid_request", "The body did not come in time.") from None
+            raise Refusal(408, "invalid_request", "The body was not received in time.") from None
         yield b"".join(chunks)
         chunks, size = [], 0
 
