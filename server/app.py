@@ -54,6 +54,29 @@ def report_overridden(hidden: Iterable[Hidden]) -> None:
         log.warning("setting_overridden", setting=setting, wins=wins, loses=loses)
 
 
+def _warn_of_open_registration() -> None:
+    log.warning(
+        "registration_open",
+        reason="anyone who can reach this instance can register users and sign in",
+        advice="for development only: set PARLEY_REGISTRATION=oauth and a provider, or closed",
+    )
+
+
+def _warn_of_unknown_addresses() -> None:
+    log.warning(
+        "addresses_unknown",
+        reason="LISTEN is a Unix socket, where clients have no address: all share the limits of one",
+        advice="set PARLEY_FORWARDED_ALLOW_IPS=unix to trust the X-Forwarded-For of the proxy",
+    )
+
+
+def _base_url(host: str, port: int, *, is_tls: bool) -> str:
+    """Return the address at which this instance is reached; without a port, `host` is the path of a Unix socket."""
+    if not port:
+        return f"unix:{host}"
+    return f"{'https' if is_tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 async def serve(
     settings: Settings,
     *,
@@ -77,11 +100,7 @@ async def serve(
     started = time.monotonic()
     build = version()  # the first call runs git and blocks, so it is made before there are clients
     if settings.registration == "open" and not is_for_development:
-        log.warning(
-            "registration_open",
-            reason="anyone who can reach this instance can register users and sign in",
-            advice="for development only: set PARLEY_REGISTRATION=oauth and a provider, or closed",
-        )
+        _warn_of_open_registration()
     is_postgres_fit = await _refuse_unfit(settings)
     socks = listen(parse_listen(settings.listen), reuse_port=settings.reuse_port == "on")
     tracing = open_tracing(os.environ, settings.instance or settings.listen)
@@ -109,14 +128,9 @@ async def serve(
     )
 
     def ready() -> None:
-        scheme = "https" if instance.certificate is not None else "http"
-        url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}" if port else f"unix:{host}"
+        url = _base_url(host, port, is_tls=instance.certificate is not None)
         if not port and not {UNIX, ANY} & set(settings.forwarded_allow_ips):
-            log.warning(
-                "addresses_unknown",
-                reason="LISTEN is a Unix socket, where clients have no address: all share the limits of one",
-                advice="set PARLEY_FORWARDED_ALLOW_IPS=unix to trust the X-Forwarded-For of the proxy",
-            )
+            _warn_of_unknown_addresses()
         seconds = round(time.monotonic() - started, 2)
         log.info("ready", url=url, host=host, port=port, seconds=seconds, version=build)
         instance.garbage.begin()

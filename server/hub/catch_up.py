@@ -247,11 +247,7 @@ async def sync_all(
         start = START if listed_after is None else listed_after
         rest = sorted(conversation_id for conversation_id in mine - named.keys() if conversation_id > start)
         page = rest[: max(0, most - len(shown))]
-        outcomes = dict.fromkeys(named, SyncOutcome.REPLAYED)
-        lagging = connection.cursors or {}
-        for key in page:
-            is_attached = key in lagging or rooms.is_attached(key, connection)
-            outcomes[key] = SyncOutcome.ATTACHED if is_attached else BY_DEFAULT[others]
+        outcomes = dict.fromkeys(named, SyncOutcome.REPLAYED) | _meant_for(page, others, connection, rooms)
         cursors = dict.fromkeys(outcomes, BEGINNING) | named
         heads = await _carry_out(connection, rooms, sync, cursors, outcomes, mine, openings)
         ignored = await sync.positions([key for key in outcomes if outcomes[key] is SyncOutcome.IGNORED])
@@ -263,20 +259,38 @@ async def sync_all(
             heads={conversation_id: head.seq for conversation_id, head in heads.items()},
             resync=(*gone, *(key for key in outcomes if outcomes[key] is SyncOutcome.RESYNC)),
             conversations=tuple(
-                SyncedConversation(
-                    conversation_id=conversation_id,
-                    last_seq=(head := shown_heads.get(conversation_id, BEGINNING)).seq,
-                    message_id=head.message_id,
-                    unread_count=(standing := standings.get(conversation_id, NO_MEMBER)).unread_count,
-                    mention_count=standing.mention_count,
-                    outcome=outcomes.get(conversation_id, SyncOutcome.GONE),
-                    settings_version=standing.settings_version,
+                _synced(
+                    key,
+                    shown_heads.get(key, BEGINNING),
+                    outcomes.get(key, SyncOutcome.GONE),
+                    standings.get(key, NO_MEMBER),
                 )
-                for conversation_id in listed
+                for key in listed
             ),
             blocks_version=rooms.blocks.state_of(connection.user_id).version,
             next=None if len(page) == len(rest) and len(shown) <= most else page[-1] if page else start,
         )
+
+
+def _meant_for(page: Sequence[UUID], others: Others, connection: Target, rooms: Rooms) -> dict[UUID, SyncOutcome]:
+    """Return what is to become of each of these conversations, which the client has not named."""
+    lagging = connection.cursors or {}
+    return {
+        key: SyncOutcome.ATTACHED if key in lagging or rooms.is_attached(key, connection) else BY_DEFAULT[others]
+        for key in page
+    }
+
+
+def _synced(conversation_id: UUID, head: Cursor, outcome: SyncOutcome, standing: Standing) -> SyncedConversation:
+    return SyncedConversation(
+        conversation_id=conversation_id,
+        last_seq=head.seq,
+        message_id=head.message_id,
+        unread_count=standing.unread_count,
+        mention_count=standing.mention_count,
+        outcome=outcome,
+        settings_version=standing.settings_version,
+    )
 
 
 async def _carry_out(
