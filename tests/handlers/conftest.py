@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.handlers.memory import Memory, install
+from tests.handlers.database import install
+from tests.handlers.memory import Memory
 
 
 @pytest.fixture

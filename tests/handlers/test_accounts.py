@@ -17,7 +17,8 @@ from store.ids import new_id
 from store.model import Session
 from store.redis.inbox_entries import Disconnection
 from store.signing import SigningKeys
-from tests.handlers.memory import EXPIRES, Act, Memory, at_every_step, refused
+from tests.handlers.database import EXPIRES
+from tests.handlers.memory import Act, Memory, at_every_step, refused
 
 CLIENT = Client("a browser", "192.0.2.1")
 IDENTITY = Identity("idp", "subject", "maria", "Maria")

@@ -10,7 +10,8 @@ from handlers.errors import ChatError
 from store.errors import Unavailable
 from store.ids import new_id
 from store.postgres.api_keys import ApiKey, Presented
-from tests.handlers.memory import NOW, Memory
+from tests.handlers.database import NOW
+from tests.handlers.memory import Memory
 
 
 def add(memory: Memory, **how: bool) -> tuple[UUID, str]:

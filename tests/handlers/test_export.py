@@ -14,7 +14,8 @@ from handlers.model import Caller, Client, UpdateSettings
 from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Role
-from tests.handlers.memory import EXPIRES, Memory, refused
+from tests.handlers.database import EXPIRES
+from tests.handlers.memory import Memory, refused
 from tests.handlers.test_files import upload
 
 

@@ -15,7 +15,8 @@ from store.errors import Unavailable
 from store.ids import id_floor, new_id
 from store.model import Role
 from store.postgres.files import File
-from tests.handlers.memory import Act, Memory, at_every_step, info, refused
+from tests.handlers.fakes.files import info
+from tests.handlers.memory import Act, Memory, at_every_step, refused
 
 MAX, QUOTA = 1000, 10_000  # what Memory allows
 TEXT = b"hello"

@@ -18,7 +18,8 @@ from store.ids import new_id
 from store.model import Message, Role
 from store.postgres.appends import AppendError
 from store.postgres.messages import PAGE_BYTES
-from tests.handlers.memory import NOW, Act, Database, Memory, nothing_half_done, refused
+from tests.handlers.database import NOW, Database
+from tests.handlers.memory import Act, Memory, nothing_half_done, refused
 
 UNUSED: Any = None
 

@@ -10,7 +10,7 @@ from handlers.errors import ChatError
 from handlers.model import Caller
 from store.ids import new_id
 from store.model import ConversationType, Member, MessageType, Role
-from tests.handlers.memory import EXPIRES, NOW, message_at
+from tests.handlers.database import EXPIRES, NOW, message_at
 
 OWNER, ADMIN, MEMBER = Role.OWNER, Role.ADMIN, Role.MEMBER
 ROLES = (OWNER, ADMIN, MEMBER)

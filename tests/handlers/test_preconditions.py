@@ -9,7 +9,7 @@ from handlers import preconditions
 from handlers.errors import ChatError
 from store.ids import new_id
 from store.model import Account, Conversation, ConversationType, Member, MessageStatus, Posting, Role, UserStatus
-from tests.handlers.memory import NOTHING_SET, NOW, message_at
+from tests.handlers.database import NOTHING_SET, NOW, message_at
 
 ONE, OTHER = new_id(), new_id()
 MEMBERS = (Member(ONE, Role.OWNER, NOW, 0, 0), Member(OTHER, Role.MEMBER, NOW, 0, 0))

@@ -10,7 +10,8 @@ from handlers.model import Caller
 from handlers.presence import MAX_ASKED, MAX_AUDIENCE
 from store.ids import new_id
 from store.model import Role, UserStatus
-from tests.handlers.memory import EXPIRES, Memory, refused
+from tests.handlers.database import EXPIRES
+from tests.handlers.memory import Memory, refused
 
 OFFLINE = UserStatus.OFFLINE
 ANYBODY = Caller(new_id(), EXPIRES)

@@ -20,7 +20,8 @@ from handlers.reactions import ANSWERED_AT_ONCE, INTERVAL, MAX_KINDS, MAX_OWN, S
 from store.ids import new_id
 from store.model import FOR_EVER, Message, MessageType, Reaction, Role
 from store.postgres import reactions as store
-from tests.handlers.memory import Memory, message_at, refused
+from tests.handlers.database import message_at
+from tests.handlers.memory import Memory, refused
 
 THUMB, HEART = "\U0001f44d", "\u2764\ufe0f"
 

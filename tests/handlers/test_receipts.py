@@ -14,7 +14,8 @@ from store.ids import new_id
 from store.model import MessageStatus, Role
 from store.receipts import MAX_SEQ
 from store.redis.inbox_entries import Receipt
-from tests.handlers.memory import Database, DurableReceipts, Memory, refused
+from tests.handlers.database import Database
+from tests.handlers.memory import DurableReceipts, Memory, refused
 
 DELIVERED, READ = MessageStatus.DELIVERED, MessageStatus.READ
 

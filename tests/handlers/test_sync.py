@@ -16,7 +16,8 @@ from store.positions import records, unpack
 from store.postgres import cursors as positions
 from store.postgres.connection import Connection
 from store.postgres.conversation_views import MEMBERS_SHOWN
-from tests.handlers.memory import EXPIRES, Memory, refused
+from tests.handlers.database import EXPIRES
+from tests.handlers.memory import Memory, refused
 
 
 @pytest.fixture

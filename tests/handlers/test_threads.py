@@ -15,7 +15,8 @@ from store.ids import new_id
 from store.model import Message, MessageType, Role, Thread, ThreadSummary
 from store.postgres import threads as store
 from store.redis.inbox_entries import ThreadChange
-from tests.handlers.memory import NOW, Act, Memory, at_every_step, nothing_half_done, refused
+from tests.handlers.database import NOW
+from tests.handlers.memory import Act, Memory, at_every_step, nothing_half_done, refused
 
 
 @pytest.fixture

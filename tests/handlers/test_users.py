@@ -20,7 +20,8 @@ from store.model import Privacy, Role, UserRole, UserStatus
 from store.postgres.idempotency import REGISTRATION_SCOPE
 from store.postgres.users import By, Position
 from store.redis.inbox_entries import Disconnection
-from tests.handlers.memory import EXPIRES, NOW, Act, Memory, at_every_step, refused
+from tests.handlers.database import EXPIRES, NOW
+from tests.handlers.memory import Act, Memory, at_every_step, refused
 
 LONG_KEY = "k" * REGISTRATION_KEY
 ANYBODY = Caller(new_id(), EXPIRES)

@@ -12,7 +12,8 @@ from handlers.webhooks import MAX_WEBHOOKS, PURPOSE, sealing_keys
 from store.ids import new_id
 from store.model import DeadLetter, Role, WebhookEvent, WebhookState
 from store.sealing import unseal
-from tests.handlers.memory import NOW, Act, Memory, at_every_step, refused
+from tests.handlers.database import NOW
+from tests.handlers.memory import Act, Memory, at_every_step, refused
 
 URL = "https://app.example/in"
 ONE, OTHER = Once("a key", b"one request"), Once("a key", b"another")
