@@ -1,7 +1,7 @@
-"""Sign-in: whose identity it is, the sessions it begins, and how they are refreshed and ended.
+"""Sign-in: who signs in, the sessions that this begins, and how sessions are refreshed and ended.
 
-Owns the rules: a user is known by (provider, subject), never by e-mail; a refresh token is good once; one that comes
-again ends its session everywhere. The caller checks what a provider says (`server.identity.sign_in`).
+Owns the rules: a user is identified by (provider, subject), never by e-mail; a refresh token is valid once; a token
+that comes again ends its session everywhere. The caller verifies what a provider says (`server.identity.sign_in`).
 """
 
 import re

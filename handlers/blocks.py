@@ -1,9 +1,9 @@
 """Blocks: a user keeps another one away.
 
-Owns the rules. Who is blocked begins no direct conversation with the blocker, does not write into the one that there
-is, and adds them to no group; neither sees when the other is online, types, or was last seen, nor how far they read
-their direct conversation from then on. In groups both go on. The blocked do not learn it: they are answered as where
-the other is banned (`recipient_unavailable`), and see somebody who is offline and reads no further.
+Owns the rules. A blocked user begins no direct conversation with the blocker, does not write into an existing one, and
+adds them to no group. Neither of the two sees whether the other is online, is typing, or was last seen, nor how far
+they read their direct conversation from then on. In groups both go on. A blocked user does not learn of it: the answers
+are those for a banned user (`recipient_unavailable`), and the blocker seems to be offline and to read no further.
 """
 
 from collections.abc import Collection, Sequence

@@ -1,7 +1,7 @@
-"""How people come into groups by themselves: by links that admins make, or because the group is public.
+"""How people join groups by themselves: by links that admins make, or because the group is public.
 
 Owns who may make, list and revoke links, what a token is, and the search for public groups. A link that is unknown,
-expired, used up or revoked is answered in the same words, so that who guesses learns nothing.
+expired, used up or revoked gets the same answer, so that guessing reveals nothing.
 """
 
 import hashlib

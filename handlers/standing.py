@@ -1,8 +1,8 @@
-"""Whether a user may act at all, and in which role of the whole service: looked up by the transaction that acts.
+"""Whether a user may act at all, and with which role in the whole service: looked up by the transaction that acts.
 
-Owns both rules. A role counts from the moment at which it is granted until it is revoked, whatever token is shown. A
-token that claims the role of an administrator, which takes a key of this service or of the configured issuer to make,
-acts as one as long as it is good. Who is banned has no role, and no token of theirs is.
+Owns both rules. A role counts from the moment in which it is granted until it is revoked, whatever the token says. The
+one exception: a token that claims the role of an administrator has it while the token is valid, as only a key of this
+service or of the configured issuer can make one. A banned user has no role, and no token of theirs is valid.
 """
 
 from collections.abc import Awaitable, Callable, Sequence

@@ -1,11 +1,12 @@
 """Where webhooks may go: which URLs, and which addresses a name may lead to.
 
-Owns both rules, as plain functions. Touches nothing: who connects resolves the name once, asks about every address that
+Owns both rules, as plain functions. Touches nothing: the caller resolves the name once, asks about every address that
 it was given, and connects to one of those (`server.webhooks.connections`).
 
-Who may make an endpoint could else have this server ask what only it can reach: services of its own network, the
-metadata of the cloud that it runs in. So a URL is https, and its name leads to public addresses only. Hosts that
-WEBHOOK_HOSTS names are excepted: in private networks, and by plain http; but no multicast and no metadata.
+Without these rules, the maker of an endpoint could have this server ask what only it can reach: services of its own
+network, or the metadata service of its cloud. So a URL is https, and its name leads to public addresses only. Hosts
+named in WEBHOOK_HOSTS are excepted: they may be in private networks and use plain http, but never multicast or metadata
+addresses.
 """
 
 from collections.abc import Collection

@@ -1,9 +1,9 @@
-"""The TCP options of every connection to a service, by which the kernel ends one whose other end has vanished.
+"""The TCP options of every connection to a service, with which the kernel ends a connection whose peer has vanished.
 
-Owns the figures. A host that loses its power or its link says nothing: without these, a connection to it waits for a
-quarter of an hour when something is under way, and for ever when nothing is. With them it ends USER_TIMEOUT after the
-last sign of life, or after what was sent first and not acknowledged; the worst case is something sent just before a
-quiet connection would have ended, which begins the time anew. So it never takes longer than VANISHED_WITHIN.
+Owns the figures. A host that loses its power or its link says nothing. Without these options, a connection to it waits
+for a quarter of an hour if something is under way, and for ever if nothing is. With them it ends USER_TIMEOUT after the
+last sign of life, or after the first data that was not acknowledged. In the worst case something is sent just before a
+quiet connection would have ended, which starts the time again. So it never takes longer than VANISHED_WITHIN.
 """
 
 import socket

@@ -1,11 +1,11 @@
-"""What an instance waits for before it is ready: PostgreSQL with the right schema, Redis that takes what it writes, and
-its own parts at work with both.
+"""Wait for what an instance needs before it is ready: PostgreSQL with the right schema, a usable Redis, and its own
+parts.
 
-Owns the questions and their order. What an operator has to change (a wrong password, a role without rights, a schema
-that was not migrated, a Redis that evicts) raises Unfit, which ends the process: to wait would not help, and a restart
-one by one stops at the first instance. What is out of reach is waited for, with a line in the log and in the status of
-the unit: a server that starts up, a standby that may be promoted, too many connections. `parley check` asks both
-services the same.
+Owns the questions and their order. What only an operator can change (a wrong password, a role without rights, a schema
+that was not migrated, a Redis that evicts) raises Unfit, which ends the process: waiting would not help, and a restart
+of one instance after the other stops at the first. What is out of reach is waited for, with a line in the log and in
+the status of the unit: a server that starts up, a standby that may be promoted, too many connections. `parley check`
+asks both services the same questions.
 """
 
 from collections.abc import Awaitable, Callable, Mapping

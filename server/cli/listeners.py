@@ -1,7 +1,7 @@
-"""Whether an instance could have its addresses, and who has them, for `parley check`.
+"""Ask whether an instance could have its addresses, and who has them, for `parley check`.
 
-Owns the questions. An address is bound for a moment and never listened at, so no client is met; who has it is read from
-/proc, as far as this user may, because a connection would wake an instance by the socket that systemd keeps.
+Owns the questions. An address is bound for a moment and not listened on, so no client is accepted. Its holder is read
+from /proc, as far as this user may read it: a connection would start an instance through the socket that systemd keeps.
 """
 
 import errno

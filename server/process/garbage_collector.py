@@ -1,13 +1,16 @@
-"""When Python's garbage collector looks at what, so that no collection takes long however many connections there are.
+"""Decide what Python's garbage collector looks at, and when: no collection takes long, however many connections there
+are.
 
-Owns the collector's thresholds and its permanent generation. Nearly everything is freed by its count of references; the
-collector finds circles, and walks over all that it knows to find them, which takes 300 ms with 14,000 connections. So
-what lives long is put aside (`gc.freeze`), after the garbage among it was collected: a collection looks only at what
-was made since, and that is bounded. What is put aside is still freed by its count of references, and connections that
-have ended leave no circles (tests/integration/test_ended_connections.py). What is in a circle that ends later stays: no
-more than was under way at that moment. So where most of what was put aside last has ended soon, as much is under way
-and little lives long, the next time is `PAUSE` later. How much of it has ended is seen by what Python's allocator
-has given out: to count what is put aside is to walk over all of it, 26 ms for 440,000 objects; to ask takes 0.2 ms.
+Owns the collector's thresholds and its permanent generation. Nearly everything is freed by its reference count. The
+collector finds cycles; for that it walks over every object that it knows, which takes 300 ms with 14,000 connections.
+So long-lived objects are put aside (`gc.freeze`), after the garbage among them was collected: a collection then looks
+only at what was made since, and that is bounded.
+
+Objects that are put aside are still freed by their reference count, and connections that have ended leave no cycles
+(tests/integration/test_ended_connections.py). A cycle that ends later stays: no more than was under way at that moment.
+If most of what was put aside last has ended soon, much is under way and little lives long; then the next time is
+`PAUSE` later. How much has ended is read from what Python's allocator has given out. Counting the objects that are put
+aside would walk over all of them, 26 ms for 440,000; asking the allocator takes 0.2 ms.
 """
 
 import ctypes

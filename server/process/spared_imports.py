@@ -1,11 +1,11 @@
-"""What libraries import, and a server never uses: not loaded into it.
+"""Spare a server what libraries import and it never uses.
 
-Owns both lists. Several libraries look for packages of others, and go without where they are missing: structlog and the
-command line of httpx for `rich`, Quart-Schema for `pydantic`, PyJWT for `cryptography`. Others import what serves no
-request of ours, whatever is used: coredis what checks the types of arguments where that is wanted, Hypercorn HTTP/2
-and its WebSockets, Quart and Flask their templates and what their tests need. In place of these they find modules in
-which every name is a class of which no object can be made. All of it would take a fourth of the memory of an idle
-process. Touches `sys.modules` and `sys.meta_path`, for as long as the libraries are imported.
+Owns the two lists of what is spared. Several libraries look for optional packages, and do without them: structlog and
+the command line of httpx look for `rich`, Quart-Schema for `pydantic`, PyJWT for `cryptography`. Others import what
+serves no request of ours: coredis checks of argument types, Hypercorn HTTP/2 and its WebSockets, Quart and Flask their
+templates and what their tests need. For these, the libraries find modules in which every name is a class that cannot be
+instantiated. All of it would take a quarter of the memory of an idle process. Touches `sys.modules` and `sys.meta_path`
+while the libraries are imported.
 """
 
 import sys

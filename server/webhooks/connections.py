@@ -1,11 +1,10 @@
-"""Connections to the endpoints of webhooks: only to addresses to which webhooks may go.
+"""Connect to the endpoints of webhooks: only to addresses to which webhooks may go.
 
-Owns the one way from a host's name to a socket. The name is looked up once, every address that it has is judged
-(`handlers.webhook_urls`), and the connection goes to one of these addresses: what the name would lead to a moment later
-does not matter. TLS and the Host header have the name, as httpcore sees it. Nothing is read from the environment. What
-is read is bounded (`store.bounded_streams`). A look-up cannot be ended, and who owns the name decides how long it
-takes: each endpoint has a few threads of its own for that, so none takes those that sign-ins, Redis or other endpoints
-need.
+Owns the one way from a host's name to a socket. The name is looked up once, every address that it has is checked
+(`handlers.webhook_urls`), and the connection goes to one of these addresses: what the name leads to a moment later does
+not matter. TLS and the Host header use the name, as httpcore sees it. Nothing is read from the environment. Answers are
+bounded (`store.bounded_streams`). A look-up cannot be cancelled, and the owner of the name decides how long it takes.
+So each endpoint has a few threads of its own for look-ups, and takes none that sign-ins, Redis or other endpoints need.
 """
 
 import socket

@@ -1,20 +1,20 @@
 """Deliver events to the endpoints of webhooks, from a durable position (`store.postgres.webhook_deliveries`).
 
-Owns one task; every instance has it. Endpoints are dealt out to the instances in turn, by the order of their ids and of
-the sessions that deliver; when one comes or goes they are dealt anew, and what is another's is left as soon as nothing
-is under way there. Each is taken by an advisory lock, so that one at a time has it. One of them notes which
-conversations have changed. Those that are due are served: one task for a conversation of an endpoint, so that its
-events come one after the other, and so many tasks at most for each endpoint.
+Owns one task, which every instance has. Endpoints are dealt out to the instances in turn, by the order of their ids and
+of the sessions that deliver. When a session comes or goes they are dealt anew, and an endpoint that now belongs to
+another instance is left as soon as nothing is under way there. An advisory lock for each endpoint makes sure that one
+instance at a time has it. One of the instances notes which conversations have changed. Conversations that are due are
+served: one task for a conversation of an endpoint, so that its events follow each other, and a bounded number of tasks
+for each endpoint.
 
-Between any two lines here the process may die. A position moves when the events of a page were accepted, or after a
-second; before that they are sent again, with the same ids, by whichever instance is next. An event that fails is due
-again later, and holds back what is behind it in its conversation at that endpoint, and nothing else. After `retry_time`
-it is a dead letter, in the transaction in which the position moves past it; an endpoint that has accepted nothing for
-as long is disabled instead, and everything waits at its position.
+The process may die between any two lines here. A position moves when the events of a page were accepted, or after a
+second; until then they are sent again, with the same ids, by the next instance. An event that fails is due again later.
+It holds back what follows it in its conversation at that endpoint, and nothing else. After `retry_time` it becomes a
+dead letter, in the transaction in which the position moves past it. An endpoint that has accepted nothing for that long
+is disabled instead, and everything waits at its position.
 
 Events that are no change of a conversation (`store.postgres.webhook_events`) are served beside the conversations, each
-by itself, under its number. Those of members who are offline are found by a task beside this one
-(`server.webhooks.unread`).
+by itself, under its number. Events about offline members are found by a separate task (`server.webhooks.unread`).
 """
 
 import itertools

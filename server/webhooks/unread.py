@@ -1,13 +1,14 @@
 """Find members who are offline with unread messages, for the endpoints that ask for `user.offline_with_unread`.
 
 Owns one task of the instance that delivers. A conversation is looked at when its messages are old enough, from a
-durable position (`store.postgres.unread_scans`); who is connected is asked of Redis. Who is not is written as an event
-for each endpoint, in the transaction that moves the position; who is, is looked at once more when a connection that was
-lost already would have been noticed. Between any two lines the process may die: nothing has moved, or all is written.
+durable position (`store.postgres.unread_scans`). Redis is asked who is connected. For a member who is not, an event is
+written for each endpoint, in the transaction that moves the position. A member who is connected is looked at once more,
+after the time in which a lost connection would have been noticed. The process may die between any two lines: either
+nothing has moved, or everything is written.
 
-Without Redis it is not known who is offline: the position stays, and it is looked later. The same holds for the first
-seconds of a membership, as others may be about to register their users anew, and when Redis has lost its data and this
-instance has not noticed yet: no user seems to be connected then.
+Without Redis it is not known who is offline: the position stays, and the conversation is looked at later. The same
+holds in the first seconds of a membership, as other instances may be about to register their users anew, and when Redis
+has lost its data and this instance has not noticed it yet: then no user seems to be connected.
 """
 
 from collections.abc import Awaitable, Callable, Collection

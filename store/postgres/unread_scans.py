@@ -1,10 +1,10 @@
-"""Members who are offline with unread messages, as webhooks are sent them: where to look, and what was found.
+"""Members who are offline with unread messages, for webhooks: where to look for them, and what was found.
 
-Owns `unread_scans`, `unread_rechecks`, and the rows of `webhook_events` that say it. Conversations where something was
-committed are noted by `store.postgres.webhook_deliveries`, if an endpoint asks for it. Each is looked at when its
-messages are old enough, from the position up to which it was; what is found and the position that moves are one
-transaction. Who is connected only Redis knows, so that is asked in between (`server.webhooks.unread`), and the position
-moves by comparison.
+Owns `unread_scans`, `unread_rechecks`, and the rows of `webhook_events` about unread messages. If an endpoint asks for
+it, `store.postgres.webhook_deliveries` notes the conversations in which something was committed. A conversation is
+looked at when its messages are old enough, from its position on. What is found and the new position are one
+transaction. Only Redis knows who is connected, and it is asked between reading and writing (`server.webhooks.unread`),
+so the position moves by comparison.
 """
 
 from collections.abc import Collection, Sequence

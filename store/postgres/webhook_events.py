@@ -1,8 +1,9 @@
-"""Events for webhooks that are no changes of a conversation, such as a report: each waits at an endpoint by itself.
+"""Events for webhooks that are no changes of a conversation, such as a report: each waits at its endpoint by itself.
 
-Owns `webhook_events`, but for its rows of deleted endpoints. A row is written in the transaction of what it is about,
-at each endpoint that takes it: of a report by a trigger, of what is unread by `store.postgres.unread_scans`. It goes
-when it was accepted or given up. It names what it is about, which is read when it is sent. None waits for another one.
+Owns `webhook_events`, except for the rows of deleted endpoints. A row is written for each endpoint that takes the
+event, in the transaction of what it is about: for a report by a trigger, for unread messages by
+`store.postgres.unread_scans`. It is deleted when the event was accepted or given up. It only names what it is about,
+which is read when the event is sent. Events do not wait for each other.
 """
 
 from typing import NamedTuple
