@@ -161,14 +161,14 @@ class Limiter(Generic[K]):
 
 
 class Counter(Protocol):
-    """What counts for all instances (`store.redis.rate_limits`)."""
+    """The counts that hold for all instances (`store.redis.rate_limits`)."""
 
     async def spend(self, key: str, count: int, seconds: float, cost: int = 1) -> float:
         """Seconds to wait; 0 when as many were taken as it costs. Raises Unavailable."""
 
 
 class SharedLimiter:
-    """The same, across instances. Keys are texts."""
+    """A limiter that counts across instances. Keys are texts."""
 
     def __init__(self, local: Limiter[str], counter: Counter) -> None:
         self._local = local

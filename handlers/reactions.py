@@ -61,7 +61,7 @@ class Act:
 
 
 class _TooEarly(Exception):
-    """The message was changed just now, on another instance. After so many seconds it may be again."""
+    """The message was changed just now, on another instance. It may be changed again after so many seconds."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(seconds)

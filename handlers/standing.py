@@ -63,7 +63,7 @@ def require_found(found: tuple[bool, bool, int | None]) -> None:
 
 
 async def role_of(conn: Connection, caller: Caller) -> UserRole:
-    """Now, in this transaction."""
+    """Return the role of the caller as it is now, in this transaction."""
     role = await moderation.fetch_role(conn, caller.user_id)
     if role is None:
         return UserRole.USER

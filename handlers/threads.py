@@ -40,7 +40,7 @@ _guard = guard("threads")
 
 
 class _TooEarly(Exception):
-    """The root was changed just now. After so many seconds it may be again."""
+    """The root was changed just now. It may be changed again after so many seconds."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(seconds)

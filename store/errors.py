@@ -28,11 +28,11 @@ class RedisUnavailable(Unavailable):
 
 
 class ObjectsUnavailable(Unavailable):
-    """The store of files is."""
+    """The store of files is out of reach."""
 
 
 class ObjectsFull(ObjectsUnavailable):
-    """It has no room: nothing is kept of what was written."""
+    """The store of files has no room: nothing is kept of what was written."""
 
 
 class Overloaded(StoreError):

@@ -51,8 +51,9 @@ class MessageType(WireEnum):
 
 
 class MessageStatus(WireEnum):
-    """The status that all who were members when the message was sent have reached, without the sender; Sent if there
-    are none."""
+    """The status that all who were members when the message was sent have reached, not counting the sender. Sent if
+    there are none.
+    """
 
     SENT = "Sent"
     DELIVERED = "Delivered"

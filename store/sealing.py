@@ -24,7 +24,7 @@ LIBRARY = "cryptography.hazmat.primitives.ciphers.aead"
 
 
 class Unreadable(Exception):
-    """None of the accepted keys opens it."""
+    """The secret cannot be opened: it was sealed with none of the accepted keys."""
 
 
 async def load() -> None:

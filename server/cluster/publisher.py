@@ -87,7 +87,7 @@ class Publisher:
 
     @property
     def waiting(self) -> int:
-        """Return the number of changes in the queue."""
+        """The number of changes in the queue."""
         return self._waiting
 
     # -- queueing: never waits --------------------------------------------------------------------

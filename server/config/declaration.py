@@ -110,7 +110,7 @@ class Declaration:
 
     @property
     def range(self) -> str:
-        """Return the values that are accepted, in words; empty if all are."""
+        """The values that are accepted, in words; empty if all are."""
         most = None if self.maximum is None else self.kind.show(self.maximum)
         if self.minimum is not None:
             least = self.kind.show(self.minimum)
@@ -127,7 +127,7 @@ class Declaration:
 
     @property
     def default_text(self) -> str:
-        """Return the default as text; empty for none."""
+        """The default as text; empty for none."""
         return self.shown_default or self.kind.show(self.default)
 
 

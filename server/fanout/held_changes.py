@@ -15,7 +15,7 @@ NAMED_BYTES = 128  # what each user counts for whom a change names, and each rea
 
 
 class HeldChanges:
-    """By seq. There is a place for one change, however large."""
+    """Held changes, by seq. There is always a place for one change, however large."""
 
     __slots__ = ("_changes", "is_short", "size")
 

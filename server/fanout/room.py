@@ -191,14 +191,14 @@ class Room:
 
     @property
     def head(self) -> int:
-        """Return the seq of the last change that was delivered here."""
+        """The seq of the last change that was delivered here."""
         if self.next_seq is None:
             raise RuntimeError("the room is still opening")
         return self.next_seq - 1
 
     @property
     def cursor(self) -> Cursor:
-        """Return the head, with what proves it."""
+        """The head, with what proves it."""
         changed_at = self.last_changed_at
         last_id = None if self.last_id is None else UUID(int=self.last_id)
         return Cursor(self.head, last_id, None if changed_at is None else timestamp_ms(changed_at))

@@ -403,10 +403,8 @@ class Rooms:
                 elif taken:
                     taken.intersection_update(positions.ids(packed))
                 await self._settle(connection, parts, packed, expelled, is_same=is_same)
-            for (
-                begun,
-                ids,
-            ) in parts:  # what is not the user's any more; none is woken from here on, with no one to place it
+            # What is not the user's any more. None of it is made a room from here on, as nothing would place that.
+            for begun, ids in parts:
                 self._abandon(begun, ids)
             for begun, _ in parts:
                 if begun.woken:

@@ -66,7 +66,7 @@ class Hub(Protocol):
     def timeouts(self) -> Timeouts: ...
     @property
     def invocations(self) -> Rate | None:
-        """Return how many invocations one connection may make."""
+        """The number of invocations that one connection may make."""
 
     receipts: Receipts
     draining: bool

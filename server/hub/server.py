@@ -59,7 +59,7 @@ log = structlog.get_logger("parley.hub")
 
 
 class Used(Refusal):
-    """Of a connection token that has begun a connection before."""
+    """The refusal of a connection token that has begun a connection before."""
 
 
 def most_of_a_message(settings: Settings) -> int:

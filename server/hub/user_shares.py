@@ -22,7 +22,7 @@ RETRY_AFTER = 5.0  # seconds: by then a connection that was lost has been notice
 
 
 class Share:
-    """One user's. `connections` counts those that are open, or wait for their client to come back."""
+    """The share of one user. `connections` counts those that are open, or wait for their client to come back."""
 
     __slots__ = ("_limits", "_turns", "connections", "full_at", "work_until")
 
@@ -59,7 +59,7 @@ class Share:
 
 
 class Shares:
-    """By user. What is given out is given back when the connection has ended."""
+    """The shares of all users. What is given out is given back when the connection has ended."""
 
     def __init__(self, limits: RateLimits, max_connections: int) -> None:
         self.refused = 0

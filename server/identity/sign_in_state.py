@@ -38,7 +38,7 @@ class Attempt(msgspec.Struct, frozen=True):
 
     @property
     def challenge(self) -> str:
-        """Return the S256 challenge of `verifier` (RFC 7636, 4.2)."""
+        """The S256 challenge of `verifier` (RFC 7636, 4.2)."""
         digest = hashlib.sha256(self.verifier.encode()).digest()
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 

@@ -27,9 +27,7 @@ class EventLoopLag:
 
     @property
     def lag(self) -> float:
-        """Return the least lateness of the last beats, in seconds: one slow step does not count, a lasting
-        delay does.
-        """
+        """The least lateness of the last beats, in seconds: one slow step does not count, a lasting delay does."""
         return min(self._late, default=0.0)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -18,7 +18,7 @@ class KeyConverter(BaseConverter):
 
 
 class ExternalIdConverter(BaseConverter):
-    """By what an application knows a user."""
+    """The id by which an application knows a user."""
 
     regex = EXTERNAL_ID
 

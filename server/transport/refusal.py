@@ -50,7 +50,7 @@ class Refusal(Exception):
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Return the fields as ASGI headers, with lower-case names."""
+        """The fields as ASGI headers, with lower-case names."""
         return [(name.lower().encode(), value.encode()) for name, value in self.fields.items()]
 
 

@@ -155,7 +155,7 @@ class RequestStream(trio.abc.HalfCloseableStream):
 
     @property
     def _deadline(self) -> float:
-        """Return until when the read of a head waits."""
+        """The time until which the read of a head waits."""
         return min(self._head_until, self.waiting_since + self._keep_alive)
 
     async def _receive(self) -> bytes:

@@ -74,7 +74,7 @@ class Pace(Protocol):
 
 
 class SocketTasks:
-    """The tasks of WebSockets. Their end is the end of all WebSockets. One for each process."""
+    """The tasks of all WebSockets of the process. When they end, so do all WebSockets."""
 
     def __init__(self, poller: Poller) -> None:
         self._poller = poller

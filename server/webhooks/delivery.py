@@ -75,7 +75,7 @@ log = structlog.get_logger("parley.webhooks")
 
 
 class Terms(NamedTuple):
-    """What the settings say. `hosts`: those that may be in private networks."""
+    """What the settings say about deliveries. `hosts`: the hosts that may be in private networks."""
 
     hosts: Collection[str] = ()
     concurrency: int = 8

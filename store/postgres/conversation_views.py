@@ -41,8 +41,9 @@ KINDS = {member.value: member for member in ConversationType}
 
 
 class Position(NamedTuple):
-    """In a list of conversations: the number and the last message of the last one shown, and the highest number that
-    there was at the first page."""
+    """A position in a list of conversations: the number and the last message of the last one shown, and the highest
+    number that there was at the first page.
+    """
 
     number: int
     last_id: UUID
@@ -50,7 +51,7 @@ class Position(NamedTuple):
 
 
 class Filter(msgspec.Struct, frozen=True):
-    """Of a user's conversations those that they have, or have not, archived or made a favourite; None: both."""
+    """The conversations of a list: those that the user has, or has not, archived or made a favourite; None: both."""
 
     archived: bool | None = None
     favourite: bool | None = None

@@ -28,7 +28,7 @@ ROOM_PAUSE = 1.0  # the same while it has not, be the lane idle or not
 
 
 class LaneHealth:
-    """Of one lane, which says what became of each attempt."""
+    """The health of one lane, which reports the outcome of each attempt."""
 
     def __init__(self, number: int) -> None:
         self.outage = Outage("parley.lanes", "commits_fail", lane=number, advice="messages are refused meanwhile")

@@ -22,7 +22,7 @@ FIRST = " "  # sorts below every word but the empty one
 
 
 class Position(NamedTuple):
-    """In a search: past this group, by this word."""
+    """A position in a search: past this group, by this word."""
 
     word: str
     conversation_id: UUID

@@ -32,7 +32,7 @@ class Reactor(NamedTuple):
 
 
 class Reactors(NamedTuple):
-    """By user. `since_change`: seconds since the message was changed last; None if it never was."""
+    """The users who react, by id. `since_change`: seconds since the message was changed last; None if it never was."""
 
     members: Mapping[UUID, Reactor]
     since_change: float | None

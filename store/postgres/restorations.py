@@ -21,7 +21,7 @@ LIFT = 1_000_000_000
 
 
 class Restoration(Struct, frozen=True):
-    """The last one. `is_here`: on this server and its present timeline, in this database."""
+    """The last restoration. `is_here`: it was on this server and its present timeline, in this database."""
 
     generation: int
     is_finished: bool

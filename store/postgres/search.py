@@ -311,7 +311,7 @@ async def forget_dropped(conn: Connection, after: UUID, limit: int) -> UUID | No
 
 
 class Scope(NamedTuple):
-    """Where a user searches: in all their conversations, or in one; and of which time, in milliseconds."""
+    """The conversations in which a user searches: all of theirs, or one; and the time, in milliseconds."""
 
     user_id: UUID
     conversation_id: UUID | None = None

@@ -54,7 +54,7 @@ class Shared(Protocol):
 
 
 class Timeline(Struct, frozen=True):
-    """One branch of history: on which system, in which database, and which."""
+    """One branch of history: its system, its database, and what distinguishes it from others there."""
 
     system: int
     database: int

@@ -170,7 +170,7 @@ class By(Enum):
 
 
 class Position(Struct, frozen=True):
-    """In a search: past this user, in one of its lists."""
+    """A position in a search: past this user, in one of its lists."""
 
     after: str = ""  # the folded name, or the word
     after_id: UUID = UUID(int=0)

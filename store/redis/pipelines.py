@@ -140,7 +140,7 @@ class _Connection:
 
 
 class Pipelines:
-    """Of one client of coredis, for as long as it lives."""
+    """The connections that belong to one client of coredis, for as long as it lives."""
 
     def __init__(self, client: coredis.Redis[bytes] | coredis.RedisCluster[bytes]) -> None:
         pool: Any = client.connection_pool

@@ -44,7 +44,7 @@ log = structlog.get_logger("parley.hub")
 
 
 class Request(NamedTuple):
-    """Of the hub's path. Names are in lower case."""
+    """One request at the hub's path. Names of parameters and headers are in lower case."""
 
     method: str
     query: Mapping[str, str]
@@ -61,7 +61,7 @@ class ClientGone(Exception):
 
 
 class NotHere(Exception):
-    """It is a connection of ours, but not, or not any more, of this instance."""
+    """The connection is one of ours, but does not live on this instance (any more)."""
 
 
 class HttpEndpoint:

@@ -92,7 +92,7 @@ class HttpTransport(AsgiTransport):
 
 
 class _Post:
-    """One that is being worked on."""
+    """One POST that is being handled."""
 
     __slots__ = ("done", "taken")
 
