@@ -29,9 +29,8 @@ from handlers.model import (
 )
 from handlers.ports import Connections
 from handlers.standing import require_not_banned
-from handlers.transactions import Transactions
+from handlers.transactions import Transactions, delete_in_pieces
 from handlers.users import check_picture
-from store.errors import StoreError
 from store.ids import distinct, new_id
 from store.model import (
     Change,
@@ -324,16 +323,11 @@ class Conversations:
     # -- inside -----------------------------------------------------------------------------------
 
     async def _forget_members(self, conversation_id: UUID) -> None:
-        """Delete the members who are left of a conversation that was dissolved. Whatever becomes of this, nothing shows
-        them any more: the purge goes on with it."""
-        try:
-            gone: int | None = 0
-            while gone is not None:
-                async with self._pool.connection() as conn:
-                    gone = await store.forget_members(conn, conversation_id)
-        except StoreError as error:
+        """Delete the members who are left of a conversation that was dissolved. They are not shown any more."""
+        reason = await delete_in_pieces(self._pool, lambda conn: store.forget_members(conn, conversation_id))
+        if reason is not None:
             advice = "`parley purge` deletes the rest of its members"
-            log.warning("dissolution_unfinished", conversation=str(conversation_id), reason=str(error), advice=advice)
+            log.warning("dissolution_unfinished", conversation=str(conversation_id), reason=reason, advice=advice)
 
     @staticmethod
     async def _require(

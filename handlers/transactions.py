@@ -1,7 +1,8 @@
 """Writes outside the lanes: one transaction each, never left committed and unpublished.
 
-Owns the shield around a transaction. A caller may be cancelled while it waits for a connection, not
-between the start of its transaction and the publishing of what it changed; the shield ends by a deadline.
+Owns the shield around a transaction. A caller may be cancelled while it waits for a connection, but not between the
+start of its transaction and the publishing of what it changed; the shield has a deadline. What such a write leaves to
+be deleted, and is not shown any more, is deleted in pieces (`delete_in_pieces`).
 """
 
 from collections import Counter
@@ -12,7 +13,7 @@ from uuid import UUID
 import trio
 
 from handlers.ports import ChangePublisher, Connections
-from store.errors import Unavailable
+from store.errors import StoreError, Unavailable
 from store.model import Act, Change
 from store.postgres.audit import take_noted
 from store.postgres.connection import Connection, ends_session
@@ -102,3 +103,18 @@ class Transactions:
             self.acts.update(take_noted(conn))
         self.committed += 1
         return result
+
+
+async def delete_in_pieces(pool: Connections, delete_some: Callable[[Connection], Awaitable[int | None]]) -> str | None:
+    """Call `delete_some` until it returns None, with a connection for each piece, so that others get theirs in between.
+
+    Return the reason if the rest could not be deleted; `parley purge` does that.
+    """
+    deleted: int | None = 0
+    try:
+        while deleted is not None:
+            async with pool.connection() as conn:
+                deleted = await delete_some(conn)
+    except StoreError as error:
+        return str(error)
+    return None

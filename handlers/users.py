@@ -15,9 +15,9 @@ from handlers.errors import ChatError
 from handlers.idempotency import claim
 from handlers.model import Caller, CreateUser, Once, UpdatePrivacy, UpdateStatus, UpdateUser
 from handlers.ports import Connections, Presence
-from handlers.transactions import Transactions
+from handlers.transactions import Transactions, delete_in_pieces
 from store import names
-from store.errors import StoreError, Unavailable
+from store.errors import Unavailable
 from store.ids import id_ms, new_id
 from store.model import Account, Act, Change, Privacy, User, UserRole, UserStatus
 from store.postgres import audit, blocks
@@ -236,16 +236,11 @@ class Users:
         await self._forget(user_id)
 
     async def _forget(self, user_id: UUID) -> None:
-        """Delete what is left of a user who was erased, piece by piece. They are gone, whatever becomes of this: the
-        purge goes on with it."""
-        try:
-            gone: int | None = 0
-            while gone is not None:
-                async with self._pool.connection() as conn:
-                    gone = await store.forget_some(conn, user_id)
-        except StoreError as error:
+        """Delete what is left of a user who was erased. It is not shown any more."""
+        reason = await delete_in_pieces(self._pool, lambda conn: store.forget_some(conn, user_id))
+        if reason is not None:
             advice = "`parley purge` deletes the rest"
-            log.warning("erasure_unfinished", user=str(user_id), reason=str(error), advice=advice)
+            log.warning("erasure_unfinished", user=str(user_id), reason=reason, advice=advice)
 
 
 async def without_last_seen(conn: Connection, users: Sequence[User], viewer_id: UUID | None = None) -> list[User]:
