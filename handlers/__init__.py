@@ -1,1 +1,1 @@
-"""What each operation means, and who may do it; the hub and REST both call these. Knows neither, nor sockets."""
+"""What each operation means, and who may do it; called by the hub and REST. Knows neither of them, and no sockets."""

@@ -159,7 +159,7 @@ async def _lock_as_admin(conn: Connection, caller: Caller, conversation_id: UUID
 
 
 async def _join(conn: Connection, conversation_id: UUID, caller: Caller) -> Change:
-    """Make the caller, who is no member, one. The conversation is locked.
+    """Make the caller a member. They are none yet, and the conversation is locked.
 
     Whether they are banned is asked behind that, which has locked their row: a ban has ended before, or waits.
     """

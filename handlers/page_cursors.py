@@ -56,7 +56,7 @@ def encode_text(text: str) -> str:
 
 
 def decode_text(text: str | None) -> str | None:
-    """Raises ChatError("invalid_cursor") for what is no base64. What is no text of ours is a position all the same."""
+    """Raises ChatError("invalid_cursor") for what is not base64. Any other text is a position, even one not ours."""
     if text is None:
         return None
     try:

@@ -339,7 +339,7 @@ def _encode(last: store.Reacted) -> str:
 
 
 def _decode(cursor: str | None) -> tuple[str, UUID]:
-    """Raises ChatError("invalid_cursor"). What is no cursor of ours is a position all the same."""
+    """Raises ChatError("invalid_cursor") for what is not base64. Any other text is a position, even one not ours."""
     emoji, _, id_ = (page_cursors.decode_text(cursor) or "").partition("\n")
     try:
         return emoji, UUID(hex=id_)

@@ -398,7 +398,7 @@ class Conversation(Wire, frozen=True):
 
 
 class PublicGroup(Wire, frozen=True):
-    """A group that anybody may join, as those see it who are no members."""
+    """A group that anybody may join, as users see it who are not members."""
 
     id: UUID
     name: str | None

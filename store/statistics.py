@@ -19,7 +19,7 @@ class LaneStatistics(Struct, frozen=True):
 
     @property
     def progress(self) -> int | None:
-        """Changes while the lane works, be it in vain; None while it has nothing to do."""
+        """Changes while the lane works, even in vain; None while it has nothing to do."""
         if not self.queued and not self.writing:
             return None
         return self.batches + self.accepted + self.duplicates + self.refused + self.failed

@@ -1,8 +1,8 @@
 """Compare the state of this instance with PostgreSQL, after it may have missed changes (docs/design.md 6 and 7).
 
 Owns no state. `server.fanout.gap_repair` repairs rooms that are behind; `server.fanout.conversation_updates` verifies
-memberships. A change of members that was missed shows in no head if its conversation is not open here: who has joined
-one meanwhile is read by time, and who has left one is found by what they are attached to.
+memberships. A change of members that was missed shows in no head if its conversation is not open here: users who have
+joined a conversation meanwhile are read by time, and users who have left one are found by what they are attached to.
 """
 
 import time

@@ -48,7 +48,7 @@ _guard = guard("rooms")
 
 
 class Members(Protocol):
-    """Who is in the rooms, and who is to be (`server.fanout.rooms`)."""
+    """The members of rooms, and how they change (`server.fanout.rooms`)."""
 
     def change_members(self, room: Room | None, change: Change) -> None:
         """Attach the connections of users who were added, and detach those of users who were removed."""

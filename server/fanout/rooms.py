@@ -213,11 +213,11 @@ class Rooms:
         return self._wake(conversation_id) if room is None and self.latent else room
 
     def is_open(self, conversation_id: UUID) -> bool:
-        """Whether a conversation has a room here, be it latent."""
+        """Whether a conversation has a room here, latent or not."""
         return conversation_id in self._rooms or self.latent.has(conversation_id.bytes)
 
     def audience(self, conversation_id: UUID) -> Collection[Subscriber]:
-        """The connections that are attached to the room of a conversation, be it latent."""
+        """Return the connections that are attached to the room of a conversation, latent or not."""
         room = self._rooms.get(conversation_id)
         if room is not None:
             return room.attached

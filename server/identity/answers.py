@@ -1,7 +1,7 @@
 """Read the answers of identity providers: a bounded size, in a bounded number of pieces, as they were sent.
 
-Owns the bounds of a body; those of what comes before it are the connection's (`store.bounded_streams`). How an answer
-is cut is up to who sends it: each piece is a step of work, and others take turns between two of them. Touches only the
+Owns the bounds of a body; those of what comes before it are the connection's (`store.bounded_streams`). The sender
+decides how an answer is cut: each piece is a step of work, and others take turns between two of them. Touches only the
 answer.
 """
 

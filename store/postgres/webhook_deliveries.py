@@ -181,7 +181,7 @@ async def _happenings(conn: Connection, position: Position, rows: Sequence[Seque
 
 
 async def fetch_founding(conn: Connection, conversation_id: UUID, seq: int) -> Founding | None:
-    """As far as it is still so: its name of today, and who has been a member since."""
+    """Return what is still known of it: its present name, and who has been a member since."""
     parameters = {"conversation_id": conversation_id, "seq": seq, "limit": MEMBERS}
     row = await (await conn.execute(queries.fetch_webhook_conversation, parameters)).fetchone()
     return Founding(ConversationType(row[0]), row[1], row[2]) if row else None

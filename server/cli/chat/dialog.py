@@ -43,7 +43,7 @@ NAMED = MENTIONED = 50  # members of a conversation whose names are read; who ma
 
 
 class Screen(NamedTuple):
-    """Where it is shown, and who is asked."""
+    """The place where a chat is shown, and where a person is asked."""
 
     show: Callable[[str], None]
     note: Callable[[str], None]  # what the program says

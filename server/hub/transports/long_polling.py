@@ -145,7 +145,7 @@ class LongPolling(HttpTransport):
             self.finished.set()
 
     def _settle(self) -> None:
-        """What came meanwhile waits as if nothing had been there before it."""
+        """Let what came meanwhile wait as if nothing had been there before it."""
         self.blocked = False
         meanwhile = self.take()
         for frame in meanwhile:
