@@ -19,7 +19,7 @@ from parley_client.replica import OVERTAKEN
 from parley_client.tokens import TokenGiver, expires_at
 
 from tests.clients.fake_network import Network, network
-from tests.clients.fake_server import Truth
+from tests.clients.fake_server import Connection, Truth
 
 WAIT = 600  # seconds: long past anything but a hang
 ME, OTHER = "me", "other"
@@ -330,6 +330,33 @@ def test_a_token_is_renewed_on_the_socket(loop: str) -> None:
             with pytest.raises(ParleyError) as refused:
                 await anext(messages)
             assert refused.value.code == "unauthenticated"
+
+    run(loop, scenario)
+
+
+@LOOPS
+def test_a_token_that_the_server_could_not_take_is_said_again(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though another one is not due for long: the connection ends with the one that it has."""
+
+    async def scenario(net: Network, truth: Truth) -> None:
+        truth.create(OTHER, ME)
+        call = truth.call
+        lives = [1.0, 3600.0]
+
+        def token() -> str:
+            return f"{ME}/{len(lives)}.{_token(exp=time.time() + lives.pop(0)).split('.')[1]}.x"
+
+        def fail_once(connection: Connection, call_id: str, target: str, arguments: list[Any]) -> None:
+            if target == "RefreshToken":
+                monkeypatch.setattr(truth, "call", call)
+                connection.answer(call_id, error="unavailable: Not now.")
+            else:
+                call(connection, call_id, target, arguments)
+
+        monkeypatch.setattr(truth, "call", fail_once)
+        async with parley_client.connect(net.url, token=token) as chat:
+            await until(lambda: len(net.renewed) == 2)
+            assert net.renewed[0] == net.renewed[1] and len(net.shown) == 1 and chat.state == "live"
 
     run(loop, scenario)
 

@@ -184,21 +184,27 @@ export class Link {
    * @param {AbortSignal} signal
    */
   async #renew(connection, signal) {
-    let last = null;
     try {
-      last = await this.#tokens.get();
+      let last = await this.#tokens.get();
       for (;;) {
-        await sleep(this.#tokens.renewAt - Date.now(), signal);
-        if (Date.now() < this.#tokens.renewAt) continue;
+        const left = this.#tokens.renewAt - Date.now();
+        if (left > 0 && last === this.#tokens.newest) {
+          await sleep(left, signal);
+          continue;
+        }
+        let token = last;
         try {
-          const token = await this.#tokens.get();
+          token = await this.#tokens.get(last);
           if (token !== last) await connection.invoke("RefreshToken", [token], signal);
           else await sleep(REPEAT / 5, signal);
           last = token;
         } catch (error) {
           const known = asParleyError(error);
           if (signal.aborted) return;
-          if (!known.isPassing) this.#owner.onError(known);
+          if (!known.isPassing) {
+            this.#owner.onError(known);
+            last = token; // the connection ends with the one that it has
+          }
           await sleep(REPEAT, signal);
         }
       }

@@ -13,6 +13,7 @@ export class Tokens {
   /** @type {string | null} */
   #token = null;
   #renewAt = Infinity;
+  #endsAt = Infinity;
   /** @type {Promise<string> | null} */
   #asking = null;
   /** @type {string | null} */
@@ -23,6 +24,11 @@ export class Tokens {
     this.#provide = provide;
   }
 
+  /** The one that was given last. */
+  get newest() {
+    return this.#token;
+  }
+
   /** When another token is due: ms since 1970. */
   get renewAt() {
     return this.#renewAt;
@@ -30,11 +36,11 @@ export class Tokens {
 
   /**
    * Raises what the application's function raises, and `unauthenticated` when it gives none.
-   * @param {string} [refused] a token that the server does not take
+   * @param {string} [refused] a token that the server does not take, or for which another one is due
    * @returns {Promise<string>}
    */
   async get(refused) {
-    if (this.#token !== null && this.#token !== refused && Date.now() < this.#renewAt) return this.#token;
+    if (this.#token !== null && this.#token !== refused && Date.now() < this.#endsAt) return this.#token;
     this.#asking ??= this.#ask().finally(() => (this.#asking = null));
     return this.#asking;
   }
@@ -51,7 +57,8 @@ export class Tokens {
     const lifetime = exp && iat ? (exp - iat) * 1000 : Math.max(left, MARGIN * 5);
     // By a clock that is wrong it has ended, or is to begin: it is new.
     const good = left > 0 && left < lifetime ? left : lifetime;
-    this.#renewAt = Math.max(now + SHORTEST, now + good - Math.min(MARGIN, lifetime / 5));
+    this.#endsAt = now + Math.max(SHORTEST, good);
+    this.#renewAt = Math.max(now + SHORTEST, this.#endsAt - Math.min(MARGIN, lifetime / 5));
     this.#token = token;
     return token;
   }

@@ -333,7 +333,7 @@ promise("a token that does not come can be given up, and is taken when it comes"
   const token = () => (++isAsked === 1 ? tokenOf("a", 60) : new Promise((resolve) => (give = () => resolve(tokenOf("a")))));
   const timing = { minPause: 5, maxPause: 50, open: 200, call: 200 };
   const chat = await connect("a", { token, timing });
-  await nap(50_000);
+  await nap(61_000);
   server.cut();
   await until(() => chat.state === "offline" && chat.reason.code === "timeout");
   await assert.rejects(chat.me(), { code: "timeout" });
@@ -341,6 +341,33 @@ promise("a token that does not come can be given up, and is taken when it comes"
   give();
   await until(() => chat.state === "live");
   assert.equal(isAsked, 2);
+});
+
+promise("a new token is said again to a server that could not take it", async (server, connect) => {
+  server.create("a", []);
+  const invoke = server.invoke.bind(server);
+  let isRefused = false;
+  server.invoke = (connection, name, args) => {
+    if (name !== "RefreshToken" || isRefused) return invoke(connection, name, args);
+    isRefused = true;
+    throw new Failure("unavailable", 503);
+  };
+  const chat = await connect("a", { token: () => tokenOf("a", 60) });
+  await nap(58_000);
+  assert.deepEqual([isRefused, server.calls.filter(([, name]) => name === "RefreshToken").length], [true, 1]);
+  assert.equal(chat.state, "live");
+});
+
+promise("a token is used to its end where no other comes", async (server, connect) => {
+  server.create("a", []);
+  for (const fail of [() => Promise.reject(new Error("out of order")), () => new Promise(() => {})]) {
+    let isAsked = false;
+    const token = () => (isAsked ? fail() : ((isAsked = true), tokenOf("a", 60)));
+    const chat = await connect("a", { token });
+    await nap(50_000); // another one is due
+    assert.equal((await chat.me()).id, "a");
+    await chat.close();
+  }
 });
 
 promise("by a clock that is wrong a token is good for as long as it says", async (server, connect) => {

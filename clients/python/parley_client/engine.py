@@ -221,7 +221,7 @@ class Engine:
                     async with anyio.create_task_group() as tasks:
                         self._hub = hub
                         self._notify()
-                        tasks.start_soon(self._keep_token, hub)
+                        tasks.start_soon(self._keep_token, hub, token)
                         tasks.start_soon(self._work_on, hub, tasks)
                         await self._refresh()
                         await self.until(lambda: not self.replica.stale())
@@ -523,13 +523,14 @@ class Engine:
             await hub.invoke("MarkDelivered", found.id, delivered)
         self.replica.marked(found, read, delivered, round)
 
-    async def _keep_token(self, hub: Hub) -> None:
-        """Renew the token of the connection before it ends."""
+    async def _keep_token(self, hub: Hub, said: str) -> None:
+        """Renew the token of the connection before it ends; say it again where the server could not take it."""
         backoff = Backoff(first=1.0)
         while (seconds := self._tokens.seconds_left()) is not None:
-            await anyio.sleep(seconds)
+            if said == self._tokens.newest:
+                await anyio.sleep(seconds)
             try:
-                token = await self._tokens.renew(await self._tokens.current())
+                token = await self._tokens.renew(said)
                 await hub.invoke("RefreshToken", token)
             except Lost:
                 return
@@ -539,6 +540,7 @@ class Engine:
                     return  # the connection ends with its token
                 await anyio.sleep(backoff.next(error.retry_after))
             else:
+                said = token
                 backoff.reset()
                 await anyio.sleep(1)  # a source that gives tokens without a life is not asked in a circle
 

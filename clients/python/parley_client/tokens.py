@@ -59,6 +59,11 @@ class TokenGiver:
         self._lock: anyio.Lock | None = None
         self.can_renew = not isinstance(source, str)
 
+    @property
+    def newest(self) -> str | None:
+        """The one that was given last."""
+        return self._token
+
     async def current(self) -> str:
         """Return the token in use, or a new one where there is none or it has ended."""
         token = self._token
