@@ -1143,7 +1143,10 @@ export class Conversation extends Emitter {
     const sent = pending.filter(({ seq }) => seq > 0);
     const known = [...shown, ...sent];
     if (sent.length) known.sort((one, other) => one.seq - other.seq); // others' may have come before one's own events
-    return Object.freeze([...known, ...pending.filter(({ seq }) => seq === 0)]);
+    // Until it is noticed that the history went back, what was sent again may be there twice.
+    const keys = new Set();
+    const isFirst = (/** @type {Message} */ { isOwn, key }) => !isOwn || (!keys.has(key) && keys.add(key));
+    return Object.freeze([...known, ...pending.filter(({ seq }) => seq === 0)].filter(isFirst));
   }
 
   /**

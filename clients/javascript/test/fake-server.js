@@ -381,10 +381,9 @@ export class FakeServer {
     const parts = path.split("/").filter(Boolean).slice(1);
     if (parts[0] === "conversations") {
       if (!parts[1] && method === "GET") {
-        const all = this.mine(user);
-        const start = query.get("cursor") ? Number(query.get("cursor")) : 0;
-        const items = all.slice(start, start + 2).map((one) => this.view(one, user));
-        return { items, next: start + 2 < all.length ? String(start + 2) : null };
+        const all = this.mine(user).filter(({ id }) => id > (query.get("cursor") ?? ""));
+        const items = all.slice(0, 2).map((one) => this.view(one, user));
+        return { items, next: all.length > 2 ? all[1].id : null };
       }
       if (!parts[1]) return this.view(this.create(user, body.memberIds, body), user);
       const conversation = this.of(user, parts[1]);

@@ -161,6 +161,17 @@ test("a page that was asked for before the history was caught up with is asked f
   assert.deepEqual(timeline.messages.map(({ changedSeq }) => changedSeq), [5]);
 });
 
+test("what has come of a broken replay is seen ahead of the next one", () => {
+  const timeline = new Timeline({ seq: 1 }, 2);
+  timeline.rewind();
+  timeline.apply(wire(3));
+  assert.deepEqual([timeline.cursor.seq, timeline.snapshot(9).cursor.seq, timeline.snapshot(9).ahead], [3, 1, ["m3"]]);
+  assert.equal(timeline.rewind().seq, 1);
+  timeline.apply(wire(4));
+  assert.equal(timeline.caughtUp(), false);
+  assert.equal(timeline.snapshot(9).cursor.seq, 4);
+});
+
 test("receipts only rise, until there is another connection and they are said anew", () => {
   const member = (readSeq) => ({ userId: "b", role: "Member", joinedAt: "then", deliveredSeq: readSeq, readSeq });
   const members = new Members("a");
@@ -826,6 +837,32 @@ promise("what has come of a replay that broke off, and is lost, is shown no more
   await until(() => chat.state === "live" && !conversation.isResetting);
   while (!conversation.isComplete) await conversation.loadOlder();
   assert.deepEqual(conversation.messages.map(({ id: one }) => one), room.messages.map(({ id: one }) => one));
+});
+
+promise("what was lost and sent again is shown once, before it is noticed as well", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const say = () => server.send("a", { conversationId: room.id, content: "mine", clientMessageId: "k" }); // another device
+  const chat = await connect("a");
+  const [conversation] = chat.conversations;
+  server.network.refuse = 1;
+  server.cut();
+  const { id } = server.send("b", { conversationId: room.id, content: "1" });
+  say();
+  server.edit("b", id, "1 edited");
+  server.dice.below = () => 0;
+  const off = chat.on("message", () => (off(), (server.network.refuse = 1), server.cut()));
+  const keys = [];
+  chat.on("update", () => keys.push(conversation.messages.map(({ key }) => key)));
+  server.network.refuse = 0;
+  await until(() => server.network.refuse === 1 && chat.state === "offline");
+  assert.deepEqual(contents(conversation), ["mine"]);
+  server.goBack(room, 1);
+  server.send("b", { conversationId: room.id, content: "of now" });
+  say();
+  server.network.refuse = 0;
+  await until(() => chat.state === "live" && !conversation.isResetting);
+  assert.deepEqual(contents(conversation), ["of now", "mine"]);
+  for (const each of keys) assert.equal(new Set(each).size, each.length);
 });
 
 promise("what is answered late of a thread is not of a lost history", async (server, connect) => {
