@@ -434,17 +434,12 @@ export class Conversation extends Emitter {
    * @param {{signal?: AbortSignal}} [options]
    */
   async loadMembers({ signal } = {}) {
-    for (let cursor = null, round = this.#round; ; ) {
-      /** @type {{items: Member[], next: string | null}} */
-      const page = await this.#host.rest.get(`${this.#path}/members`, { query: { limit: 200, cursor }, signal });
-      if (round !== this.#round) {
-        [cursor, round] = [null, this.#round]; // they may be of another history
-        continue;
-      }
-      this.#members.add(page.items);
-      cursor = page.next;
-      if (cursor === null) break;
-    }
+    let round, members;
+    do {
+      round = this.#round;
+      members = await this.#host.rest.all(`${this.#path}/members`, { signal });
+    } while (round !== this.#round); // they may be of another history
+    this.#members.replace(members, members.length);
     this.#changed();
     return this.members;
   }

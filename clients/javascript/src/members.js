@@ -59,18 +59,13 @@ export class Members {
     const before = this.#byId;
     this.count = count;
     this.#byId = new Map();
-    this.add(members);
-    // A list of the first members says nothing about the others.
-    if (members.length < count) for (const [id, one] of before) if (!this.#byId.has(id)) this.#byId.set(id, one);
-  }
-
-  /** @param {Member[]} members a further page */
-  add(members) {
     for (const member of members) {
       const known = risen(member, this.#heard.get(member.userId));
       this.#byId.set(member.userId, known);
       this.#heard.set(member.userId, known);
     }
+    // A list of the first members says nothing about the others.
+    if (members.length < count) for (const [id, one] of before) if (!this.#byId.has(id)) this.#byId.set(id, one);
   }
 
   /** @param {string} userId */

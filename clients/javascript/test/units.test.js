@@ -1010,6 +1010,27 @@ promise("what is answered late to one who makes a conversation, or reads its mem
   }
 });
 
+promise("who has left is no member any more when all are read, though nothing was heard of it", async (server, connect) => {
+  const room = server.create("b", ["a", "c", "d"]);
+  const { view } = server;
+  server.view = (...args) => {
+    const all = view.apply(server, args);
+    return { ...all, members: all.members.slice(0, 2) }; // of a large group
+  };
+  const chat = await connect("a");
+  const [conversation] = chat.conversations;
+  const ids = async () => (await conversation.loadMembers()).map(({ userId }) => userId).sort();
+  assert.deepEqual(await ids(), ["a", "b", "c", "d"]);
+  server.network.refuse = 1;
+  server.cut();
+  server.removeMember(room, "b", "d");
+  for (let n = 0; n < 40; n++) server.send("b", { conversationId: room.id, content: String(n) });
+  server.network.refuse = 0;
+  await until(() => chat.state === "live" && !conversation.isResetting && conversation.head === room.lastSeq);
+  assert.deepEqual(await ids(), ["a", "b", "c"]);
+  assert.equal(conversation.memberCount, 3);
+});
+
 promise("nothing is read that is not there, or not shown", async (server, connect) => {
   const room = server.create("a", ["b"]);
   const network = new Keeping(server, "/api/messages");
