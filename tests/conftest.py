@@ -126,6 +126,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = deal(items, int(found["workercount"]))
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Run a test by the clock of its fixtures: pytest-trio itself looks only at what the test is given by name."""
+    values = getattr(item, "funcargs", {}).values()
+    clock = next((value for value in values if isinstance(value, trio.abc.Clock)), None)
+    if clock is not None:
+        run = lambda main, **options: trio.run(main, **options | {"clock": clock})  # noqa: E731
+        item.add_marker(pytest.mark.trio(run=run), append=False)
+    return (yield)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection() -> None:
     """What is made now stays until the end: the garbage collector need not look at it again and again."""
