@@ -187,8 +187,8 @@ class GapRepair:
                     room.conversation_id, room.head, limit=REPAIR_PAGE, max_bytes=REPAIR_BYTES
                 )
             is_lost = await self._history.diverged([(room.conversation_id, room.cursor)])  # after the page was read
-            if room.generation != generation:
-                return False  # it was begun anew meanwhile
+            if room.generation != generation or self._rooms.get(room.conversation_id) is not room:
+                return False  # it was begun anew meanwhile, or closed
             if is_lost or position is NOWHERE:
                 self._suspect(room)
                 return True  # what is missing is read when that is known

@@ -487,18 +487,21 @@ class Rooms:
 
     def _forget(self, rooms: Iterable[Room], failure: BaseException | None = None) -> None:
         """Remove rooms that could not be opened, and wake the tasks that wait for them. Without a `failure` their
-        conversations do not exist. Who was added or removed by what a room holds is looked up, as that is not
-        delivered."""
+        conversations do not exist."""
         for room in rooms:
             room.failure = failure
             if self._rooms.pop(room.conversation_id, None) is not None:
                 self._ids.discard(room.conversation_id.bytes)
                 self._wanted.drop_room(room.conversation_id)
-            held, room.held = room.held, None
-            for change in held.changes() if held else ():
-                if change.added or change.removed:
-                    self.delivery.restore(change)
+            self._recheck_held(room)
             room.moved()
+
+    def _recheck_held(self, room: Room) -> None:
+        """Look up whom what a room holds adds or removes: it is gone, and does not deliver that any more."""
+        held, room.held = room.held, None
+        for change in held.changes() if held else ():
+            if change.added or change.removed:
+                self.delivery.restore(change)
 
     async def _wait_open(self, room: Room) -> None:
         """Wait until another task has opened the room, or has failed to."""
@@ -525,6 +528,7 @@ class Rooms:
         self._ids.discard(room.conversation_id.bytes)
         self.repair.drop(room)
         self.history.drop(room)
+        self._recheck_held(room)
         return True
 
     # -- members ---------------------------------------------------------------------------------

@@ -166,6 +166,85 @@ class Failing:
         raise RuntimeError("a defect")
 
 
+@pytest.mark.parametrize("what", ["is past", "is behind a gap", "goes on another history", "has a defect"])
+async def test_what_a_room_held_while_it_was_opened(
+    nursery: trio.Nursery, autojump_clock: MockClock, what: str
+) -> None:
+    """Where that is not simply next, or cannot be delivered, nothing else need come for it to be read from PostgreSQL;
+    whom a change adds that the head is past, is looked up."""
+    head = 11 if what == "is past" else 10
+    world = World(head, cursors=cast(Cursors, Failing()) if what == "has a defect" else None)
+    connection = await world.connection()
+    await world.connection(BOB)
+    await nursery.start(world.rooms.repair.run)
+    world.database.gate = trio.Event()
+
+    async def attach() -> None:
+        async with world.rooms.opened([CONVERSATION]) as opened:
+            opened[CONVERSATION].attach(connection)
+            await trio.sleep_forever()
+
+    nursery.start_soon(attach)
+    await wait_all_tasks_blocked()
+    held, seen = {
+        "is past": ([change(11, added=(BOB,))], []),
+        "is behind a gap": ([change(12)], [11, 12]),
+        "goes on another history": ([msgspec.structs.replace(change(11), previous=new_id())], [11]),
+        "has a defect": ([msgspec.structs.replace(change(11), catches_up=True), change(12)], [12]),  # attached at 11
+    }[what]
+    world.rooms.delivery.publish(held)
+    world.database.head = held[-1].seq
+    world.database.gate.set()
+    await trio.sleep(2 * REPAIR_DELAY + 2 * RETRY_DELAY)
+    assert connection.seen == seen
+    assert world.rechecks.asked == ({(CONVERSATION, BOB)} if what == "is past" else set())
+    nursery.cancel_scope.cancel()
+
+
+async def test_members_of_a_change_that_the_room_has_passed() -> None:
+    """It is not delivered once more, but whom it adds is looked up: the room may have been opened past it."""
+    world = World()
+    connection = await world.attached()
+    await world.connection(BOB)
+    world.rooms.delivery.publish([change(9, added=(BOB,))])
+    assert connection.seen == [] and world.rechecks.asked == {(CONVERSATION, BOB)}
+
+
+async def test_a_repair_under_suspicion(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """What is held while a room is compared with PostgreSQL is not delivered behind what a repair reads meanwhile."""
+    world = World()
+    connection = await world.attached()
+    await nursery.start(world.rooms.repair.run)
+    another = msgspec.structs.replace(change(10).message, id=new_id())
+    world.rooms.delivery.publish([msgspec.structs.replace(change(10), message=another), change(12)])
+    world.database.head = 11
+    world.rooms.repair.doubt([CONVERSATION])
+    await trio.sleep(REPAIR_DELAY)
+    assert connection.seen == [11]
+    world.database.head = 12
+    await nursery.start(world.rooms.history.run)
+    await trio.sleep(1)
+    assert connection.seen == [11, 12]
+    nursery.cancel_scope.cancel()
+
+
+class Broken(Sink):
+    """Fails where it does not take the first frame."""
+
+    def offer_all(self, frames: Sequence[bytes], joined: bytes) -> Verdict:
+        raise RuntimeError("a defect")
+
+
+async def test_a_defect_of_one_connection() -> None:
+    """It is closed, as it has missed a change; those before and behind it receive that, and they alone go on."""
+    world = World()
+    one, broken, other = await world.attached(), await world.attached(Broken()), await world.attached()
+    broken.send_queue.first = b"x"
+    world.rooms.delivery.publish([change(11)])
+    assert broken.given_up and not broken.rooms
+    assert not (one.given_up or other.given_up) and one.seen == other.seen == [11]
+
+
 async def test_a_gap_is_repaired(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """A change that does not arrive is read from PostgreSQL 50 ms later; held changes follow it."""
     world = World()

@@ -26,7 +26,7 @@ from store.model import Change, Cursor, Position
 from store.positions import SIZE, pack
 from tests.server.cluster.test_subscriptions import Redis
 from tests.server.fake_cluster import FakeCluster
-from tests.server.fanout.test_rooms import BOB, USER, Connection, change
+from tests.server.fanout.test_rooms import BOB, USER, Connection, Rechecks, change
 
 
 class Books:
@@ -675,20 +675,6 @@ async def test_others_are_added_while_one_that_opens_ends(nursery: trio.Nursery,
         except Unavailable:
             assert fails
     assert notifier.asked == {(key, BOB)} and not world.rooms.all()
-
-
-class Rechecks:
-    """Notes who is to be looked up."""
-
-    def __init__(self) -> None:
-        self.asked: set[tuple[UUID, UUID]] = set()
-
-    def recheck(self, conversation_id: UUID, user_id: UUID) -> None:
-        self.asked.add((conversation_id, user_id))
-
-    def notify(self, conversation_id: UUID, user_ids: Collection[UUID]) -> None: ...
-
-    def settle(self, conversation_id: UUID, user_id: UUID) -> None: ...
 
 
 @pytest.mark.parametrize("how", ["closed", "left", "cancelled", "away"])

@@ -166,6 +166,20 @@ class Connection:
         return [int(part.partition(">")[0]) for part in text.split('"content":"<')[1:]]
 
 
+class Rechecks:
+    """Notes who is to be looked up."""
+
+    def __init__(self) -> None:
+        self.asked: set[tuple[UUID, UUID]] = set()
+
+    def recheck(self, conversation_id: UUID, user_id: UUID) -> None:
+        self.asked.add((conversation_id, user_id))
+
+    def notify(self, conversation_id: UUID, user_ids: Collection[UUID]) -> None: ...
+
+    def settle(self, conversation_id: UUID, user_id: UUID) -> None: ...
+
+
 class World:
     """Rooms over a database, with one connection attached."""
 
@@ -173,7 +187,10 @@ class World:
         self.database = database or Database(head)
         self.others = Others(self)
         self.flusher = Flusher()
-        self.rooms = Rooms(self.database, self.flusher, self.others, cursors=lambda: cursors)
+        self.rechecks = Rechecks()
+        self.rooms = Rooms(
+            self.database, self.flusher, self.others, cursors=lambda: cursors, notifier=lambda: self.rechecks
+        )
 
     async def connection(self, user_id: UUID = USER) -> Connection:
         connection = Connection(self.rooms, user_id)
@@ -494,6 +511,38 @@ async def test_empty_rooms_go() -> None:
     connection = await world.attached()
     world.rooms.unregister(connection)
     assert world.rooms.statistics() == {"rooms": 0, "users": 0, "repaired": 0}
+
+
+async def test_who_was_added_by_what_a_room_held_that_goes() -> None:
+    """A room that goes with its last connection may hold a change that adds others: they are looked up."""
+    world = World()
+    alice = await world.attached()
+    await world.connection(BOB)
+    world.rooms.delivery.publish([change(12, added=(BOB,)), change(13)])  # 11 has not come yet
+    assert world.rechecks.asked == set()
+    world.rooms.unregister(alice)
+    assert world.rooms.statistics()["rooms"] == 0 and world.rechecks.asked == {(CONVERSATION, BOB)}
+
+
+async def test_a_room_that_goes_while_it_is_repaired(
+    nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a repair has read for a room that is closed by then is not delivered: else who was added is attached to a
+    room that is not open, where nothing more comes."""
+    world = World()
+    alice, bob = await world.attached(), await world.connection(BOB)
+    await nursery.start(world.rooms.repair.run)
+
+    async def changes(*_: object, **__: object) -> Sequence[Change]:
+        world.rooms.unregister(alice)
+        return [change(11, added=(BOB,)), change(12)]
+
+    monkeypatch.setattr(world.database, "changes", changes)
+    world.database.head = 12
+    world.rooms.delivery.publish([change(12)])
+    await trio.sleep(2 * REPAIR_DELAY)
+    assert world.rooms.statistics()["rooms"] == 0 and not bob.rooms and not bob.sent
+    nursery.cancel_scope.cancel()
 
 
 async def test_leaving_one_of_thousands(monkeypatch: pytest.MonkeyPatch) -> None:
