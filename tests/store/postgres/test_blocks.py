@@ -101,7 +101,8 @@ async def test_messages(conn: Connection, writer: Writer, why: str) -> None:
     ):
         assert await refused.refusal() == "unavailable"
     if why == "blocked":
-        assert (await writer.send(direct, bob).message()).sender_id == bob
+        for taken in (writer.send(direct, bob), writer.send(direct, bob, mentions=(alice,))):  # alone, and in a batch
+            assert (await taken.message()).sender_id == bob
     assert (await writer.send(group, alice).message()).sender_id == alice
     reactors = await reactions.list_reactors(conn, root, [alice, bob])
     assert [reactors.members[one].is_refused for one in (alice, bob)] == [True, False]
