@@ -151,8 +151,8 @@ async def test_either_deletes_a_direct_conversation(memory: Memory) -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 async def test_a_large_group_is_dissolved(memory: Memory, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
-    """Its members are deleted piece by piece, behind what says that it is dissolved; that this fails is logged, and it
-    is dissolved."""
+    """Its members are read before it is locked, as messages wait for that, and deleted piece by piece, behind what says
+    that it is dissolved; that this fails is logged, and it is dissolved."""
     owner, left = memory.user(), 3
     group = memory.group((owner, OWNER))
 
@@ -165,8 +165,11 @@ async def test_a_large_group_is_dissolved(memory: Memory, monkeypatch: pytest.Mo
         return left if left >= 0 else None
 
     monkeypatch.setattr("store.postgres.conversations.forget_members", forget_members)
+    memory.database.steps.clear()
     with structlog.testing.capture_logs() as logged:
         await memory.conversations.delete(owner, group)
+    steps = memory.database.steps
+    assert steps.index("list_roll") < steps.index("lock_conversation")
     assert group in memory.tables.dissolved and left == (2 if fails else -1)
     assert [entry["event"] for entry in logged] == ["dissolution_unfinished"] * fails
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from handlers.member_moderation import muted_until_ms
-from handlers.model import AddMember, Caller, RenameGroup, Restrict
+from handlers.model import AddMember, Caller, CreateJoinLink, RenameGroup, Restrict, UpdateConversation
 from store.ids import new_id, timestamp_ms
 from store.model import FOR_EVER, Role, UserRole
 from tests.handlers.memory import Memory, nothing_half_done, refused
@@ -82,16 +82,20 @@ async def test_leaving_ends_no_mute(memory: Memory) -> None:
 
 
 async def test_kept_out(memory: Memory) -> None:
-    """They are removed, and neither an admin nor a public group lets them in again, until it is lifted."""
+    """They are removed, and neither an admin nor a link nor a public group lets them in again, until it is lifted."""
     owner, member = memory.user(), memory.user()
     group = memory.group((owner, Role.OWNER), (member, Role.MEMBER))
     await memory.member_moderation.ban(owner, group, member.user_id, Restrict())
     assert (group, member.user_id) not in memory.tables.members
     listed, _ = await memory.member_moderation.list_bans(owner, group, 9, None)
     assert [(one.user_id, one.until) for one in listed] == [(member.user_id, FOR_EVER)]
+    await memory.conversations.update(owner, group, UpdateConversation(is_public=True))
+    link = await memory.groups.create_link(owner, group, CreateJoinLink())
     memory.publisher.published.clear()
     calls: list[Callable[[], Awaitable[object]]] = [
         lambda: memory.conversations.add_member(owner, group, AddMember(member.user_id)),
+        lambda: memory.groups.join_by_link(member, link.token),
+        lambda: memory.groups.join(member, group),
     ]
     for call in calls:
         error = await refused(memory, call())

@@ -97,6 +97,7 @@ async def test_banned(memory: Memory) -> None:
     calls: list[Awaitable[object]] = [
         memory.users.require(other),
         memory.accounts.begin(other.user_id, Client()),
+        memory.accounts.grant(other.user_id, 60, Client()),
         memory.accounts.refresh(tokens.refresh_token, Client()),
         memory.accounts.link(other.user_id, identity),
     ]
@@ -106,6 +107,9 @@ async def test_banned(memory: Memory) -> None:
     await memory.moderation.unban(one, other.user_id)
     await memory.users.require(other)
     await memory.accounts.refresh(tokens.refresh_token, Client())
+    await memory.moderation.unban(one, other.user_id)
+    acts = [act for act, _, _ in entries(memory)]
+    assert acts.count("userBanned") == acts.count("userUnbanned") == 1  # what was over before is not noted
 
 
 BY_OWNERS: dict[str, Callable[[Memory, Caller, UUID, UUID, UUID], Awaitable[object]]] = {
@@ -140,6 +144,18 @@ async def test_a_connection_that_is_still_open(memory: Memory, nursery: trio.Nur
     del memory.tables.bans[owner.user_id]
     await BY_OWNERS[name](memory, owner, group, said.id, other.user_id)
     nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("name", "lock"), [("profile", "update_user"), ("status", "update_status"), ("upload", "lock_storage")]
+)
+async def test_a_ban_is_asked_for_behind_the_lock(memory: Memory, name: str, lock: str) -> None:
+    """What the user does first takes the lock of their row, as a ban does: the ban is seen, or waits for them."""
+    one, other = memory.user(), memory.user()
+    memory.database.steps.clear()
+    await BY_OWNERS[name](memory, one, UUID(int=0), UUID(int=0), other.user_id)
+    steps = memory.database.steps
+    assert steps.index(lock) < steps.index("fetch_ban") < steps.index("commit")
 
 
 def test_a_banned_sender() -> None:
@@ -244,10 +260,39 @@ async def test_sessions_end(memory: Memory) -> None:
     await memory.accounts.begin(one.user_id, Client())
 
 
+MEANWHILE: dict[str, Callable[[Memory, Caller, UUID], Awaitable[object]]] = {
+    "store.postgres.users.leave_some": lambda memory, by, whom: memory.users.delete(by, whom),
+    "store.postgres.moderation.has_more_sessions": lambda memory, by, whom: memory.accounts.end_all(
+        whom, admin=by, by="an administrator"
+    ),
+}
+
+
+@pytest.mark.parametrize("step", list(MEANWHILE))
+async def test_a_role_that_is_revoked_between_two_transactions(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """What takes several of them looks it up in each, the last one as well."""
+    admin, user = person(memory, A), memory.user()
+    await memory.accounts.begin(user.user_id, Client())
+
+    async def revoke(*_: object) -> object:
+        memory.tables.roles[admin.user_id] = U
+        return ([], False) if "leave" in step else False
+
+    monkeypatch.setattr(step, revoke)
+    with pytest.raises(ChatError, match="forbidden"):
+        await MEANWHILE[step](memory, admin, user.user_id)
+    assert user.user_id in memory.tables.users and all(one.is_live for one in memory.tables.sessions.values())
+
+
 @pytest.mark.parametrize("act", ["moderator", "application"])
-async def test_very_many_sessions_end(memory: Memory, monkeypatch: pytest.MonkeyPatch, act: str) -> None:
-    """No transaction ends more sessions than a piece has, but the last one says so and ends the connections. Who
-    may not end them ends none."""
+@pytest.mark.parametrize("are_known", [True, False], ids=["there before", "meanwhile"])
+async def test_very_many_sessions_end(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch, act: str, *, are_known: bool
+) -> None:
+    """No transaction ends more sessions than a piece has, but the last one says so and ends the connections. That one
+    ends all that are left, however many have come meanwhile. Who may not end them ends none."""
     user, moderator = memory.user(), person(memory, M)
     tokens = [await memory.accounts.begin(user.user_id, Client()) for _ in range(11)]
     sizes: list[int] = []
@@ -261,7 +306,7 @@ async def test_very_many_sessions_end(memory: Memory, monkeypatch: pytest.Monkey
         return sizes[-1]
 
     async def has_more(conn: Any, user_id: UUID) -> bool:
-        return sum(session.is_live for session in memory.tables.sessions.values()) > 3
+        return are_known and sum(session.is_live for session in memory.tables.sessions.values()) > 3
 
     monkeypatch.setattr("store.postgres.moderation.REVOKED", 3)
     monkeypatch.setattr("store.postgres.moderation.revoke_sessions_of", revoke)
@@ -273,7 +318,7 @@ async def test_very_many_sessions_end(memory: Memory, monkeypatch: pytest.Monkey
         await memory.moderation.end_sessions(moderator, user.user_id, "why")
     else:
         await memory.accounts.end_all(user.user_id, admin=None, by="an application")
-    assert sizes == [3, 3, 3, 2] and memory.database.steps.count("commit") == 5
+    assert sizes == [3, 3, 3, 2] and memory.database.steps.count("commit") == (5 if are_known else 2)
     assert len(memory.publisher.published) == 1
     for ended in tokens:
         with pytest.raises(ChatError, match="unauthenticated"):

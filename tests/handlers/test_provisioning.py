@@ -11,6 +11,8 @@ from handlers.errors import ChatError
 from handlers.model import Caller, Client, CreateUser, ProvisionedUser, ProvisionUser
 from handlers.provisioning import own
 from store.model import UserRole
+from store.postgres import external_ids
+from store.postgres.connection import Connection
 from tests.handlers.memory import Act, Memory, at_every_step, refused
 
 ADA = ProvisionUser(display_name="Ada Lovelace", email="ada@example.org", avatar_url="https://example.org/a.png")
@@ -96,6 +98,20 @@ async def test_a_batch(memory: Memory) -> None:
     assert first.id == last.id and memory.tables.users[first.id].display_name == "Last"
 
 
+async def test_ids_are_claimed_in_one_order(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the order of a batch is: two that make the same users in another order would wait in a circle."""
+    claimed: list[str] = []
+
+    async def note(conn: Connection, external_id: str, user_id: UUID) -> bool:
+        claimed.append(external_id)
+        return await claim_id(conn, external_id, user_id)
+
+    claim_id = external_ids.claim_id
+    monkeypatch.setattr(external_ids, "claim_id", note)
+    await memory.provisioning.put_all([ProvisionedUser(f"user-{one}", external_id=str(one)) for one in (3, 1, 2)])
+    assert claimed == ["1", "2", "3"]
+
+
 async def test_who_was_erased(memory: Memory) -> None:
     """Is found by no id, is not brought back by a token, and by the application as another user without their past."""
     ada, _ = await memory.provisioning.put("42", ADA)
@@ -135,10 +151,13 @@ async def test_administrators(memory: Memory, name: str) -> None:
 
 
 async def test_for_whom(memory: Memory) -> None:
-    """A user is found by either id, and it says when there is none."""
+    """A user is found by either id, and it says when there is none, or they are banned."""
     ada, _ = await memory.provisioning.put("42", ADA)
     assert await memory.provisioning.find(external_id="42") == await memory.provisioning.find(user_id=ada.id) == ada.id
     assert (await refused(memory, memory.provisioning.find(external_id="43"))).code == "not_found"
+    memory.tables.bans[ada.id] = "2999-01-01T00:00:00.000Z"
+    for finding in (memory.provisioning.find(external_id="42"), memory.provisioning.find(user_id=ada.id)):
+        assert (await refused(memory, finding)).code == "banned"
 
 
 async def test_an_outage_leaves_nothing_half_done(memory: Memory) -> None:

@@ -308,14 +308,17 @@ async def test_nothing_is_announced_that_was_not_written(memory: Memory, call: s
 
 
 async def test_who_may_erase(memory: Memory) -> None:
-    """Oneself, and anybody for an administrator: others are refused, whether the user exists or not."""
+    """Oneself, and anybody for an administrator: others are refused, whether the user exists or not, and who was to be
+    erased is where they were."""
     one, other, admin = memory.user(), memory.user(), memory.user()
+    group = memory.group((other, Role.OWNER), (one, Role.MEMBER))
     for target in (other.user_id, new_id()):
         assert (await refused(memory, memory.users.delete(one, target))).code == "forbidden"
     await memory.users.delete(one, one.user_id)
     memory.tables.roles[admin.user_id] = UserRole.MODERATOR
     memory.publisher.published.clear()
     assert (await refused(memory, memory.users.delete(admin, other.user_id))).code == "forbidden"
+    assert (group, other.user_id) in memory.tables.members
     administrator = msgspec.structs.replace(admin, is_admin=True)
     await memory.users.delete(administrator, other.user_id)
     noted = [(entry.act, entry.actor_id, entry.user_id) for entry in memory.tables.audit.values()]
@@ -325,7 +328,7 @@ async def test_who_may_erase(memory: Memory) -> None:
     assert (await refused(memory, memory.users.delete(administrator, other.user_id))).code == "not_found"
 
 
-@pytest.mark.parametrize("groups", [0, 1, LEAVE_AT_ONCE, LEAVE_AT_ONCE + 1])
+@pytest.mark.parametrize("groups", [0, 1, LEAVE_AT_ONCE, 2 * LEAVE_AT_ONCE + 1])
 async def test_erased_everywhere(memory: Memory, groups: int) -> None:
     """They leave every conversation, few in one transaction, and their connections end with the last of them."""
     user, other = memory.user(), memory.user()
