@@ -32,7 +32,7 @@ from server.protocol.signalr.messages import Sequence as Sequence_
 from server.protocol.signalr.stateful_reconnect import MessageBuffer
 from server.transport.send_queue import Flusher, SendQueue
 from server.transport.timer_wheel import TimerWheel
-from store.errors import StoreError, Unavailable
+from store.errors import Overloaded, StoreError, Unavailable
 from store.ids import new_id, octets
 from store.model import Change, Conversation, Cursor, Position, ThreadState
 from store.positions import pack
@@ -842,6 +842,44 @@ async def test_acks(world: World, nursery: trio.Nursery, autojump_clock: MockClo
     assert client.transport.messages() == [Ack(5)]
     await trio.sleep(10)
     assert client.transport.messages() == []
+
+
+async def test_pings_have_no_number(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """However often a client has pinged, the first call behind its Sequence is the next one."""
+    client = await resumable_client(world, nursery)
+    await client.send(b'{"type":6}\x1e' * 3)
+    await client.call("Ping")
+    lose(world, client)
+    await come_back(world, nursery, client)
+    await client.send(number(2) + b'{"type":6}\x1e')
+    assert len(await client.call("Ping", invocation_id="2")) == 1
+
+
+async def test_what_is_acknowledged_is_delivered(
+    world: World, nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The furthest message of each conversation that others have sent; where receipts take no more, the next ack says
+    it, and nothing else happens."""
+    client = await resumable_client(world, nursery)
+    one, other = new_id(), new_id()
+
+    def overloaded(receipt: Receipt, done: object = None) -> None:
+        raise Overloaded("too many")
+
+    def say(*seqs: int, sender: UUID) -> None:
+        for seq in seqs:
+            message = {"conversationId": str(one), "seq": seq, "senderId": str(sender)}
+            world.rooms.notify_user(USER, "ReceiveMessage", (message,), one)
+        client.transport.flush()
+
+    say(3, 4, sender=other)
+    say(5, sender=USER)
+    with monkeypatch.context() as patch:
+        patch.setattr(world, "offer", overloaded)
+        await client.send(BARE["json"].ack(1))
+    assert world.delivered == [] and not client.connection.closed
+    await client.send(BARE["json"].ack(3))
+    assert world.delivered == [Receipt(one, USER, 4, 0)]
 
 
 async def test_a_sequence_from_the_future(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:

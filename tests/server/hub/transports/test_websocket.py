@@ -16,8 +16,8 @@ from server.hub.connection import HubConnection
 from server.hub.reconnect import FIRST_MESSAGE_TIMEOUT
 from server.hub.transports.websocket import StatefulWebSocket
 from server.protocol import websocket
-from server.protocol.signalr.encoding import FRAMED
-from server.protocol.signalr.messages import Close, Completion, HubMessage, Invocation
+from server.protocol.signalr.encoding import BARE, FRAMED
+from server.protocol.signalr.messages import Close, Completion, HubMessage, Invocation, StreamItem
 from server.protocol.signalr.messages import Sequence as Sequence_
 from server.protocol.signalr.stateful_reconnect import BUFFER
 from server.transport.epoll import Poller
@@ -136,7 +136,7 @@ class Peer:
 
 
 def counted(messages: Sequence[HubMessage]) -> list[HubMessage]:
-    return [message for message in messages if isinstance(message, (Invocation, Completion))]
+    return [message for message in messages if isinstance(message, (Invocation, StreamItem, Completion))]
 
 
 class EventfulStore(EmptyStore):
@@ -327,6 +327,27 @@ async def test_pings_do_not_wait_for_acks(world: World, peer: Peer, autojump_clo
     await peer.hear_all()
     await trio.sleep(40)
     assert len(peer.hear()) >= 2
+    await peer.lose()
+
+
+async def test_an_ack_lets_it_go_on(world: World, peer: Peer, autojump_clock: MockClock) -> None:
+    """What waits behind what was not acknowledged comes with the ack, and so does the answer to a call that waits for
+    room behind that: nothing else need happen."""
+    await peer.connect()
+    said = 0
+    while peer.connection.send_queue.size <= LIMIT // 2:
+        peer.notify(1)
+        said += 1
+        await wait_all_tasks_blocked()
+    heard = counted(await peer.hear_all())
+    peer.say(PROTOCOLS["json"].encode_stream_invocation("Count", (3,), "s"))
+    assert await peer.hear_all() == [] and 0 < len(heard) < said
+    while len(heard) < said + 4:
+        peer.say(BARE["json"].ack(len(heard)))
+        more = counted(await peer.hear_all())
+        assert more
+        heard += more
+    assert [type(one) for one in heard[said:]] == [StreamItem, StreamItem, StreamItem, Completion]
     await peer.lose()
 
 
