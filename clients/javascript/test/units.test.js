@@ -510,29 +510,65 @@ promise("what was sent long ago and is in the history is sent", async (server, c
   assert.equal(room.messages.filter(({ type }) => type === "Text").length, 1);
 });
 
-promise("what was sent long ago waits for a history that is read anew", async (server, connect) => {
+for (const arrives of [true, false])
+  promise(`what was sent long ago ${arrives ? "and arrived" : "and did not arrive"} waits for a history that is read anew`, async (server, connect) => {
+    const room = server.create("a", ["b"]);
+    const store = new MemoryStore();
+    const first = await connect("a", { store });
+    server.send("b", { conversationId: room.id, content: "seen" });
+    await until(() => contents(first.conversations[0]).length === 1);
+    await first.close();
+    await leaves(server, connect, store, { arrives });
+    for (let n = 0; n < 40; n++) server.send("b", { conversationId: room.id, content: `missed ${n}` });
+    await nap(30 * DAY);
+    let pages = 0;
+    const fetch = async (...args) => {
+      if (String(args[0]).includes("/api/messages")) pages++, await nap(500);
+      return server.fetch(...args);
+    };
+    let chat = null;
+    chat = await connect("a", { store, fetch });
+    const failed = [];
+    chat.on("failed", (event) => failed.push(event));
+    await until(() => chat.pendingCount === 0 && chat.state === "live" && !chat.conversations[0].isResetting);
+    assert.deepEqual([failed.length, pages > 0], [arrives ? 0 : 1, true]);
+    assert.equal(chat.conversations[0].messages.find(({ content }) => content === "on its way").status, arrives ? "read" : "failed");
+    assert.equal(room.messages.filter(({ content }) => content === "on its way").length, arrives ? 1 : 0);
+  });
+
+promise("what was sent long ago and is shown is sent, though the store still says that it waits", async (server, connect) => {
   const room = server.create("a", ["b"]);
   const store = new MemoryStore();
-  const first = await connect("a", { store });
-  server.send("b", { conversationId: room.id, content: "seen" });
-  await until(() => contents(first.conversations[0]).length === 1);
-  await first.close();
-  await leaves(server, connect, store, { arrives: true });
-  for (let n = 0; n < 40; n++) server.send("b", { conversationId: room.id, content: `missed ${n}` });
+  const draft = await leaves(server, connect, store, { arrives: true });
+  const chat = await connect("a", { store });
+  await until(() => chat.pendingCount === 0);
+  await chat.close();
+  await store.write(new Map([[`q/${draft.clientMessageId}`, draft]])); // it was killed before it had written that
   await nap(30 * DAY);
-  let pages = 0;
-  const fetch = async (...args) => {
-    if (String(args[0]).includes("/api/messages")) pages++, await nap(500);
-    return server.fetch(...args);
-  };
-  let chat = null;
-  chat = await connect("a", { store, fetch });
+  const again = await connect("a", { store });
   const failed = [];
-  chat.on("failed", (event) => failed.push(event));
-  await until(() => chat.pendingCount === 0 && chat.state === "live" && !chat.conversations[0].isResetting);
-  assert.deepEqual([failed.length, pages > 0], [0, true]);
-  assert.equal(chat.conversations[0].messages.find(({ content }) => content === "on its way").status, "read");
-  assert.equal(room.messages.filter(({ content }) => content === "on its way").length, 1);
+  again.on("failed", (event) => failed.push(event));
+  await until(() => again.pendingCount === 0);
+  assert.equal(failed.length, 0);
+  assert.deepEqual(again.conversations[0].messages.slice(-1).map(({ content, status }) => [content, status]), [["on its way", "sent"]]);
+  assert.equal(room.messages.filter(({ type }) => type === "Text").length, 1);
+});
+
+promise("an attempt is in a store, however slow that is, before it is made", async (server, connect) => {
+  server.create("a", ["b"]);
+  const store = new MemoryStore();
+  const write = store.write.bind(store);
+  store.write = async (changes) => (await nap(500), write(changes));
+  const { send } = server;
+  const kept = [];
+  server.send = (...args) => {
+    kept.push(store.load());
+    return send.apply(server, args);
+  };
+  const chat = await connect("a", { store });
+  const message = chat.conversations[0].send("on its way");
+  await message.whenSent();
+  assert.equal(typeof (await kept[0]).get(`q/${message.key}`)?.attemptedAt, "number");
 });
 
 promise("what was never sent to a server is sent whatever its age", async (server, connect) => {
