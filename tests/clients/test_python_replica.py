@@ -612,6 +612,20 @@ def test_what_was_sent_long_ago_waits_while_its_history_is_read() -> None:
     assert entry is not None and not client.replica.may_send(entry) and entry.stage == "pending"
 
 
+def test_the_age_is_that_of_the_first_attempt() -> None:
+    """The server may have had the message since then, however often it was sent again."""
+    clock = Clock()
+    outbox = Outbox(clock=clock)
+    entry = outbox.add("talk", "one")
+    outbox.begin(entry)
+    first = outbox.attempts()
+    clock.now += 4 * DAY
+    outbox.begin(entry)
+    assert outbox.attempts() == first and not outbox.is_uncertain(entry)
+    clock.now += 2.5 * DAY
+    assert outbox.is_uncertain(entry)
+
+
 def test_an_attempt_is_kept_as_long_as_the_store_says_that_the_message_waits() -> None:
     """The record of attempts is written more often than what waits."""
     outbox = Outbox(clock=Clock())

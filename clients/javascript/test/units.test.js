@@ -478,7 +478,18 @@ promise("what was sent too long ago to be known to the server again is not sent 
   const room = server.create("a", ["b"]);
   const store = new MemoryStore();
   await leaves(server, connect, store);
-  await nap(6.5 * DAY);
+  await nap(4 * DAY);
+  const { send } = server;
+  let attempts = 0;
+  server.send = () => {
+    attempts++;
+    throw new Failure("unavailable", 503);
+  };
+  const between = await connect("a", { store });
+  await until(() => attempts > 1); // the first one counts
+  await between.close();
+  server.send = send;
+  await nap(2.5 * DAY);
   for (const round of ["discarded", "sent again"]) {
     const chat = await connect("a", { store });
     const [conversation] = chat.conversations;
