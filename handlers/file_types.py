@@ -43,9 +43,9 @@ _SAME = {
 }
 _RIFF = {b"WAVE": "audio/wav", b"WEBP": "image/webp", b"AVI ": "video/x-msvideo"}
 ZIP = b"PK\x03\x04"
-TEXT_CONTROLS = frozenset("\t\n\r\f\x1b")
 MAX_EXTENSION = 16  # characters; what is longer is no extension
 PDF = re.compile(rb"%PDF-\d\.\d")
+_NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")  # controls but tab, line feed, form feed, CR, escape
 
 
 def content_type(head: bytes, allowed: Collection[str]) -> str | None:
@@ -146,11 +146,11 @@ def _by_library(head: bytes) -> list[str]:
 
 
 def _is_text(head: bytes) -> bool:
-    """UTF-8 without control characters; its last character may be cut."""
+    """UTF-8 without most control characters; its last character may be cut."""
     try:
         text = head.decode()
     except UnicodeDecodeError as error:
         if error.reason != "unexpected end of data" or len(head) < HEAD or error.start < len(head) - 3:
             return False
         text = head[: error.start].decode()
-    return not any(c < " " and c not in TEXT_CONTROLS for c in text)
+    return _NO_TEXT.search(text) is None

@@ -22,6 +22,7 @@ from server.protocol.http1.head import BadRequest, Head
 from server.transport.refusal import Refusal, bad_request
 from server.transport.request_stream import SEND_STALL, AnySocket, RequestStream, SecureRequestStream
 from server.transport.sockets import host_of, peer
+from server.transport.step_limit import StepLimit
 from server.transport.tls import Certificate, TlsSocket
 from server.transport.unauthenticated import CROWDED, Stranger, UnauthenticatedConnections
 from store.defects import guard
@@ -78,6 +79,7 @@ class Listener:
         self.open = 0
         self.accepted = 0
         self.refused = 0
+        self._steps = StepLimit()  # for what has waited: handshakes, and heads that did not come with their connection
         self._emptied: trio.Event | None = None
         self._on_ended = self._ended  # one object for all connections
 
@@ -199,7 +201,7 @@ class Listener:
         """
         if isinstance(client, TlsSocket):
             deadline = trio.current_time() + self._head_timeout
-            if not stranger.enter() or not await _shake_hands(client, deadline):
+            if not stranger.enter() or not await _shake_hands(client, deadline, self._steps):
                 return None, stranger
         else:
             deadline = math.inf  # starts below, if the head is incomplete
@@ -211,6 +213,7 @@ class Listener:
                 _welcome(stranger)
                 with trio.fail_at(min(deadline, trio.current_time() + self._head_timeout)):
                     data, start, end = await _read_head(client, data)
+                await self._steps.wait()
             if not end:
                 return None, stranger
             head = http_head.parse_head(data[start:end])
@@ -232,7 +235,13 @@ class Listener:
         """Serve requests until an upgrade, or the end of the connection."""
         kind = SecureRequestStream if isinstance(client, TlsSocket) else RequestStream
         stream = kind(
-            client, head, rest, is_upgrade=self._is_upgrade, head_timeout=self._head_timeout, stranger=stranger
+            client,
+            head,
+            rest,
+            is_upgrade=self._is_upgrade,
+            head_timeout=self._head_timeout,
+            stranger=stranger,
+            steps=self._steps,
         )
         await self._http(stream)
         if stream.is_over:
@@ -257,12 +266,12 @@ def _welcome(stranger: Stranger, head: Head | None = None) -> None:
         raise Refusal(429, "rate_limited", CROWDED, retry_after=5, lingers=False)
 
 
-async def _shake_hands(client: TlsSocket, deadline: float) -> bool:
+async def _shake_hands(client: TlsSocket, deadline: float, steps: StepLimit) -> bool:
     """Complete the TLS handshake. Return False if it failed: no HTTP answer is possible."""
     reason = "it took too long"
     with trio.move_on_at(deadline):
         try:
-            await client.do_handshake()
+            await client.do_handshake(steps)
             return True
         except OSError as error:
             reason = getattr(error, "reason", "") or error.strerror or str(error)

@@ -16,6 +16,7 @@ import trio
 from server.protocol.http1 import head as http_head
 from server.protocol.http1.body import Body
 from server.protocol.http1.head import BadRequest, Head
+from server.transport.step_limit import StepLimit
 from server.transport.tls import TlsSocket
 from server.transport.unauthenticated import CROWDED, Stranger
 
@@ -43,6 +44,7 @@ class RequestStream(trio.abc.HalfCloseableStream):
         is_upgrade: Callable[[Head], bool] = lambda head: False,
         head_timeout: float = math.inf,
         stranger: Stranger | None = None,
+        steps: StepLimit | None = None,
     ) -> None:
         """`head` and `rest`: the head of the first request, if it was read already, and the data after it."""
         self.socket = sock
@@ -56,6 +58,7 @@ class RequestStream(trio.abc.HalfCloseableStream):
         self._body: Body | None = None  # of the request that is being read
         self._is_upgrade = is_upgrade
         self._head_timeout = head_timeout
+        self._steps = steps
         self._head_until = math.inf  # when the next head must be complete
         self._patience = trio.CancelScope()  # of the read that waits for it
         self._request: trio.CancelScope | None = None  # of what ends with its client
@@ -134,6 +137,8 @@ class RequestStream(trio.abc.HalfCloseableStream):
             if end:
                 if not self._idle.is_set():
                     await self._idle.wait()
+                if self._steps is not None:
+                    await self._steps.wait()
                 raw, self._buffer = self._buffer[start:end], self._buffer[end:]
                 return None if self._is_over else http_head.parse_head(raw)
             seen = len(self._buffer)

@@ -19,6 +19,7 @@ import trio
 
 from server.config.settings import ConfigError
 from server.config.units import SECONDS
+from server.transport.step_limit import StepLimit
 from store.defects import guard
 
 LOOK_PERIOD = 2 * SECONDS  # between checks of the files; a change is loaded once two checks have seen the same
@@ -141,7 +142,7 @@ class TlsSocket:
         self._ahead = False  # the first byte of what is sent next is in it
         self._without_content = 0  # bytes of the records that came since the last one with content
 
-    async def do_handshake(self) -> None:
+    async def do_handshake(self, steps: StepLimit) -> None:
         """Raise OSError, of which ssl.SSLError is a subclass."""
         is_done = False
         while not is_done:
@@ -158,6 +159,7 @@ class TlsSocket:
                 await trio.lowlevel.wait_writable(self._socket)
             while not is_done and self._feed() is None:
                 await trio.lowlevel.wait_readable(self._socket)
+                await steps.wait()
         self._without_content = 0
 
     def _feed(self) -> int | None:

@@ -21,6 +21,7 @@ from structlog.testing import capture_logs
 from loadtest.client import ClientError, connect, open_websocket
 from server.config.settings import ConfigError
 from server.protocol import websocket
+from server.transport.step_limit import StepLimit
 from server.transport.tls import PIECE, Certificate, TlsSocket
 from tests.certificates import Authority
 from tests.echo_server import EchoServer
@@ -302,7 +303,7 @@ async def talking(
     thread.start()
     try:
         with trio.fail_after(WAIT):
-            await served.do_handshake()
+            await served.do_handshake(StepLimit())
             yield served
     finally:
         served.close()
