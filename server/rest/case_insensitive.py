@@ -1,7 +1,8 @@
 """Paths are matched without case, as ASP.NET matches them: /api/Users/{id} is /api/users/{id}.
 
 Owns the words of our paths. Ids and keys are left as they are, and so is what an application chose, which may be such a
-word by chance.
+word by chance. What is behind this looks at paths before they are routed, so it has them as they are routed: with one
+slash at the beginning.
 """
 
 from collections.abc import Awaitable, Callable
@@ -9,6 +10,8 @@ from itertools import pairwise
 from typing import Any
 
 from werkzeug.routing import Map
+
+from server.protocol.http1.head import one_slash
 
 CHOSEN = "<external:"
 
@@ -24,8 +27,8 @@ def any_case(app: App, rules: Map) -> App:
 
     async def serve(scope: dict[str, Any], receive: Any, send: Any) -> None:
         path = scope.get("path", "")
-        if path and not path.islower():
-            found = path.split("/")
+        if path and (path.startswith("//") or not path.islower()):
+            found = one_slash(path).split("/")
             for number, word in enumerate(found):
                 if not (number and found[number - 1] in before_chosen):
                     found[number] = words.get(word.casefold(), word)

@@ -176,7 +176,7 @@ def rewritten(head: Head) -> bytes:
 
 
 def plain_path(target: bytes) -> str:
-    """Return the path of a target, however it is spelled: percent-encoding, case, a slash at its end."""
+    """Return the path of a target, however it is spelled: percent-encoding, case, slashes at either end."""
     path = target.partition(b"?")[0]
     return _remembered_path(path) if len(path) <= _SHORT else _plain_path(path)
 
@@ -190,7 +190,12 @@ _remembered_path = lru_cache(maxsize=64)(_plain_path)  # that of the hub is aske
 
 def spelled_plainly(path: str) -> str:
     """A decoded path as we compare it."""
-    return path.casefold().removesuffix("/")
+    return one_slash(path).casefold().removesuffix("/")
+
+
+def one_slash(path: str) -> str:
+    """A decoded path that begins with one slash. Whose base URL ends in one sends two, which routing ignores."""
+    return f"/{path.lstrip('/')}" if path.startswith("//") else path
 
 
 def joined(fields: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

@@ -2,13 +2,15 @@
 
 import json
 from itertools import product
+from pathlib import Path
 
 import httpx
 import pytest
 import trio
 
 from server.rest import requests
-from tests.site import Site
+from tests import transports
+from tests.site import Site, open_site
 
 
 def checked(answer: httpx.Response, status: int, code: str) -> None:
@@ -139,6 +141,26 @@ async def refused(site: Site, before: bytes, request_bytes: bytes, status: int) 
     assert head.startswith(b"HTTP/1.1 %d " % status), said
     assert b"\r\ncontent-type: application/problem+json" in head.lower()
     assert json.loads(body)["status"] == status and b"\r\nconnection: close" in head.lower()
+
+
+async def test_paths_with_two_slashes(database: str, redis_url: str, nursery: trio.Nursery, tmp_path: Path) -> None:
+    """A base URL may end in a slash: everything is found there, uploads and all transports, too."""
+    async with open_site(database, redis_url, nursery, objects=f"file://{tmp_path}/files") as site:
+        alice, token = await site.user("alice")
+        assert (await site.call("GET", f"{site.url}//api/users/me", token=token))["id"] == alice
+        headers = {"Authorization": f"Bearer {token}"}
+        files = {"file": ("a.txt", b"hello", "text/plain")}
+        for path in ("//api/files/upload", "///API/files/upload"):
+            answer = await site.http.post(f"{site.url}{path}", files=files, headers=headers)
+            assert answer.status_code == 201, answer.text
+        data = {"name": "a.txt", "size": 5, "contentType": "text/plain"}
+        begun = await site.call("POST", f"{site.url}//api/files/presign", data, token=token, status=201)
+        target = begun["uploadUrl"].replace("/objects/", "//objects/")
+        answer = await site.http.put(target, content=b"hello", headers=begun["headers"])
+        assert answer.status_code == 200, answer.text
+        for transport in ("socket", "late", "sse", "polling"):
+            async with transports.connect(transport, f"{site.url}//hubs/chat", token) as hub:
+                assert await hub.invoke("Ping") == {}
 
 
 async def test_paths_have_no_case(site: Site) -> None:
