@@ -194,6 +194,7 @@ SET_FROM_OUTSIDE: dict[str, dict[str, set[str]]] = {
         "server/rest/routes/docs.py": {"filters"},
         "server/transport/http.py": {
             "h11_max_incomplete_size",
+            "max_app_queue_size",
             "errorlog",
             "include_server_header",
         },

@@ -5,6 +5,8 @@ Owns the shares, one for each user who has a connection here. A connection has a
 whatever else may come, from pings to single bytes in frames of their own, costs the time that it takes to read.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from uuid import UUID
 
 import trio
@@ -18,17 +20,20 @@ CALLS = "calls of one user"
 WORK_SHARE = 0.2  # of this process's time, for reading what one user sends
 WORK_BURST = 0.05  # seconds of it at once; a full stop of everybody else is shorter than this and one step
 MAX_STEP = 0.1  # seconds that one step is taken for: it may have been the machine that was away
+MAX_POSTS = 32  # of one user that are worked on, or wait: clients send one after the other, or a few at once
 RETRY_AFTER = 5.0  # seconds: by then a connection that was lost has been noticed, or another was closed
+POST_RETRY_AFTER = 1.0  # seconds
 
 
 class Share:
     """The share of one user. `connections` counts those that are open, or wait for their client to come back."""
 
-    __slots__ = ("_limits", "_turns", "connections", "full_at", "work_until")
+    __slots__ = ("_limits", "_turns", "connections", "full_at", "posts", "work_until")
 
     def __init__(self, limits: RateLimits) -> None:
         self._limits = limits
         self.connections = 0
+        self.posts = 0  # over HTTP transports, under way
         self.full_at = 0.0  # see handlers.rate_limits
         self._turns: trio.Lock | None = None
         self.work_until = 0.0  # the same for the time that reading took
@@ -48,6 +53,19 @@ class Share:
             self._turns = trio.Lock()
         async with self._turns:
             await trio.sleep(max(0.0, self.pause(wheel.now)))
+
+    @contextmanager
+    def posting(self) -> Iterator[None]:
+        """Count a POST while the block runs: what has come of one that waits is in memory. Raises
+        ChatError("rate_limited")."""
+        if self.posts >= MAX_POSTS:
+            sentence = f"At most {MAX_POSTS} POSTs of one user may wait; wait for their answers."
+            raise ChatError("rate_limited", sentence, retry_after=POST_RETRY_AFTER)
+        self.posts += 1
+        try:
+            yield
+        finally:
+            self.posts -= 1
 
     def refuse(self, cost: float, now: float) -> ChatError | None:
         """Take `cost` of the user's invocations. What to answer when there is not enough left."""

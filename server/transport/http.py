@@ -37,6 +37,7 @@ WATCH = "parley.watch"  # likewise: one that cancels a scope when the client has
 KEEP_ALIVE = 75.0  # seconds an idle HTTP connection is kept: longer than most balancers keep theirs
 DISCARD_MAX = 4 * 1024 * 1024  # bytes of a refused request that are still read, so that the client gets the answer
 DISCARD_TIME = 5.0  # seconds for them
+QUEUED = 2  # pieces of a request's body that wait for the app, of up to 64 KiB each
 FINISH_TIME = 30.0  # seconds for the client to take the end of an answer, although the request is cancelled
 
 
@@ -220,6 +221,7 @@ class HttpServer:
         self._config.h11_max_incomplete_size = (
             2 * MAX_HEAD
         )  # the stream enforces the limit; a rewritten head may be longer
+        self._config.max_app_queue_size = QUEUED
         self._config.errorlog = logging.getLogger("hypercorn.error")
         self._config.include_server_header = False
         self._app = ASGIWrapper(cast(ASGIFramework, patient(app, lambda: self._retired, is_polled)))

@@ -6,7 +6,10 @@ other instance answers itself, or 404, and the client negotiates again.
 """
 
 import ssl
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from uuid import UUID
 
 import httpx
 import structlog
@@ -31,6 +34,8 @@ LOOK = TTL / 3  # seconds between looks whether the owner, whose answer is await
 CLEAN_UP = 2.0  # seconds for ending a request to the owner
 BODY_PIECE = 128 * 1024  # bytes of a request's body in memory
 MAX_HANDED = 2000  # requests on their way at once
+MAX_HANDED_OF_ONE = 200  # of one user: several for each connection that they may have
+RETRY_AFTER = 1.0  # seconds
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # instances speak http://; the default reads every certificate
 
 _guard = guard("http_endpoint")
@@ -49,7 +54,7 @@ class Forwarding:
         self._address = address
         self._owners = owners
         self._http: httpx.AsyncClient
-        self._under_way = 0
+        self._under_way: Counter[str] = Counter()  # by user
 
     @property
     def address(self) -> str:
@@ -94,10 +99,16 @@ class Forwarding:
     # -- handing through --------------------------------------------------------------------------
 
     async def hand_over(
-        self, connection_id: str, body: AsyncIterator[bytes] | None, scope: Scope, receive: Receive, send: Send
+        self,
+        connection_id: str,
+        user_id: UUID,
+        body: AsyncIterator[bytes] | None,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
     ) -> None:
-        """Let the owner answer. Raises OwnerGone when there is none, Refusal when too much is under way, and whatever
-        `body` raises.
+        """Let the owner answer. Raises OwnerGone when there is none, Refusal when too much is under way, of all or of
+        this user, and whatever `body` raises.
 
         One that stands still, or whose host does, keeps its connections to this instance: it is given up when it has
         not said for `TTL` that it holds this one, which ends the request.
@@ -106,8 +117,35 @@ class Forwarding:
         address = None if not self.address or HANDED in headers else await self._find(connection_id)
         if address is None or address == self.address:
             raise OwnerGone
-        if self._under_way >= MAX_HANDED:
+        with self._counted(str(user_id)):
+            await self._hand_over(address, connection_id, headers, body, scope, receive, send)
+
+    @contextmanager
+    def _counted(self, user_id: str) -> Iterator[None]:
+        """Count a request while the block runs. Raises Refusal."""
+        if self._under_way[user_id] >= MAX_HANDED_OF_ONE:
+            sentence = f"At most {MAX_HANDED_OF_ONE} requests of one user are forwarded at once."
+            raise Refusal(429, "rate_limited", sentence, retry_after=RETRY_AFTER)
+        if self._under_way.total() >= MAX_HANDED:
             raise Refusal(503, "overloaded", "Too many requests are being forwarded.")
+        self._under_way[user_id] += 1
+        try:
+            yield
+        finally:
+            self._under_way[user_id] -= 1
+            if not self._under_way[user_id]:
+                del self._under_way[user_id]
+
+    async def _hand_over(
+        self,
+        address: str,
+        connection_id: str,
+        headers: Mapping[bytes, bytes],
+        body: AsyncIterator[bytes] | None,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
         sent = _Body(body)
         await sent.begin()
         request = self._http.build_request(
@@ -116,20 +154,16 @@ class Forwarding:
             headers=[*((name, headers[name]) for name in KEPT if name in headers), (HANDED, b"1")],
             content=sent.pieces() if sent.is_long else sent.first,
         )
-        self._under_way += 1
         is_answered, begun = True, trio.Event()
-        try:
-            async with trio.open_nursery() as nursery:
-                sent.scope = nursery.cancel_scope
-                nursery.start_soon(_cancel_when_gone, receive, sent, nursery.cancel_scope)
-                with trio.CancelScope() as patience:
-                    nursery.start_soon(self._cancel_when_silent, connection_id, patience)
-                    is_answered = await self._pass_on(request, send, begun)
-                if patience.cancelled_caught and not begun.is_set():
-                    is_answered = False
-                nursery.cancel_scope.cancel()
-        finally:
-            self._under_way -= 1
+        async with trio.open_nursery() as nursery:
+            sent.scope = nursery.cancel_scope
+            nursery.start_soon(_cancel_when_gone, receive, sent, nursery.cancel_scope)
+            with trio.CancelScope() as patience:
+                nursery.start_soon(self._cancel_when_silent, connection_id, patience)
+                is_answered = await self._pass_on(request, send, begun)
+            if patience.cancelled_caught and not begun.is_set():
+                is_answered = False
+            nursery.cancel_scope.cancel()
         if sent.error is not None:
             raise sent.error
         if not is_answered:

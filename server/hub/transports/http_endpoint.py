@@ -104,7 +104,7 @@ class HttpEndpoint:
         except NotHere:
             body = _body(receive) if request.method == "POST" else None
             try:
-                await self._forwarding.hand_over(connection_id, body, scope, receive, send)
+                await self._forwarding.hand_over(connection_id, caller.user_id, body, scope, receive, send)
             except OwnerGone:
                 raise _unknown() from None
 
@@ -256,6 +256,8 @@ class HttpEndpoint:
                 await transport.post(body)
         except Gone:
             raise _unknown() from None
+        except ChatError as error:
+            raise refusal(error, CODES[error.code].status) from None
 
     def _end(self, transport: HttpTransport | None, connection_id: str) -> None:
         if isinstance(transport, LongPolling):

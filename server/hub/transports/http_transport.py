@@ -1,11 +1,13 @@
 """What Server-Sent Events and long polling have in common: what the client says comes in POSTs.
 
 Owns the order of these POSTs: one is read and worked on at a time, in the connection's own nursery, and answered when
-its messages were taken. That is the backpressure on the client; nothing of the POSTs behind it is in memory.
+its messages were taken. That is the backpressure on the client; of the POSTs behind it, of which a user may have a few,
+only the beginning is in memory.
 """
 
 import time
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from uuid import UUID
 
 import trio
@@ -38,11 +40,20 @@ class HttpTransport(AsgiTransport):
             self._wake.set()
 
     async def post(self, body: AsyncIterator[bytes]) -> None:
-        """Take the body of a POST, in pieces that are nearly always all of it. Raises Gone, and whatever `body` raises.
+        """Take the body of a POST, in pieces that are nearly always all of it.
+
+        Raises Gone, ChatError("rate_limited") if too many of the user's wait already, and whatever `body` raises.
 
         A body that breaks off behind its first piece may have cut a hub message in two: nothing can follow it, and the
         client begins anew.
         """
+        if self._is_ending:
+            raise Gone
+        share = self.connection.share
+        with nullcontext() if share is None else share.posting():
+            await self._post(body)
+
+    async def _post(self, body: AsyncIterator[bytes]) -> None:
         async with self._posts:
             if self._is_ending:
                 raise Gone

@@ -8,10 +8,14 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from server.hub.transports.forwarding import BODY_PIECE, LOOK, Forwarding, OwnerGone
+from server.hub.transports.forwarding import BODY_PIECE, LOOK, MAX_HANDED, MAX_HANDED_OF_ONE, Forwarding, OwnerGone
+from server.transport.refusal import Refusal
 from store import tcp
+from store.ids import new_id
 from store.redis.client import Redis
 from store.redis.connection_owners import ConnectionOwners
+
+USER = new_id()
 
 
 async def test_a_host_that_vanishes_is_noticed(nursery: trio.Nursery) -> None:
@@ -78,7 +82,7 @@ async def test_an_owner_that_stands_still(nursery: trio.Nursery, mock_clock: Moc
     async def ask() -> None:
         scope = {"headers": [], "method": "GET", "path": "/hubs/chat", "query_string": b""}
         try:
-            await forwarding.hand_over("id", None, scope, receive, send)
+            await forwarding.hand_over("id", USER, None, scope, receive, send)
         except OwnerGone:
             sent.append("gone")
         ended.set()
@@ -140,10 +144,54 @@ async def test_a_long_body_is_handed_on_in_pieces(is_whole: bool, nursery: trio.
     scope = {"headers": [], "method": "POST", "path": "/hubs/chat", "query_string": b""}
     with trio.fail_after(60):
         if is_whole:
-            await forwarding.hand_over("id", body(), scope, receive, send)
+            await forwarding.hand_over("id", USER, body(), scope, receive, send)
             assert sent[0] == 200 and heard.count(b"a") >= BODY_PIECE and b"b" * 10 in heard
         else:
             with pytest.raises(ConnectionError):
-                await forwarding.hand_over("id", body(), scope, receive, send)
+                await forwarding.hand_over("id", USER, body(), scope, receive, send)
             await over.wait()
             assert not sent and not heard.endswith(b"\r\n0\r\n\r\n")
+
+
+async def test_one_user_leaves_room_for_others(nursery: trio.Nursery) -> None:
+    """Requests of one user that are not answered, or whose body does not come, are refused beyond a part of what is
+    handed through for all."""
+    asked = trio.Event()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some()
+            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    async def body() -> AsyncIterator[bytes]:
+        asked.set()
+        await trio.sleep_forever()
+        yield b""
+
+    async def receive() -> dict[str, Any]:
+        await trio.sleep_forever()
+        return {}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message.get("status"))
+
+    sent: list[int | None] = []
+    listeners = await nursery.start(trio.serve_tcp, serve, 0)
+    owners = Owners(f"127.0.0.1:{listeners[0].socket.getsockname()[1]}")
+    forwarding = Forwarding(cast(ConnectionOwners, owners), lambda: "10.0.0.1:1")
+    await nursery.start(forwarding.run, ())
+    scope = {"headers": [], "method": "POST", "path": "/hubs/chat", "query_string": b""}
+    assert MAX_HANDED_OF_ONE < MAX_HANDED
+    with trio.fail_after(60):
+        async with trio.open_nursery() as requests:
+            for _ in range(MAX_HANDED_OF_ONE):
+                requests.start_soon(forwarding.hand_over, "id", USER, body(), scope, receive, send)
+            await asked.wait()
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(Refusal) as refused:
+                await forwarding.hand_over("id", USER, body(), scope, receive, send)
+            assert refused.value.status == 429
+            await forwarding.hand_over("id", new_id(), None, scope, receive, send)
+            assert sent[0] == 200
+            requests.cancel_scope.cancel()
+        await forwarding.hand_over("id", USER, None, scope, receive, send)

@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from handlers.errors import ChatError
 from handlers.model import Caller
 from server.config.loading import load
 from server.hub.connection import HubConnection
@@ -16,7 +17,7 @@ from server.hub.server import HubServer
 from server.hub.transports.http_transport import Gone, HttpTransport
 from server.hub.transports.long_polling import LongPolling
 from server.hub.transports.server_sent_events import OPENING, ServerSentEvents
-from server.hub.user_shares import WORK_BURST, WORK_SHARE, Share
+from server.hub.user_shares import MAX_POSTS, WORK_BURST, WORK_SHARE, Share
 from server.identity.connection_tokens import Redeemed
 from server.protocol.signalr.encoding import BARE
 from server.transport.http import HANG_UP
@@ -148,6 +149,39 @@ async def test_a_long_post_comes_in_pieces(nursery: trio.Nursery, autojump_clock
     assert sentence.startswith("unavailable: ") and allow_reconnect
     transport.ending.set()
     transport.slow.set()
+
+
+async def test_a_few_posts_of_a_user_wait(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """What has come of a POST that waits for another one is in memory: of one more, on whichever connection of the
+    user, nothing is read, until one of them is through."""
+    share, transports = Share(ON), [Transport(), Transport()]
+    endpoints = [Endpoint(), Endpoint()]
+    for transport, connection in zip(transports, endpoints, strict=True):
+        connection.share = share
+        nursery.start_soon(transport.run, cast(HubConnection, connection))
+    await wait_all_tasks_blocked()
+
+    async def read() -> AsyncIterator[bytes]:
+        yield b"x"
+
+    async def refused(transport: Transport) -> None:
+        with pytest.raises(ChatError, match="POSTs") as error:
+            await transport.post(read())
+        assert error.value.code == "rate_limited" and error.value.retry_after
+
+    async with trio.open_nursery() as clients:
+        for _ in range(MAX_POSTS):
+            clients.start_soon(transports[0].post, read())
+        await wait_all_tasks_blocked()
+        for transport in transports:
+            await refused(transport)
+        assert endpoints[0].heard == [b"x"] and not endpoints[1].heard
+        endpoints[0].go_on.set()
+    endpoints[1].go_on.set()
+    await transports[1].post(read())
+    for transport in transports:
+        transport.ending.set()
+        transport.slow.set()
 
 
 async def test_posts_take_their_users_share(
