@@ -6,7 +6,8 @@ messages or a piece of a file at a time, however much there is.
 
 import io
 import zipfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
 from functools import partial
 from typing import IO, cast
@@ -36,7 +37,8 @@ from store.postgres.threads import Own as OwnThread
 
 PAGE = 200  # messages or sessions read at once
 CONVERSATIONS = 20
-AT_ONCE = 2  # exports of this process: one connection to PostgreSQL each, apart from everybody else's
+AT_ONCE = 2  # exports that are worked on: one connection to PostgreSQL each, apart from everybody else's
+RUNNING = 10  # exports of this process: the others' clients read what was made
 RETRY_AFTER = 30.0  # seconds
 EXPORT_SECONDS = 3600.0  # for a whole export: a client that reads more slowly would keep others waiting
 PIECE = 64 * 1024  # bytes of the zip that are sent at once, about
@@ -99,6 +101,7 @@ class Export:
         self._blocks = blocks
         self._reports = reports
         self._running: set[UUID] = set()  # users
+        self._at_once = trio.CapacityLimiter(AT_ONCE)
 
     async def begin(self, caller: Caller) -> tuple[AsyncIterator[bytes], Callable[[], None]]:
         """(the zip, in pieces; what is to be called at the end). Raises ChatError before the first of them, or else
@@ -108,7 +111,7 @@ class Export:
         if user_id in self._running:
             sentence = "Your last export is still being sent; take it, or hang up."
             raise ChatError("rate_limited", sentence, retry_after=RETRY_AFTER)
-        if len(self._running) >= AT_ONCE:
+        if len(self._running) >= RUNNING:
             raise ChatError("overloaded", "Other exports are being made; try again later.", retry_after=RETRY_AFTER)
         self._running.add(user_id)
         try:
@@ -118,17 +121,36 @@ class Export:
             self._running.discard(user_id)
             raise
         pieces = self._pieces(caller, msgspec.json.encode(account), msgspec.json.encode(privacy))
-        return pieces, partial(self._running.discard, user_id)
+        return self._in_turn(pieces), partial(self._running.discard, user_id)
 
-    async def _pieces(self, caller: Caller, account: bytes, privacy: bytes) -> AsyncIterator[bytes]:
+    async def _in_turn(self, pieces: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
+        """Make each piece in its turn. How long its client takes to read it is not a part of that: who reads slowly
+        keeps no other export waiting."""
+        async with aclosing(pieces):
+            while True:
+                async with self._at_once:
+                    piece = await anext(pieces, None)
+                if piece is None:
+                    return
+                yield piece
+
+    async def _pieces(self, caller: Caller, account: bytes, privacy: bytes) -> AsyncGenerator[bytes, None]:
         sink = _Sink()
         with zipfile.ZipFile(cast(IO[bytes], sink), "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("README.txt", README)
             archive.writestr("account.json", account)
             archive.writestr("privacy.json", privacy)
-            archive.writestr("sessions.json", msgspec.json.encode(await self._sessions(caller)))
-            archive.writestr("blocks.json", msgspec.json.encode(await _all(partial(self._blocks.list, caller))))
-            archive.writestr("reports.json", msgspec.json.encode(await _all(partial(self._reports.list_own, caller))))
+            for name, page in (
+                ("sessions", partial(self._accounts.list, caller)),
+                ("blocks", partial(self._blocks.list, caller)),
+                ("reports", partial(self._reports.list_own, caller)),
+            ):
+                with archive.open(f"{name}.json", "w", force_zip64=True) as entry:
+                    async for part in _listed(page):
+                        entry.write(part)
+                        if sink.size >= PIECE:
+                            yield sink.take()
+                        await trio.lowlevel.checkpoint()
             yield sink.take()
             async for conversation in self._all_conversations(caller):
                 archive.writestr(f"conversations/{conversation.id}.json", msgspec.json.encode(conversation))
@@ -154,9 +176,6 @@ class Export:
                         entry.write(piece)
                         yield sink.take()
         yield sink.take()
-
-    async def _sessions(self, caller: Caller) -> list[object]:
-        return await _all(partial(self._accounts.list, caller))
 
     async def _all_conversations(self, caller: Caller) -> AsyncIterator[Conversation]:
         cursor: str | None = None
@@ -205,15 +224,20 @@ class Export:
             await trio.lowlevel.checkpoint()
 
 
-async def _all(page: Callable[[int, str | None], Awaitable[tuple[Sequence[object], str | None]]]) -> list[object]:
-    """Return the items of all pages of a list of which a user has few."""
-    found: list[object] = []
+async def _listed(
+    page: Callable[[int, str | None], Awaitable[tuple[Sequence[object], str | None]]],
+) -> AsyncIterator[bytes]:
+    """Yield the items of all pages of a list as a JSON array, in parts: a user may have very many."""
     cursor: str | None = None
+    between = b"["
     while True:
         items, cursor = await page(PAGE, cursor)
-        found += items
+        for item in items:
+            yield between + msgspec.json.encode(item)
+            between = b",\n"
         if cursor is None:
-            return found
+            yield b"]" if between != b"[" else b"[]"
+            return
 
 
 def _thread_line(one: OwnThread) -> bytes:

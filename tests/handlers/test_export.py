@@ -5,11 +5,12 @@ import json
 import zipfile
 
 import pytest
+import trio
 from msgspec.structs import replace
 
 from handlers import export
 from handlers.errors import ChatError
-from handlers.export import AT_ONCE, Export
+from handlers.export import AT_ONCE, RUNNING, Export
 from handlers.model import Caller, Client, UpdateSettings
 from store.errors import Unavailable
 from store.ids import new_id
@@ -125,20 +126,48 @@ async def test_one_of_a_user_at_once(memory: Memory, exports: Export) -> None:
     with pytest.raises(Unavailable):
         await exports.begin(caller)
     gone = Caller(new_id(), EXPIRES)
-    for _ in range(AT_ONCE + 1):
+    for _ in range(RUNNING + 1):
         assert (await refused(memory, exports.begin(gone))).code == "unauthenticated"
     await exports.begin(caller)
 
 
 async def test_so_many_at_once(memory: Memory, exports: Export) -> None:
     """Others wait for their turn, and are advised when to ask again; one that ends makes room for one."""
-    ends = [(await exports.begin(memory.user()))[1] for _ in range(AT_ONCE)]
+    ends = [(await exports.begin(memory.user()))[1] for _ in range(RUNNING)]
     late = memory.user()
     error = await refused(memory, exports.begin(late))
     assert error.code == "overloaded" and error.retry_after
     ends[0]()
     await exports.begin(late)
     assert (await refused(memory, exports.begin(memory.user()))).code == "overloaded"
+
+
+async def test_who_reads_slowly_costs_only_themselves(memory: Memory, exports: Export) -> None:
+    """Exports whose clients take a piece and no more do not keep others from theirs."""
+    slow = [(await exports.begin(memory.user()))[0] for _ in range(AT_ONCE)]
+    for pieces in slow:
+        await anext(pieces)
+    with trio.fail_after(60):
+        assert "account.json" in (await taken(exports, memory.user())).namelist()
+
+
+async def test_very_many_sessions(memory: Memory, exports: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists of any length are written item by item, and are JSON: compressing all at once would hold the loop."""
+    largest = 0
+    write = zipfile.ZipFile.writestr
+
+    def writestr(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+        nonlocal largest
+        largest = max(largest, len(data))
+        write(archive, name, data)
+
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", writestr)
+    caller = memory.user()
+    begun = [await memory.accounts.begin(caller.user_id, Client()) for _ in range(500)]
+    archive = await taken(exports, caller)
+    assert {one["id"] for one in json.loads(archive.read("sessions.json"))} == {str(one.session_id) for one in begun}
+    assert json.loads(archive.read("blocks.json")) == json.loads(archive.read("reports.json")) == []
+    assert largest < 16 * 1024
 
 
 async def test_it_breaks_off(memory: Memory, exports: Export) -> None:

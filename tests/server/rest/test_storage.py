@@ -1,5 +1,6 @@
 """Storage limits of one user: the quota of files, open uploads, links that work once, exports."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from structlog.testing import capture_logs
 
 from handlers import export, files
 from handlers.model import Caller
+from store.model import Conversation
 from tests.disks import MIB, Disk
 from tests.site import Site, open_site
 from tests.waiting import wait_until
@@ -81,18 +83,21 @@ async def test_links_to_upload(
 async def test_exports_at_once(
     database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One export of a user and two of an instance run at once, outside the pool; one that ends or is cut makes room."""
+    """One export of a user and a few of an instance run at once, outside the pool; one that ends or is cut makes
+    room."""
     begun, go_on = [trio.Event() for _ in range(2)], trio.Event()
     waiting = list(begun)
-    read = export.Export._sessions
+    read = export.Export._all_conversations
 
-    async def slow(self: export.Export, caller: Caller) -> list[object]:
+    async def slow(self: export.Export, caller: Caller) -> AsyncIterator[Conversation]:
         if waiting:
             waiting.pop(0).set()
         await go_on.wait()
-        return await read(self, caller)
+        async for conversation in read(self, caller):
+            yield conversation
 
-    monkeypatch.setattr(export.Export, "_sessions", slow)
+    monkeypatch.setattr(export.Export, "_all_conversations", slow)
+    monkeypatch.setattr(export, "RUNNING", 2)
     async with open_site(database, redis_url, nursery, pool_size=1) as site:
         tokens = [(await site.user(name))[1] for name in ("alice", "bob", "carol")]
 
