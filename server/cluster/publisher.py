@@ -28,6 +28,7 @@ from store.redis.instances import Instances
 
 MAX_WAITING = 20_000  # changes in the queue; further ones are left to the relay
 MAX_BATCH = 2_000  # changes sent at once
+ASKED = 1000  # conversations of which it is asked at once who listens
 MAX_DRAFT = 512 * 1024  # bytes of changes in one entry, roughly
 GATHER = 0.05  # seconds that a batch is gathered for while this instance is alone: one question for many changes
 REMEMBERED = 10_000  # conversations of which it is remembered which instances listened last
@@ -229,9 +230,14 @@ class Publisher:
         loads: dict[str, _Load] = {}
         me = self._subscriptions.instance
         messages = list(entry.messages())
-        conversations, users = _concerned(entry.changes, messages)
+        concerned, users = _concerned(entry.changes, messages)
+        conversations = list(concerned)
         guessed, entries = self._guess(entry.changes)
-        interested, present, gone = await self._instances.deliver_and_ask(entries, conversations, users, but=me)
+        first = conversations[:ASKED]
+        interested, present, gone = await self._instances.deliver_and_ask(entries, first, users, but=me)
+        for start in range(ASKED, len(conversations), ASKED):  # the presence of one user may be about thousands
+            more, _, _ = await self._instances.deliver_and_ask((), conversations[start : start + ASKED], (), but=me)
+            interested |= more
         self._remember(interested)
 
         def load(names: Iterable[str]) -> list[_Load]:

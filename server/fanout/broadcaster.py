@@ -53,12 +53,13 @@ class Broadcaster:
         it receives what comes `instead`."""
         audience: dict[Subscriber, list[int]] = {}
         for number, one in enumerate(broadcasts):
-            receivers = {
-                connection: None
-                for attached in map(self._rooms.audience, one.conversation_ids)
-                for connection in attached
-                if connection.user_id != one.but
-            }
+            receivers: dict[Subscriber, None] = {}
+            for conversation_id in one.conversation_ids:  # thousands, as that user likes
+                attached = self._rooms.audience(conversation_id)
+                for connection in attached:
+                    if connection.user_id != one.but:
+                        receivers[connection] = None
+                await self._pause(1 + len(attached))
             if one.only is not None or (one.by is not None and self._rooms.blocks):
                 blocks = self._rooms.blocks
                 receivers = {each: None for each in receivers if one.concerns(each.user_id, blocks)}

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
+import trio
 
 from store.errors import StoreError, Unavailable
 from store.ids import epoch_ms, new_id, timestamp
@@ -39,8 +40,10 @@ from store.model import (
 from store.postgres import public_groups, queries
 from store.postgres.connection import Connection
 from store.postgres.conversation_views import ROLES, fetch_conversation, settings_of
+from store.postgres.execution import Result
 from store.postgres.system_messages import Announcement, Event, changed_details, insert_system_messages
 
+ROWS = 500  # that are made into values in one scheduler step: some two milliseconds
 UNKNOWN_NAMED = 10  # users who do not exist, in an error
 LOWEST_ID = UUID(int=0)  # below every user id
 BUDGET = 8000  # messages looked at for the totals of one user
@@ -150,11 +153,7 @@ async def list_cursors(
 
 async def list_memberships(conn: Connection, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]:
     """Return the conversations of each of these users, without users who are in none."""
-    found: dict[UUID, list[UUID]] = {}
-    cursor = await conn.execute(queries.list_memberships, {"user_ids": list(user_ids)})
-    for user_id, conversation_id in await cursor.fetchall():
-        found.setdefault(user_id, []).append(conversation_id)
-    return found
+    return await _conversations_of(await conn.execute(queries.list_memberships, {"user_ids": list(user_ids)}))
 
 
 async def list_crowded(conn: Connection, user_ids: Collection[UUID], most: int) -> list[UUID]:
@@ -183,10 +182,18 @@ async def list_settings_changed(
 
 async def list_audiences(conn: Connection, user_ids: Collection[UUID], most: int) -> dict[UUID, list[UUID]]:
     """Return the conversations of at most `most` members that each of these users is in."""
-    found: dict[UUID, list[UUID]] = {user_id: [] for user_id in user_ids}
-    cursor = await conn.execute(queries.list_audiences, {"user_ids": list(user_ids), "most": most})
-    for user_id, conversation_id in await cursor.fetchall():
-        found[user_id].append(conversation_id)
+    parameters = {"user_ids": list(user_ids), "most": most}
+    found = await _conversations_of(await conn.execute(queries.list_audiences, parameters))
+    return {user_id: found.get(user_id, []) for user_id in user_ids}
+
+
+async def _conversations_of(rows: Result) -> dict[UUID, list[UUID]]:
+    """Return them by user, with a checkpoint after every `ROWS`: each user may be in thousands."""
+    found: dict[UUID, list[UUID]] = {}
+    while some := await rows.fetchmany(ROWS):
+        for user_id, conversation_id in some:
+            found.setdefault(user_id, []).append(conversation_id)
+        await trio.lowlevel.checkpoint()
     return found
 
 

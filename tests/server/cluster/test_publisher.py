@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from server.cluster.publisher import GATHER, MAX_WAITING, Publisher
+from server.cluster.publisher import ASKED, GATHER, MAX_WAITING, Publisher
 from server.cluster.subscriptions import Subscriptions
 from store.errors import Unavailable
 from store.ids import new_id
@@ -37,6 +37,7 @@ class World:
         self.instance = "me"
         self.is_alone = False
         self.looks = 0
+        self.most_asked = 0  # conversations in one look
         self.publisher = Publisher(cast(Instances, self), cast(Subscriptions, self), cast(Pool, self))
 
     async def deliver_and_ask(
@@ -48,6 +49,7 @@ class World:
         but: str = "",
     ) -> tuple[dict[UUID, list[str]], dict[UUID, list[str]], set[str]]:
         self.looks += 1
+        self.most_asked = max(self.most_asked, len(conversation_ids))
         await trio.lowlevel.checkpoint()
         if self.away:
             raise Unavailable("away")
@@ -126,6 +128,17 @@ async def test_only_who_needs_it(world: World, autojump_clock: MockClock) -> Non
     assert dict(world.delivered)["a"].changes == (changes[0], changes[2])
     assert dict(world.delivered)["b"].changes == tuple(changes)
     assert world.cleared == [(ROOM, 1)]
+
+
+async def test_the_presence_of_who_is_in_thousands(world: World, autojump_clock: MockClock) -> None:
+    """It is asked in pieces who listens; each instance that does in any of the conversations gets it once."""
+    ids = tuple(new_id() for _ in range(2 * ASKED + 1))
+    for name in ("a", "b"):
+        world.interested |= {one: ["me", name] for one in ids[ord(name) - ord("a") :: ASKED]}
+    world.publisher.send([StatusNotice(ALICE, UserStatus.ONLINE, None, None, ids)])
+    await trio.sleep(1)
+    assert world.names() == ["a", "b"] and world.most_asked <= ASKED
+    assert {entry.statuses[0].conversation_ids for _, entry in world.delivered} == {ids}
 
 
 async def test_who_listened_last(world: World, autojump_clock: MockClock) -> None:

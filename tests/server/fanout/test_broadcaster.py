@@ -194,3 +194,22 @@ async def test_breaks() -> None:
     word = people[0].ear.flushes[0].index(b"\x1e") + 1
     longest = max(after - before for before, after in pairwise(steps))
     assert longest < 2 * (STEP + 100) * (word + 2)  # tasks run in any order: twice between two of ours
+
+
+async def test_very_many_conversations() -> None:
+    """What is about thousands of conversations of one user, in none of which anybody is here, is looked up with
+    checkpoints, too."""
+    world, steps = World(), 0
+
+    async def count() -> None:
+        nonlocal steps
+        while True:
+            await trio.lowlevel.checkpoint()
+            steps += 1
+
+    ids = [new_id() for _ in range(10 * STEP)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count)
+        await world.broadcaster.broadcast([Broadcast(ids, "Counted", (0,))])
+        nursery.cancel_scope.cancel()
+    assert steps >= 5

@@ -94,7 +94,9 @@ class Store(EmptyStore):
         ]
 
     async def require_member(self, caller: Caller, conversation_id: UUID) -> None:
-        if not self.is_member:
+        is_member = self.is_member
+        await self._answer(MEMBERSHIPS)
+        if not is_member:
             raise ChatError("not_found", "none of yours")
 
     async def changes(self, conversation_id: UUID, after: int, *, limit: int, max_bytes: int) -> Sequence[Change]:
@@ -290,6 +292,22 @@ async def test_removed_while_it_is_joined(hub: Hub, nursery: trio.Nursery, momen
     hub.say()
     await wait_all_tasks_blocked()
     assert reader.look().seqs == []
+
+
+async def test_joining_reads_one_membership(hub: Hub, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user may be in thousands of conversations, and join very often."""
+    reader = Reader(hub, nursery, manual=True)
+    await reader.begin()
+    asked: list[UUID] = []
+
+    async def memberships(user_id: UUID) -> Sequence[UUID]:
+        asked.append(user_id)
+        return (CONVERSATION,)
+
+    monkeypatch.setattr(hub.database, "memberships", memberships)
+    await join(hub, reader, None)
+    await join(hub, reader, 1)
+    assert hub.is_attached and not asked
 
 
 @pytest.mark.parametrize("how", ["connects", "joins", "joins at a cursor", "syncs", "syncs at a cursor"])

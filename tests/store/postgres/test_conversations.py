@@ -40,6 +40,7 @@ from store.postgres import (
 )
 from store.postgres.connection import Connection
 from store.postgres.conversations import AlreadyMember, NoConversation, NotAMember, SettingsUpdate, UnknownUser
+from store.postgres.execution import Result
 from store.postgres.pool import Pool
 from store.postgres.system_messages import Announcement, Event, read
 from tests.store.postgres.test_users import explained
@@ -969,3 +970,35 @@ async def test_who_is_in_many(conn: Connection) -> None:
     await conn.execute("SET enable_seqscan = off")
     nodes = await explained(conn, queries.list_crowded, {"user_ids": [alice], "most": 3})
     assert rows_read(nodes, "members") <= 3
+
+
+async def test_rows_of_those_in_very_many_conversations(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are made into values a few at a time, and others have their turn in between."""
+    [alice, bob] = await make_users(conn, 2)
+    groups = {await make_group(conn, [alice, bob]) for _ in range(7)}
+    most, steps = 0, 0
+    load = Result._load
+
+    def counted(result: Result, end: int) -> list[tuple[Any, ...]]:
+        nonlocal most
+        rows = load(result, end)
+        most = max(most, len(rows))
+        return rows
+
+    async def count() -> None:
+        nonlocal steps
+        while True:
+            await trio.lowlevel.checkpoint()
+            steps += 1
+
+    monkeypatch.setattr(Result, "_load", counted)
+    monkeypatch.setattr(conversations, "ROWS", 2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count)
+        for found in (
+            await conversations.list_memberships(conn, [alice, bob]),
+            await conversations.list_audiences(conn, [alice, bob], 200),
+        ):
+            assert {user_id: set(ids) for user_id, ids in found.items()} == {alice: groups, bob: groups}
+        nursery.cancel_scope.cancel()
+    assert most <= 2 and steps >= 14
