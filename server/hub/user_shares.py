@@ -18,7 +18,7 @@ from server.transport.timer_wheel import TimerWheel
 
 CALLS = "calls of one user"
 WORK_SHARE = 0.2  # of this process's time, for reading what one user sends
-WORK_BURST = 0.05  # seconds of it at once; a full stop of everybody else is shorter than this and one step
+WORK_BURST = 0.01  # seconds of it at once: of some users together it is as much as others may wait for
 MAX_STEP = 0.1  # seconds that one step is taken for: it may have been the machine that was away
 MAX_POSTS = 32  # of one user that are worked on, or wait: clients send one after the other, or a few at once
 RETRY_AFTER = 5.0  # seconds: by then a connection that was lost has been noticed, or another was closed

@@ -162,3 +162,14 @@ async def test_the_connections_of_a_user_have_one_share(
             async with connect(url, b) as other:
                 await other.invoke("Ping")
                 assert len(set(counted)) == 2
+
+
+def test_users_together() -> None:
+    """What ten users together may send at once takes less time than others may be kept waiting (P12): sockets are read
+    in the order in which they have become readable."""
+    worked = 0.0
+    for share in [Share(ON) for _ in range(10)]:
+        while share.pause(100.0) <= 0:
+            share.worked(0.001, 100.0)
+            worked += 0.001
+    assert worked < 0.25
