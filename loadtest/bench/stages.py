@@ -128,7 +128,7 @@ def fan(world: World, order: Order) -> Figures:
 
 def reads(world: World, order: Order) -> Figures:
     assert world.read is not None
-    reader, conversation, head, message = world.read
+    reader, lister, conversation, head, message = world.read
     one, _, growing = world.pairs[-1]  # each round adds a page to it
     with parley(world.data, source=world.source) as server, Rest(server.port) as rest:
         ways: dict[str, Callable[[], float]] = {
@@ -136,7 +136,7 @@ def reads(world: World, order: Order) -> Figures:
             "history_packed": lambda: reading.history_in_messagepack(server, reader, conversation, order.seconds),
             "catch_up": lambda: reading.catch_up(server, reader, conversation, head, order.seconds),
             "rest_message": lambda: reading.get(server, f"/api/messages/{message}", order.seconds, reader.token),
-            "rest_list": lambda: reading.get(server, "/api/conversations?limit=50", order.seconds, reader.token),
+            "rest_list": lambda: reading.get(server, "/api/conversations?limit=50", order.seconds, lister.token),
         }
         for key, measure in ways.items():
             if key in order.wanted:

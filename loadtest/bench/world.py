@@ -23,9 +23,11 @@ EVENT_BYTES = 640  # where nothing of Parley's is measured that would show it
 
 
 class Read(NamedTuple):
-    """A conversation of two of the room with more than `BEHIND` changes; the reader has 50 groups besides."""
+    """A conversation of two of the room with more than `BEHIND` changes. The lister has 50 groups and nothing else:
+    what they list is the same whatever else is measured."""
 
     reader: User
+    lister: User
     conversation: str
     head: int
     message: str  # the last one's id
@@ -94,13 +96,14 @@ def make(data: Path, stages: Collection[str], source: Source = HERE) -> World:
 
 def _long(rest: Rest, users: list[User], conversation: str) -> Read:
     reader, other, *_ = users
+    lister = rest.user("lister")
     for number in range(LISTED):
-        rest.group(reader, users[: 2 + number % 5], f"list {number}")
+        rest.group(lister, [lister, *users[: 1 + number % 5]], f"list {number}")
     body = {"conversationId": conversation, "content": measures.PAYLOAD.decode()}
     for _ in range(reading.BEHIND):
         rest.post("/api/messages", body, other.token)
     last = rest.post("/api/messages", body, reader.token)
-    return Read(reader, conversation, last["seq"], last["id"])
+    return Read(reader, lister, conversation, last["seq"], last["id"])
 
 
 def _fill(rest: Rest, users: list[User]) -> None:
