@@ -26,6 +26,7 @@ from loadtest.oracle.threads import OwnThreads, Threads
 from loadtest.payloads import CHANGED, RECEIVE, RESYNC, THREAD, VIEWED, Message, Resync, Synced, ThreadState, Viewed
 
 RUN = "test"
+SHOWN = 8  # breaches
 
 
 class Breach(AssertionError):
@@ -39,10 +40,11 @@ def make_oracle(user_ids: Sequence[str]) -> Oracle:
 
 
 def require(oracle: Oracle) -> None:
-    """Raises Breach when something was seen broken."""
+    """Raises Breach when something was seen broken: with the trace of the first, and the texts of some others."""
     if oracle.breaches:
-        first, counts = oracle.breaches[0], dict(oracle.breached)
-        raise Breach("\n  ".join([f"{first.promise}: {first.text} (in all: {counts})", *first.trace]))
+        (first, *others), counts = oracle.breaches[:SHOWN], dict(oracle.breached)
+        besides = [f"and {other.promise}: {other.text}" for other in others]
+        raise Breach("\n  ".join([f"{first.promise}: {first.text} (in all: {counts})", *besides, *first.trace]))
 
 
 def judge(
