@@ -4,9 +4,8 @@
  */
 import { h, icon, iconButton, replace, throttled } from "./dom.js";
 import { addMembers } from "./choose-people.js";
-import { ask, openDialog, openMenu } from "./dialog.js";
+import { ask, openDialog, openLater, openMenu } from "./dialog.js";
 import { explained } from "./explained.js";
-import { editGroup, manageLinks } from "./group-settings.js";
 import { avatar, setAvatar } from "./people.js";
 import { Pins } from "./pins.js";
 import { agoOf, durationOf, momentOf, plural, safeLink } from "./text.js";
@@ -113,8 +112,8 @@ export class Details {
         conversation.isPublic && h("p", { class: "muted", text: "Public: all people here can find and join it" }),
         conversation.avatarUrl && safeLink(conversation.avatarUrl, "Picture of the group"),
         mayManage && h("div", { class: "profile-buttons" },
-          h("button", { type: "button", text: "Edit", data: { focus: "edit" }, on: { click: () => editGroup({ conversation, say: this.#actions.say }) } }),
-          h("button", { type: "button", text: "Join links", data: { focus: "links" }, on: { click: () => manageLinks({ people, conversation }) } }),
+          h("button", { type: "button", text: "Edit", data: { focus: "edit" }, on: { click: () => this.#openSettings((dialogs) => dialogs.editGroup({ conversation, say: this.#actions.say })) } }),
+          h("button", { type: "button", text: "Join links", data: { focus: "links" }, on: { click: () => this.#openSettings((dialogs) => dialogs.manageLinks({ people, conversation })) } }),
           h("button", { type: "button", text: "Kept out", data: { focus: "kept-out" }, on: { click: () => void this.#safety.open("showKeptOut", conversation) } }))),
       this.#settings(conversation),
       this.#pins.element,
@@ -126,6 +125,11 @@ export class Details {
         h("button", { type: "button", class: "danger-text", text: "Leave this group", data: { focus: "leave" }, on: { click: () => this.#leave(conversation) } }),
         role === "Owner" && h("button", { type: "button", class: "danger-text", text: "Delete this group", data: { focus: "delete" }, on: { click: () => this.#delete(conversation) } })),
     ];
+  }
+
+  /** What admins and owners set for a group. */
+  #openSettings(open) {
+    return openLater(() => import("./group-settings.js"), open, this.#actions.say);
   }
 
   /** What one sets for oneself. */

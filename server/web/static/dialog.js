@@ -27,6 +27,20 @@ export function openDialog({ title, label, content, about = [], class: more = ""
   return dialog;
 }
 
+/**
+ * Open a dialog whose module the page has not loaded yet: most never open it.
+ * @param {() => Promise<object>} load imports the module
+ * @param {(module: object) => void} open
+ */
+export async function openLater(load, open, say) {
+  try {
+    open(await load());
+  } catch (error) {
+    console.warn(error);
+    say("That could not be loaded: try again when there is a connection.");
+  }
+}
+
 /** Close the dialogs about something that is there no more. */
 export function closeAbout(id) {
   for (const dialog of document.querySelectorAll(`dialog[data-about~="${CSS.escape(id)}"]`)) dialog.close();

@@ -3,6 +3,7 @@
  * Owns these menus, and one's own role in the service. Shown is what the server lets one do; it decides.
  * @module
  */
+import { openLater } from "./dialog.js";
 import { explained } from "./explained.js";
 
 export class Safety {
@@ -53,14 +54,9 @@ export class Safety {
   }
 
   /** Open a dialog (`safety-dialogs.js`) by the name of its function. */
-  async open(name, ...given) {
-    try {
-      const dialogs = await import("./safety-dialogs.js");
-      dialogs[name]({ chat: this.#chat, people: this.#people, say: this.#say }, ...given);
-    } catch (error) {
-      console.warn(error);
-      this.#say("That could not be loaded: try again when there is a connection.");
-    }
+  open(name, ...given) {
+    const about = { chat: this.#chat, people: this.#people, say: this.#say };
+    return openLater(() => import("./safety-dialogs.js"), (dialogs) => dialogs[name](about, ...given), this.#say);
   }
 
   /** @returns {Promise<boolean>} whether it is done */
