@@ -13,6 +13,7 @@ from pathlib import Path
 import trio
 
 from server.config.admin_address import SUFFIX, TcpAddress, answers
+from server.transport.sockets import errors_name
 
 BACKLOG = 64
 PRIVATE = 0o700
@@ -24,15 +25,16 @@ class InUse(OSError):
 
 def open_tcp(address: TcpAddress) -> trio.SocketListener:
     """Raises OSError."""
-    family, _, _, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(place)
-        return _listening(sock)
-    except BaseException:
-        sock.close()
-        raise
+    with errors_name(address.host, address.port):
+        family, _, _, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(place)
+            return _listening(sock)
+        except BaseException:
+            sock.close()
+            raise
 
 
 def open_unix(path: Path) -> trio.SocketListener:

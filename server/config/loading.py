@@ -145,7 +145,7 @@ class _Given:
 
 def _line(file: Path, text: str, name: str) -> str:
     """FILE:LINE of a setting; Python's reader of TOML does not say where it found what."""
-    key = re.compile(rf"""\s*["']?{re.escape(name)}["']?\s*=""")
+    key = re.compile(rf"""\s*\[*\s*["']?{re.escape(name)}["']?\s*[=.\]]""")
     numbers = (number for number, line in enumerate(text.splitlines(), 1) if key.match(line))
     return f"{file}:{next(numbers, 1)}"
 

@@ -5,6 +5,8 @@ Owns what the kernel is asked for, once, on a listening socket: each connection 
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from server.transport.request_stream import AnySocket
 from server.transport.socket_activation import passed_sockets
@@ -35,18 +37,28 @@ def listen(where: tuple[str, int] | str, *, reuse_port: bool = False) -> list[so
 def bind(address: tuple[str, int], *, reuse_port: bool = False) -> socket.socket:
     """Bind a listening socket. `reuse_port`: other processes may listen there too, each with its own queue."""
     host, port = address
-    family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if reuse_port:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind(where)
-        sock.listen(BACKLOG)
-    except BaseException:
-        sock.close()
-        raise
+    with errors_name(host, port):
+        family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind(where)
+            sock.listen(BACKLOG)
+        except BaseException:
+            sock.close()
+            raise
     return _prepare(sock)
+
+
+@contextmanager
+def errors_name(host: str, port: int) -> Iterator[None]:
+    """An OSError says which address it is about, as one about a file does: an instance has several."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, f"[{host}]:{port}" if ":" in host else f"{host}:{port}") from None
 
 
 def _prepare(sock: socket.socket) -> socket.socket:

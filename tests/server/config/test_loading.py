@@ -159,6 +159,7 @@ def test_where_settings_come_from(tmp_path: Path) -> None:
     (credentials / "redis_url").write_text("redis://cache")
     file.write_text(
         '# lanes = 1\n\nlanes = 3\n"keepalive" = "60s"\nredis_url = "redis://old"\npool_size = "x"\nlane = 1\n'
+        "[zoo]\nlions = 1\n"
     )
     environ = {"PARLEY_LANES": "4", "PARLEY_KEEPALIVE": "1m", "CREDENTIALS_DIRECTORY": str(credentials)}
     found, hidden = locate(environ, file)
@@ -177,6 +178,7 @@ def test_where_settings_come_from(tmp_path: Path) -> None:
         load(environ, file)
     assert str(caught.value).splitlines() == [
         f"lane: there is no such setting (in {file}:7); did you mean lanes?",
+        f"zoo: there is no such setting (in {file}:8)",
         f"POOL_SIZE: expected a whole number ({file}:6)",
     ]
     with pytest.raises(ConfigError, match=r"SEND_QUEUE_BYTES: expected at least four .* \(PARLEY_SEND_QUEUE_BYTES\)$"):
