@@ -51,6 +51,7 @@ async def test_groups(database: str, redis_url: str, tmp_path: Path, browser: Br
         await strange_text(others, page, bob, carol, dave, alice)
         await removed(others, page, alice, bob, team)
         await leaves(page)
+        await starts_and_types(page, "bob", CAROL)
 
 
 async def members(others: Others, page: Page, alice: User, bob: User, carol: User, team: str) -> None:
@@ -198,6 +199,29 @@ async def leaves(page: Page) -> None:
     await page.click("dialog button.danger")
     await page.see(".nothing:has-text('You have left')")
     await page.see("text=No conversations yet.")
+
+
+async def starts_and_types(page: Page, *members: str) -> None:
+    """One goes on by keyboard where a dialog has led to, or where one was before it."""
+    await page.click("[aria-label='New conversation']")
+    for name in members:
+        await page.fill("[role=combobox]", name)
+        await page.click(f"[role=option]:has-text('{name}')")
+    await page.press("Enter", "#group-name")
+    await page.gone("dialog")
+    await page.see(".conversation-head .standing:has-text('3 members')")
+    await types(page, "a")
+    for dialog in ("Alt+s", "Alt+n"):
+        await page.press(dialog)
+        await page.see("dialog[open]")
+        await page.press("Escape")
+        await page.gone("dialog")
+        await types(page, dialog[-1])
+
+
+async def types(page: Page, key: str) -> None:
+    await page.press(key)
+    await page.until(f"document.querySelector('.composer textarea').value.endsWith('{key}')")
 
 
 async def test_what_one_sets_for_oneself(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:

@@ -136,7 +136,11 @@ async def send_picture(alice: Page, bob: Page, path: Path) -> None:
     await say(alice, "the sky, just now")
     await alice.see(shown("the sky, just now", " .picture img"))
     await alice.until("document.querySelector('.picture img')?.naturalWidth === 320")
-    await bob.see(shown("the sky, just now", " .picture.broken"))  # until there is another connection
+    await alice.press("ArrowUp", ".composer textarea")
+    await say(alice, "the sky, just then")
+    edited = ".message:has(.edited):has-text('the sky, just then')"
+    await alice.see(f"{edited} .picture img")
+    await bob.see(f"{edited} .picture.broken")  # until there is another connection
     await bob.do("pictures", come=True)
 
 

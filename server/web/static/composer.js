@@ -7,7 +7,7 @@ import { delayed, h, icon, iconButton, replace, setText } from "./dom.js";
 import { draftOf, keepDraft } from "./drafts.js";
 import { explained } from "./explained.js";
 import { MentionList, mentionedBy } from "./mentions.js";
-import { summaryOf } from "./message-view.js";
+import { mayEdit, summaryOf } from "./message-view.js";
 import { Posting } from "./posting.js";
 import { offer, stored } from "./session.js";
 import { fileName, sizeOf } from "./text.js";
@@ -180,7 +180,7 @@ export class Composer {
       this.#paint();
     } else if (event.key === "ArrowUp" && !this.input.value && !event.shiftKey) {
       event.preventDefault();
-      const last = this.#conversation.messages.findLast(({ isOwn, deletedAt, type, seq }) => isOwn && !deletedAt && type === "Text" && seq > 0);
+      const last = this.#conversation.messages.findLast(mayEdit);
       if (last && event.ctrlKey === false) this.edit(last);
     }
   }

@@ -20,7 +20,7 @@ export function openDialog({ title, label, content, about = [], class: more = ""
   dialog.addEventListener("close", () => {
     dialog.remove();
     onClose?.();
-    refocus(before);
+    if ([document.body, before].includes(document.activeElement)) refocus(before); // else what it led to has the focus by now
   });
   document.body.append(dialog);
   dialog.showModal();

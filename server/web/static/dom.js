@@ -62,7 +62,10 @@ export function setClass(element, name, isOn) {
 export function refocus(element) {
   const name = element?.dataset?.focus;
   const there = element?.isConnected ? element : name && document.querySelector(`[data-focus="${CSS.escape(name)}"]`);
-  (there || document.querySelector(".composer textarea"))?.focus({ preventScroll: true });
+  const wanted = there || document.querySelector(".composer textarea");
+  // A dialog that closes gives the focus back, but not the caret: what one types would go nowhere.
+  if (wanted === document.activeElement) wanted?.blur();
+  wanted?.focus({ preventScroll: true });
 }
 
 /** Put these children there in this order, and move no more of them than necessary. */
@@ -95,7 +98,7 @@ const PATHS = {
   gear: "M12 8.800a3.200 3.200 0 1 0 0 6.400 3.200 3.200 0 0 0 0-6.400zM12 2.800v3M12 18.200v3M2.800 12h3M18.200 12h3M5.500 5.500l2.100 2.100M16.400 16.400l2.100 2.100M18.500 5.500l-2.100 2.100M7.600 16.400l-2.100 2.100",
   info: "M12 3.500a8.500 8.500 0 1 0 0 17 8.500 8.500 0 0 0 0-17zM12 11v5.500M12 7.500v.2",
   mention: "M12 8.500a3.500 3.500 0 1 0 0 7 3.500 3.500 0 0 0 0-7zM15.500 8.500v4.700a2.500 2.500 0 0 0 5 0V12a8.500 8.500 0 1 0-3.500 6.900",
-  messages: "M4 5h16v11H9.500L5.500 20v-4H4zM8 9h8M8 12h5",
+  messages: "M3 4h18v12.500H9.500L5.500 20.500v-4H3zM11.500 6.800a2.700 2.700 0 1 0 0 5.400 2.700 2.700 0 0 0 0-5.400zM13.500 11.500L16 14",
   more: "M5 12h.01M12 12h.01M19 12h.01",
   people: "M9 4.500a3.500 3.500 0 1 0 0 7 3.500 3.500 0 0 0 0-7zM2.500 20c0-3.500 2.900-5.500 6.500-5.500s6.500 2 6.500 5.500M15.500 5a3.300 3.300 0 0 1 0 6.200M18 14.800c2.200.7 3.500 2.400 3.500 5.200",
   pin: "M9 4h6l-1 6 3.500 3v1.500h-11V13L10 10zM12 14.500V21",

@@ -109,6 +109,9 @@ function content(message, { expanded, onExpand, people }) {
 
 const shortened = (text) => text.slice(0, LONG).split("\n").slice(0, MANY_LINES).join("\n");
 
+/** What one has written oneself, also to a picture or a file. */
+export const mayEdit = ({ isOwn, seq, deletedAt, type, content }) => isOwn && seq > 0 && !deletedAt && type !== "System" && Boolean(content);
+
 /** One line about a message, for lists, quotes and notifications. */
 export function summaryOf(message, people) {
   if (message.deletedAt) return "Message deleted";

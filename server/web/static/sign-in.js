@@ -45,7 +45,7 @@ function registration(problem, onSession) {
   let key = crypto.randomUUID();
   return h("form", { class: "stack", on: { input: () => (key = crypto.randomUUID()), submit: (event) => attempt(event, button, problem, onSession, () => register(name.value.trim(), display.value.trim(), key), name) } },
     h("label", { for: "username", text: "Username" }), name,
-    h("small", { id: "username-hint", text: "Letters, digits, and . _ - @ + between them. It stays yours." }),
+    h("small", { id: "username-hint", text: "Letters, digits, and spaces or . _ - @ + between them. It stays yours." }),
     h("label", { for: "display" }, "Name that others see ", h("small", { text: "(optional)" })), display,
     button);
 }

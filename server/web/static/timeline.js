@@ -7,7 +7,7 @@
 import { ParleyError } from "./client/errors.js";
 import { isMain } from "./client/timeline.js";
 import { arrange, attribute, h, iconButton, replace, throttled } from "./dom.js";
-import { fill, guess, remark, rowOf, summaryOf } from "./message-view.js";
+import { fill, guess, mayEdit, remark, rowOf, summaryOf } from "./message-view.js";
 import { Past } from "./past.js";
 import { avatar } from "./people.js";
 import { mayPin } from "./pins.js";
@@ -720,7 +720,7 @@ export class Timeline {
       isSent && { name: "reply", label: "Reply", key: "R", run: () => reply(message) },
       isSent && thread && { name: "thread", label: "Reply in thread", key: "T", run: () => thread(message) },
       isSent && { name: "react", label: "React", key: "+", run: () => react(message, this.#toolbar.querySelector('[aria-label="React"]')) },
-      message.isOwn && isSent && message.type === "Text" && { name: "edit", label: "Edit", key: "E", run: () => edit(message) },
+      mayEdit(message) && { name: "edit", label: "Edit", key: "E", run: () => edit(message) },
       message.content && { name: "copy", label: "Copy text", key: "C", run: () => copy(message) },
       isSent && message.reactions.length > 0 && { name: "people", label: "Who has reacted", key: "W", run: () => reactors(message) },
       isSent && message.isOwn && { name: "info", label: "Who has read it", key: "I", run: () => info(message) },
