@@ -49,7 +49,8 @@ def test_types_and_contents(npm: str, node: str, package: Path, tmp_path: Path) 
     assert only == "@parley" and "dependencies" not in json.loads((JAVASCRIPT / "package.json").read_text())
     (tmp_path / "app.mts").write_text(
         'import { Parley, MemoryStore, type Message } from "@parley/client";\n'
-        'const chat = await Parley.connect({ url: "http://x", token: () => "t", store: new MemoryStore() });\n'
+        "const onState = ({ state }: { state: string }) => console.log(state);\n"
+        'const chat = await Parley.connect({ url: "http://x", token: () => "t", store: new MemoryStore(), onState });\n'
         'const sent: Message = chat.conversations[0]!.send("hello", { type: "Text" });\n'
         'type State = "live" | "offline" | "closed" | "connecting" | "catching_up";\n'
         'chat.on("state", ({ state }) => { const known: State = state; });\n'

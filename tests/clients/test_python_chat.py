@@ -309,6 +309,30 @@ def test_a_damaged_file_is_begun_anew(loop: str, tmp_path: Path, caplog: pytest.
 
 
 @LOOPS
+def test_a_server_that_is_away_is_waited_for_with_one_warning(loop: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Who has mistyped its URL hears of it; who has been connected has `state` and `reason` to look at."""
+
+    async def scenario(net: Network, truth: Truth) -> None:
+        net.refuses = True
+        async with parley_client.connect(net.url, token=ME, wait=False) as chat:
+            events = chat.events()
+            for refuses in (True, False):
+                async for event in events:
+                    if isinstance(event, parley_client.StateChanged) and event.state == "offline":
+                        break
+                net.refuses = refuses
+                chat.connect_now()
+            await chat.wait_live()
+            net.refuses = True
+            net.cut()
+            await until(lambda: chat.state == "offline")
+
+    run(loop, scenario)
+    [warning] = [record for record in caplog.records if record.name == "parley_client"]
+    assert warning.levelname == "WARNING" and "again: network: http://" in warning.getMessage()
+
+
+@LOOPS
 def test_a_token_is_renewed_on_the_socket(loop: str) -> None:
     """Before it ends, and without another connection; one that is refused is asked for anew once."""
 

@@ -107,6 +107,7 @@ export class Chat extends Emitter {
   /** @internal Use `Parley.connect`. */
   constructor(/** @type {import("./options.js").Options} */ options) {
     super();
+    if (options.onState) this.on("state", options.onState);
     const settings = (this.#settings = complete(options));
     /** @type {import("./stores/store.js").Store} */
     const store = options.store ?? new MemoryStore();

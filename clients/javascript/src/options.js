@@ -26,6 +26,8 @@
  *   the last one ends, and when it was refused.
  * @property {import("./stores/store.js").Store} [store] memory when left out
  * @property {AbortSignal} [signal] closes the chat
+ * @property {(detail: import("./chat.js").ChatEvents["state"]) => void} [onState] hears of each event `state`, also
+ *   while `connect` waits
  * @property {typeof fetch} [fetch]
  * @property {typeof WebSocket} [WebSocket] the global one when left out; where there is none, the other transports are used
  * @property {TransportName[]} [transports] in the order in which they are tried

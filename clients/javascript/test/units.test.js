@@ -1469,6 +1469,16 @@ async function withGlobals(globals, body) {
   }
 }
 
+promise("while it waits for a server that is away the application hears of it", async (server, connect) => {
+  server.create("a", []);
+  const states = [];
+  let refusals = 2;
+  const fetch = (...args) => (refusals-- > 0 ? Promise.reject(new TypeError("fetch failed")) : server.fetch(...args));
+  await connect("a", { fetch, onState: ({ state, reason }) => states.push([state, reason?.code]) });
+  const away = [["offline", "network"], ["connecting", undefined]];
+  assert.deepEqual(states, [...away, ...away, ["catching_up", undefined], ["live", undefined]]);
+});
+
 promise("while the machine is offline nothing is tried, and when it is online again, at once", async (server, connect) => {
   server.create("a", []);
   const machine = new EventTarget();

@@ -692,7 +692,7 @@ async def connect(
     memory. `delivered`: say of messages that come that they have come.
 
     Raises ParleyError when the server refuses the user, or there is none at this URL; one that is out of reach is
-    waited for. An error in the block comes out as it is, not in an exception group.
+    waited for, with one warning in the log. An error in the block comes out as it is, not in an exception group.
     """
     used = store or MemoryStore()
     chat = Chat(server_url(url), token, used, keep=keep, gives_delivered=delivered, ssl_context=ssl_context)

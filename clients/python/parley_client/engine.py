@@ -611,6 +611,8 @@ class Engine:
     def _become(self, state: State, reason: ParleyError | None = None) -> None:
         if self.state == "closed" or (self.state == state and state != "offline"):
             return
+        if state == "offline" and self.me is None and self.reason is None:  # once, as a wrong URL is waited for, too
+            _log.warning("not connected yet, trying again: %s", reason)
         if reason is not None or state in ("catching_up", "live", "closed"):
             self.reason = reason  # while it connects anew: why it has to
         self.state = state
