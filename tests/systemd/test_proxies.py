@@ -105,17 +105,28 @@ async def real_address(port: int, servers: list[Running], user: User) -> None:
     assert await wait_until(addresses) == {ELSEWHERE}
 
 
+async def links_lead_back(port: int, user: User) -> None:
+    """Links that the service hands out lead to where the client asked, also at a port of its own."""
+    headers = {"Authorization": f"Bearer {user.token}"}
+    file = {"name": "a.txt", "contentType": "text/plain", "size": 1}
+    async with plain_http.client(base_url=f"http://127.0.0.1:{port}", headers=headers) as http:
+        made = checked(await http.post("/api/files/presign", json=file))
+    assert made["uploadUrl"].startswith(f"http://127.0.0.1:{port}/")
+
+
 @pytest.mark.parametrize("name", ["nginx", "haproxy"])
 async def test_in_front_of_two(name: str, tmp_path: Path, database: str, redis_url: str) -> None:
     """Any instance serves anybody, the client's address arrives, WebSockets outlive every timeout, and while one of the
     two goes and comes back no request is refused; its clients are asked to reconnect, and do."""
     program(name)
     settings: dict[str, Any] = {"forwarded_allow_ips": "127.0.0.1", "keepalive": KEEPALIVE, "drain_seconds": "1"}
+    settings["objects"] = f"file://{tmp_path}/files"
     async with running(database, redis_url, **settings) as one:
         async with running(database, redis_url, **settings) as two:
             async with proxy(name, tmp_path, [one.port, two.port]) as port:
                 users = [await one.register(f"u{number}") for number in range(6)]
                 await real_address(port, [one, two], users[0])
+                await links_lead_back(port, users[0])
                 await go_and_come_back(port, one, two, users, settings, database, redis_url)
 
 
