@@ -26,6 +26,7 @@ from tests.server.identity.provider import CLIENT, SECRET, open_provider
 ROOT = Path(__file__).parents[2]
 WAIT = 300.0  # seconds: long past anything but a hang
 URL = "http://localhost:5000"
+TAKEN = ("alice", "bob")  # by the README's first chat
 # Our clients do these by themselves.
 MARKS = {"MarkDelivered", "MarkMessageAsDelivered"}
 WITHOUT_OURS = MARKS | {"JoinConversation", "LeaveConversation", "Ping", "RefreshToken"}
@@ -162,7 +163,7 @@ async def test_every_example_works(
         described = (await http.get("/openapi.json")).json()
         for name, text in programs.items():
             (tmp_path / name).write_text(text.replace(URL, f"http://127.0.0.1:{server.port}"))
-        admin = await server.register("admin")
+        admin, *_ = [await server.register(name) for name in ("admin", *TAKEN)]
         settings = load({}, None, jwt_key=JWT_KEY)
         (tmp_path / "admin-token").write_text(mint_token(settings, UUID(admin.id), admin=True))
         (tmp_path / "api-key").write_text(await make_key(database))

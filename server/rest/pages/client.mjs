@@ -6,8 +6,9 @@ const register = async (username) => {
   const headers = { "Content-Type": "application/json" };
   return (await fetch(`${url}/api/users`, { method: "POST", headers, body: JSON.stringify({ username }) })).json();
 };
-const alice = await register("alice-of-the-client");
-const bob = await register("bob-of-the-client");
+const run = Date.now(); // each run has users of its own: a username is taken once
+const alice = await register(`alice-${run}-client`);
+const bob = await register(`bob-${run}-client`);
 const chat = await Parley.connect({ url, token: () => alice.accessToken }); // it comes back by itself, for ever
 //: ReceiveMessage
 chat.on("message", ({ conversation, message }) => console.log(conversation.name, message.content));
@@ -111,7 +112,7 @@ await group.updateSettings({ favourite: true, mutedUntil: "forever" }); // for o
 //: conversationsListMembers
 for (const { userId, role } of await group.loadMembers()) console.log(userId, role);
 //: conversationsAddMember
-const carol = await register("carol-of-the-client");
+const carol = await register(`carol-${run}-client`);
 await group.addMember(carol.id);
 //: conversationsChangeRole
 await group.setRole(bob.id, "Admin");

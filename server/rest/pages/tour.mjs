@@ -6,8 +6,9 @@ const post = async (path, body, token) => {
   const headers = { "Content-Type": "application/json", ...(token && { Authorization: `Bearer ${token}` }) };
   return (await fetch(url + path, { method: "POST", headers, body: JSON.stringify(body) })).json();
 };
-const alice = await post("/api/users", { username: "alice-of-js" });
-const bob = await post("/api/users", { username: "bob-of-js" });
+const run = Date.now(); // each run has users of its own: a username is taken once
+const alice = await post("/api/users", { username: `alice-${run}-js` });
+const bob = await post("/api/users", { username: `bob-${run}-js` });
 const group = await post("/api/conversations", { type: "Group", name: "Lunch", memberIds: [bob.id] }, alice.accessToken);
 const connection = new HubConnectionBuilder()
   .withUrl(`${url}/hubs/chat?sync=manual`, { accessTokenFactory: () => alice.accessToken })
