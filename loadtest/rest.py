@@ -25,7 +25,7 @@ class RestError(Exception):
     """A request failed: `status` is 0 when there was no answer. `code` is the slug of the answer, or of the failure."""
 
     def __init__(self, status: int, code: str, detail: str) -> None:
-        super().__init__(f"{status or 'no answer'} {code}: {detail}")
+        super().__init__(f"{status} {code}: {detail}" if status else detail)
         self.status = status
         self.code = code
 
@@ -105,7 +105,7 @@ class Rest:
         try:
             stream: trio.abc.Stream = await trio.open_tcp_stream(self._origin.host, self._origin.port)
         except OSError as error:
-            raise RestError(0, "unreachable", f"{self._origin.url}: {error.strerror or error}") from None
+            raise RestError(0, "unreachable", str(error.strerror or error)) from None
         if self._tls is not None:
             stream = trio.SSLStream(stream, self._tls, server_hostname=self._origin.host, https_compatible=True)
         return _Connection(stream)
