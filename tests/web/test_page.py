@@ -32,10 +32,18 @@ async def test_two_people(database: str, redis_url: str, tmp_path: Path, browser
         await alice.see(shown("hello, bob", " .mark.delivered"))
         await bob.see(".conversations .unread .badge:text-is('1')")
         await bob.until("document.title.startsWith('(1)')")
+        await alice.press("Alt+m")
+        await alice.press("+")
+        await alice.see(".menu")
         await bob.do("front")
         await bob.click(".conversations a")
         await bob.see(shown("hello, bob"))
         await alice.see(shown("hello, bob", " .mark.read"))
+        await alice.press("Escape")  # the buttons of the message, which has changed, are others
+        await alice.until("document.activeElement.matches('.toolbar [aria-label=React]')")
+        await alice.press("e")
+        await alice.see(".composer.editing")
+        await alice.press("Escape")
         await bob.gone(".conversations .badge")
 
         await reply_edit_delete(alice, bob)

@@ -698,8 +698,10 @@ export class Timeline {
     if (!wanted.length) return this.#toolbar.remove();
     if (node.contains(this.#toolbar) && this.#toolbar.dataset.key === `${message.key}/${message.status}/${message.changedSeq}`) return;
     this.#toolbar.dataset.key = `${message.key}/${message.status}/${message.changedSeq}`;
-    replace(this.#toolbar, wanted.map(({ name, label, run, key }) => iconButton(name, label, run, { title: key ? `${label} (${key})` : label, "aria-keyshortcuts": key ?? null })));
+    const { focus } = this.#toolbar.contains(document.activeElement) ? document.activeElement.dataset : {};
+    replace(this.#toolbar, wanted.map(({ name, label, run, key }) => iconButton(name, label, run, { title: key ? `${label} (${key})` : label, "aria-keyshortcuts": key ?? null, data: { focus: `${message.key}/${name}` } })));
     node.append(this.#toolbar);
+    if (focus) (this.#toolbar.querySelector(`[data-focus="${CSS.escape(focus)}"]`) ?? node).focus({ preventScroll: true });
   }
 
   /** What one may do is known by now, or is another thing. */
@@ -755,7 +757,7 @@ export class Timeline {
     } else if (event.key === "Escape") {
       event.preventDefault();
       this.#actions.focusComposer();
-    } else if (event.target === node) {
+    } else if (event.target === node || this.#toolbar.contains(event.target)) {
       const name = event.key === "Backspace" ? "delete" : event.key.toLowerCase();
       const action = this.#actionsFor(row.message).find(({ key }) => key?.toLowerCase() === name);
       if (!action) return;
