@@ -33,6 +33,7 @@ _BY_STATUS = {
     429: "rate_limited",
 }
 
+_NO_ROUTE = "No route is at this path: /docs lists them. Ids in a path are UUIDs."
 _FOR_PROGRAMS = ("/api", "/auth", "/hubs")
 _POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
@@ -99,7 +100,8 @@ async def on_http_error(error: HTTPException) -> Response:
     if status == 404 and _is_astray():
         return _lost()
     code = _BY_STATUS.get(status, "invalid_request")
-    response = problem(code, error.description or CODES["invalid_request"].title, status=status)
+    sentence = _NO_ROUTE if status == 404 and request.url_rule is None else error.description
+    response = problem(code, sentence or CODES["invalid_request"].title, status=status)
     for name, value in error.get_headers():
         if name.lower() == "allow":
             response.headers[name] = value

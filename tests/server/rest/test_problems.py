@@ -41,6 +41,8 @@ async def test_what_routes_refuse(site: Site) -> None:
         ("GET", "/auth/login/unknown", 404, "not_found"),
     ):
         checked(await site.http.request(method, path, headers=headers), status, code)
+    for path in ("/nothing/here", "/api/users/not-an-id"):
+        assert "Ids in a path are UUIDs" in (await site.http.get(path, headers=headers)).json()["detail"]
     for content, kind, status, field in (
         (b"{", "application/json", 400, "body"),
         (b'{"username": "\xff"}', "application/json", 400, "body"),
