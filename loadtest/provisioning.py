@@ -52,7 +52,8 @@ class Making:
 
             conversations = await self._many("conversations", range(len(groups)), conversation)
         except RestError as error:
-            raise TargetError(f"{self._target.url}: people cannot be made: {error}") from None
+            advice = " A server that is to be loaded is started with RATE_LIMITS=off." if error.status == 429 else ""
+            raise TargetError(f"{self._target.url}: people cannot be made: {error}{advice}") from None
         finally:
             await self._rest.aclose()
         return people, conversations
