@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx
 import parley_client
 import pytest
 from parley_client import ParleyError, engine
@@ -609,6 +610,28 @@ def test_waits_are_bounded(asked: float, most: float) -> None:
 def test_tokens_that_say_nothing(token: str) -> None:
     """A token that is no JWT is good until the server says otherwise."""
     assert expires_at(token, time.time()) is None
+
+
+@LOOPS
+def test_a_token_function_that_asks_a_server_which_fails(loop: str) -> None:
+    """An answer that is an error is one of the chat's: it goes on where that passes."""
+    statuses = [200, 503, 429, 200]
+
+    async def scenario(net: Network, truth: Truth) -> None:
+        truth.create(OTHER, ME)
+
+        async def token() -> str:
+            answer = httpx.Response(statuses.pop(0), request=httpx.Request("GET", "http://tokens/"))
+            answer.raise_for_status()
+            return f"{ME}/{len(statuses)}"  # of which the last one is good, by then
+
+        async with parley_client.connect(net.url, token=token) as chat:
+            net.tokens = {f"{ME}/0"}
+            net.cut()
+            await until(lambda: net.shown[-1] == f"{ME}/0")
+            await chat.wait_live()
+
+    run(loop, scenario)
 
 
 @pytest.mark.parametrize("hours", [-5, 0, 5])

@@ -176,8 +176,8 @@ class Engine:
                 if isinstance(error, Closed) and error.has_expired and self._tokens.can_renew:
                     pass  # the next attempt takes a new one
                 elif error.code == "unauthenticated" and self._tokens.can_renew and not has_renewed:
-                    has_renewed = True
-                    if await self._renew():
+                    has_renewed = await self._renew()  # where none could be had, another attempt asks again
+                    if has_renewed:
                         continue
                 elif self._is_final(error):
                     self._close(error)

@@ -16,7 +16,7 @@ import anyio
 import httpx
 import msgspec
 
-from parley_client.errors import ParleyError
+from parley_client.errors import ParleyError, from_response
 from parley_client.http import TIMEOUT, ask, open_client, server_url
 from parley_client.model import Tokens, decoded
 
@@ -84,6 +84,8 @@ class TokenGiver:
                 found = self._source()
                 self._token = _checked(await found if inspect.isawaitable(found) else str(found))
                 self._ends = expires_at(self._token, time.time())
+            except httpx.HTTPStatusError as error:  # by `raise_for_status`
+                raise from_response(error.response.status_code, error.response.headers, b"") from error
             except (OSError, httpx.RequestError) as error:
                 raise ParleyError(
                     "network", f"no access token could be had: {error or type(error).__name__}"
