@@ -53,7 +53,7 @@ class SyncSource(Protocol):
     async def memberships(self, user_id: UUID) -> Sequence[UUID]: ...
 
     async def memberships_with_positions(self, user_id: UUID) -> bytes:
-        """The same with the heads, as of one moment, packed (`store.positions`)."""
+        """Return the memberships with their heads, as of one moment, packed (`store.positions`)."""
 
     async def opening(self, user_id: UUID, session_id: UUID | None, *, attaches: bool) -> Opening:
         """What the user hides, the blocks that concern them and, for a connection that `attaches`, their conversations.
@@ -71,16 +71,20 @@ class SyncSource(Protocol):
         """Return the indexes of those of these cursors that are not of the history that PostgreSQL has."""
 
     async def standings(self, user_id: UUID, conversation_ids: Sequence[UUID]) -> dict[UUID, Standing]:
-        """What is the user's own of each conversation: what is not read, counted to 1,000, and their settings."""
+        """Return what is the user's own of each conversation: what is not read, counted to 1,000, and their
+        settings.
+        """
 
     async def require_member(self, caller: Caller, conversation_id: UUID) -> None:
         """Raises ChatError("not_found")."""
 
     async def view(self, user_id: UUID, conversation_id: UUID) -> Conversation | None:
-        """The conversation as this user sees it; None when they are no member (any more)."""
+        """Return the conversation as this user sees it; None if they are not a member (any more)."""
 
     async def thread_state(self, user_id: UUID, thread_id: UUID) -> ThreadState | None:
-        """What the thread is to this user; None when they are no member (any more), or have nothing to do with it."""
+        """Return what the thread is to this user; None if they are not a member (any more), or have nothing to do with
+        it.
+        """
 
     async def changes_after(
         self, caller: Caller, conversation_id: UUID, cursor: int, *, limit: int, max_bytes: int

@@ -185,12 +185,12 @@ class HubConnection:
             self.on_freed()
 
     async def _refuse(self, error: HubProtocolError) -> None:
-        """What was whole before the violation still counts."""
+        """Dispatch what was complete before the violation, then end the connection."""
         await self._go_on(None, error.messages)
         self.end(str(error), code=websocket.TOO_BIG if isinstance(error, TooBig) else websocket.PROTOCOL_ERROR)
 
     def on_violation(self, code: int, reason: str) -> None:
-        """What the client has done to its WebSocket it would do again: it is not asked to come back."""
+        """End the connection without asking the client to come back: it would break the WebSocket protocol again."""
         self.end(f"The client broke the WebSocket protocol: {reason}.", code=code)
 
     def on_pong(self) -> None:
@@ -225,7 +225,7 @@ class HubConnection:
         return due
 
     def reschedule(self) -> None:
-        """What is due next has changed: the handshake is done, or the token is another."""
+        """Look anew at what is due next: the handshake is done, or the token is another."""
         self.hub.wheel.schedule(self.transport, self.on_due(self.hub.wheel.now))
 
     def on_closed(self, reason: str) -> None:
@@ -298,7 +298,7 @@ class HubConnection:
             await self._catch_up()
 
     def expire(self, why: str = "detached: the client did not come back") -> None:
-        """It has had no transport for too long, or is not to be kept."""
+        """Leave the hub: there was no transport for too long, or the connection is not to be kept."""
         self._leave(why)
 
     # -- handshake ------------------------------------------------------------------------------
@@ -495,7 +495,9 @@ class HubConnection:
         self._start_catch_up()
 
     def owe(self, conversation_id: UUID, news: str) -> None:
-        """See `Subscriber`. One note for a conversation, whatever happens in it meanwhile; up to `MAX_OWED` of them."""
+        """Note an event that had no room (see `Subscriber`). One note for a conversation, whatever happens in it
+        meanwhile; up to `MAX_OWED` of them.
+        """
         if self.closed:
             return
         if self.owed is None:
@@ -510,7 +512,7 @@ class HubConnection:
             self._start_catch_up()
 
     def shed(self) -> None:
-        """See `Subscriber`."""
+        """Note that an ephemeral event was shed (see `Subscriber`)."""
         if not self.closed:
             self.hub.rooms.recent.miss(self)
             self._start_catch_up()

@@ -23,7 +23,7 @@ class Expires(Protocol):
     def expire(self, why: str = ...) -> None: ...
 
     def on_silent(self, buffer: "ReconnectBuffer", now: float) -> float | None:
-        """The client has said nothing since its handshake. Return when to ask again, if at all."""
+        """Called when the client has said nothing since its handshake. Return when to ask again, if at all."""
 
 
 class RecordingQueue(Protocol):
@@ -63,7 +63,7 @@ class ReconnectBuffer(MessageBuffer):
         self.detached = trio.Event()  # the transport is gone, or the connection is
 
     def on_due(self, now: float) -> float | None:
-        """The client has not come back, or has said nothing yet."""
+        """Called when the client has not come back in time, or has said nothing yet."""
         if self.connection is None:
             return None
         if self.state is not State.DETACHED:

@@ -24,7 +24,8 @@ T = TypeVar("T")
 
 class Stretch(NamedTuple, Generic[T]):
     """The next items of a stream, and the arguments with which its method is called for those that follow; None: these
-    were all. No generator: Trio notes each one that is begun, and that it has ended."""
+    were all. It is no generator, as Trio notes the beginning and the end of each generator.
+    """
 
     items: Sequence[T]
     rest: tuple[Any, ...] | None

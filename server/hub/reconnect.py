@@ -74,7 +74,7 @@ def await_client(connection: Resumable, buffer: ReconnectBuffer) -> None:
 
 
 def on_opened(connection: Resumable, buffer: ReconnectBuffer) -> None:
-    """The answer to the handshake goes out, and the client is heard from now on: its time begins."""
+    """Begin the client's time: the answer to the handshake goes out, and the client is heard from now on."""
     if buffer.awaits_client:
         connection.hub.wheel.schedule(buffer, connection.hub.wheel.now + FIRST_MESSAGE_TIMEOUT)
 

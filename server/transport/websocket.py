@@ -49,7 +49,7 @@ class Endpoint(Protocol):
         """Handle a message, or a piece of one. The result is awaited before the next, which is the backpressure."""
 
     def on_freed(self) -> None:
-        """The send queue has emptied to a quarter of its limit, or further."""
+        """Called when the send queue has emptied to a quarter of its limit, or further."""
 
     def on_due(self, now: float) -> float:
         """Check timeouts. Return when to check again."""
@@ -57,10 +57,12 @@ class Endpoint(Protocol):
     def on_pong(self) -> None: ...
 
     def on_violation(self, code: int, reason: str) -> None:
-        """The peer broke the protocol. The transport closes with this code next, and hands nothing on any more."""
+        """Called when the peer broke the protocol. The transport closes with this code next, and hands nothing on any
+        more.
+        """
 
     def on_closed(self, reason: str) -> None:
-        """The transport has ended, or is about to. Called once, last."""
+        """Called once, last: the transport has ended, or is about to."""
 
 
 class Pace(Protocol):

@@ -143,12 +143,14 @@ class AsgiTransport(SendQueue):
     # -- sending ----------------------------------------------------------------------------------
 
     async def _flushed(self) -> None:
-        """Until there is something to send, or the end. Not before a flush: a handshake is answered when it is done."""
+        """Wait until there is something to send, or the end. It does not return before a flush: a handshake is answered
+        when it is done.
+        """
         await self._wake.wait()
         self._wake = trio.Event()
 
     def _begin(self) -> list[bytes]:
-        """What waits, to be sent now; it is held until it was. Ends with `_done`."""
+        """Return what waits, to be sent now. It is held until it was sent: `_done` ends that."""
         batch = self.take()
         if batch:
             self.blocked, self.first = True, b""

@@ -48,7 +48,7 @@ class LongPolling(HttpTransport):
         await self.finished.wait()
 
     def end(self, why: str) -> None:
-        """The client has ended it."""
+        """End the connection, as the client has asked."""
         self.reason = self.reason or why
         self.finished.set()
 
