@@ -534,8 +534,17 @@ class Rooms:
     # -- members ---------------------------------------------------------------------------------
 
     def change_members(self, room: Room | None, change: Change) -> None:
-        """Attach the connections of users who were added, and detach those of users who were removed."""
+        """Attach the connections of users who were added, and detach those of users who were removed.
+
+        A room that was closed meanwhile, behind the last connection, which lags, or has ended, counts as none. If there
+        is another one by then, it may have passed the change: those concerned are looked up.
+        """
         conversation_id = change.conversation_id
+        if room is not None and self._rooms.get(conversation_id) is not room:
+            room = None
+            if self.is_open(conversation_id):
+                self.recheck_all(change)
+                return
         removed: dict[str, list[Subscriber]] = {}  # by reason
         for user_id in change.removed:
             reason = "deleted" if change.dissolved else "left" if change.message.sender_id == user_id else "removed"

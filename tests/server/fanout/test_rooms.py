@@ -391,6 +391,36 @@ async def test_a_conversation_that_another_task_does_not_find(nursery: trio.Nurs
     assert outcomes == [[CONVERSATION], [CONVERSATION]] and world.database.asked == 1
 
 
+@pytest.mark.parametrize("by", ["a delivery", "what was held", "a repair"])
+async def test_added_behind_the_last_one_who_lags(nursery: trio.Nursery, autojump_clock: MockClock, by: str) -> None:
+    """Where the change that adds users finds no place at the only connection of the room, the room is closed behind
+    that. The users are attached to one that is open, and receive what follows, whichever way the change has come."""
+    world = World()
+    slow = await world.attached()
+    bob, carol = await world.connection(BOB), await world.connection(new_id())
+    slow.send_queue.limit = 10
+    await nursery.start(world.rooms.repair.run)
+    added = [change(11), change(12, added=(BOB,)), change(13, added=(carol.user_id,))]
+    world.database.changes = lambda *_, **__: _answer(added)  # type: ignore[method-assign]
+    world.database.head = 13
+    if by == "a repair":
+        world.rooms.repair.doubt((CONVERSATION,))
+    else:
+        world.rooms.delivery.publish([added[1], added[0], added[2]] if by == "what was held" else added)
+    await trio.sleep(2 * REPAIR_DELAY)
+    assert slow.lagged and slow.seen == [11]
+    for connection in (bob, carol):
+        assert world.rooms.is_attached(CONVERSATION, connection) and len(connection.rooms) == 1
+    world.others.commit()
+    assert bob.seen[-1:] == carol.seen == [14]
+    nursery.cancel_scope.cancel()
+
+
+async def _answer(changes: Sequence[Change]) -> Sequence[Change]:
+    await trio.lowlevel.checkpoint()
+    return changes
+
+
 async def test_members_come_and_go() -> None:
     """The change that removes a user is the last they receive; the one that adds a user attaches their connections."""
     world = World()
