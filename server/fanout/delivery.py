@@ -336,6 +336,7 @@ class Delivery:
         conversation_id = room.conversation_id
         room.held = room.repaired = room.known = None
         room.suspicions = 0
+        room.is_dissolved = False
         room.generation += 1
         frames: dict[Encoding, bytes] = {}
         arguments = (resync_at(conversation_id, position.cursor),)

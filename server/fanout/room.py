@@ -157,6 +157,7 @@ class Room:
         "fresh",
         "generation",
         "held",
+        "is_dissolved",
         "known",
         "last_changed_at",
         "last_id",
@@ -186,6 +187,7 @@ class Room:
         self.fresh = False  # opened by a change, and not registered yet
         self.known: dict[int, UUID] | None = None  # changes that a repair has read: they may still arrive by themselves
         self.suspicions = 0  # signs, not looked into yet, that the history went back: until then nothing is delivered
+        self.is_dissolved = False  # it has no members any more, and nothing comes
         self.generation = 0  # how often the room has started over, because the history went back
         self.advanced: trio.Event | None = None  # set when the head moves; made by the first task that waits for it
 
@@ -279,7 +281,7 @@ class Room:
         return self.held.add(change)
 
     def attach(self, connection: Subscriber) -> None:
-        if connection not in self.attached:
+        if connection not in self.attached and not self.is_dissolved:
             self.attached[connection] = connection.send_queue
             connection.rooms[self] = None
 

@@ -564,6 +564,7 @@ class Rooms:
                 notifier.settle(conversation_id, user_id)
                 notifier.notify(conversation_id, (user_id,))
         if room is not None and change.dissolved:
+            room.is_dissolved = True  # who was in it is not known, if the change was read: some may be about to attach
             self.delivery.notify(room.attached, REMOVED, (conversation_id, "deleted"), conversation_id, "deleted")
             for connection in list(room.attached):
                 room.detach(connection)

@@ -358,7 +358,7 @@ async def join(
     that lag left for this room is dropped: the position that the client names is the newer one, and both would send
     the changes between them twice.
     """
-    async with moving_cursors(connection) as expelled:
+    async with moving_cursors(connection):
         openings = rooms.openings
         await sync.require_member(connection.caller, conversation_id)
         async with rooms.opened([conversation_id]) as opened:
@@ -370,9 +370,7 @@ async def join(
             if connection.cursors is not None:
                 connection.cursors.pop(conversation_id, None)  # else what lag has left behind would come once more
             if since is None:
-                if conversation_id in expelled:
-                    raise no_such_conversation()
-                room.attach(connection)
+                _attach(connection, room)
                 return room.cursor, False
             room.detach(connection)
             generation = room.generation
@@ -600,6 +598,6 @@ def _attach(connection: Target, room: Room) -> None:
     """Attach, in the scheduler step in which the cursor was compared with the head."""
     if connection.closed:
         return
-    if connection.expelled is not None and room.conversation_id in connection.expelled:
+    if room.is_dissolved or room.conversation_id in (connection.expelled or ()):
         raise no_such_conversation()
     room.attach(connection)

@@ -242,6 +242,51 @@ async def test_removed_while_it_is_opened(hub: Hub, nursery: trio.Nursery, momen
     assert reader.look().seqs == [] and len(reader.removed) <= 1
 
 
+class Dissolving(Hub):
+    """The group is dissolved, and that is read, as by a repair or a relay: it is not known then who was in it."""
+
+    def remove(self) -> None:
+        self.database.is_member = False
+        self.database.head += 1
+        one = change(self.database.head)
+        message = msgspec.structs.replace(one.message, type=MessageType.SYSTEM)
+        self.rooms.delivery.publish([msgspec.structs.replace(one, message=message, dissolved=True)])
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize("how", ["connects", "joins", "joins at a cursor", "syncs", "syncs at a cursor"])
+@pytest.mark.parametrize("moment", MOMENTS)
+async def test_dissolved_meanwhile(
+    nursery: trio.Nursery, autojump_clock: MockClock, moment: str, how: str, is_open: bool
+) -> None:
+    """Who is about to attach to a group that is dissolved by then is not attached, and hears that it is not theirs."""
+    hub = Dissolving()
+    await nursery.start(hub.flusher.run)
+    await nursery.start(hub.rooms.repair.run)
+    if is_open:
+        await Reader(hub, nursery, manual=False).begin()
+    reader = Reader(hub, nursery, manual=how != "connects")
+    if how != "connects":
+        await reader.begin()
+    hub.remove_at(moment)
+    gone = False
+    if how == "connects":
+        await reader.begin()
+    elif how.startswith("joins"):
+        try:
+            await join(hub, reader, 10 if "cursor" in how else None)
+        except ChatError as error:
+            gone = error.code == "not_found"
+    else:
+        shown = [(CONVERSATION, Cursor(10))] if "cursor" in how else []
+        synced = await catch_up.sync_all(reader.connection, hub.rooms, hub.database, shown, Others.ATTACH)
+        gone = synced.resync == (CONVERSATION,) or not synced.conversations
+    await wait_all_tasks_blocked()
+    if not hub.database.is_member:  # else nothing was asked at that moment
+        assert not hub.is_attached and (gone or reader.look().removed or how == "connects")
+    nursery.cancel_scope.cancel()
+
+
 def watch(database: Store, name: str, asked: list[str]) -> None:
     """Note what is asked for."""
     ask = getattr(database, name)
