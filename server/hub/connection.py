@@ -443,10 +443,10 @@ class HubConnection:
         return True
 
     async def wait_room(self) -> None:
-        """Wait until the send queue is at most half full, or the connection has ended."""
-        while self.send_queue.size > self.send_queue.limit // 2 and not self.closed:
+        """Wait until the send queue is at most half full, with what is reserved in it, or the connection has ended."""
+        while self.send_queue.is_half_full and not self.closed:
             self.send_queue.flush()
-            if self.send_queue.size <= self.send_queue.limit // 2:
+            if not self.send_queue.is_half_full:
                 return
             await self.wait_freed()
 

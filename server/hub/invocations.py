@@ -344,8 +344,7 @@ async def _offer_items(connection: Invoker, invocation_id: str, items: Sequence[
     if connection.offer_page(frames):
         return
     for frame in frames:
-        send_queue = connection.send_queue  # another one, if the client has come back meanwhile
-        if send_queue.size > send_queue.limit // 2:
+        if connection.send_queue.is_half_full:  # another one, if the client has come back meanwhile
             await connection.wait_room()
         connection.offer(frame)
 

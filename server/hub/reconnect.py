@@ -82,7 +82,7 @@ def on_opened(connection: Resumable, buffer: ReconnectBuffer) -> None:
 def on_silent(connection: Resumable, buffer: ReconnectBuffer, now: float) -> float | None:
     """The client has said nothing in time: wait no longer. While the connection opens it could not be heard, and is
     given more time, unless so much waits that the opening may wait for room itself (`wait_room`)."""
-    if not buffer.opened and connection.send_queue.size <= connection.send_queue.limit // 2:
+    if not buffer.opened and not connection.send_queue.is_half_full:
         return now + FIRST_MESSAGE_TIMEOUT
     _release(connection, buffer)
     return None

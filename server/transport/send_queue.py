@@ -82,6 +82,12 @@ class SendQueue(ABC):
         """The number of bytes in the queue."""
         return self.held + len(self.first or b"")
 
+    @property
+    def is_half_full(self) -> bool:
+        """Whether more than half of it is taken, by what waits and what is reserved: less is left than an answer may
+        have."""
+        return self.size + self.reserved > self.limit // 2
+
     def offer(self, frame: bytes, *, ephemeral: bool = False) -> Verdict:
         """Queue `frame` if it fits. If `first` was None, the caller must mark the send queue for the flusher."""
         first = self.first

@@ -572,6 +572,30 @@ async def test_large_sends_wait_for_room(
     assert len(client.transport.messages()) == 20 and not client.transport.code
 
 
+async def test_large_answers_wait_for_what_is_reserved(
+    client: Client, world: World, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """P8: an answer waits until it fits beside what waits and what is reserved for the answers of sends under way. The
+    client, which reads, if slowly, keeps its connection."""
+
+    async def large(connection: HubConnection) -> str:
+        return "x" * 100_000
+
+    world.dispatcher.add(large)
+    calls = [PROTOCOLS["json"].encode_invocation("Send", ("x" * 30_000,), str(number)) for number in range(3)]
+    await client.send(b"".join(calls))
+    client.transport.blocked, client.transport.held = True, 100_000
+    nursery.start_soon(client.send, PROTOCOLS["json"].encode_invocation("Large", (), "large"))
+    await wait_all_tasks_blocked()
+    assert len(world.sends) == 3 and not client.transport.code
+    world.commit(3)
+    client.transport.blocked, client.transport.held = False, 0
+    client.connection.on_freed()
+    await wait_all_tasks_blocked()
+    answers = [message for message in client.transport.messages() if isinstance(message, Completion)]
+    assert len(answers) == 4 and not client.transport.code
+
+
 async def test_what_is_queued_keeps_no_call_waiting(
     client: Client, world: World, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
