@@ -16,6 +16,7 @@ from handlers.conversations import Conversations
 from handlers.errors import ChatError
 from handlers.messages import Messages
 from handlers.model import (
+    Caller,
     CreateMessage,
     CreateReport,
     CursorProof,
@@ -79,6 +80,8 @@ ALWAYS = ("invalid_request", "rate_limited", "too_large", "internal")
 # Besides, of methods that wait for something: PostgreSQL, Redis, a commit. `banned`: the connection is about to end.
 WAITING = ("unavailable", "overloaded", "banned")
 METHODS: list[Declaration] = []  # every hub method, in the order of this file
+
+UNCHECKED = "unavailable: It is not known whether the session of the new token has ended; connect again."
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -427,15 +430,21 @@ class HubMethods:
         caller = await self._verifier.verify(token)
         if caller.user_id != connection.user_id:
             raise ChatError("forbidden", "The token belongs to another user.")
-        before, connection.caller = connection.caller, caller
+        await self._sync.require_user(caller.user_id)
+        await self._require_session(caller)  # until here the end of the sign-in before this one ends the connection
+        connection.caller = caller
         try:
-            await self._sync.require_user(caller.user_id)
-            if caller.session_id is not None:
-                await self._sync.require_session(caller.session_id)  # from here on its end reaches this connection
+            await self._require_session(caller)  # from here on that of this one does; it may have come in between
         except BaseException:
-            connection.caller = before
+            connection.end(UNCHECKED, allow_reconnect=True)
             raise
-        connection.reschedule()
+        if not connection.closed:
+            connection.reschedule()
+
+    async def _require_session(self, caller: Caller) -> None:
+        """Raises ChatError."""
+        if caller.session_id is not None:
+            await self._sync.require_session(caller.session_id)
 
 
 async def _report(call: Awaitable[None], done: Callable[[Exception | None], None]) -> None:
