@@ -18,6 +18,7 @@ from typing import Protocol
 from uuid import UUID
 
 from server.fanout.gap_repair import REPAIR_DELAY, GapRepair
+from server.fanout.held_changes import HeldInAll
 from server.fanout.history_check import HistoryCheck
 from server.fanout.latent_rooms import LatentRooms
 from server.fanout.room import (
@@ -111,6 +112,7 @@ class Delivery:
             release=self.release,
             follow_up=self._follow_up,
         )
+        self.held = HeldInAll()
         # Totals since the start.
         self.delivered = 0  # changes offered to connections, each counted once per connection
         self.lagged = 0  # times a connection was detached because its send queue was full
@@ -190,7 +192,7 @@ class Delivery:
         A room that is opening is repaired when its head is there (`release`). The repair delivers what is above the
         head. A change of members below it is not delivered, so they are rechecked, as it is not known yet which it is.
         """
-        if room.hold(change):
+        if room.hold(change, self.held):
             return
         if room.next_seq is not None:
             self.repair.schedule(room, REPAIR_DELAY)
@@ -334,7 +336,8 @@ class Delivery:
         Catch-ups that are under way see the new `generation`, and end with a `Resync`.
         """
         conversation_id = room.conversation_id
-        room.held = room.repaired = room.known = None
+        room.drop_held()
+        room.repaired = room.known = None
         room.suspicions = 0
         room.is_dissolved = False
         room.generation += 1

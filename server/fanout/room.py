@@ -13,7 +13,7 @@ from uuid import UUID
 import trio
 
 from handlers.model import Caller, Resync
-from server.fanout.held_changes import HeldChanges
+from server.fanout.held_changes import HeldChanges, HeldInAll
 from server.transport.send_queue import SendQueue
 from store.ids import timestamp, timestamp_ms
 from store.model import Change, Cursor, Message, MessageType, Position, Timestamp
@@ -274,11 +274,19 @@ class Room:
             return message.id.int == self.last_id and message.last_changed_at == self.last_changed_at
         return self.known is not None and self.known.get(change.seq) == message.id
 
-    def hold(self, change: Change) -> bool:
-        """Hold a change until its turn comes. Return False if there is no place for it: it has to be read then."""
+    def hold(self, change: Change, in_all: HeldInAll) -> bool:
+        """Hold a change until its turn comes. Return False if there is no place for it: it has to be read then.
+
+        `in_all`: what all rooms hold.
+        """
         if self.held is None:
-            self.held = HeldChanges()
+            self.held = HeldChanges(in_all)
         return self.held.add(change)
+
+    def drop_held(self) -> Sequence[Change]:
+        """Hold nothing any more. Return what was held."""
+        held, self.held = self.held, None
+        return held.clear() if held else ()
 
     def attach(self, connection: Subscriber) -> None:
         if connection not in self.attached and not self.is_dissolved:

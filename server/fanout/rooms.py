@@ -498,8 +498,7 @@ class Rooms:
 
     def _recheck_held(self, room: Room) -> None:
         """Look up whom what a room holds adds or removes: it is gone, and does not deliver that any more."""
-        held, room.held = room.held, None
-        for change in held.changes() if held else ():
+        for change in room.drop_held():
             if change.added or change.removed:
                 self.delivery.restore(change)
 

@@ -224,3 +224,28 @@ async def test_members_change_while_a_room_has_no_place(
     rooms.delivery.publish([change(16)])
     assert third.seen[-1] == 16 and removed.seen == []
     nursery.cancel_scope.cancel()
+
+
+async def test_a_room_goes_with_what_it_has_held(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """Who is added by a change that a room has held, as the one before it was on its way, is attached, although all
+    others leave before that comes. Nothing is held for a room that is closed."""
+    views, database = World(), Database(10)
+    notifier: ConversationNotifier
+    rooms = Rooms(database, Flusher(), FakeCluster(), notifier=lambda: notifier)
+    notifier = ConversationNotifier(views, rooms)
+    await nursery.start(notifier.run)
+    await nursery.start(rooms.repair.run)
+    leaves, added = Connection(rooms, USER), Connection(rooms, BOB)
+    for connection in (leaves, added):
+        await rooms.register(connection)
+    async with rooms.opened([CONVERSATION]) as opened:
+        opened[CONVERSATION].attach(leaves)
+    views.members, database.head = {USER, BOB}, 12
+    rooms.delivery.publish([change(12, added=(BOB,))])
+    assert rooms.delivery.held.size
+    rooms.unregister(leaves)
+    assert not rooms.delivery.held.size
+    await trio.sleep(1)
+    rooms.delivery.publish([change(11)])
+    assert added in rooms.audience(CONVERSATION) or added.resynced == [CONVERSATION]
+    nursery.cancel_scope.cancel()

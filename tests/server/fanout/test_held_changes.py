@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.fanout import held_changes
-from server.fanout.held_changes import MAX_BYTES, MAX_CHANGES, NAMED_BYTES, HeldChanges
+from server.fanout.held_changes import (
+    CHANGE_BYTES,
+    MAX_BYTES,
+    MAX_CHANGES,
+    MAX_IN_ALL,
+    NAMED_BYTES,
+    HeldChanges,
+    HeldInAll,
+)
 from store.model import Change, Reaction
 from tests.server.fanout.test_rooms import BOB, USER, change
 
@@ -20,7 +28,7 @@ def of_size(seq: int, size: int) -> Change:
 def test_the_bounds(size: int, most: int) -> None:
     """As many changes and bytes find a place as are allowed, and one change however large; those on top do not, and it
     is known that there were any."""
-    held = HeldChanges()
+    held = HeldChanges(HeldInAll())
     for seq in range(most):
         assert not held.is_short and held.add(of_size(seq, size))
     for seq in range(most, most + 10):
@@ -29,9 +37,23 @@ def test_the_bounds(size: int, most: int) -> None:
     assert held.pop(0) == of_size(0, size) and held.add(of_size(most, size)) and len(held) == most
 
 
+def test_the_bound_of_all_rooms() -> None:
+    """Very many rooms hold no more together than is allowed, but for one change each, and what one lets go is a place
+    for others."""
+    in_all = HeldInAll()
+    rooms = [HeldChanges(in_all) for _ in range(100)]
+    for seq in range(100):
+        for room in rooms:
+            room.add(of_size(seq, MAX_BYTES // 100))
+    assert in_all.size <= MAX_IN_ALL + MAX_BYTES and all(rooms) and any(room.is_short for room in rooms)
+    assert not rooms[0].add(of_size(100, 10))
+    rooms[1].clear()
+    assert rooms[0].add(of_size(100, 10)) and rooms[1].add(of_size(0, 10))
+
+
 def test_who_is_named_counts() -> None:
     """Users who are mentioned, added, removed, or shown with a reaction take bytes of a change, as its content does."""
-    plain, held = change(1), HeldChanges()
+    plain, held = change(1), HeldChanges(HeldInAll())
     held.add(plain)
     before = held.size
     shown = Reaction(emoji="x", count=2, user_ids=(USER, BOB))
@@ -50,7 +72,8 @@ STEPS = st.one_of(
 def test_any_order(steps: list[tuple[str, int, int]]) -> None:
     """Whatever comes and goes, what is held is what had a place, and its size is known; it is above the bounds at no
     time, unless it is one change."""
-    held, known = HeldChanges(), dict[int, Change]()
+    in_all, known = HeldInAll(), dict[int, Change]()
+    held = HeldChanges(in_all)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(held_changes, "MAX_CHANGES", 4)
         patch.setattr(held_changes, "MAX_BYTES", 100)
@@ -66,4 +89,7 @@ def test_any_order(steps: list[tuple[str, int, int]]) -> None:
                 assert held.pop_below(seq) == [known.pop(each) for each in below]
             assert list(held) == list(known) and list(held.changes()) == list(known.values())
             assert held.size == sum(len(each.message.content) for each in known.values())
+            assert in_all.size == held.size + CHANGE_BYTES * len(known)
             assert len(known) <= 4 and (held.size <= 100 or len(known) == 1)
+    held.clear()
+    assert not held and in_all.size == 0
