@@ -193,10 +193,13 @@ class GapRepair:
                 self._suspect(room)
                 return True  # what is missing is read when that is known
             is_jump = head > room.head and (changes[0].seq if changes else head + 1) > room.head + 1
-            if is_jump and room.head < await self._history.fetch_watermark(room.conversation_id):
-                if room.generation == generation:
+            if is_jump:
+                watermark = await self._history.fetch_watermark(room.conversation_id)
+                if room.generation != generation:
+                    return False
+                if room.head < watermark:
                     self._start_over(room, position)
-                return True
+                    return True
             for change in changes:
                 if change.seq > room.head:  # otherwise it arrived live during the query
                     created = change.message.seq > start and change.message.id not in seen

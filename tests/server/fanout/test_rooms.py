@@ -421,6 +421,32 @@ async def _answer(changes: Sequence[Change]) -> Sequence[Change]:
     return changes
 
 
+async def test_a_history_that_goes_back_while_the_watermark_is_read(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """What a repair has read by then is of the history that is lost: it is not delivered behind the `Resync`."""
+    world = World()
+    connection = await world.attached()
+    room = world.rooms.find(CONVERSATION)
+    assert room is not None
+    await nursery.start(world.rooms.repair.run)
+
+    async def fetch_watermark(conversation_id: UUID) -> int:
+        await trio.lowlevel.checkpoint()
+        if world.database.head == 13:
+            world.database.head = 9
+            world.rooms.delivery._start_over(room, Position(Cursor(9, UUID(int=9)), UUID(int=9)))
+        return 0
+
+    world.database.fetch_watermark = fetch_watermark  # type: ignore[method-assign]
+    world.database.changes = lambda *_, **__: _answer([change(12), change(13)])  # type: ignore[method-assign]
+    world.database.head = 13
+    world.rooms.repair.doubt((CONVERSATION,))
+    await trio.sleep(2 * RETRY_DELAY)
+    assert connection.said == ["Resync"] and room.head == 9
+    nursery.cancel_scope.cancel()
+
+
 async def test_members_come_and_go() -> None:
     """The change that removes a user is the last they receive; the one that adds a user attaches their connections."""
     world = World()
