@@ -326,9 +326,10 @@ async def _answer(client: AnySocket, answer: bytes, patience: float) -> None:
         try:
             client.send(answer)
             client.shutdown(socket.SHUT_WR)
-            while True:
+            is_open = True
+            while is_open:
                 await trio.lowlevel.wait_readable(client)
-                if not client.recv(65536):
-                    return
+                with suppress(BlockingIOError):  # of a TLS record only a part has come
+                    is_open = bool(client.recv(65536))
         except OSError:
             pass  # it is gone already

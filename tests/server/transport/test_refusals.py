@@ -1,13 +1,17 @@
 """server.transport.refusal and server.rest.problems: the instructions of a refusal to a client."""
 
 import json
+import socket
+from typing import cast
 
 import pytest
 from quart import Quart
 
 from handlers.errors import ChatError
 from server.rest.problems import problem
+from server.transport.listener import LINGER, _answer
 from server.transport.refusal import refusal
+from server.transport.request_stream import AnySocket
 
 
 @pytest.mark.parametrize(("wait", "shown"), [(0.1, "1"), (1.0, "1"), (1.2, "2"), (59.01, "60")])
@@ -31,3 +35,42 @@ async def test_what_is_away_comes_back() -> None:
         assert response.headers["Retry-After"] == answer.fields["Retry-After"] == "1"
         for body in (answer.body, await response.get_data(), error.for_hub().split("\n")[1]):
             assert json.loads(body)["retryAfterMs"] == 1000
+
+
+class Halves:
+    """A socket of which the first read finds only a part of a TLS record."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._is_whole = False
+        self.read = b""
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def send(self, data: bytes) -> int:
+        return self._sock.send(data)
+
+    def shutdown(self, how: int) -> None:
+        self._sock.shutdown(how)
+
+    def recv(self, size: int) -> bytes:
+        if not self._is_whole:
+            self._is_whole = True
+            raise BlockingIOError
+        data = self._sock.recv(size)
+        self.read += data
+        return data
+
+
+async def test_what_the_client_still_sends_is_read_to_its_end() -> None:
+    """Also where not all of a record has come: a close with unread input would reset the connection, and the client
+    could lose the answer."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        client = Halves(ours)
+        theirs.send(b"a request")
+        theirs.shutdown(socket.SHUT_WR)
+        await _answer(cast(AnySocket, client), b"an answer", LINGER)
+        assert client.read == b"a request" and theirs.recv(100) == b"an answer"
