@@ -325,7 +325,10 @@ class Pool:
             await trio.sleep(LOOK)
             now = trio.current_time()
             for connection in tuple(self._kept):
-                connection.watch(now)
+                try:
+                    connection.watch(now)
+                except Exception as error:  # of this one: the others are watched
+                    _guard.caught(error)
 
     async def _watch_health(self) -> None:
         while True:

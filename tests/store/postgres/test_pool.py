@@ -7,6 +7,7 @@ import psycopg
 import pytest
 import trio
 
+import store.postgres.pool
 from store.errors import Damaged, NoRoom, Overloaded, Unavailable, Unfit
 from store.postgres import outbox
 from store.postgres.connection import Connection
@@ -304,6 +305,23 @@ async def test_no_exchange_is_given_up_for_those_before_it(pool: Pool) -> None:
                 conn.watch(now)
         conn.watch(1000.0)
         assert conn.is_idle and not conn.closed
+
+
+async def test_a_defect_in_watching_one(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It concerns that connection alone: the others are watched, and lent."""
+    watched: list[Connection] = []
+
+    def watch(connection: Connection, now: float) -> None:
+        watched.append(connection)
+        if connection is watched[0]:
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(Connection, "watch", watch)
+    monkeypatch.setattr(store.postgres.pool, "LOOK", 0.001)
+    async with pool.connection(), pool.connection():
+        await wait_until(lambda: len(set(watched)) > 1)
+    async with pool.connection() as conn:
+        assert await fetch_value(conn, "SELECT 1") == 1
 
 
 async def test_closing(pool: Pool) -> None:
