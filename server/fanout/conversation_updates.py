@@ -94,21 +94,26 @@ class ConversationNotifier:
         left attached to a conversation that may not be theirs any more.
         """
 
+        doubted = {user_id for user_id in user_ids if (conversation_id, user_id) in self._doubts}
+        self._doubts.difference_update((conversation_id, user_id) for user_id in doubted)  # what comes now is read anew
+
         async def notify(some: Sequence[UUID]) -> None:
             self._reading = {(conversation_id, user_id) for user_id in some}
             views = await self._views.views(conversation_id, some)
             for user_id in some:
                 if (conversation_id, user_id) in self._reading:
-                    self._notify(conversation_id, user_id, views.get(user_id))
+                    self._notify(conversation_id, user_id, views.get(user_id), is_doubted=user_id in doubted)
 
         def refuse(user_id: UUID, reference: str) -> None:
-            if (conversation_id, user_id) in self._doubts:
-                self._doubts.discard((conversation_id, user_id))
+            if user_id in doubted:
                 self._rooms.give_up(user_id, reference)
 
-        is_doubted = any((conversation_id, user_id) in self._doubts for user_id in user_ids)
-        async with self._rooms.opened([conversation_id] if is_doubted else ()):
-            await divided(_guard, list(user_ids), notify, refuse)
+        try:
+            async with self._rooms.opened([conversation_id] if doubted else ()):
+                await divided(_guard, list(user_ids), notify, refuse)
+        except BaseException:
+            self._doubts.update((conversation_id, user_id) for user_id in doubted)
+            raise
 
     def _take(self, conversation_id: UUID) -> set[UUID]:
         """Remove and return up to `STEP` pending users of a conversation: each view costs an encoding of its own."""
@@ -118,9 +123,8 @@ class ConversationNotifier:
             self._waiting[conversation_id] = waiting
         return taken
 
-    def _notify(self, conversation_id: UUID, user_id: UUID, view: Conversation | None) -> None:
-        if (conversation_id, user_id) in self._doubts:
-            self._doubts.discard((conversation_id, user_id))
+    def _notify(self, conversation_id: UUID, user_id: UUID, view: Conversation | None, *, is_doubted: bool) -> None:
+        if is_doubted:
             room = self._rooms.find(conversation_id)
             if view is None:
                 self._rooms.detach_user(conversation_id, user_id)

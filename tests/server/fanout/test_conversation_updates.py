@@ -105,6 +105,18 @@ async def test_doubts(world: World, autojump_clock: MockClock) -> None:
     assert sorted(world.done) == sorted([("attached", ALICE), (CHANGED, ALICE), ("detached", BOB)])
 
 
+async def test_a_doubt_while_a_view_is_read(world: World, autojump_clock: MockClock) -> None:
+    """A recheck is not answered by a view that was asked for before it, while the room may not have been open."""
+    world.gate = gate = trio.Event()
+    world.notifier.notify(ROOM, (ALICE,))
+    await wait_all_tasks_blocked()
+    world.notifier.recheck(ROOM, ALICE)
+    world.gate = None
+    gate.set()
+    await wait_all_tasks_blocked()
+    assert ("attached", ALICE) in world.done and world.asked >= 2
+
+
 async def test_a_doubt_that_is_settled(world: World, autojump_clock: MockClock) -> None:
     """If a later change arrives while the database is being read, the result of the query is ignored."""
     world.gate = trio.Event()
