@@ -110,6 +110,8 @@ class Subscriber(Protocol):
     closed: bool  # nothing is sent to it any more
     expelled: set[UUID] | None
     cursors: dict[UUID, Cursor] | None  # of rooms that it has left, to catch up with
+    owed: dict[UUID, str] | None  # of what it has not heard, for want of room (`owe`)
+    following: UUID | None  # with which conversation it is catching up from a cursor
 
     def lag(self) -> None:
         """The send queue is full: leave every room, remember the cursors, and catch up when it has emptied."""

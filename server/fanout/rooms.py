@@ -555,7 +555,12 @@ class Rooms:
             for connection in connections:
                 if connection.expelled is not None:
                     connection.expelled.discard(conversation_id)
-                if connection.auto_attach and conversation_id not in (connection.cursors or ()):
+                if connection.following == conversation_id:
+                    connection.owe(conversation_id, JOINED)  # its catch-up attaches it, unless it was removed before
+                elif connection.auto_attach and conversation_id not in (connection.cursors or ()):
+                    if conversation_id in (connection.owed or ()):
+                        connection.resync(conversation_id)  # it has not heard yet that it was removed before
+                        continue
                     room = room or self._new_room(change)
                     room.attach(connection)  # otherwise its catch-up attaches it, from an earlier cursor
             notifier = self._notifier()
@@ -615,6 +620,7 @@ class Rooms:
             if not connection.auto_attach or connection in room.attached:
                 continue
             if connection.expelled is not None:
+                connection.expelled.discard(room.conversation_id)  # a removal that came late
                 connection.owe(room.conversation_id, JOINED)
             elif room.conversation_id not in (connection.cursors or ()):
                 connection.resync(room.conversation_id)  # what was said since they were added has not come

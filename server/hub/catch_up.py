@@ -6,8 +6,8 @@ cursor counts and the connection had no room for: the state of conversations (`s
 presence and typing (`repeat_missed`). Touches connections and rooms, and the store through `SyncSource`.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Protocol
 from uuid import UUID
 
@@ -98,6 +98,7 @@ class Target(Subscriber, Protocol):
     closed: bool
     cursors: dict[UUID, Cursor] | None
     owed: dict[UUID, str] | None
+    following: UUID | None
 
     @property
     def is_resumable(self) -> bool:
@@ -133,6 +134,17 @@ class moving_cursors:  # noqa: N801  # called like a function
     async def __aexit__(self, *raised: object) -> None:
         self._connection.expelled = None
         await self._lock.__aexit__(None, None, None)
+
+
+@contextmanager
+def _following(connection: Target, conversation_id: UUID) -> Iterator[None]:
+    """Keep a change that adds the user from attaching the connection: it is caught up from a cursor, and would be sent
+    the same changes twice, or has not heard yet that it was removed before. It is owed instead."""
+    connection.following = conversation_id
+    try:
+        yield
+    finally:
+        connection.following = None
 
 
 async def attach_all(
@@ -332,8 +344,10 @@ async def _carry_out(
                     room.detach(connection)
                     if left is not None and connection.cursors is not None:
                         del connection.cursors[conversation_id]
-                    if not await _replay(connection, rooms, sync, room, proved[conversation_id], generations[room]):
-                        outcomes[conversation_id] = SyncOutcome.RESYNC
+                    with _following(connection, conversation_id):
+                        cursor, generation = proved[conversation_id], generations[room]
+                        if not await _replay(connection, rooms, sync, room, cursor, generation):
+                            outcomes[conversation_id] = SyncOutcome.RESYNC
                 elif left is None:
                     _attach(connection, room)
             except ChatError as error:
@@ -374,8 +388,9 @@ async def join(
                 return room.cursor, False
             room.detach(connection)
             generation = room.generation
-            proved = await _prove(sync, {conversation_id: since})
-            caught_up = await _replay(connection, rooms, sync, room, proved[conversation_id], generation)
+            with _following(connection, conversation_id):
+                proved = await _prove(sync, {conversation_id: since})
+                caught_up = await _replay(connection, rooms, sync, room, proved[conversation_id], generation)
             return room.cursor, not caught_up
 
 
@@ -390,28 +405,32 @@ async def resume_room(
     below, during the replay by `_follow`.
     """
     try:
-        async with rooms.opened([conversation_id]) as opened:
-            room = opened.get(conversation_id)
-            if room is None:  # it does not exist any more, or PostgreSQL has lost that it was ever made
-                _send_gone(connection, conversation_id)
-                return
-            if connection in room.attached:
-                return
-            generation = room.generation
-            try:
-                proved = await _prove(sync, {conversation_id: cursor})
-                if proved[conversation_id] is None:
-                    await sync.require_member(connection.caller, conversation_id)  # nothing is replayed, which asks it
-                await _replay(connection, rooms, sync, room, proved[conversation_id], generation)
-            except ChatError as error:
-                if error.code != "not_found":
-                    raise
-                _send_gone(connection, conversation_id)
-                return
+        with _following(connection, conversation_id):
+            await _resume(connection, rooms, sync, conversation_id, cursor)
     except trio.Cancelled:
         if conversation_id not in (connection.cursors or {}):  # while the room was opened
             _keep(connection, conversation_id, cursor)
         raise
+
+
+async def _resume(connection: Target, rooms: Rooms, sync: SyncSource, conversation_id: UUID, cursor: Cursor) -> None:
+    async with rooms.opened([conversation_id]) as opened:
+        room = opened.get(conversation_id)
+        if room is None:  # it does not exist any more, or PostgreSQL has lost that it was ever made
+            _send_gone(connection, conversation_id)
+            return
+        if connection in room.attached:
+            return
+        generation = room.generation
+        try:
+            proved = await _prove(sync, {conversation_id: cursor})
+            if proved[conversation_id] is None:
+                await sync.require_member(connection.caller, conversation_id)  # nothing is replayed, which asks it
+            await _replay(connection, rooms, sync, room, proved[conversation_id], generation)
+        except ChatError as error:
+            if error.code != "not_found":
+                raise
+            _send_gone(connection, conversation_id)
 
 
 async def settle(connection: Target, rooms: Rooms, sync: SyncSource, conversation_id: UUID, news: str) -> None:
@@ -423,41 +442,48 @@ async def settle(connection: Target, rooms: Rooms, sync: SyncSource, conversatio
     The caller has taken the conversation out of `connection.owed`. When this is cancelled, it is put back.
     """
     try:
-        if news == BLOCKS:
-            await connection.wait_room()
-            connection.send_event(BLOCKS_CHANGED, (rooms.blocks.state_of(connection.user_id),))
-            return
-        if news == THREAD:
-            state = await sync.thread_state(connection.user_id, conversation_id)
-            await connection.wait_room()
-            if state is not None:
-                connection.send_event(THREAD_CHANGED, (state,))
-            return
-        async with rooms.opened([conversation_id] if news == JOINED else ()) as opened:
-            view = await sync.view(connection.user_id, conversation_id)
-            room = opened.get(conversation_id)
-            if view is not None and room is not None and connection not in room.attached:
-                left = {*(connection.expelled or ()), *(connection.cursors or ())}
-                if conversation_id not in left and not connection.closed:
-                    room.attach(connection)
-                view = await sync.view(connection.user_id, conversation_id)
-        await connection.wait_room()
-        if view is None:
-            _send_removed(connection, conversation_id, news)
-            return
-        if conversation_id in (connection.expelled or ()):  # they have heard that they were removed, or have left it
-            view = await sync.view(connection.user_id, conversation_id)
-        if view is not None:
-            connection.send_event(CHANGED, (view,))
+        with _following(connection, conversation_id):
+            await _settle(connection, rooms, sync, conversation_id, news)
     except trio.Cancelled:
         if connection.is_resumable:
             connection.owed = {conversation_id: news, **(connection.owed or {})}
         raise
 
 
+async def _settle(connection: Target, rooms: Rooms, sync: SyncSource, conversation_id: UUID, news: str) -> None:
+    if news == BLOCKS:
+        await connection.wait_room()
+        connection.send_event(BLOCKS_CHANGED, (rooms.blocks.state_of(connection.user_id),))
+        return
+    if news == THREAD:
+        state = await sync.thread_state(connection.user_id, conversation_id)
+        await connection.wait_room()
+        if state is not None:
+            connection.send_event(THREAD_CHANGED, (state,))
+        return
+    async with rooms.opened([conversation_id] if news == JOINED else ()) as opened:
+        view = await sync.view(connection.user_id, conversation_id)
+        room = opened.get(conversation_id)
+        if view is not None and room is not None and connection not in room.attached:
+            left = {*(connection.expelled or ()), *(connection.cursors or ())}
+            if conversation_id not in left and not connection.closed:
+                room.attach(connection)
+            view = await sync.view(connection.user_id, conversation_id)
+    await connection.wait_room()
+    if view is None:
+        _send_removed(connection, conversation_id, news)
+        return
+    if conversation_id in (connection.expelled or ()):  # they have heard that they were removed, or have left it
+        view = await sync.view(connection.user_id, conversation_id)
+    if view is not None:
+        connection.send_event(CHANGED, (view,))
+
+
 def _send_gone(connection: Target, conversation_id: UUID) -> None:
-    """Send that it is not among the user's conversations any more: with the reason, if the event had no room."""
-    reason = None if connection.owed is None else connection.owed.pop(conversation_id, None)
+    """Send that it is not among the user's conversations any more: with the reason, if the event had no room. Whether
+    it is again is looked up behind that."""
+    owed = connection.owed or {}
+    reason = None if owed.get(conversation_id) == JOINED else owed.pop(conversation_id, None)
     _send_removed(connection, conversation_id, reason)
 
 

@@ -73,6 +73,7 @@ class HubConnection:
         "cursors",
         "encodings",
         "expelled",
+        "following",
         "freed",
         "full_at",
         "heard_at",
@@ -137,6 +138,7 @@ class HubConnection:
         self.cursors: dict[UUID, Cursor] | None = None  # rooms left because of lag, and where we were
         self.owed: dict[UUID, str] | None = None  # conversations of which an event had no room, and what is new
         self.expelled: set[UUID] | None = None  # removed from, while a catch-up is under way
+        self.following: UUID | None = None  # conversation with which it is catching up from a cursor
         self.syncing: trio.Lock | None = None
         self.message_buffer: ReconnectBuffer | None = None  # with stateful reconnect
         hub.connections.add(self)

@@ -42,6 +42,8 @@ class Person:
     opened_at = 0.0
     expelled: set[UUID] | None = None
     cursors: dict[UUID, Cursor] | None = None
+    owed: dict[UUID, str] | None = None
+    following: UUID | None = None
 
     def __init__(self, *rooms: Room, limit: int = 256 * 1024) -> None:
         self.user_id = new_id()

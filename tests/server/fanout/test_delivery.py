@@ -375,7 +375,7 @@ async def test_news_without_room() -> None:
     send_queue.reserved = send_queue.limit
     world.rooms.notify_user(USER, "ConversationChanged", ("x",), CONVERSATION)
     assert connection.owed == {CONVERSATION: CHANGED}
-    connection.owed.clear()
+    connection.owed = {}
     world.rooms.delivery.publish([change(11, removed=(USER,))])
     assert connection.owed == {CONVERSATION: "left"}
 

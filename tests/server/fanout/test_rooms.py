@@ -127,7 +127,8 @@ class Connection:
         self.closed = False
         self.expelled: set[UUID] | None = None
         self.cursors: dict[UUID, Cursor] | None = None
-        self.owed: dict[UUID, str] = {}
+        self.following: UUID | None = None
+        self.owed: dict[UUID, str] | None = {}
         self.lagged: dict[UUID, Cursor] = {}
         self.resynced: list[UUID] = []
         self.given_up = ""
@@ -140,7 +141,7 @@ class Connection:
         self.resynced.append(conversation_id)
 
     def owe(self, conversation_id: UUID, news: str) -> None:
-        self.owed[conversation_id] = news
+        self.owed = {**(self.owed or {}), conversation_id: news}
 
     def shed(self) -> None: ...
 
@@ -619,6 +620,18 @@ async def test_leaving_one_of_thousands(monkeypatch: pytest.MonkeyPatch) -> None
     for room in reversed(rooms):
         room.detach(connection)
     assert not connection.rooms and looks < 100
+
+
+async def test_a_removal_that_came_late() -> None:
+    """Who is a member as PostgreSQL has it is not kept out of a catch-up that is under way by a removal that was passed
+    long ago, and announced once more."""
+    world = World()
+    other, connection = await world.attached(), await world.connection(BOB)
+    connection.expelled = set()
+    world.rooms.delivery.publish([change(9, removed=(BOB,)), change(10, added=(BOB,))])
+    [room] = other.rooms
+    assert world.rooms.attach_user(room, BOB) is False
+    assert not connection.expelled and connection.owed == {CONVERSATION: JOINED}
 
 
 async def test_added_again_while_it_lags() -> None:

@@ -132,6 +132,12 @@ class Hub(World):
         self.database.head += 1
         self.rooms.delivery.publish([change(self.database.head, removed=(USER,))])
 
+    def add(self) -> None:
+        """The same, the other way round."""
+        self.database.is_member = True
+        self.database.head += 1
+        self.rooms.delivery.publish([change(self.database.head, added=(USER,))])
+
     def remove_at(self, moment: str) -> None:
         """Once, at one of the `MOMENTS`."""
         if moment == "before the head is read":
@@ -285,6 +291,74 @@ async def test_dissolved_meanwhile(
     if not hub.database.is_member:  # else nothing was asked at that moment
         assert not hub.is_attached and (gone or reader.look().removed or how == "connects")
     nursery.cancel_scope.cancel()
+
+
+async def test_added_during_a_replay(hub: Hub, nursery: trio.Nursery) -> None:
+    """P3: the change that adds a user arrives while the client, which has heard of it elsewhere, catches up from a
+    cursor: it is sent each change once, and in order."""
+    other, reader = (Reader(hub, nursery, manual=False) for _ in range(2))
+    await other.begin()
+    hub.database.is_member = False
+    await reader.begin()
+    hub.database.is_member = True
+    hub.database.head = 13
+    nursery.start_soon(join, hub, reader, 8)
+    await wait_all_tasks_blocked()
+    hub.rooms.delivery.publish([change(11, added=(USER,)), change(12)])
+    await wait_all_tasks_blocked()
+    hub.rooms.delivery.publish([change(13)])
+    await wait_all_tasks_blocked()
+    hub.say()
+    await wait_all_tasks_blocked()
+    assert reader.look().seqs == list(range(9, 15))
+
+
+async def test_added_again_while_it_is_found_gone(hub: Hub, nursery: trio.Nursery) -> None:
+    """P5: a user who is removed and added again while their connection catches up is attached in the end, although the
+    catch-up has met the time in between."""
+    reader = Reader(hub, nursery, manual=False)
+    await reader.begin()
+    reader.block()
+    hub.say()
+    hub.say()  # it lags
+    changes_after = hub.database.changes_after
+
+    async def gone(*_: object, **__: object) -> Sequence[Change] | None:
+        hub.database.changes_after = changes_after  # type: ignore[method-assign]
+        hub.remove()
+        hub.add()
+        raise ChatError("not_found", "none of yours")
+
+    hub.database.changes_after = gone  # type: ignore[method-assign]
+    await reader.read()
+    hub.say()
+    await wait_all_tasks_blocked()
+    assert hub.is_attached and reader.look().removed and reader.seqs[-1] == hub.database.head
+
+
+@pytest.mark.parametrize("moment", ["at once", "while it is looked up"])
+async def test_added_again_before_the_removal_was_heard_of(hub: Hub, nursery: trio.Nursery, moment: str) -> None:
+    """P4: a client that reads slowly, and has not heard that its user was removed, does not take what is said behind
+    the time in between for what comes next: it hears that it has missed something before that."""
+    reader = Reader(hub, nursery, manual=False)
+    await reader.begin()
+    reader.block()
+    hub.remove()
+    if moment == "at once":
+        hub.add()
+        reader.transport.held //= 2  # there is room for an event
+        hub.say()
+    else:
+        hub.database.meanwhile[VIEW] = hub.add
+    reader.transport.blocked, reader.transport.held = False, 0
+    reader.connection.on_freed()
+    await wait_all_tasks_blocked()
+    hub.say()
+    await wait_all_tasks_blocked()
+    reader.transport.flush()
+    sent = reader.transport.sent.decode()
+    assert hub.is_attached and reader.look().seqs == [11, hub.database.head]  # what removed them, what is said last
+    assert 0 <= max(sent.find(f'"{RESYNC}"'), sent.find("as of 12")) < sent.rfind('"ReceiveMessage"')
 
 
 def watch(database: Store, name: str, asked: list[str]) -> None:
