@@ -594,12 +594,14 @@ class Rooms:
         for user_id in (*change.added, *change.removed):
             connections = self._connections.get(user_id, ())
             wrong = change.removed if user_id in change.removed else ()
+            kept_out = False  # from a catch-up that is under way, though they may have been added again since
             for connection in connections:
                 if wrong and connection.expelled is not None:
                     connection.expelled.add(change.conversation_id)
+                    kept_out = True
             attached = [connection in room.attached for connection in connections if connection.auto_attach or wrong]
             notifier = self._notifier()
-            if notifier is not None and (any(attached) if wrong else not all(attached)):
+            if notifier is not None and (kept_out or any(attached) if wrong else not all(attached)):
                 notifier.recheck(change.conversation_id, user_id)
 
     def recheck_all(self, change: Change) -> None:
@@ -617,10 +619,11 @@ class Rooms:
         """
         is_new = False
         for connection in self._connections.get(user_id, ()):
+            if connection.expelled is not None:
+                connection.expelled.discard(room.conversation_id)  # a removal that came late
             if not connection.auto_attach or connection in room.attached:
                 continue
             if connection.expelled is not None:
-                connection.expelled.discard(room.conversation_id)  # a removal that came late
                 connection.owe(room.conversation_id, JOINED)
             elif room.conversation_id not in (connection.cursors or ()):
                 connection.resync(room.conversation_id)  # what was said since they were added has not come

@@ -11,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from server.fanout import held_changes
 from server.fanout.conversation_updates import CHANGED, RETRY, STEP, ConversationNotifier
-from server.fanout.room import Room
+from server.fanout.room import JOINED, Room
 from server.fanout.rooms import Rooms
 from server.transport.send_queue import Flusher
 from store.errors import Unavailable
@@ -260,4 +260,25 @@ async def test_a_room_goes_with_what_it_has_held(nursery: trio.Nursery, autojump
     await trio.sleep(1)
     rooms.delivery.publish([change(11)])
     assert added in rooms.audience(CONVERSATION) or added.resynced == [CONVERSATION]
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_removal_that_came_late_for_a_catch_up(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """A removal that the room has passed keeps a connection out of a catch-up that is under way, until it is known
+    whether the user was added again since."""
+    views, database = World(), Database(10)
+    notifier: ConversationNotifier
+    rooms = Rooms(database, Flusher(), FakeCluster(), notifier=lambda: notifier)
+    notifier = ConversationNotifier(views, rooms)
+    await nursery.start(notifier.run)
+    other, late = Connection(rooms, USER), Connection(rooms, BOB)
+    for connection in (other, late):
+        await rooms.register(connection)
+    views.members, late.expelled = {USER, BOB}, set()
+    async with rooms.opened([CONVERSATION]) as opened:
+        opened[CONVERSATION].attach(other)
+    rooms.delivery.publish([change(9, removed=(BOB,))])
+    assert late.expelled == {CONVERSATION}
+    await wait_all_tasks_blocked()
+    assert not late.expelled and late.owed == {CONVERSATION: JOINED}
     nursery.cancel_scope.cancel()

@@ -622,16 +622,19 @@ async def test_leaving_one_of_thousands(monkeypatch: pytest.MonkeyPatch) -> None
     assert not connection.rooms and looks < 100
 
 
-async def test_a_removal_that_came_late() -> None:
+@pytest.mark.parametrize("is_attached", [False, True])
+async def test_a_removal_that_came_late(is_attached: bool) -> None:
     """Who is a member as PostgreSQL has it is not kept out of a catch-up that is under way by a removal that was passed
-    long ago, and announced once more."""
+    long ago, and announced once more: also not of one that follows, where they are attached meanwhile."""
     world = World()
     other, connection = await world.attached(), await world.connection(BOB)
-    connection.expelled = set()
-    world.rooms.delivery.publish([change(9, removed=(BOB,)), change(10, added=(BOB,))])
     [room] = other.rooms
+    connection.expelled = set()
+    if is_attached:
+        room.attach(connection)
+    world.rooms.delivery.publish([change(9, removed=(BOB,)), change(10, added=(BOB,))])
     assert world.rooms.attach_user(room, BOB) is False
-    assert not connection.expelled and connection.owed == {CONVERSATION: JOINED}
+    assert not connection.expelled and connection.owed == ({} if is_attached else {CONVERSATION: JOINED})
 
 
 async def test_added_again_while_it_lags() -> None:
