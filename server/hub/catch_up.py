@@ -22,6 +22,7 @@ from server.fanout.recent_events import Broadcast
 from server.fanout.room import BLOCKS, JOINED, THREAD, Room, Subscriber, cursor_at, resync_at
 from server.fanout.rooms import BLOCKS_CHANGED, REMOVED, Rooms, no_such_conversation
 from server.fanout.thread_updates import CHANGED as THREAD_CHANGED
+from server.hub.user_shares import Share, working
 from store.ids import octets, parted
 from store.model import Change, Conversation, Cursor, Position, ThreadState
 from store.postgres.conversations import Standing
@@ -97,6 +98,7 @@ class Target(Subscriber, Protocol):
 
     closed: bool
     cursors: dict[UUID, Cursor] | None
+    share: Share | None
     owed: dict[UUID, str] | None
     following: UUID | None
 
@@ -593,9 +595,10 @@ async def _follow(
                 if patience.cancelled_caught and await sync.diverged([(conversation_id, reached)]):
                     proved = None
                 continue
-            changes = await sync.changes_after(
-                connection.caller, conversation_id, cursor, limit=PAGE, max_bytes=PAGE_BYTES
-            )
+            async with working(connection.share):
+                changes = await sync.changes_after(
+                    connection.caller, conversation_id, cursor, limit=PAGE, max_bytes=PAGE_BYTES
+                )
             if not changes:
                 _attach(connection, room)
                 return False  # its messages are gone (retention)

@@ -41,6 +41,7 @@ class Declaration:
     cost: int
     errors: tuple[str, ...] = ()  # codes, besides those that every method may end with
     answers: Any = None  # the type of the answer, where the function does not return it
+    sends: bool = False  # it sends events, at the pace of the client
 
     @property
     def name(self) -> str:
@@ -81,15 +82,16 @@ class Method:
     `seconds` has the times of those that wait for something; a plain call ends in the step that it begins in.
     """
 
-    __slots__ = ("call", "calls", "cost", "kind", "name", "pipelined", "seconds", "signature", "waits")
+    __slots__ = ("call", "calls", "cost", "kind", "name", "pipelined", "seconds", "sends", "signature", "waits")
 
-    def __init__(self, call: Callable[..., Any], *, pipelined: bool, cost: int) -> None:
+    def __init__(self, call: Callable[..., Any], *, pipelined: bool, cost: int, sends: bool = False) -> None:
         self.name = _pascal(call.__name__)
         self.cost = cost
         self.call = call
         self.pipelined = pipelined
         self.kind = _kind(call)
         self.waits = inspect.iscoroutinefunction(call)
+        self.sends = sends
         self.calls = 0
         self.seconds = Histogram()
         self.signature = Signature(
@@ -111,8 +113,8 @@ class Dispatcher:
         self._methods: dict[str, Method] = {}
         self.failures: Counter[str] = Counter()  # invocations that ended with an error, by its code
 
-    def add(self, call: Callable[..., Any], *, pipelined: bool = False, cost: int = 1) -> None:
-        method = Method(call, pipelined=pipelined, cost=cost)
+    def add(self, call: Callable[..., Any], *, pipelined: bool = False, cost: int = 1, sends: bool = False) -> None:
+        method = Method(call, pipelined=pipelined, cost=cost, sends=sends)
         self._methods[method.name] = self._methods[method.name.casefold()] = method
 
     def cost(self, target: str) -> int:

@@ -5,8 +5,8 @@ these are. Which methods there are is `server.hub.dispatch`'s business, what the
 """
 
 import time
-from collections.abc import Awaitable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Awaitable, Coroutine, Sequence
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 import trio
@@ -15,7 +15,7 @@ from handlers.errors import ChatError, from_store
 from handlers.rate_limits import refusal, spend
 from server.hub.dispatch import PLAIN, STREAM, Method
 from server.hub.ports import Hub, Transport
-from server.hub.user_shares import Share
+from server.hub.user_shares import Share, working
 from server.protocol.signalr.messages import CancelInvocation, Invocation, Oversized, StreamInvocation
 from server.transport.send_queue import SendQueue
 from store.defects import guard
@@ -191,12 +191,13 @@ def _start(
     return None
 
 
-async def _finish(connection: Invoker, message: Invocation, method: Method, call: Awaitable[object]) -> None:
+async def _finish(connection: Invoker, message: Invocation, method: Method, call: Coroutine[Any, Any, object]) -> None:
     """Wait for a coroutine, and answer. What was queued before it is sent first: this may take a while."""
     began = time.perf_counter()
     connection.send_queue.flush()
     try:
-        result = await call
+        async with working(None if method.sends else connection.share):
+            result = await call
         await connection.wait_room()
     except trio.Cancelled:
         _interrupted(connection, message.invocation_id)
@@ -206,6 +207,8 @@ async def _finish(connection: Invoker, message: Invocation, method: Method, call
     else:
         if message.invocation_id is not None:
             complete(connection, message.invocation_id, result)
+    finally:
+        call.close()  # one that has not begun
     method.seconds.observe(time.perf_counter() - began)
 
 
@@ -320,7 +323,8 @@ async def _stream(
     rest: Sequence[object] | None = arguments
     try:
         while rest is not None:
-            items, rest = await method.call(connection, *rest)
+            async with working(connection.share):
+                items, rest = await method.call(connection, *rest)
             await _offer_items(connection, invocation_id, items)
             if rest is not None:
                 connection.send_queue.flush()

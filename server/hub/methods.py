@@ -86,7 +86,9 @@ UNCHECKED = "unavailable: It is not known whether the session of the new token h
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def hub_method(*errors: str, cost: int = 1, pipelined: bool = False, answers: Any = None) -> Callable[[F], F]:
+def hub_method(
+    *errors: str, cost: int = 1, pipelined: bool = False, answers: Any = None, sends: bool = False
+) -> Callable[[F], F]:
     """Make a hub method of a function of HubMethods: nothing else is needed for a new one (see Declaration).
 
     Its docstring is for clients, as are the errors: codes besides those of every method (`ALWAYS`) and
@@ -94,7 +96,7 @@ def hub_method(*errors: str, cost: int = 1, pipelined: bool = False, answers: An
     """
 
     def declare(function: F) -> F:
-        declared = Declaration(function, pipelined=pipelined, cost=cost, errors=errors, answers=answers)
+        declared = Declaration(function, pipelined=pipelined, cost=cost, errors=errors, answers=answers, sends=sends)
         if declared.name.casefold() in {one.name.casefold() for one in METHODS}:
             raise ValueError(f"two hub methods are called {declared.name}")
         METHODS.append(declared)
@@ -141,7 +143,7 @@ class HubMethods:
         """Add every method to the table of this instance."""
         for declared in METHODS:
             call = getattr(self, declared.function.__name__)
-            dispatcher.add(call, pipelined=declared.pipelined, cost=declared.cost)
+            dispatcher.add(call, pipelined=declared.pipelined, cost=declared.cost, sends=declared.sends)
 
     @hub_method()
     def ping(self, connection: HubConnection) -> dict[str, object]:
@@ -235,7 +237,7 @@ class HubMethods:
         """Take a pin away, of any user."""
         return sent(await self._messages.unpin(connection.caller, message_id))
 
-    @hub_method("not_found", "invalid_cursor", cost=JOIN_COST)
+    @hub_method("not_found", "invalid_cursor", cost=JOIN_COST, sends=True)
     async def join_conversation(
         self, connection: HubConnection, conversation_id: UUID, since_seq: Seq | CursorProof | None = None
     ) -> Joined:
@@ -255,7 +257,7 @@ class HubMethods:
         """Detach from a conversation. The user stays a member."""
         connection.leave(conversation_id)
 
-    @hub_method("invalid_cursor", "unauthenticated", cost=SYNC_COST)
+    @hub_method("invalid_cursor", "unauthenticated", cost=SYNC_COST, sends=True)
     async def sync(
         self, connection: HubConnection, cursors: dict[UuidKey, Seq | CursorProof], options: SyncOptions | None = None
     ) -> Synced:

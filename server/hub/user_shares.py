@@ -20,6 +20,7 @@ CALLS = "calls of one user"
 WORK_SHARE = 0.2  # of this process's time, for reading what one user sends
 WORK_BURST = 0.01  # seconds of it at once: of some users together it is as much as others may wait for
 MAX_STEP = 0.1  # seconds that one step is taken for: it may have been the machine that was away
+AT_ONCE = 4  # calls of one user that are worked on: half of the pool, as of requests over REST
 MAX_POSTS = 32  # of one user that are worked on, or wait: clients send one after the other, or a few at once
 RETRY_AFTER = 5.0  # seconds: by then a connection that was lost has been noticed, or another was closed
 POST_RETRY_AFTER = 1.0  # seconds
@@ -28,7 +29,7 @@ POST_RETRY_AFTER = 1.0  # seconds
 class Share:
     """The share of one user. `connections` counts those that are open, or wait for their client to come back."""
 
-    __slots__ = ("_limits", "_turns", "connections", "full_at", "posts", "work_until")
+    __slots__ = ("_at_work", "_limits", "_turns", "connections", "full_at", "posts", "work_until")
 
     def __init__(self, limits: RateLimits) -> None:
         self._limits = limits
@@ -36,6 +37,7 @@ class Share:
         self.posts = 0  # over HTTP transports, under way
         self.full_at = 0.0  # see handlers.rate_limits
         self._turns: trio.Lock | None = None
+        self._at_work: trio.Semaphore | None = None
         self.work_until = 0.0  # the same for the time that reading took
 
     def worked(self, seconds: float, now: float) -> None:
@@ -53,6 +55,12 @@ class Share:
             self._turns = trio.Lock()
         async with self._turns:
             await trio.sleep(max(0.0, self.pause(wheel.now)))
+
+    def at_work(self) -> trio.Semaphore:
+        """Return what lets `AT_ONCE` calls of the user be worked on at a time."""
+        if self._at_work is None:
+            self._at_work = trio.Semaphore(AT_ONCE)
+        return self._at_work
 
     @contextmanager
     def posting(self) -> Iterator[None]:
@@ -74,6 +82,30 @@ class Share:
             return None
         self.full_at, wait = spend(rate, self.full_at, now, cost)
         return refusal(rate, wait, CALLS) if wait else None
+
+
+class working:  # noqa: N801  # called like a function
+    """Wait until a call of the user may be worked on, and work on it while the block runs.
+
+    Calls compete for connections to PostgreSQL. Without this a user who calls something expensive on fifty connections
+    at once would make all others wait until these are answered. Nothing that waits for the client belongs into it.
+    """
+
+    __slots__ = ("_at_work",)
+
+    def __init__(self, share: Share | None) -> None:
+        self._at_work = None if share is None else share.at_work()
+
+    async def __aenter__(self) -> None:
+        if self._at_work is not None:
+            try:
+                self._at_work.acquire_nowait()  # none waits then: no step of the scheduler
+            except trio.WouldBlock:
+                await self._at_work.acquire()
+
+    async def __aexit__(self, *raised: object) -> None:
+        if self._at_work is not None:
+            self._at_work.release()
 
 
 class Shares:

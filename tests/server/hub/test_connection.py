@@ -18,6 +18,7 @@ from handlers.ports import Receipts
 from handlers.rate_limits import Rate
 from handlers.sync import Opening
 from loadtest.client import PROTOCOLS
+from server.config.rate_limits import RateLimits
 from server.fanout.rooms import Rooms
 from server.hub import reconnect
 from server.hub.catch_up import SyncSource
@@ -25,6 +26,7 @@ from server.hub.connection import MAX_LEFT, STEP, HubConnection
 from server.hub.dispatch import Dispatcher, Stretch
 from server.hub.invocations import MAX_OUTSTANDING, MAX_STREAMS, Ticket, answer
 from server.hub.reconnect import DETACHED_TIMEOUT
+from server.hub.user_shares import AT_ONCE, Share
 from server.protocol import websocket
 from server.protocol.signalr.encoding import BARE, Encoding
 from server.protocol.signalr.messages import Ack, Close, Completion, HubMessage, Invocation, Ping, StreamItem
@@ -1054,3 +1056,58 @@ async def test_leaving_while_catching_up(client: Client) -> None:
     connection.leave(new_id())
     [close] = client.transport.messages()
     assert isinstance(close, Close) and close.allow_reconnect and "slow_reader" in (close.error or "")
+
+
+@pytest.mark.parametrize("what", ["calls", "streams"])
+async def test_few_calls_of_a_user_at_once(
+    world: World, nursery: trio.Nursery, autojump_clock: MockClock, what: str
+) -> None:
+    """Of many connections of one user, which would else take all connections to PostgreSQL. Plain calls, and those of
+    other users, are worked on meanwhile."""
+    running, most, go_on = 0, 0, trio.Event()
+
+    async def work() -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await go_on.wait()
+        running -= 1
+
+    async def query(connection: HubConnection) -> str:
+        await work()
+        return "done"
+
+    async def pages(connection: HubConnection, start: int = 0) -> Stretch[int]:
+        await work()
+        return Stretch((start,), None)
+
+    world.dispatcher.add(query)
+    world.dispatcher.add(pages)
+    share = Share(Limits())
+    clients = [Client(world, nursery) for _ in range(2 * AT_ONCE + 1)]
+    for client in clients[1:]:
+        client.connection.share = share
+    for client in clients:
+        await client.send(SHAKE)
+    encode = PROTOCOLS["json"]
+    call = encode.encode_invocation("Query", (), "q")
+    asked = call if what == "calls" else encode.encode_stream_invocation("Pages", (), "q")
+    for client in clients[1:]:
+        nursery.start_soon(client.send, asked)
+    await wait_all_tasks_blocked()
+    assert most == running == AT_ONCE
+    [answered] = await clients[1].call("Ping") if what == "streams" else await clients[0].call("Ping")
+    assert isinstance(answered, Completion)
+    nursery.start_soon(clients[0].send, call)
+    await wait_all_tasks_blocked()
+    assert running == AT_ONCE + 1
+    go_on.set()
+    await wait_all_tasks_blocked()
+    assert running == 0 and all(client.transport.messages() for client in clients)
+
+
+class Limits(RateLimits):
+    """None."""
+
+    def __init__(self) -> None:
+        self.user_invocations = None
