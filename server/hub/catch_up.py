@@ -225,7 +225,8 @@ async def _memberships(
     """
     if all(room.opening <= openings for room in opened.values()):
         return mine
-    return set(await sync.memberships(connection.user_id))
+    async with working(connection.share):
+        return set(await sync.memberships(connection.user_id))
 
 
 async def sync_all(
@@ -258,14 +259,15 @@ async def sync_all(
     connection.auto_attach = True
     async with moving_cursors(connection):
         openings = rooms.openings
-        mine = set(await sync.memberships(connection.user_id))
-        named = {conversation_id: cursor for conversation_id, cursor in shown if conversation_id in mine}
-        gone = [conversation_id for conversation_id, _ in shown if conversation_id not in mine]
         most = (connection.send_queue.limit // 2 - NAMED_BYTES * len(shown)) // LISTED_BYTES
         most = max(1, min(most, MAX_LISTED))
         start = START if listed_after is None else listed_after
-        # Of thousands: octets are compared in a small part of the time that UUIDs take.
-        rest = sorted(one for one in octets(mine - named.keys()) if one > start.bytes)
+        async with working(connection.share):
+            mine = set(await sync.memberships(connection.user_id))
+            named = {conversation_id: cursor for conversation_id, cursor in shown if conversation_id in mine}
+            gone = [conversation_id for conversation_id, _ in shown if conversation_id not in mine]
+            # Of thousands: octets are compared in a small part of the time that UUIDs take.
+            rest = sorted(one for one in octets(mine - named.keys()) if one > start.bytes)
         page = [UUID(bytes=one) for one in rest[: max(0, most - len(shown))]]
         outcomes = dict.fromkeys(named, SyncOutcome.REPLAYED) | _meant_for(page, others, connection, rooms)
         cursors = dict.fromkeys(outcomes, BEGINNING) | named
@@ -274,7 +276,8 @@ async def sync_all(
         shown_heads = heads | {key: position.cursor for key, position in ignored.items()}
         gone += [key for key in outcomes if outcomes[key] is SyncOutcome.GONE]
         listed = [*(conversation_id for conversation_id, _ in shown[:most]), *page]
-        standings = await sync.standings(connection.user_id, [key for key in listed if key in shown_heads])
+        async with working(connection.share):
+            standings = await sync.standings(connection.user_id, [key for key in listed if key in shown_heads])
         return Synced(
             heads={conversation_id: head.seq for conversation_id, head in heads.items()},
             resync=(*gone, *(key for key in outcomes if outcomes[key] is SyncOutcome.RESYNC)),
