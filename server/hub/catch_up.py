@@ -443,7 +443,7 @@ async def settle(connection: Target, rooms: Rooms, sync: SyncSource, conversatio
     user had no place in the send queue.
 
     Not the event itself: several of them are one, and it may be out of date. A connection that should have been
-    attached (`JOINED`) is, at the head, before the view is read, so that the client finds what it was not sent.
+    attached (`JOINED`) is, at the head, with a `Resync`: what was said until then was not sent.
     The caller has taken the conversation out of `connection.owed`. When this is cancelled, it is put back.
     """
     try:
@@ -467,12 +467,15 @@ async def _settle(connection: Target, rooms: Rooms, sync: SyncSource, conversati
             connection.send_event(THREAD_CHANGED, (state,))
         return
     async with rooms.opened([conversation_id] if news == JOINED else ()) as opened:
+        if opened:
+            await connection.wait_room()
         view = await sync.view(connection.user_id, conversation_id)
         room = opened.get(conversation_id)
         if view is not None and room is not None and connection not in room.attached:
             left = {*(connection.expelled or ()), *(connection.cursors or ())}
             if conversation_id not in left and not connection.closed:
                 room.attach(connection)
+                connection.send_event(RESYNC, (resync_at(conversation_id, room.cursor),))  # as in `_replay`
             view = await sync.view(connection.user_id, conversation_id)
     await connection.wait_room()
     if view is None:

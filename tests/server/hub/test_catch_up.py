@@ -361,6 +361,21 @@ async def test_added_again_before_the_removal_was_heard_of(hub: Hub, nursery: tr
     assert 0 <= max(sent.find(f'"{RESYNC}"'), sent.find("as of 12")) < sent.rfind('"ReceiveMessage"')
 
 
+async def test_attached_late_it_hears_of_what_it_has_missed(hub: Hub, nursery: trio.Nursery) -> None:
+    """P4: a connection that should have been attached is, and hears that it has missed something before anything else
+    of the conversation: what is said just then does not look as if it followed on the client's cursor."""
+    reader = Reader(hub, nursery, manual=False)
+    await reader.begin()
+    hub.rooms.detach(CONVERSATION, reader.connection)
+    hub.database.head += 1
+    hub.database.meanwhile[VIEW] = lambda: hub.database.meanwhile.update({VIEW: hub.say})
+    reader.connection.owe(CONVERSATION, JOINED)
+    await wait_all_tasks_blocked()
+    reader.transport.flush()
+    sent = reader.transport.sent.decode()
+    assert hub.is_attached and 0 <= sent.find(f'"{RESYNC}"') < sent.find('"ReceiveMessage"')
+
+
 def watch(database: Store, name: str, asked: list[str]) -> None:
     """Note what is asked for."""
     ask = getattr(database, name)
