@@ -448,12 +448,16 @@ class WebhookDelivery:
         outcome = await endpoint.sender.post(endpoint.secrets, event_id, body)
         if not outcome.failure:
             self.delivered += 1
-            was_in_trouble = endpoint.failures >= TROUBLE
-            endpoint.failures = 0
+            failures, endpoint.failures = endpoint.failures, 0
             if endpoint.is_failing:
                 endpoint.is_failing = False
-                async with self._pool.connection() as conn:
-                    await store.note_success(conn, endpoint.id, hasten_within=HASTEN if was_in_trouble else None)
+                try:
+                    async with self._pool.connection() as conn:
+                        hasten_within = HASTEN if failures >= TROUBLE else None
+                        await store.note_success(conn, endpoint.id, hasten_within=hasten_within)
+                except Exception:  # by the next event that it accepts, or it would be taken for failing ever since
+                    endpoint.is_failing, endpoint.failures = True, failures
+                    raise
             return outcome
         self.failed += 1
         endpoint.failures += 1

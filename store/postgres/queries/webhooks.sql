@@ -32,15 +32,21 @@ WHERE id = %(id)s AND state <> 'Deleted'
 RETURNING {shown}
 
 -- name: hasten_webhook_positions
--- webhook_positions_due. What failed before is due within `seconds`, as if it had not been tried, where it is forgiven.
-UPDATE webhook_positions SET due_at = clock_timestamp() + random() * make_interval(secs => %(seconds)s),
-    attempts = CASE WHEN %(forgiven)s THEN 0 ELSE attempts END,
-    failing_since = CASE WHEN NOT %(forgiven)s THEN failing_since END
-WHERE ctid = ANY(ARRAY(
-    SELECT ctid FROM webhook_positions WHERE webhook_id = %(id)s AND attempts > 0
+-- webhook_positions_due, webhook_positions_pkey. What failed before is due within `seconds`, as if it had not been tried, where
+-- it is forgiven. Locked in the order in which they are noted.
+WITH waiting AS MATERIALIZED (
+    SELECT webhook_id, conversation_id FROM webhook_positions WHERE webhook_id = %(id)s AND attempts > 0
         AND due_at > clock_timestamp() + make_interval(secs => %(seconds)s)
     LIMIT %(limit)s
-))
+), locked AS MATERIALIZED (
+    SELECT p.webhook_id, p.conversation_id FROM waiting AS w
+    JOIN webhook_positions AS p ON p.webhook_id = w.webhook_id AND p.conversation_id = w.conversation_id
+    ORDER BY p.conversation_id FOR NO KEY UPDATE OF p
+)
+UPDATE webhook_positions AS p SET due_at = clock_timestamp() + random() * make_interval(secs => %(seconds)s),
+    attempts = CASE WHEN %(forgiven)s THEN 0 ELSE attempts END,
+    failing_since = CASE WHEN NOT %(forgiven)s THEN failing_since END
+FROM locked AS l WHERE p.webhook_id = l.webhook_id AND p.conversation_id = l.conversation_id
 
 -- name: hasten_webhook_events
 -- webhook_events_due. The same of events that are no changes of a conversation.

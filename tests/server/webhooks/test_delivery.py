@@ -445,6 +445,50 @@ async def test_disabled_and_resumed(
     assert await has(WebhookState.ACTIVE)
 
 
+async def test_accepting_again_is_noted_when_the_database_is_back(
+    conn: Connection,
+    pool: Pool,
+    nursery: trio.Nursery,
+    writer: Writer,
+    receiver: Receiver,
+    handler: Webhooks,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is not taken for one that has failed ever since, and disabled with its next failure, where PostgreSQL was away
+    in the moment in which it accepted; nor does what has waited go on waiting."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    is_good = False
+    hastened: list[float | None] = []
+    original = webhook_deliveries.note_success
+
+    async def behave(received: Received) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return OK if is_good else answer(500)
+
+    async def note_success(conn: Connection, webhook_id: UUID, *, hasten_within: float | None = None) -> None:
+        hastened.append(hasten_within)
+        if len(hastened) == 1:
+            raise Unavailable("gone for a moment")
+        await original(conn, webhook_id, hasten_within=hasten_within)
+
+    receiver.behave = behave
+    monkeypatch.setattr(webhook_deliveries, "note_success", note_success)
+    hook = await make_endpoint(handler, receiver)
+    await writer.send(group, alice, "hello").message()
+    await publish(conn)
+    made = make_delivery(pool)
+    await nursery.start(made.run)
+    await wait_until(lambda: made.failed >= delivery.TROUBLE)
+    is_good = True
+
+    async def is_noted() -> bool:
+        return (await handler.get(None, hook.id)).failing_since is None
+
+    await wait_until(is_noted)
+    assert hastened == [delivery.HASTEN] * 2
+
+
 async def test_paused(
     conn: Connection, pool: Pool, nursery: trio.Nursery, writer: Writer, receiver: Receiver, handler: Webhooks
 ) -> None:

@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from uuid import UUID
 
+import trio
+
 from store.ids import new_id
 from store.model import Message, Role, WebhookState
 from store.postgres import conversations, messages, outbox, webhook_deliveries, webhooks
 from store.postgres.connection import Connection
 from store.postgres.pool import Pool
 from store.postgres.webhook_deliveries import PAGE, Happened, Happenings, Position
-from tests.store.world import Writer, fetch_value, make_group, make_users
+from tests.store.world import Writer, fetch_value, make_group, make_users, wait_for_lock
 
 
 async def make(conn: Connection, *, conversation_id: UUID | None = None) -> UUID:
@@ -215,6 +217,36 @@ async def test_failures(conn: Connection, writer: Writer) -> None:
     assert not target.is_failing
     assert await due(conn, hook) == sorted([(hook, group), (hook, other)])
     assert (await position(conn, hook, group)).attempts == 2
+
+
+async def test_what_waits_is_hastened_in_the_order_in_which_it_is_noted(
+    conn: Connection, other: Connection, writer: Writer
+) -> None:
+    """An endpoint accepts again while changes of the same conversations are noted: neither holds what the other waits
+    for."""
+    [alice] = await make_users(conn, 1)
+    hook = await make(conn)
+    [first, last] = sorted([await make_group(conn, [alice]) for _ in range(2)])
+    for group in (last, first):  # they lie in the table the other way round
+        await say(writer, group, alice)
+        await publish(conn)
+        await note(conn)
+        await webhook_deliveries.postpone(conn, hook, group, 1, 3600.0)
+
+    async def hasten() -> None:
+        await webhook_deliveries.note_success(other, hook, hasten_within=0.0)
+
+    async with trio.open_nursery() as nursery:
+        async with conn.transaction():
+            lock = "SELECT FROM webhook_positions WHERE conversation_id = %s FOR UPDATE NOWAIT"
+            await conn.execute(lock, [first])
+            nursery.start_soon(hasten)
+            watcher = await Connection.open(conn.info.dsn)
+            await wait_for_lock(watcher)
+            await watcher.close()
+            await conn.execute(lock, [last])
+            assert await due(conn, hook) == []
+    assert await due(conn, hook) == [(hook, first), (hook, last)]
 
 
 async def test_disabled(conn: Connection) -> None:
