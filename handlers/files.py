@@ -20,7 +20,7 @@ from handlers.errors import ChatError
 from handlers.idempotency import bind, claim
 from handlers.model import Caller, Once, PresignFile
 from handlers.ports import Connections
-from handlers.standing import require_not_banned
+from handlers.standing import gone, require_not_banned
 from handlers.transactions import Transactions
 from store.errors import StoreError, Unavailable
 from store.ids import id_floor, new_id
@@ -130,10 +130,12 @@ class Files:
         return await self._transactions.run(write)
 
     async def _require_room(self, conn: Connection, caller: Caller, size: int) -> None:
-        """Require that the user may add a file, in the transaction that makes it. Raises ChatError: banned, too_large,
-        rate_limited.
+        """Require that the user may add a file, in the transaction that makes it. Raises ChatError: unauthenticated,
+        banned, too_large, rate_limited.
         """
         found = await store.lock_storage(conn, caller.user_id, datetime.now(UTC) - timedelta(seconds=UPLOAD_SECONDS))
+        if found is None:
+            raise gone()
         await require_not_banned(conn, caller)
         if found.size + size > self._quota:
             sentence = f"Your files have {found.size} of {self._quota} bytes; delete some of them."
@@ -280,6 +282,7 @@ class Files:
 
         async def write(conn: Connection) -> tuple[bool, Sequence[Change]]:
             changes, is_given_up = await store.release_file(conn, file.id, HOLDERS)
+            await require_not_banned(conn, caller)
             return is_given_up, changes
 
         for _ in range(ROUNDS):

@@ -17,7 +17,7 @@ from handlers.model import MAX_COMMENT, Caller, CreateReport, ResolveReport
 from handlers.moderation import ban_user, end_of
 from handlers.ports import Connections
 from handlers.rate_limits import Limiter
-from handlers.standing import require_not_banned, require_role
+from handlers.standing import gone, require_not_banned, require_role
 from handlers.transactions import Transactions
 from store.ids import id_ms, new_id
 from store.model import (
@@ -71,6 +71,8 @@ class Reports:
         self._limiter.require(caller.user_id)
 
         async def write(conn: Connection) -> tuple[tuple[FullReport, bool], Sequence[Change]]:
+            if await users.lock_account(conn, caller.user_id) is None:  # what they have reported is forgotten
+                raise gone()
             await require_not_banned(conn, caller)
             message = None if request.message_id is None else await _seen(conn, caller, request.message_id)
             user_id = request.user_id if message is None else message.sender_id

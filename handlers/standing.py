@@ -35,6 +35,10 @@ def banned_until_ms(milliseconds: int | None) -> ChatError:
     return banned(timestamp(milliseconds))
 
 
+def gone() -> ChatError:
+    return ChatError("unauthenticated", "There is no such user (any more).")
+
+
 async def require_not_banned(conn: Connection, caller: Caller) -> None:
     """Require that the caller is not banned. Their connection may have been opened before: it ends when its instance
     hears of the ban, and this holds from the commit of the ban on. Raises ChatError("banned").
@@ -55,7 +59,7 @@ def require_found(found: tuple[bool, bool, int | None]) -> None:
     """Require the same of what was read already (`store.postgres.users.fetch_standing`). Raises ChatError."""
     exists, is_signed_in, banned_until = found
     if not exists:
-        raise ChatError("unauthenticated", "There is no such user (any more).")
+        raise gone()
     if banned_until is not None:
         raise banned(timestamp(banned_until))
     if not is_signed_in:

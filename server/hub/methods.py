@@ -410,7 +410,7 @@ class HubMethods:
         """Block a user no more."""
         await self._blocks.unblock(connection.caller, user_id)
 
-    @hub_method("not_found", "forbidden", "conflict", "gone")
+    @hub_method("not_found", "forbidden", "conflict", "gone", "unauthenticated")
     async def report(self, connection: HubConnection, report: CreateReport) -> OwnReport:
         """Report a message or a user to the moderators. The same again is the same report, while it is open."""
         made, _ = await self._reports.create(connection.caller, report)

@@ -70,10 +70,11 @@ class Storage(Struct, frozen=True):
     open_uploads: int
 
 
-async def lock_storage(conn: Connection, owner_id: UUID, since: datetime) -> Storage:
-    """Return what the owner stores, locked against other additions until the transaction ends. Uploads begun before
-    `since` do not count as open."""
-    await conn.execute(queries.lock_owner, {"owner_id": owner_id})
+async def lock_storage(conn: Connection, owner_id: UUID, since: datetime) -> Storage | None:
+    """Return what the owner stores, locked against other additions, and against being erased, until the transaction
+    ends; None if there is no such user (any more). Uploads begun before `since` do not count as open."""
+    if await (await conn.execute(queries.lock_owner, {"owner_id": owner_id})).fetchone() is None:
+        return None
     row = await (await conn.execute(queries.fetch_storage, {"owner_id": owner_id, "since": since})).fetchone()
     assert row is not None
     return Storage(row[0], row[1])

@@ -101,6 +101,18 @@ async def test_the_quota(memory: Memory, how: str, more: int, fits: bool) -> Non
         assert (await refused(memory, call)).code == "too_large"
 
 
+@pytest.mark.parametrize("how", ["upload", "presign"])
+async def test_an_upload_of_who_is_gone(memory: Memory, how: str) -> None:
+    """Who was erased since they asked for it begins none: nothing of it would go with them."""
+    caller = memory.user()
+    del memory.tables.users[caller.user_id]
+    if how == "presign":
+        call = memory.files.presign(caller, PresignFile("a", "text/plain", 1))
+    else:
+        call = memory.files.upload(caller, "a", chunks(TEXT))  # type: ignore[assignment]
+    assert (await refused(memory, call)).code == "unauthenticated" and nothing_left(memory)
+
+
 async def test_open_uploads_are_bounded(memory: Memory) -> None:
     """So many links at once; the next is refused with the time after which the first has expired."""
     caller, request = memory.user(), PresignFile("a", "text/plain", 1)

@@ -30,6 +30,7 @@ from store import model
 from store.ids import new_id, timestamp_ms
 from store.model import FOR_EVER, Role, UserRole
 from store.postgres.audit import Filter
+from store.postgres.files import File
 from store.redis.inbox_entries import Disconnection
 from tests.handlers.memory import Memory, nothing_half_done, refused
 
@@ -129,7 +130,14 @@ BY_OWNERS: dict[str, Callable[[Memory, Caller, UUID, UUID, UUID], Awaitable[obje
     "status": lambda memory, who, group, said, other: memory.users.update_status(who, UpdateStatus("Busy", "text")),
     "report": lambda memory, who, group, said, other: memory.reports.create(who, CreateReport("Spam", None, other)),
     "upload": lambda memory, who, group, said, other: memory.files.presign(who, PresignFile("a.txt", "text/plain", 1)),
+    "delete_file": lambda memory, who, group, said, other: _delete_file(memory, who),
 }
+
+
+def _delete_file(memory: Memory, who: Caller) -> Awaitable[object]:
+    file = File(new_id(), who.user_id, str(new_id()), "a.txt", "text/plain", 1, None, "Ready", None, None)
+    memory.tables.files[file.id] = file
+    return memory.files.delete(who, file.key)
 
 
 @pytest.mark.parametrize("name", list(BY_OWNERS))

@@ -55,6 +55,7 @@ SELECT k.id FROM unnest(%(ids)s::uuid[]) AS k (id) LEFT JOIN sessions AS s ON s.
 
 -- name: delete_expired_sessions
 -- sessions_expiry. Revoked ones are kept until then, so that a stolen token is still known for what it is.
-DELETE FROM sessions WHERE id IN (
-    SELECT id FROM sessions WHERE expires_at < clock_timestamp() ORDER BY expires_at LIMIT %(limit)s
-)
+DELETE FROM sessions WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM sessions WHERE expires_at < clock_timestamp() ORDER BY expires_at LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+))

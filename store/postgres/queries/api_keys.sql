@@ -45,7 +45,7 @@ WHERE k.id = %(id)s AND k.revoked_at IS NULL RETURNING {api_key}
 -- name: delete_old_api_keys
 -- A scan: there are few.
 DELETE FROM api_keys WHERE ctid = ANY(ARRAY(
-    SELECT ctid FROM api_keys WHERE least(revoked_at, expires_at) < %(before)s LIMIT %(limit)s
+    SELECT ctid FROM api_keys WHERE least(revoked_at, expires_at) < %(before)s LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ))
 
 -- name: note_api_keys

@@ -39,4 +39,6 @@ SELECT FROM mine
 
 -- name: delete_old_audit
 -- audit_pkey: ids are of time.
-DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE id < %(bound)s ORDER BY id LIMIT %(limit)s)
+DELETE FROM audit WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM audit WHERE id < %(bound)s ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+))

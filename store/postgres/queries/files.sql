@@ -14,7 +14,7 @@ FROM files WHERE owner_id = %(owner_id)s AND state <> 'Deleted'
 
 -- name: lock_owner
 -- users_pkey. NO KEY: foreign keys pointing here do not wait for it.
-SELECT FROM users WHERE id = %(owner_id)s FOR NO KEY UPDATE
+SELECT id FROM users WHERE id = %(owner_id)s AND deleted_at IS NULL FOR NO KEY UPDATE
 
 -- name: fetch_file
 -- files_pkey.
@@ -99,9 +99,12 @@ SELECT {file} FROM files AS f WHERE f.owner_id = %(owner_id)s AND f.state = 'Rea
 ORDER BY f.id LIMIT %(limit)s
 
 -- name: give_up_files_of
--- files_owned, messages_file. A user is deleted; files that their messages hold stay with the messages.
+-- files_owned, as a range, messages_file. A user is deleted; files that their messages hold stay with the messages. Of those
+-- that were uploaded lately: all that are older and in no message the purge gives up by itself (`lock_old_files`), before it
+-- deletes what was given up, and to look for them among all files of a user may take any time.
 WITH mine AS MATERIALIZED (
     SELECT f.id FROM files AS f WHERE f.owner_id = %(user_id)s AND f.state <> 'Deleted'
+        AND f.id > uuid7_floor(now() - interval '2 days')
         AND NOT EXISTS (SELECT FROM messages AS m WHERE m.file_id = f.id)
     LIMIT %(limit)s
 ), forgotten AS (

@@ -24,6 +24,6 @@ SELECT FROM mine
 
 -- name: delete_old_creations
 -- creations_age.
-DELETE FROM creations WHERE (scope, key) IN (
-    SELECT scope, key FROM creations WHERE created_at < %(before)s ORDER BY created_at LIMIT %(limit)s
-)
+DELETE FROM creations WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM creations WHERE created_at < %(before)s ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+))

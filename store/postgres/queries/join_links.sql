@@ -51,6 +51,7 @@ DELETE FROM join_links WHERE conversation_id = %(conversation_id)s
 
 -- name: delete_expired_links
 -- join_links_expiry.
-DELETE FROM join_links WHERE (conversation_id, id) IN (
-    SELECT conversation_id, id FROM join_links WHERE expires_at <= clock_timestamp() ORDER BY expires_at LIMIT %(limit)s
-)
+DELETE FROM join_links WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM join_links WHERE expires_at <= clock_timestamp() ORDER BY expires_at LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+))

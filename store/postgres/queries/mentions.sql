@@ -58,10 +58,9 @@ ORDER BY f.message_id DESC
 
 -- name: delete_old_mentions
 -- mentions_message: ids are of time.
-DELETE FROM mentions WHERE (user_id, conversation_id, seq) IN (
-    SELECT user_id, conversation_id, seq FROM mentions
-    WHERE message_id < %(bound)s ORDER BY message_id LIMIT %(limit)s
-)
+DELETE FROM mentions WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM mentions WHERE message_id < %(bound)s ORDER BY message_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+))
 
 -- name: forget_mentions
 -- mentions_message, messages_pkey. Code of before deletes messages and leaves their mentions. Of the next ones after an id,

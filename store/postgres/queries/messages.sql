@@ -453,9 +453,9 @@ WITH page AS MATERIALIZED (
 
 -- name: delete_old_pins
 -- pins_message: ids are of time.
-DELETE FROM pins WHERE (conversation_id, message_id) IN (
-    SELECT conversation_id, message_id FROM pins WHERE message_id < %(bound)s ORDER BY message_id LIMIT %(limit)s
-)
+DELETE FROM pins WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM pins WHERE message_id < %(bound)s ORDER BY message_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+))
 
 -- name: list_first_messages
 -- sends_pkey, messages_pkey: the messages that took these idempotency keys.

@@ -88,22 +88,22 @@ ORDER BY m.conversation_id, f.message_id
 
 -- name: delete_reactions_before
 -- reactions_message: ids are of time.
-DELETE FROM reactions WHERE (user_id, message_id, emoji) IN (
-    SELECT user_id, message_id, emoji FROM reactions WHERE message_id < %(bound)s ORDER BY message_id LIMIT %(limit)s
-)
+DELETE FROM reactions WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM reactions WHERE message_id < %(bound)s ORDER BY message_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+))
 
 -- name: delete_reactions_left
--- reactions_left_pkey, reactions_message. Of one message: (how many went, how many messages were looked at). Reactions are
--- never updated, and are added under messages only that are there: the place of a row does not change.
+-- reactions_left_pkey, reactions_message. Of one message: (how many were found, how many messages were looked at). Reactions are
+-- never updated, and are added under messages only that are there: the place of a row does not change. Others may delete some at
+-- the same time, so what was deleted does not say whether that was all.
 WITH picked AS MATERIALIZED (
     SELECT message_id FROM reactions_left ORDER BY message_id LIMIT 1 FOR UPDATE SKIP LOCKED
+), found AS MATERIALIZED (
+    SELECT r.ctid FROM reactions AS r JOIN picked AS p ON p.message_id = r.message_id LIMIT %(limit)s
 ), gone AS (
-    DELETE FROM reactions WHERE ctid = ANY(ARRAY(
-        SELECT r.ctid FROM reactions AS r JOIN picked AS p ON p.message_id = r.message_id LIMIT %(limit)s
-    ))
-    RETURNING 1
+    DELETE FROM reactions WHERE ctid = ANY(ARRAY(SELECT ctid FROM found))
 ), done AS (
     DELETE FROM reactions_left AS l USING picked AS p
-    WHERE l.message_id = p.message_id AND (SELECT count(*) FROM gone) < %(limit)s
+    WHERE l.message_id = p.message_id AND (SELECT count(*) FROM found) < %(limit)s
 )
-SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM picked)
+SELECT (SELECT count(*) FROM found), (SELECT count(*) FROM picked)

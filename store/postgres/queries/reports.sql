@@ -75,4 +75,6 @@ SELECT FROM mine
 
 -- name: delete_old_reports
 -- reports_pkey: ids are of time.
-DELETE FROM reports WHERE id IN (SELECT id FROM reports WHERE id < %(bound)s ORDER BY id LIMIT %(limit)s)
+DELETE FROM reports WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM reports WHERE id < %(bound)s ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+))

@@ -140,15 +140,15 @@ SELECT FROM mine
 
 -- name: delete_old_threads
 -- threads_pkey: ids are of time.
-DELETE FROM threads WHERE root_id IN (
-    SELECT root_id FROM threads WHERE root_id < %(bound)s ORDER BY root_id LIMIT %(limit)s
-)
+DELETE FROM threads WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM threads WHERE root_id < %(bound)s ORDER BY root_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+))
 
 -- name: delete_old_thread_members
 -- thread_members_root.
-DELETE FROM thread_members WHERE (user_id, root_id) IN (
-    SELECT user_id, root_id FROM thread_members WHERE root_id < %(bound)s ORDER BY root_id LIMIT %(limit)s
-)
+DELETE FROM thread_members WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM thread_members WHERE root_id < %(bound)s ORDER BY root_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+))
 
 -- name: list_threads_after
 -- threads_pkey, as a range. With a reply in the last so many days.

@@ -239,7 +239,8 @@ UPDATE users SET username = '!' || replace(id::text, '-', ''), display_name = 'D
 WHERE id = %(user_id)s
 
 -- name: delete_old_sends
--- sends_message: ids are of time.
-DELETE FROM sends WHERE (sender_id, client_message_id) IN (
-    SELECT sender_id, client_message_id FROM sends WHERE message_id < %(bound)s ORDER BY message_id LIMIT %(limit)s
-)
+-- sends_message: ids are of time. Here, and wherever rows are deleted for their age: one that another transaction has locked is
+-- left to the next time, as it may wait for others that are locked here.
+DELETE FROM sends WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM sends WHERE message_id < %(bound)s ORDER BY message_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+))

@@ -267,6 +267,7 @@ RETURNING attempts, extract(epoch FROM clock_timestamp() - failing_since)::float
 -- webhook_events_age.
 DELETE FROM webhook_events WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM webhook_events WHERE created_at < %(before)s ORDER BY created_at LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
 ))
 
 -- name: list_unread_scans
@@ -435,4 +436,5 @@ WHERE d.webhook_id = w.id AND d.number <= last.number
 -- webhook_dead_letters_age.
 DELETE FROM webhook_dead_letters WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM webhook_dead_letters WHERE failed_at < %(before)s ORDER BY failed_at LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
 ))

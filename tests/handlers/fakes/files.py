@@ -24,7 +24,9 @@ def _insert_file(
 
 
 @stands_for(files.lock_storage)
-def _lock_storage(tables: Tables, owner_id: UUID, since: datetime) -> Storage:
+def _lock_storage(tables: Tables, owner_id: UUID, since: datetime) -> Storage | None:
+    if owner_id not in tables.users:
+        return None
     found = [one for one in tables.files.values() if one.owner_id == owner_id and one.state != "Deleted"]
     return Storage(sum(one.size for one in found), sum(one.state == "Pending" for one in found))
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import trio
 
+from server.cli import retention
 from server.cli.retention import run
 from server.config.settings import Settings
 from store.errors import StoreError
 from store.ids import id_floor, new_id
 from store.objects import open_objects
-from store.postgres import accounts, conversations, files, idempotency, partitions, search, users
+from store.postgres import accounts, conversations, files, idempotency, partitions, search, users, webhooks
 from store.postgres.connection import Connection
 from store.signing import SigningKeys
 from tests import forkserver
@@ -22,6 +23,50 @@ from tests.store.world import fetch_value
 from tests.waiting import wait_until
 
 OLD = datetime.now(UTC) - timedelta(days=100)
+
+# What the purge deletes for its age alone: its step, and a row of it.
+OLD_ROWS = {
+    "sends": ("clientMessageIds", "VALUES (%(alice)s, %(key)s, %(id)s)"),
+    "mentions": ("mentions", "VALUES (%(alice)s, %(group)s, %(number)s, %(id)s, %(alice)s)"),
+    "creations": ("Idempotency-Keys", "VALUES (%(alice)s, %(key)s, '', %(id)s, %(old)s)"),
+    "sessions": (
+        "expired sessions",
+        "(id, user_id, token_hash, expires_at) VALUES (%(id)s, %(alice)s, '', %(old)s)",
+    ),
+    "join_links": (
+        "links that have expired",
+        "(conversation_id, id, token_hash, created_by, expires_at)"
+        " VALUES (%(group)s, %(id)s, sha256(%(key)s::text::bytea), %(alice)s, %(old)s)",
+    ),
+    "member_bans": (
+        "bans from groups that are over",
+        "(conversation_id, user_id, until, created_by) VALUES (%(group)s, %(id)s, %(old)s, %(alice)s)",
+    ),
+    "reactions": ("reactions to old messages", "VALUES (%(id)s, %(id)s, %(alice)s, 'x')"),
+    "threads": ("threads of old messages", "VALUES (%(id)s, %(group)s, 1, %(id)s, 1)"),
+    "thread_members": ("followers of old threads", "VALUES (%(alice)s, %(id)s, %(group)s, true, 0)"),
+    "audit": ("old entries of the audit log", "(id, act) VALUES (%(id)s, 'signIn')"),
+    "webhook_dead_letters": (
+        "dead letters of webhooks",
+        "(webhook_id, event_id, type, attempts, failed_at, reason) VALUES (%(webhook)s, %(key)s, 'x', 1, %(old)s, '')",
+    ),
+    "api_keys": (
+        "API keys that were revoked or have expired",
+        "(id, name, scopes, secret_hash, expires_at) VALUES (%(id)s, %(key)s, '{}', sha256(''), %(old)s)",
+    ),
+    "webhook_events": (
+        "old events for webhooks",
+        "(webhook_id, type, object_id, created_at) VALUES (%(webhook)s, 'x', %(id)s, %(old)s)",
+    ),
+    "reports": ("old reports", "(id, user_id, category) VALUES (%(id)s, %(alice)s, 'Spam')"),
+    "pins": ("pins of old messages", "VALUES (%(group)s, %(id)s)"),
+}
+# What is deleted for other reasons, in an order in which others lock it, too.
+DELETED_OTHERWISE = {
+    "rows of users who were erased",
+    "members of groups that were dissolved",
+    "reactions to deleted messages",
+}
 
 
 async def purge(database: str, *arguments: str, **settings: str) -> forkserver.Ended:
@@ -155,6 +200,33 @@ async def test_two_at_once(database: str) -> None:
         assert done == []
         await conn.execute("SELECT pg_advisory_unlock(hashtext('parley.purge'))")
     assert done[0].code == 0 and "another purge is running" in done[0].err
+    await conn.close()
+
+
+async def test_it_waits_for_no_row(database: str) -> None:
+    """What others have locked is left to the next purge: they may be about to lock what this one has, as who erases a
+    user with many old rows is, and one of the two would be cut short."""
+    conn = await Connection.open(database)
+    alice = (await users.insert_user(conn, "alice", "Alice")).id
+    group, _ = await conversations.insert_group(conn, alice, "g", [])
+    webhook = (await webhooks.insert_webhook(conn, new_id(), "https://a.example/", ("message.created",), None, b"s")).id
+    given = {"alice": alice, "group": group.id, "webhook": webhook, "old": OLD}
+    for number in range(2):
+        given |= {"id": id_floor(int(OLD.timestamp() * 1000) + number), "number": number, "key": str(number)}
+        for table, (_, values) in OLD_ROWS.items():
+            await conn.execute(f"INSERT INTO {table} {values}".encode(), given)
+    steps = dict(retention._steps(Settings(audit_retention_days=30), datetime.now(UTC), OLD + timedelta(days=1)))
+    assert {name for name, _ in OLD_ROWS.values()} == steps.keys() - DELETED_OTHERWISE
+    other = await Connection.open(database)
+    await conn.execute("SET lock_timeout = '100ms'")  # who would wait fails
+    async with other.transaction():
+        for table in OLD_ROWS:
+            await other.execute(f"SELECT FROM {table} ORDER BY ctid LIMIT 1 FOR UPDATE".encode())
+        for table, (name, _) in OLD_ROWS.items():
+            assert (table, await steps[name](conn, 10)) == (table, 1)
+    for table, (name, _) in OLD_ROWS.items():
+        assert (table, await steps[name](conn, 10), await count(conn, table)) == (table, 1, 0)
+    await other.close()
     await conn.close()
 
 

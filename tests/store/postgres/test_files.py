@@ -30,7 +30,7 @@ async def test_what_the_files_of_a_user_take(conn: Connection) -> None:
     since = datetime.now(UTC) - timedelta(minutes=15)
     async with conn.transaction():
         found = await files.lock_storage(conn, alice, since)
-    assert (found.size, found.open_uploads) == (20_000, 5)
+    assert found is not None and (found.size, found.open_uploads) == (20_000, 5)
     for mode in ("force_custom_plan", "force_generic_plan"):
         await conn.execute(f"SET plan_cache_mode = {mode}".encode())
         nodes = await explained(conn, queries.fetch_storage, {"owner_id": alice, "since": since})

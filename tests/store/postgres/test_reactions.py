@@ -128,6 +128,26 @@ async def test_deleted_with_its_message(conn: Connection, writer: Writer, monkey
     assert await messages.delete_message(conn, many.id) is None, "once"
 
 
+async def test_what_others_take_back_meanwhile(conn: Connection, other: Connection) -> None:
+    """Of the reactions that the purge has found under a deleted message others may remove some first. That is no sign
+    that there were no more: the rest goes, too."""
+    message_id = new_id()
+    people = await make_users(conn, 6)
+    for user_id in people:
+        await conn.execute("INSERT INTO reactions VALUES (%s, %s, %s, %s)", [new_id(), message_id, user_id, THUMB])
+    await conn.execute("INSERT INTO reactions_left VALUES (%s)", [message_id])
+    watcher = await Connection.open(conn.info.dsn)
+    async with trio.open_nursery() as nursery:
+        async with other.transaction():
+            await other.execute("DELETE FROM reactions WHERE user_id = %s", [people[0]])
+            nursery.start_soon(reactions.delete_reactions_left, conn, 2)
+            await wait_for_lock(watcher)
+    await watcher.close()
+    while await reactions.delete_reactions_left(conn, 2) >= 2:
+        pass
+    assert await fetch_value(conn, "SELECT count(*) FROM reactions") == 0
+
+
 async def test_taken_back_by_an_erasure(conn: Connection, writer: Writer) -> None:
     """All of one user, few messages at a time: each is a change of its message. Where no change can come any more, as
     the conversation or the message is gone, only the rows go."""

@@ -9,7 +9,7 @@ import pytest
 import trio
 from psycopg.sql import SQL, Literal
 
-from store.ids import new_id
+from store.ids import id_floor, new_id
 from store.model import Account, Role, User, UserStatus
 from store.postgres import conversations, queries, system_messages, users
 from store.postgres.connection import Connection
@@ -332,6 +332,30 @@ async def test_deletion_of_a_user_of_much(conn: Connection, monkeypatch: pytest.
     assert max(sizes) == 10
     assert await users.forget_erased(conn, 1000) == 15 * 7 and await kept() == [0] * 8
     assert await users.forget_erased(conn, 1000) == 0
+
+
+async def test_an_erasure_looks_at_few_files(conn: Connection) -> None:
+    """However many a user has: those that are in no message and were uploaded lately are given up with them. Older ones
+    the purge gives up in any case, before it deletes what was given up."""
+    [gone] = await make_users(conn, 1)
+    group = await make_group(conn, [gone])
+    old = [id_floor(int((datetime.now(UTC) - timedelta(days=9)).timestamp() * 1000) + number) for number in range(500)]
+    young = [new_id() for _ in range(5)]
+    await conn.execute(
+        "INSERT INTO files (id, owner_id, key, name, content_type, size, state)"
+        " SELECT i, %s, i::text, 'x', 'text/plain', 1, 'Ready' FROM unnest(%s::uuid[]) AS i",
+        [gone, [*old, *young]],
+    )
+    await conn.execute(
+        "INSERT INTO messages (id, conversation_id, seq, changed_seq, sender_id, kind, body, file_id)"
+        " SELECT i, %s, n + 1, n + 1, %s, 'File', '', i FROM unnest(%s::uuid[]) WITH ORDINALITY AS o (i, n)",
+        [group, gone, [*old[1:], *young[1:]]],
+    )
+    await conn.execute("ANALYZE files, messages")
+    nodes = await explained(conn, queries.give_up_files_of, {"user_id": gone, "limit": 100})
+    assert sum(node["Actual Rows"] for node in nodes if node.get("Relation Name") == "files") < 20
+    rows = await (await conn.execute("SELECT id FROM files WHERE state = 'Deleted'")).fetchall()
+    assert rows == [(young[0],)]
 
 
 async def test_what_is_left_is_deleted_by_one(conn: Connection, other: Connection) -> None:

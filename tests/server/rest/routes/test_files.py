@@ -20,13 +20,14 @@ from server.rest import upload_backpressure
 from server.rest.routes.files import _Form
 from store.errors import ObjectsUnavailable, Unavailable
 from store.objects.directory import DirectoryObjects
+from store.postgres import users
 from store.postgres.connection import Connection
 from store.postgres.files import Facts, File
 from tests import plain_http
 from tests.gateway import BUCKET
 from tests.handlers.test_file_types import PNG
 from tests.site import Site, open_site
-from tests.store.world import wait_for_lock
+from tests.store.world import fetch_value, wait_for_lock
 from tests.waiting import wait_until
 
 LATER = timedelta(days=2)
@@ -69,6 +70,23 @@ async def objects_left(site: Site) -> list[str]:
     """The objects that are not empty; an empty one marks a used link."""
     store = site.process.handlers.files._objects
     return [key async for key in store.list_before(datetime.now(UTC) + LATER) if await store.size(key)]
+
+
+async def test_an_upload_of_who_is_being_erased(site: Site, database: str) -> None:
+    """It waits for the end of the erasure, is refused then, and leaves no file with their name."""
+    alice, a = await site.user("alice")
+    async with (
+        await Connection.open(database) as other,
+        await Connection.open(database) as watcher,
+        trio.open_nursery() as nursery,
+        other.transaction(),
+    ):
+        await users.delete_user(other, UUID(alice))
+        nursery.start_soon(upload, site, a, b"text", "alice.txt", 401)
+        await wait_for_lock(watcher)
+    async with await Connection.open(database) as conn:
+        assert await fetch_value(conn, "SELECT count(*) FROM files") == 0
+    assert await objects_left(site) == []
 
 
 async def test_upload_and_have(site: Site) -> None:

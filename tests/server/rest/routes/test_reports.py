@@ -3,10 +3,16 @@
 import io
 import json
 import zipfile
+from uuid import UUID
 
+import trio
+
+from store.postgres import users
+from store.postgres.connection import Connection
 from tests import transports
 from tests.server.rest.routes.test_moderation import administrator
 from tests.site import Site
+from tests.store.world import fetch_value, wait_for_lock
 
 
 async def test_from_report_to_decision(site: Site) -> None:
@@ -37,3 +43,23 @@ async def test_from_report_to_decision(site: Site) -> None:
     [entry] = (await site.call("GET", "/api/audit?act=reportResolved", token=admin))["items"]
     assert (entry["objectId"], entry["userId"]) == (made["id"], bob)
     await site.call("GET", "/api/reports?state=x", token=admin, status=400)
+
+
+async def test_a_report_of_who_is_being_erased(site: Site, database: str) -> None:
+    """It waits for the end of the erasure, which has forgotten all that they have reported, and is refused."""
+    (alice, a), (bob, _) = await site.user("alice"), await site.user("bob")
+
+    async def report() -> None:
+        await site.call("POST", "/api/reports", {"category": "Spam", "userId": bob}, token=a, status=401)
+
+    async with (
+        await Connection.open(database) as other,
+        await Connection.open(database) as watcher,
+        trio.open_nursery() as nursery,
+        other.transaction(),
+    ):
+        await users.delete_user(other, UUID(alice))
+        nursery.start_soon(report)
+        await wait_for_lock(watcher)
+    async with await Connection.open(database) as conn:
+        assert await fetch_value(conn, "SELECT count(*) FROM reports") == 0
