@@ -931,6 +931,19 @@ async def test_two_additions_at_once_count(conn: Connection, other: Connection, 
     assert crowded == [bob]
 
 
+async def test_changes_do_not_wait_for_the_creator(conn: Connection, other: Connection) -> None:
+    """Who made a group, and is being erased, keeps no change of it waiting, nor the messages behind that."""
+    alice, bob, carol = await make_users(conn, 3)
+    group = await make_group(conn, [alice, bob])
+    await conversations.delete_member(conn, group, alice, by=alice)
+    await conn.execute("SET lock_timeout = '100ms'")  # who would wait fails
+    async with other.transaction():
+        await users.delete_user(other, alice)
+        await conversations.insert_member(conn, group, carol, Role.MEMBER, by=bob)
+        await conversations.delete_member(conn, group, carol, by=bob)
+        await conversations.delete_conversation(conn, group, by=bob)
+
+
 async def test_additions_in_any_order_end(pool: Pool) -> None:
     """Who add each other in all orders at once, and are seen meanwhile, wait for each other one way."""
     async with pool.connection() as conn:
