@@ -186,9 +186,12 @@ class GapRepair:
                 changes = await self._history.changes(
                     room.conversation_id, room.head, limit=REPAIR_PAGE, max_bytes=REPAIR_BYTES
                 )
-            is_lost = await self._history.diverged([(room.conversation_id, room.cursor)])  # after the page was read
+            cursor = room.cursor
+            is_lost = await self._history.diverged([(room.conversation_id, cursor)])  # after the page was read
             if room.generation != generation or self._rooms.get(room.conversation_id) is not room:
                 return False  # it was begun anew meanwhile, or closed
+            if changes and room.cursor != cursor:
+                continue  # what has come meanwhile may be of another history than the page
             if is_lost or position is NOWHERE:
                 self._suspect(room)
                 return True  # what is missing is read when that is known
