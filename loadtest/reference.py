@@ -6,6 +6,7 @@ our codec share cannot hide. It costs ten times as much as the lean path: for co
 
 import json
 import ssl
+import sys
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlencode
@@ -21,10 +22,11 @@ CONNECT_TIMEOUT = 30.0  # seconds
 
 
 class ReferenceUnusable(Exception):
-    """--client reference needs trio-websocket: pip install 'parley[loadtest]'"""
+    """`--client reference` cannot be used."""
 
     def __init__(self, what: str = "") -> None:
-        super().__init__(what or ReferenceUnusable.__doc__)
+        pip = f"in Parley's source directory, run {sys.prefix}/bin/pip install '.[loadtest]'"
+        super().__init__(what or f"--client reference needs trio-websocket: {pip}")
 
 
 def require() -> None:

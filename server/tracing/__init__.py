@@ -1,4 +1,4 @@
-"""Tracing with OpenTelemetry, an optional extra (`pip install parley[otel]`): one trace from a send to its deliveries.
+"""Tracing with OpenTelemetry, the optional extra `otel`: one trace from a send to its deliveries.
 
 Owns the switch. The rest of the server gets its tracing from `open_tracing`, which imports the modules of this package
 only if tracing is switched on: they need the extra, and it costs nothing otherwise.
@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from server.config.settings import ConfigError
+from store.extras import how_to_install
 
 if TYPE_CHECKING:
     from server.tracing.instance import Tracing
@@ -28,7 +29,7 @@ def open_tracing(environ: Mapping[str, str], instance: str) -> "Tracing | None":
     if not is_on(environ):
         return None
     if find_spec("opentelemetry") is None or find_spec("opentelemetry.exporter") is None:
-        raise ConfigError(f"{SWITCHES[0]} is set, and OpenTelemetry is not installed: pip install 'parley[otel]'")
+        raise ConfigError(f"{SWITCHES[0]} is set, and OpenTelemetry is not installed: {how_to_install('otel')}")
     from server.tracing.instance import Tracing  # noqa: PLC0415
     from server.tracing.provider import open_provider  # noqa: PLC0415
 

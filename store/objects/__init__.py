@@ -18,6 +18,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 from msgspec import Struct
 
 from store.errors import ObjectsUnavailable
+from store.extras import how_to_install
 from store.outage import Outage
 from store.reasons import reason
 from store.signing import SigningKeys
@@ -109,7 +110,7 @@ def scheme_of(url: str) -> Scheme:
     if scheme is None or not re.fullmatch(scheme.pattern, url):
         raise ValueError(f"expected {EXAMPLES.replace('`', '')}")
     if scheme.package and find_spec(scheme.package) is None:
-        raise ValueError(f"{scheme.package} is not installed: pip install 'parley[{scheme.extra}]'")
+        raise ValueError(f"{scheme.package} is not installed: {how_to_install(scheme.extra)}")
     return scheme
 
 

