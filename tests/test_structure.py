@@ -274,6 +274,7 @@ ACROSS = {
         "server/rest/test_statements.py",
         "server/rest/test_storage.py",
     },
+    "rooms, catch-ups and connections of one instance together": {"server/fanout/test_rooms_at_random.py"},
     "one rule for every part of an instance": {"server/process/test_guards.py"},
     "the whole sign-in, against a provider that is not ours": {"server/identity/test_real_provider.py"},
     "the listener and the connection under it, in one of their uses": {
