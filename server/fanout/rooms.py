@@ -536,10 +536,12 @@ class Rooms:
         """Attach the connections of users who were added, and detach those of users who were removed.
 
         A room that was closed meanwhile, behind the last connection, which lags, or has ended, counts as none. If there
-        is another one by then, it may have passed the change: those concerned are looked up.
+        is another one by then, it may have passed the change: those concerned are looked up. So they are behind the
+        change if there is none: what the room held may have added or removed them again.
         """
         conversation_id = change.conversation_id
-        if room is not None and self._rooms.get(conversation_id) is not room:
+        is_closed = room is not None and self._rooms.get(conversation_id) is not room
+        if is_closed:
             room = None
             if self.is_open(conversation_id):
                 self.recheck_all(change)
@@ -574,6 +576,8 @@ class Rooms:
                 room.detach(connection)
         if room is not None:
             self._drop_if_idle(room)
+        if is_closed:
+            self.recheck_all(change)
 
     def _expel(self, room: Room | None, change: Change, user_id: UUID) -> Sequence[Subscriber]:
         """Detach the connections of a user who was removed, and return them."""

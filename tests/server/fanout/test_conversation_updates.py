@@ -282,3 +282,25 @@ async def test_a_removal_that_came_late_for_a_catch_up(nursery: trio.Nursery, au
     await wait_all_tasks_blocked()
     assert not late.expelled and late.owed == {CONVERSATION: JOINED}
     nursery.cancel_scope.cancel()
+
+
+async def test_added_again_behind_a_removal_that_closes_the_room(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """A removal that finds no place at the only connection of its room closes that: its user may have been added again
+    by what the room held, and is looked up behind the removal."""
+    views, database = World(), Database(10)
+    notifier: ConversationNotifier
+    rooms = Rooms(database, Flusher(), FakeCluster(), notifier=lambda: notifier)
+    notifier = ConversationNotifier(views, rooms)
+    await nursery.start(notifier.run)
+    slow = Connection(rooms, BOB)
+    await rooms.register(slow)
+    views.members, slow.send_queue.limit = {BOB}, 10
+    async with rooms.opened([CONVERSATION]) as opened:
+        opened[CONVERSATION].attach(slow)
+    rooms.delivery.publish([change(13, added=(BOB,)), change(11), change(12, removed=(BOB,))])
+    assert CONVERSATION in slow.lagged and not rooms.is_open(CONVERSATION)
+    await wait_all_tasks_blocked()
+    assert slow.resynced == [CONVERSATION]
+    nursery.cancel_scope.cancel()
