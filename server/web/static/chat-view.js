@@ -7,7 +7,7 @@ import { attribute, h, iconButton, replace, setClass, setText, throttled } from 
 import { startConversation } from "./choose-people.js";
 import { Composer } from "./composer.js";
 import { Details, showReactors, showReceipts } from "./details.js";
-import { ask, closeAbout, openMenu } from "./dialog.js";
+import { ask, closeAbout, openLater, openMenu } from "./dialog.js";
 import { keepDraft } from "./drafts.js";
 import { explained } from "./explained.js";
 import { askToJoin, findGroups } from "./find-groups.js";
@@ -17,7 +17,6 @@ import { Notifier } from "./notify.js";
 import { People, avatar, setAvatar } from "./people.js";
 import { Pictures } from "./pictures.js";
 import { Safety } from "./safety.js";
-import { STATUSES, openSettings, openShortcuts } from "./settings.js";
 import { offer } from "./session.js";
 import { searchMessages } from "./search.js";
 import { Sidebar, typingText } from "./sidebar.js";
@@ -27,6 +26,7 @@ import { showThreads } from "./threads.js";
 import { Timeline } from "./timeline.js";
 import { toggleTheme } from "./theme.js";
 
+const STATUSES = [["Online", "Online"], ["Away", "Away"], ["Busy", "Do not disturb"], ["Offline", "Appear offline"]];
 const REACTIONS = ["👍", "❤️", "😂", "🎉", "😮", "😢"]; // those that are offered
 const SAID_FOR = 5000; // ms
 const OVER_IT = "(max-width: 1100px)"; // what is beside the conversation covers it
@@ -411,12 +411,20 @@ export class ChatView {
     const status = people.get(people.me.id)?.status ?? "Online";
     openMenu(button, [
       ...STATUSES.map(([value, text]) => ({ text, isChecked: value === status, run: () => this.#setStatus(value) })),
-      { text: "Settings", run: () => openSettings({ chat: this.#chat, people, safety: this.safety, notifier: this.notifier, say: (said) => this.say(said) }) },
+      { text: "Settings", run: () => this.#openSettings((dialogs) => dialogs.openSettings({ chat: this.#chat, people, safety: this.safety, notifier: this.notifier, say: (said) => this.say(said) })) },
       this.safety.isModerator && { text: "Reports", run: () => void this.safety.open("showOpenReports") },
       { text: "Light or dark", run: toggleTheme },
-      { text: "Keyboard", run: openShortcuts },
+      { text: "Keyboard", run: () => this.#openShortcuts() },
       { text: "Sign out", isDanger: true, run: onSignOut },
     ]);
+  }
+
+  #openSettings(open) {
+    return openLater(() => import("./settings.js"), open, (said) => this.say(said));
+  }
+
+  #openShortcuts() {
+    return this.#openSettings((dialogs) => dialogs.openShortcuts());
   }
 
   async #setStatus(status) {
@@ -435,7 +443,7 @@ export class ChatView {
     const isWriting = event.target.closest?.("input, textarea, select");
     const run = () => {
       if (isCommand && !event.shiftKey && !event.altKey && event.key.toLowerCase() === "k") return () => this.sidebar.search.focus();
-      if (isCommand && !event.altKey && event.key === "/") return openShortcuts;
+      if (isCommand && !event.altKey && event.key === "/") return () => this.#openShortcuts();
       if (event.altKey && !isCommand) {
         if (event.code === "KeyN") return () => startConversation({ chat: this.#chat, people: this.people, onDone: ({ id }) => this.open(id) });
         if (event.code === "KeyS") return () => this.#search();
@@ -446,7 +454,7 @@ export class ChatView {
         if (event.code === "KeyI" && this.#conversation) return () => this.details.toggle();
         if (event.key === "ArrowUp" || event.key === "ArrowDown") return () => this.open(this.sidebar.neighbour(event.key === "ArrowUp" ? -1 : 1));
       }
-      if (event.key === "?" && !isWriting && !isCommand) return openShortcuts;
+      if (event.key === "?" && !isWriting && !isCommand) return () => this.#openShortcuts();
       if (event.key === "Escape" && this.thread.isOpen && !isWriting && !event.defaultPrevented) return () => this.thread.close();
       if (event.key === "Escape" && this.details.isOpen && !isWriting) return () => this.details.close();
       return null;

@@ -7,8 +7,6 @@ import { openDialog } from "./dialog.js";
 import { themeSwitch } from "./theme.js";
 import { agoOf } from "./text.js";
 
-export const STATUSES = [["Online", "Online"], ["Away", "Away"], ["Busy", "Do not disturb"], ["Offline", "Appear offline"]];
-
 export function openSettings({ chat, people, safety, notifier, say }) {
   const { me } = people;
   const name = h("input", { id: "own-name", value: me.displayName, maxLength: 128, required: true, dir: "auto", autocomplete: "name" });
