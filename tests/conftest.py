@@ -132,7 +132,10 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     values = getattr(item, "funcargs", {}).values()
     clock = next((value for value in values if isinstance(value, trio.abc.Clock)), None)
     if clock is not None:
-        run = lambda main, **options: trio.run(main, **options | {"clock": clock})  # noqa: E731
+
+        def run(main: Any, **options: Any) -> Any:
+            return trio.run(main, **options | {"clock": clock})
+
         item.add_marker(pytest.mark.trio(run=run), append=False)
     return (yield)
 

@@ -77,9 +77,6 @@ class HeldChanges:
         """Remove all of them. Return them, in the order in which they came."""
         return self.pop_all([*self._changes])
 
-    def changes(self) -> Iterable[Change]:
-        return self._changes.values()
-
 
 def _size_of(change: Change) -> int:
     message = change.message

@@ -22,7 +22,7 @@ from server.fanout.recent_events import Broadcast
 from server.fanout.room import BLOCKS, JOINED, THREAD, Room, Subscriber, cursor_at, resync_at
 from server.fanout.rooms import BLOCKS_CHANGED, REMOVED, Rooms, no_such_conversation
 from server.fanout.thread_updates import CHANGED as THREAD_CHANGED
-from server.hub.user_shares import Share, working
+from server.hub.user_shares import AtWork, Share
 from store.ids import octets, parted
 from store.model import Change, Conversation, Cursor, Position, ThreadState
 from store.postgres.conversations import Standing
@@ -225,7 +225,7 @@ async def _memberships(
     """
     if all(room.opening <= openings for room in opened.values()):
         return mine
-    async with working(connection.share):
+    async with AtWork(connection.share):
         return set(await sync.memberships(connection.user_id))
 
 
@@ -262,7 +262,7 @@ async def sync_all(
         most = (connection.send_queue.limit // 2 - NAMED_BYTES * len(shown)) // LISTED_BYTES
         most = max(1, min(most, MAX_LISTED))
         start = START if listed_after is None else listed_after
-        async with working(connection.share):
+        async with AtWork(connection.share):
             mine = set(await sync.memberships(connection.user_id))
             named = {conversation_id: cursor for conversation_id, cursor in shown if conversation_id in mine}
             gone = [conversation_id for conversation_id, _ in shown if conversation_id not in mine]
@@ -276,7 +276,7 @@ async def sync_all(
         shown_heads = heads | {key: position.cursor for key, position in ignored.items()}
         gone += [key for key in outcomes if outcomes[key] is SyncOutcome.GONE]
         listed = [*(conversation_id for conversation_id, _ in shown[:most]), *page]
-        async with working(connection.share):
+        async with AtWork(connection.share):
             standings = await sync.standings(connection.user_id, [key for key in listed if key in shown_heads])
         return Synced(
             heads={conversation_id: head.seq for conversation_id, head in heads.items()},
@@ -601,7 +601,7 @@ async def _follow(
                 if patience.cancelled_caught and await sync.diverged([(conversation_id, reached)]):
                     proved = None
                 continue
-            async with working(connection.share):
+            async with AtWork(connection.share):
                 changes = await sync.changes_after(
                     connection.caller, conversation_id, cursor, limit=PAGE, max_bytes=PAGE_BYTES
                 )

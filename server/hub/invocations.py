@@ -15,7 +15,7 @@ from handlers.errors import ChatError, from_store
 from handlers.rate_limits import refusal, spend
 from server.hub.dispatch import PLAIN, STREAM, Method
 from server.hub.ports import Hub, Transport
-from server.hub.user_shares import Share, working
+from server.hub.user_shares import AtWork, Share
 from server.protocol.signalr.messages import CancelInvocation, Invocation, Oversized, StreamInvocation
 from server.transport.send_queue import SendQueue
 from store.defects import guard
@@ -196,7 +196,7 @@ async def _finish(connection: Invoker, message: Invocation, method: Method, call
     began = time.perf_counter()
     connection.send_queue.flush()
     try:
-        async with working(None if method.sends else connection.share):
+        async with AtWork(None if method.sends else connection.share):
             result = await call
         await connection.wait_room()
     except trio.Cancelled:
@@ -323,7 +323,7 @@ async def _stream(
     rest: Sequence[object] | None = arguments
     try:
         while rest is not None:
-            async with working(connection.share):
+            async with AtWork(connection.share):
                 items, rest = await method.call(connection, *rest)
             await _offer_items(connection, invocation_id, items)
             if rest is not None:

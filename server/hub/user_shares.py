@@ -84,7 +84,7 @@ class Share:
         return refusal(rate, wait, CALLS) if wait else None
 
 
-class working:  # noqa: N801  # called like a function
+class AtWork:
     """Wait until a call of the user may be worked on, and work on it while the block runs.
 
     Calls compete for connections to PostgreSQL. Without this a user who calls something expensive on fifty connections

@@ -87,7 +87,7 @@ def test_any_order(steps: list[tuple[str, int, int]]) -> None:
             else:
                 below = [each for each in known if each < seq]
                 assert held.pop_below(seq) == [known.pop(each) for each in below]
-            assert list(held) == list(known) and list(held.changes()) == list(known.values())
+            assert list(held) == list(known) and list(held._changes.values()) == list(known.values())
             assert held.size == sum(len(each.message.content) for each in known.values())
             assert in_all.size == held.size + CHANGE_BYTES * len(known)
             assert len(known) <= 4 and (held.size <= 100 or len(known) == 1)

@@ -314,7 +314,7 @@ async def test_what_a_room_holds_while_it_is_opened_is_bounded(
         world.rooms.delivery.publish([msgspec.structs.replace(one, message=message)])
     held = world.rooms._rooms[CONVERSATION].held
     assert held is not None and 1 < len(held) <= MAX_CHANGES
-    assert sum(len(one.message.content) for one in held.changes()) <= MAX_BYTES
+    assert sum(len(one.message.content) for one in held._changes.values()) <= MAX_BYTES
     world.database.gate.set()
     await trio.sleep(REPAIR_DELAY)
     assert len(heads) == 1 and connection.seen == list(range(heads[0] + 1, 3011))

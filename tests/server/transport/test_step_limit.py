@@ -5,6 +5,7 @@ import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,10 @@ async def test_who_comes_alone_does_not_wait(steps: Steps) -> None:
         assert len(steps.seen) == 1
 
 
+def _all_came(seen: Counter[int]) -> bool:
+    return seen.total() >= CLIENTS
+
+
 async def test_requests_that_come_together(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of many connections completes its first request, and then the next one, at one moment."""
     sock = bind(("127.0.0.1", 0))
@@ -126,7 +131,7 @@ async def test_requests_that_come_together(steps: Steps, monkeypatch: pytest.Mon
                     await trio.testing.wait_all_tasks_blocked()
                     for client in clients:
                         client.sendall(REQUEST[-1:])
-                    await wait_until(lambda seen=seen: seen.total() >= CLIENTS)  # type: ignore[misc]
+                    await wait_until(partial(_all_came, seen))
                 assert max(seen.values()) <= MOST
                 for client in clients:
                     assert (await trio.to_thread.run_sync(client.recv, 4096)).startswith(b"HTTP/1.1 204")
