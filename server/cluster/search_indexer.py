@@ -26,6 +26,7 @@ from store.reasons import reason
 
 PERIOD = 0.4  # seconds between looks at what has changed
 REST = 9.0  # times as long as such a look took, at least: where Redis is away it takes all that is not published yet
+MAX_REST = 5.0  # seconds: a process that was stopped amid a look, or its machine, took nothing of PostgreSQL's time
 STANDBY = 1.0  # seconds between attempts to take the lock
 TERM = 60.0  # seconds for which one session works: after that, with a new one, whichever instance comes first
 LOOK = 5.0  # seconds between looks for a rebuild that somebody has begun
@@ -93,7 +94,7 @@ class SearchIndexer:
                     self.is_rebuilding = await self._rebuild(conn)
                     look_at = began if self.is_rebuilding else began + LOOK
                 pause = trio.current_time() - began if self.is_rebuilding else PERIOD
-                await trio.sleep(max(pause, REST * self._looked))
+                await trio.sleep(min(max(pause, REST * self._looked), MAX_REST))
         finally:
             self.is_at_work = self.is_rebuilding = False
             conn.finish()

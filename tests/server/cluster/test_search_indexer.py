@@ -79,6 +79,24 @@ async def test_looks_that_take_long(pool: Pool, nursery: trio.Nursery, monkeypat
         assert following - ended >= search_indexer.REST * (ended - began)
 
 
+async def test_a_process_that_was_stopped(pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Amid a look, for minutes: it looks again soon, instead of keeping the lock for many minutes without work."""
+    looks = 0
+    original = search.list_noted
+
+    async def list_noted(conn: Connection, *, stuck_after: float) -> search.Noted:
+        nonlocal looks
+        looks += 1
+        await trio.sleep(0.02)  # the minutes
+        return await original(conn, stuck_after=stuck_after)
+
+    monkeypatch.setattr(search, "list_noted", list_noted)
+    monkeypatch.setattr(search_indexer, "REST", 10.0**5)
+    monkeypatch.setattr(search_indexer, "MAX_REST", 0.02)
+    await nursery.start(SearchIndexer(pool).run)
+    await wait_until(lambda: looks >= 2)
+
+
 async def test_a_conversation_that_cannot_be_brought_in(
     conn: Connection, pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
