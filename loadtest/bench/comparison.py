@@ -5,6 +5,7 @@ lacks is said and left out.
 """
 
 import argparse
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ DISTURBED = 4
 INTERRUPTED = 130
 ENOUGH = 3  # rounds
 OTHERS = ("ws", "hello")  # stages that are no yardstick of two revisions
+PYTHON = "the other side's interpreter, of an environment that has the other revision's packages"
 COLUMNS = ("what", "change", "noise", "verdict", "before", "now")
 
 EPILOG = """Exit codes: 0; 1: something is worse by more than the threshold and not by chance, or this tree could not be
@@ -62,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=seconds, default=2.0, help="of each measurement (default: %(default)s)")
     parser.add_argument("--only", action="append", default=[], metavar="ROW", help="as of `python -m loadtest.bench`")
     parser.add_argument("--threshold", type=float, default=3.0, help="percent; worse by more counts (default: 3)")
+    parser.add_argument("--python", type=interpreter, default=sys.executable, help=PYTHON)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured here")
     options = parser.parse_args(arguments)
     try:
@@ -72,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lift_file_limit()
     with interrupted_by_signals():
         try:
-            both, is_whole = measure(commit, rows, options.rounds, options.seconds)
+            both, is_whole = measure(commit, rows, options.rounds, options.seconds, options.python)
         except (RevisionError, Unavailable, Lost) as error:
             terminal.echo(f"bench: {error}", err=True)
             return MISUSED if isinstance(error, RevisionError) else FAILED
@@ -97,7 +100,17 @@ class Lost(Exception):
     """The other revision cannot be measured at all; the message says why."""
 
 
-def measure(commit: str, rows: Sequence[Row], rounds: int, length: float) -> tuple[Both, bool]:
+def interpreter(text: str) -> str:
+    """Raises argparse.ArgumentTypeError."""
+    found = shutil.which(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"there is no interpreter {text}")
+    return str(Path(found).absolute())  # servers are started elsewhere; no link of it is followed
+
+
+def measure(
+    commit: str, rows: Sequence[Row], rounds: int, length: float, python: str = sys.executable
+) -> tuple[Both, bool]:
     """Both sides; and whether that is all. Raises RevisionError, Unavailable, Lost."""
     wanted = {row.stage for row in rows}
     bases: list[dict[str, float]] = []
@@ -118,7 +131,7 @@ def measure(commit: str, rows: Sequence[Row], rounds: int, length: float) -> tup
         with checked_out(commit) as source:
             terminal.echo("making users, twice ...", err=True)
             try:
-                there = make(Path(directory, "there"), wanted, source)
+                there = make(Path(directory, "there"), wanted, source._replace(python=python))
             except BenchError as error:
                 raise Lost(f"{commit[:9]} cannot be measured: {error}") from None
             here = make(Path(directory, "here"), wanted)

@@ -45,10 +45,12 @@ def lift_file_limit() -> None:
 
 
 class Source(NamedTuple):
-    """The tree that a server is started from; and where its packages are, when it needs others than we do."""
+    """The tree that a server is started from; where its packages are, when it needs others than we do; and the Python
+    that runs it."""
 
     directory: Path
     packages: Path | None = None
+    python: str = sys.executable
 
     @property
     def path(self) -> str:
@@ -144,7 +146,7 @@ def parley(
     """`parley dev` in `data`, with the settings of `environ_of`."""
     several = ["--instances", str(instances)] if instances > 1 else []
     return running(
-        [sys.executable, "-m", "server", "dev", "--port", "0", "--data", str(data), *several],
+        [source.python, "-m", "server", "dev", "--port", "0", "--data", str(data), *several],
         environ={**environ_of(keepalive, log_level), "PYTHONPATH": source.path},
         directory=source.directory,
     )

@@ -52,6 +52,9 @@ async def test_requests_and_connections(server: Running) -> None:
         assert logged["route"] == "/api/users/{user_id}" and logged["method"] == "GET" and logged["status"] == 200
         assert logged["user"] == alice.id and logged["address"] == "203.0.113.9" and 0 < logged["seconds"] < WAIT
 
+        answer = await http.post("/hubs/chat/negotiate")
+        assert (await line(server, "request", request=answer.headers["X-Request-Id"]))["user"] == alice.id
+
         answer = await http.get("/api/nothing", headers={"X-Request-Id": "not acceptable"})
         logged = await line(server, "request", request=answer.headers["X-Request-Id"])
         assert (logged["route"], logged["status"]) == (None, 404)

@@ -16,6 +16,7 @@ from server.hub.server import PATH
 from server.identity.access_tokens import Verifier, presented
 from server.identity.connection_tokens import ConnectionTokens
 from server.rest.operations import UNUSED_KEY, Answer, operation, query
+from server.rest.request_log import current_trace
 from server.rest.requests import answer, bearer, idempotency_key, open_route
 from server.transport.unauthenticated import known
 from store.model import Wire
@@ -75,6 +76,8 @@ def blueprint(
         in_query = query.get("access_token", "")
         caller = await verifier.verify(presented(request.headers.get("Authorization", ""), in_query) or bearer())
         known(cast(dict[str, Any], request.scope))
+        if (trace := current_trace()) is not None:
+            trace.user = str(caller.user_id)
         await users.require(caller)
         version = _version(query.get("negotiateversion"))
         if version is None:

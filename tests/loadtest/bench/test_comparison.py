@@ -1,6 +1,7 @@
 """loadtest.bench.comparison: the turns of two revisions, and the exit codes. What measures is replaced by figures."""
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -27,6 +28,7 @@ class Machine:
         self.noop = {"there": 10.0, "here": 10.0}
         self.echo = iter([1.5] * 100)
         self.broken: dict[str, BaseException] = {}
+        self.pythons: dict[str, str] = {}
 
     def reference(self, name: str, order: Order) -> Figures:
         self.seen.append((name, ""))
@@ -36,6 +38,7 @@ class Machine:
     def stage(self, name: str, world: World, order: Order) -> Figures:
         side = world.data.name
         self.seen.append((name, side))
+        self.pythons[side] = world.source.python
         if name == "talk":
             yield "noop", self.noop[side] * (1 + len(self.seen) % 3 / 1000)
         if side in self.broken:
@@ -80,6 +83,12 @@ def test_both_sides_take_turns_in_who_is_first(machine: Machine, tmp_path: Path)
     assert ("ws", "") not in machine.seen
 
 
+def test_the_other_side_may_have_another_interpreter(machine: Machine) -> None:
+    """As where two builds of Python are compared at one revision."""
+    assert main(["main", "--only", "noop", "--python", "/bin/true"]) == 0
+    assert machine.pythons == {"there": "/bin/true", "here": sys.executable}
+
+
 def test_worse_beyond_noise_is_exit_code_1(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     """And better is 0; the change and its noise are printed."""
     machine.noop["here"] = 12.0
@@ -121,7 +130,13 @@ def test_an_interruption_keeps_whole_rounds(machine: Machine, capsys: pytest.Cap
 def test_a_wrong_command_line_is_exit_code_2(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """No revision, one that there is not, a row that there is not."""
     monkeypatch.undo()
-    wrong: list[list[Any]] = [[], ["no-such-revision"], ["HEAD", "--only", "nop"], ["HEAD", "--rounds", "0"]]
+    wrong: list[list[Any]] = [
+        [],
+        ["no-such-revision"],
+        ["HEAD", "--only", "nop"],
+        ["HEAD", "--rounds", "0"],
+        ["HEAD", "--python", "no-such-python"],
+    ]
     for arguments in wrong:
         with pytest.raises(SystemExit) as ended:
             main(arguments)

@@ -102,12 +102,18 @@ def test_nohup(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_taken_port(data_dir: Path) -> None:
-    """A port that another program has is said at once, with a free one to take instead, before anything is started."""
+    """A port that another program has is said at once, with a free one to take instead, before anything is started.
+    It was typed, so it counts whatever the shell has exported."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         words = [sys.executable, "-m", "server", "dev", "--port", str(port), "--data", str(data_dir)]
         done = subprocess.run(
-            words, env=SETTINGS, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
+            words,
+            env=SETTINGS | {"PARLEY_LISTEN": "127.0.0.1:0"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
     assert done.returncode == 1 and not data_dir.exists()
     said = re.fullmatch(rf"parley: Port {port} of 127.0.0.1 is in use .* parley dev --port (\d+)\n", done.stderr)
