@@ -166,18 +166,16 @@ export class Connection {
   #receive(text) {
     if (this.#end) return;
     this.#heardAt = Date.now();
-    let messages;
     try {
-      messages = text ? decode(text) : [];
+      for (const message of text ? decode(text) : []) {
+        if (this.#end) return;
+        if (this.#handshaken) this.#handshaken(message.error ? errorOfHub(message.error) : null);
+        else if (message.type === INVOCATION && message.target) this.#onEvent(message.target, message.arguments ?? []);
+        else if (message.type === COMPLETION) this.#complete(message);
+        else if (message.type === CLOSE) this.#closedBy(message);
+      }
     } catch (error) {
-      return this.#over({ error: asParleyError(error) });
-    }
-    for (const message of messages) {
-      if (this.#end) return;
-      if (this.#handshaken) this.#handshaken(message.error ? errorOfHub(message.error) : null);
-      else if (message.type === INVOCATION && message.target) this.#onEvent(message.target, message.arguments ?? []);
-      else if (message.type === COMPLETION) this.#complete(message);
-      else if (message.type === CLOSE) this.#closedBy(message);
+      this.#over({ error: asParleyError(error) }); // to pass over what is not understood could hide a message
     }
   }
 

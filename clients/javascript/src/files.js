@@ -2,7 +2,7 @@
  * Files: upload with progress, links to read them, deletion.
  * @module
  */
-import { ParleyError, abortedBy, asParleyError } from "./errors.js";
+import { ParleyError, abortedBy, errorOfAnswer } from "./errors.js";
 
 /**
  * @typedef {object} StoredFile
@@ -130,25 +130,13 @@ function put(method, url, headers, body, onProgress, signal) {
     for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
     request.upload.onprogress = ({ loaded, total }) => onProgress(loaded, total);
     request.onload = over(() => {
-      if (request.status >= 200 && request.status < 300) return resolve(request.responseText);
-      reject(errorOfText(request.status, request.responseText));
+      const { status, responseText: text } = request;
+      if (status >= 200 && status < 300) resolve(text);
+      else errorOfAnswer(new Response(text || null, { status })).then(reject);
     });
     request.onerror = over(() => reject(new ParleyError("network", "The upload failed.")));
     request.onabort = over(() => reject(abortedBy(signal)));
     signal?.addEventListener("abort", abort);
     request.send(body);
   });
-}
-
-/**
- * @param {number} status
- * @param {string} text
- */
-function errorOfText(status, text) {
-  try {
-    const { code, detail, errors } = JSON.parse(text);
-    return new ParleyError(String(code), String(detail), { status, fields: errors });
-  } catch (error) {
-    return asParleyError(new Error(`The server answered ${status}.`), "unavailable");
-  }
 }

@@ -1699,6 +1699,38 @@ promise("replies, pages before and after a message, and who has received it", as
   assert.deepEqual(asked, [[`/api/messages/${id}/receipts`, "5", "x"]]);
 });
 
+promise("what is no message of a hub ends the connection, and the next one has all that was missed", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const a = await connect("a");
+  const heard = [];
+  const nonsense = ["null", "7", '""', "[]", "{", ""];
+  for (const target of ["ReceiveMessage", "MessageChanged", "Resync", "ConversationChanged", "ThreadChanged", "MessageStatusUpdated", "UserStartedTyping"])
+    for (const args of ["[null]", "7", "{}"]) nonsense.push(`{"type":1,"target":"${target}","arguments":${args}}`);
+  a.on("state", ({ state }) => heard.push(state));
+  for (const [index, text] of nonsense.entries()) {
+    const [connection] = server.connections;
+    connection.client.text(`${text}\x1e`);
+    server.send("b", { conversationId: room.id, content: String(index) });
+    await until(() => contents(a.conversation(room.id)).at(-1) === String(index));
+    await a.whenLive();
+  }
+  assert.deepEqual(contents(a.conversation(room.id)), nonsense.map((_, index) => String(index)));
+  assert.equal(a.conversations.length, 1);
+  assert.ok(heard.includes("offline"));
+});
+
+promise("answers that are none are asked for again", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const { invoke, fetch } = server;
+  const nonsense = [null, 7, {}, { conversations: null }, { conversations: [null] }];
+  const pages = ["", "null", "<html>", "{}", '{"items":null}'];
+  server.invoke = (connection, name, args) => (name === "Sync" && nonsense.length ? nonsense.pop() : invoke.call(server, connection, name, args));
+  const answer = async (url, options) => (new URL(url).pathname === "/api/conversations" && !nonsense.length && pages.length ? new Response(pages.pop()) : fetch(url, options));
+  const a = await connect("a", { fetch: answer });
+  await until(() => a.conversation(room.id)?.members.length === 2);
+  assert.deepEqual([nonsense, pages, a.conversations.map(({ id }) => id)], [[], [], [room.id]]);
+});
+
 test("each store keeps the contract", async () => {
   const memory = new MemoryStore();
   await keepsTheContract(() => memory);
