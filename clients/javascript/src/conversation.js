@@ -818,7 +818,7 @@ export class Conversation extends Emitter {
     if (this.#details) this.#details = { ...this.#details, lastSeq: Math.min(this.#details.lastSeq, cursor.seq), lastMessage: null };
     const next = new Timeline(cursor, cursor.seq + 1);
     if (!this.#shown) this.attach(cursor, cursor.seq + 1);
-    if (this.#shown?.messages.length || this.#host.outbox.lowestSent(this.id) < Infinity) return this.#readAnew(next);
+    if (this.#next || this.#shown?.messages.length || this.#host.outbox.lowestSent(this.id) < Infinity) return this.#readAnew(next);
     this.#generation++;
     this.#shown = next;
     this.#changed();

@@ -71,9 +71,7 @@ export class Outbox {
 
   /** How many messages are neither sent nor failed. */
   get size() {
-    let size = 0;
-    for (const lane of this.#lanes.values()) size += lane.filter(isWaiting).length;
-    return size;
+    return [...this.#lanes.values()].flat().filter(isWaiting).length;
   }
 
   /**
@@ -181,7 +179,7 @@ export class Outbox {
     if (!clientMessageId) return;
     const sent = this.#sent.get(clientMessageId);
     if (message.deletedAt) this.#forget(clientMessageId);
-    else if (sent && sent.content !== message.content) this.#sent.set(clientMessageId, { ...sent, content: message.content });
+    else if (sent && sent.content !== message.content) this.#remember({ ...sent, content: message.content });
     const entry = this.of(message.conversationId).find((one) => one.draft.clientMessageId === clientMessageId);
     if (!entry) return;
     this.#answered(entry, message);
@@ -229,9 +227,7 @@ export class Outbox {
    */
   lowestSent(conversationId) {
     this.#forgetOld();
-    let lowest = Infinity;
-    for (const one of this.#sent.values()) if (one.conversationId === conversationId) lowest = Math.min(lowest, one.seq);
-    return lowest;
+    return Math.min(...[...this.#sent.values()].map((one) => (one.conversationId === conversationId ? one.seq : Infinity)));
   }
 
   /**
@@ -283,7 +279,7 @@ export class Outbox {
         } catch (error) {
           const known = asParleyError(error);
           if (!isWaiting(entry) || life.aborted) continue; // it has come as an event
-          if (!known.isPassing && known.code !== "closed") {
+          if (!known.isPassing && known.code !== "closed" && known.code !== "unauthenticated") {
             this.#fail(entry, known);
           } else if (isLive()) await pauses.pass(life, known.retryAfterMs);
         }
@@ -323,14 +319,10 @@ export class Outbox {
     entry.answer = answer;
     entry.draft = { ...entry.draft, error: null };
     const { clientMessageId } = entry.draft;
-    const { host, sent } = { host: this.#host, sent: this.#sent };
-    if (!answer.deletedAt && wasThere) {
-      sent.set(clientMessageId, { ...entry.draft, id: answer.id, seq: answer.seq, at: Date.now() });
-      host.persistence.soon(keyOf.sent(clientMessageId), () => sent.get(clientMessageId) ?? null);
-    }
-    host.persistence.soon(keyOf.draft(clientMessageId), () => null);
+    if (!answer.deletedAt && wasThere) this.#remember({ ...entry.draft, id: answer.id, seq: answer.seq, at: Date.now() });
+    this.#host.persistence.soon(keyOf.draft(clientMessageId), () => null);
     this.#settle(entry, answer);
-    if (wasThere) host.onSent(entry);
+    if (wasThere) this.#host.onSent(entry);
   }
 
   /**
@@ -360,6 +352,13 @@ export class Outbox {
   #forgetOld() {
     const oldest = Date.now() - this.#host.timing.recent;
     for (const [id, { at }] of this.#sent) if (!(at >= oldest)) this.#forget(id);
+  }
+
+  /** @param {Sent} sent */
+  #remember(sent) {
+    const { clientMessageId: id } = sent;
+    this.#sent.set(id, sent);
+    this.#host.persistence.soon(keyOf.sent(id), () => this.#sent.get(id) ?? null);
   }
 
   /** @param {string} clientMessageId */

@@ -70,27 +70,18 @@ export class Persistence {
    * @param {string} url
    */
   async #open(userId, url) {
-    let found = nothing();
-    /** @type {string | null} */
-    let why = null;
+    const warn = (/** @type {unknown} */ error) =>
+      this.#warnOnce(`The store could not be read, and begins anew: ${asParleyError(error).message}`);
     try {
       const entries = await this.#store.load();
       const meta = /** @type {any} */ (entries.get(META));
-      if (entries.size && meta?.format !== FORMAT) why = "It is of another version.";
-      else if (entries.size && (meta.userId !== userId || meta.url !== url)) await this.#store.clear();
-      else found = read(entries, userId);
+      if (entries.size && meta?.format !== FORMAT) throw new Error("It is of another version.");
+      if (!entries.size || (meta.userId === userId && meta.url === url)) return read(entries, userId);
     } catch (error) {
-      why = asParleyError(error).message;
+      warn(error);
     }
-    if (why !== null) {
-      this.#warnOnce(`The store could not be read, and begins anew: ${why}`);
-      try {
-        await this.#store.clear();
-      } catch {
-        // it is said already that it is not usable
-      }
-    }
-    return found;
+    await this.#store.clear().catch(warn);
+    return nothing();
   }
 
   /**
@@ -146,11 +137,13 @@ export class Persistence {
   async #write() {
     if (!this.#dirty.size) return;
     const userId = this.#userId;
-    const changes = new Map([...this.#dirty].map(([key, make]) => [key, withUser(make(), userId)]));
+    const dirty = [...this.#dirty];
     this.#dirty.clear();
     try {
-      await this.#store.write(changes);
+      await this.#store.write(new Map(dirty.map(([key, make]) => [key, withUser(make(), userId)])));
     } catch (error) {
+      // With the next write: messages are written once. Conversations are with each change, and may be what is too large.
+      this.#dirty = new Map([...dirty.filter(([key]) => key[0] !== "c"), ...this.#dirty]);
       this.#warnOnce(`The store could not be written: ${asParleyError(error).message}`);
     }
   }

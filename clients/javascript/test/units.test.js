@@ -1731,6 +1731,88 @@ promise("answers that are none are asked for again", async (server, connect) => 
   assert.deepEqual([nonsense, pages, a.conversations.map(({ id }) => id)], [[], [], [room.id]]);
 });
 
+promise("a conversation that is read anew when it has to be once more is shown in the end", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  let isBroken = false;
+  const fetch = async (url, options) => {
+    if (isBroken && new URL(url).pathname === "/api/messages") throw new TypeError("fetch failed");
+    return server.fetch(url, options);
+  };
+  const a = await connect("a", { fetch });
+  const conversation = a.conversation(room.id);
+  server.publish = () => {}; // its event does not come
+  await conversation.send("mine").whenSent();
+  delete server.publish;
+  const resync = () => [...server.connections].forEach((one) => one.event("Resync", { conversationId: room.id, ...server.head(room) }, room.id));
+  isBroken = true;
+  resync();
+  await until(() => conversation.isResetting);
+  await nap(16 * 60_000); // by then it is not remembered that it was sent
+  resync();
+  await nap();
+  isBroken = false;
+  server.send("b", { conversationId: room.id, content: "theirs" });
+  await until(() => !conversation.isResetting);
+  await until(() => contents(conversation).includes("theirs"));
+});
+
+promise("what a store could not write once is written with what comes next", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const store = new MemoryStore();
+  const fails = { is: true };
+  const faulty = { load: () => store.load(), clear: () => store.clear(), write: async (changes) => (fails.is ? Promise.reject(new Error("full")) : store.write(changes)) };
+  const a = await connect("a", { store: faulty });
+  await until(() => a.conversation(room.id));
+  await nap();
+  server.network.refuse = 1;
+  server.cut();
+  await nap();
+  a.conversation(room.id).send("kept");
+  await nap();
+  fails.is = false;
+  a.conversation(room.id).send("kept, too");
+  await nap();
+  const kept = await store.load();
+  assert.deepEqual([...kept.values()].map(({ content }) => content).filter(Boolean).sort(), ["kept", "kept, too"]);
+  assert.ok(kept.has("meta"));
+  fails.is = true;
+  server.network.refuse = 0;
+  a.reconnect();
+  await a.flush();
+  await nap();
+  fails.is = false;
+  await a.close();
+  assert.deepEqual([...(await store.load()).keys()].filter((key) => key.startsWith("q/")), []);
+});
+
+promise("a message that goes over REST waits, as others do, while no token is taken", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const token = tokenOf("a");
+  const a = await connect("a", { token: () => token });
+  server.refused.add(token); // the connection lasts
+  const sent = a.conversation(room.id).send("x".repeat(5000));
+  await until(() => server.requests.filter(([method, path]) => method === "POST" && path === "/api/messages").length > 2);
+  assert.equal(a.conversation(room.id).messages.at(-1).status, "pending");
+  server.refused.clear();
+  await sent.whenSent();
+});
+
+promise("what was edited, is lost and is sent again by the next process is as it was edited", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const store = new MemoryStore();
+  const a = await connect("a", { store });
+  await a.conversation(room.id).send("before").whenSent();
+  await nap();
+  await a.conversation(room.id).messages.at(-1).edit("after");
+  await until(() => contents(a.conversation(room.id)).includes("after"));
+  await a.close();
+  server.goBack(room, 1);
+  const again = await connect("a", { store });
+  await until(() => contents(again.conversation(room.id)).length === 1 && !again.pendingCount);
+  await until(() => room.messages.length === 2);
+  assert.equal(room.messages[1].content, "after");
+});
+
 test("each store keeps the contract", async () => {
   const memory = new MemoryStore();
   await keepsTheContract(() => memory);
