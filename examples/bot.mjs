@@ -6,7 +6,7 @@ import { FileStore, Parley } from "@parley/client";
 
 const [url, token] = process.argv.slice(2);
 // The store has what the bot has seen and what it has not sent yet: started again, it goes on from there.
-const onState = ({ state }) => console.log(`(${state})`);
+const onState = ({ state, reason }) => console.log(reason ? `(${state}: ${reason.message})` : `(${state})`);
 const chat = await Parley.connect({ url, token: () => token, store: new FileStore("bot.json"), onState });
 
 // `message` comes once for each new message, in order, and not for what this client sends.

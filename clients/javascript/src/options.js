@@ -2,6 +2,7 @@
  * What `Parley.connect` takes, and the values that are taken for what is left out.
  * @module
  */
+import { ParleyError } from "./errors.js";
 
 /**
  * @typedef {object} Timing times in ms
@@ -52,13 +53,14 @@ const TIMING = {
 
 /** @param {Options} options */
 export function complete(options) {
+  const url = String(options.url).replace(/\/+$/, "");
+  if (!/^https?:\/\/[^/]/.test(url)) throw new ParleyError("invalid_request", `'${url}' is no URL of a server, such as https://chat.example`);
   const socket = "WebSocket" in options ? options.WebSocket : globalThis.WebSocket;
   /** @type {TransportName[]} */
   const transports = options.transports ?? ["websocket", "sse", "polling"];
   return {
-    url: String(options.url).replace(/\/+$/, ""),
-    token: options.token,
-    signal: options.signal,
+    ...options,
+    url,
     fetch: options.fetch ?? /** @type {typeof fetch} */ ((...args) => globalThis.fetch(...args)),
     WebSocket: socket,
     transports: transports.filter((name) => name !== "websocket" || socket),

@@ -1731,6 +1731,11 @@ promise("answers that are none are asked for again", async (server, connect) => 
   assert.deepEqual([nonsense, pages, a.conversations.map(({ id }) => id)], [[], [], [room.id]]);
 });
 
+promise("what can be no server is said at once", async (_, connect) => {
+  for (const url of ["localhost:5000", "chat.example", "ftp://chat.example", "", "http://"])
+    await assert.rejects(connect("a", { url }), { name: "ParleyError", code: "invalid_request", message: /https:\/\/chat\.example/ });
+});
+
 promise("a conversation that is read anew when it has to be once more is shown in the end", async (server, connect) => {
   const room = server.create("a", ["b"]);
   let isBroken = false;
