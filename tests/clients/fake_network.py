@@ -29,6 +29,7 @@ class Network:
         self.url = ""
         self.refuses = False
         self.tokens: set[str] | None = None  # those that are good; None: all
+        self.status: int | None = None  # what stands before it answers so, and nothing more, to other tokens
         self.shown: list[str] = []  # the tokens with which WebSockets came
         self.renewed: list[str] = []
         self.loses_answers = False
@@ -70,7 +71,9 @@ class Network:
         first, *lines = head.partition(b"\r\n\r\n")[0].decode().split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         user = headers.get("authorization", "").removeprefix("Bearer ")
-        if self.tokens is not None and user not in self.tokens:
+        if self.tokens is not None and user not in self.tokens and self.status is not None:
+            await self._respond(stream, self.status, None)
+        elif self.tokens is not None and user not in self.tokens:
             problem = {"code": "unauthenticated", "detail": "The token is not good."}
             await self._respond(stream, 401, problem)
         elif headers.get("upgrade", "").lower() == "websocket":

@@ -121,6 +121,41 @@ def test_errors_come_as_they_are(loop: str) -> None:
 
 
 @LOOPS
+def test_nothing_waits_for_a_chat_that_is_closed(loop: str) -> None:
+    """Closed by the server, or at the end of its block: what waits for a message, and what is asked for, is told so."""
+
+    async def scenario(net: Network, truth: Truth) -> None:
+        talk = truth.create(OTHER, ME)
+        async with parley_client.connect(net.url, token=ME) as chat:
+            found, answer = chat.conversation(talk), truth.call
+            truth.call = lambda *_: None  # type: ignore[method-assign]
+            first, second, codes = found.send("one"), found.send("two"), []
+
+            async def wait(done: Callable[[], Awaitable[object]]) -> None:
+                with pytest.raises(ParleyError) as closed:
+                    await done()
+                codes.append(closed.value.code)
+
+            async with anyio.create_task_group() as tasks:
+                for done in (first.committed, second.committed, chat.flush):
+                    tasks.start_soon(wait, done)
+                await until(lambda: len(first._waiters) == 2 and len(second._waiters) == 1)
+                net.close_hubs("unauthenticated: The sign-in session has ended.", may_return=False)
+            await wait(second.committed)
+            assert codes == ["unauthenticated"] * 4 and second.status == "pending"
+            truth.call = answer  # type: ignore[method-assign]
+        async with parley_client.connect(net.url, token=ME) as chat:
+            found = chat.conversation(talk)
+        codes.clear()
+        asked: list[Callable[[], Awaitable[object]]] = [found.load_older, found.pins, chat.privacy]
+        for one in [*asked, lambda: found.react("m", "x")]:
+            await wait(one)
+        assert codes == ["closed"] * 4
+
+    run(loop, scenario)
+
+
+@LOOPS
 def test_a_drain_is_no_end(loop: str) -> None:
     """A Close that allows to come back: the states say what happens, and it goes on."""
 
@@ -421,6 +456,47 @@ def test_another_server_altogether(loop: str) -> None:
         with pytest.raises(ParleyError, match="the server answered what is not understood"):
             await parley_client.Session(net.url, "a refresh token")()
         with pytest.raises(ParleyError, match="the server answered what is not understood"):
+            async with parley_client.connect(net.url, token=ME):
+                pass
+
+    run(loop, scenario)
+
+
+@LOOPS
+@pytest.mark.parametrize("status", [403, 404])
+def test_what_stands_before_a_server_answers_in_its_place(
+    loop: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A balancer that has no server just then, or takes the client for an attacker, says nothing of a conversation: it
+    stays, and so does what waits in it. To one who begins it is said at once."""
+    monkeypatch.setattr("random.random", lambda: 0.0)  # no waits between attempts
+
+    async def scenario(net: Network, truth: Truth) -> None:
+        talk, asked = truth.create(OTHER, ME), 0
+
+        def details(info: Any) -> tuple[int, Any]:
+            nonlocal asked
+            asked += 1
+            return (status, None) if asked <= 8 else (200, info)
+
+        async with parley_client.connect(net.url, token=ME) as chat:
+            found, events, net.details = chat.conversation(talk), chat.events(), details
+            truth.send(OTHER, talk, "lost")
+            truth.go_back(talk, 1)
+            truth.talks[talk].name = "a new name"
+            truth.send(OTHER, talk, "instead")
+            await until(lambda: found.name == "a new name" or found.is_removed)
+            assert not found.is_removed and chat.conversation(talk) is found
+            await found.send("mine").committed()
+            codes = set()
+            async for event in events:
+                if isinstance(event, parley_client.ErrorOccurred):
+                    codes.add(event.error.code)
+                elif isinstance(event, parley_client.MessageSent):
+                    break
+            assert codes == {"forbidden" if status == 403 else "unavailable"}
+        net.tokens, net.status = {OTHER}, status
+        with pytest.raises(ParleyError, match=f"answered with status {status}"):
             async with parley_client.connect(net.url, token=ME):
                 pass
 

@@ -639,6 +639,19 @@ def test_an_attempt_is_kept_as_long_as_the_store_says_that_the_message_waits() -
     assert not outbox.attempts()
 
 
+def test_what_is_sent_again_by_hand_has_the_age_of_what_is_new() -> None:
+    """Whichever record the store is given first, the next process does not take it for what may have arrived."""
+    clock = Clock()
+    outbox = Outbox(clock=clock)
+    entry = outbox.add("talk", "one")
+    outbox.drafts()
+    outbox.begin(entry)
+    clock.now += 7 * DAY
+    outbox.failed(entry, ParleyError("outcome_unknown", "it was sent long ago"))
+    outbox.retry(entry)
+    assert outbox.attempts() == {}
+
+
 def test_what_was_never_sent_to_a_server_is_sent_whatever_its_age() -> None:
     """Nothing can be there twice."""
     truth, clock = Truth(), Clock()

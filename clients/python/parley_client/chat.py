@@ -488,7 +488,7 @@ class Chat:
         thread_id: str | None,
         also_in_conversation: bool,
     ) -> Outgoing:
-        self._require_open()
+        self.require_open()
         entry = self._replica.outbox.add(
             conversation_id,
             content,
@@ -656,7 +656,8 @@ class Chat:
         self._first_messages.forget()
         self._first_events.forget()
 
-    def _require_open(self) -> None:
+    def require_open(self) -> None:
+        """Raises what has closed the chat."""
         if self.state == "closed":
             raise self.reason or ParleyError("closed", "the chat was closed")
 

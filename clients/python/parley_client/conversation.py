@@ -69,6 +69,7 @@ class Actions(Protocol):
     @property
     def me(self) -> User: ...
 
+    def require_open(self) -> None: ...
     def subscribe(self, choose: Callable[[Event], Event | None]) -> Subscription[Event]: ...
     def send(
         self,
@@ -635,13 +636,15 @@ class Outgoing:
         self._actions.discard(self)
 
     async def committed(self) -> Message:
-        """Wait until it is committed, through whatever happens to the connection. Raises the error if it is refused."""
+        """Wait until it is committed, through whatever happens to the connection. Raises the error if it is refused, or
+        what has closed the chat."""
         while True:
             if self._entry.stage == "failed":
                 assert self._entry.error is not None
                 raise self._entry.error
             if self._entry.message is not None and self._entry.stage == "sent":
                 return self._entry.message
+            self._actions.require_open()
             event = anyio.Event()
             self._waiters.append(event)
             try:

@@ -398,7 +398,7 @@ class Engine:
             except Lost:
                 raise
             except ParleyError as error:
-                if error.code in ("not_found", "forbidden"):
+                if error.code == "not_found":
                     self.replica.conversation_gone(found.id)
                     self._notify()
                     return
@@ -621,6 +621,7 @@ class Engine:
 
     def _close(self, error: ParleyError | None) -> None:
         self._become("closed", error)
+        self.replica.outbox.wake()
         self._broadcaster.end(error)
 
     def _notify(self) -> None:

@@ -61,8 +61,8 @@ class Lost(ParleyError):
 class NotUnderstood(ParleyError):
     """An answer is not what a server of Parley says. It may be of something in front of it."""
 
-    def __init__(self, reason: Exception) -> None:
-        super().__init__("internal", f"the server answered what is not understood: {reason}")
+    def __init__(self, sentence: str, code: str = "internal", retry_after: float | None = None) -> None:
+        super().__init__(code, sentence, retry_after=retry_after)
 
 
 def _made_anew(
@@ -124,15 +124,17 @@ def from_response(status: int, headers: Mapping[str, str], body: bytes) -> Parle
             retry_after = float(headers.get("Retry-After", ""))
         except ValueError:
             pass
-    code = problem.code or _code_of(status)
     sentence = problem.detail or problem.title or f"the server answered with status {status}"
+    if status == 404 and not problem.code:  # a balancer's, which has no server just then; or no Parley is there at all
+        return NotUnderstood(sentence, "unavailable", retry_after)
     fields = problem.fields or problem.errors
+    code = problem.code or _code_of(status)
     return ParleyError(code, sentence, retry_after=retry_after, fields=fields, until=problem.until)
 
 
 def _code_of(status: int) -> str:
     """Return the code for a status whose body is not Parley's: a balancer's, or of another server altogether."""
-    known = {401: "unauthenticated", 403: "forbidden", 404: "not_found", 408: "timeout", 413: "too_large"}
+    known = {401: "unauthenticated", 403: "forbidden", 408: "timeout", 413: "too_large"}
     if status == 429:
         return "rate_limited"
     return known.get(status, "unavailable" if status >= 500 else "invalid_request")

@@ -484,4 +484,4 @@ def decoded(answer: msgspec.Raw | bytes, kind: Any) -> Any:
     try:
         return msgspec.json.decode(answer, type=kind)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise NotUnderstood(error) from None
+        raise NotUnderstood(f"the server answered what is not understood: {error}") from None

@@ -239,6 +239,12 @@ class Outbox:
         self._forget()
         return True
 
+    def wake(self) -> None:
+        """Have those who wait for what is not sent look again."""
+        for queue in self._waiting.values():
+            for entry in queue:
+                entry.become(entry.stage)
+
     def begin(self, entry: Entry) -> None:
         """It is sent to a server now, if not for the first time."""
         self._attempts.setdefault(entry.draft.id, self._clock())
@@ -267,6 +273,7 @@ class Outbox:
     def retry(self, entry: Entry) -> None:
         """Put a message that failed at the end of its queue, as the same message."""
         if entry.stage == "failed":
+            self._over.pop(entry.draft.id, None)  # what becomes of it from now on is the user's wish
             self._again(entry)
             self._waiting.setdefault(entry.draft.conversation_id, deque()).append(entry)
 

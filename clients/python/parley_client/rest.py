@@ -55,6 +55,8 @@ class Rest:
         """Make a request, again while that may help. Raises ParleyError."""
         backoff, has_renewed = Backoff(), False
         while True:
+            if self.http.is_closed:
+                raise ParleyError("closed", "the chat was closed")
             token = await self._tokens.current()
             headers = {"Authorization": f"Bearer {token}"}
             if key is not None:
