@@ -208,3 +208,19 @@ async def offline_and_back(alice: Page, bob: Page) -> list[str]:
     await bob.see(shown(said[0], " .mark:not(.pending)"))
     await bob.gone(".sidebar .connection")
     return said
+
+
+async def test_a_dialog_that_is_loaded(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:
+    """It opens once, however often it is asked for meanwhile; and not over another that was opened meanwhile."""
+    async with two_instances(database, redis_url, tmp_path / "files") as site:
+        alice = await join(browser, site, "alice")
+        press = "dispatchEvent(new KeyboardEvent('keydown', { key: '?', bubbles: true }))"
+        await alice.evaluate(f"void [document.body.{press}, document.body.{press}]")
+        await alice.see("dialog .shortcuts")
+        assert await alice.evaluate("document.querySelectorAll('dialog').length") == 1
+        await alice.press("Escape")
+        await alice.gone("dialog")
+        search = "dispatchEvent(new KeyboardEvent('keydown', { code: 'KeyS', altKey: true, bubbles: true }))"
+        await alice.evaluate(f"void [document.body.{press}, document.body.{search}]")
+        await alice.see("dialog input[type=search]")
+        assert await alice.evaluate("document.querySelectorAll('dialog').length") == 1

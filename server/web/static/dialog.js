@@ -28,13 +28,17 @@ export function openDialog({ title, label, content, about = [], class: more = ""
 }
 
 /**
- * Open a dialog whose module the page has not loaded yet: most never open it.
+ * Open a dialog whose module the page has not loaded yet: most never open it. Where another was opened meanwhile, which
+ * may be the same, there is no more to open.
  * @param {() => Promise<object>} load imports the module
  * @param {(module: object) => void} open
  */
 export async function openLater(load, open, say) {
+  const count = () => document.querySelectorAll("dialog").length;
+  const before = count();
   try {
-    open(await load());
+    const module = await load();
+    if (count() <= before) open(module);
   } catch (error) {
     console.warn(error);
     say("That could not be loaded: try again when there is a connection.");
