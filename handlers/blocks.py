@@ -16,6 +16,7 @@ from handlers.model import Caller
 from handlers.ports import Connections, Presence
 from handlers.presence import MAX_AUDIENCE
 from handlers.users import shown
+from store.ids import PackedIds
 from store.model import Block, UserStatus
 from store.postgres import blocks as store
 from store.postgres import users
@@ -61,7 +62,7 @@ class Blocks:
         seen = [user for user in await shown(both, self._presence) if user.status is not UserStatus.OFFLINE]
         # They saw each other until now: from here on, each is offline to the other.
         texts = tuple((user.id, user.status_text) for user in seen)
-        self._presence.block_changed(BlockNotice(caller.user_id, user_id, True, version, tuple(shared), texts))
+        self._presence.block_changed(BlockNotice(caller.user_id, user_id, True, version, PackedIds.of(shared), texts))
 
     async def unblock(self, caller: Caller, user_id: UUID) -> None:
         """End a block. Does nothing if there is none."""

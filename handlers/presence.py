@@ -69,7 +69,7 @@ class Presence:
             ids = [one.user_id for one in news]
             audiences = await conversations.list_audiences(conn, ids, MAX_AUDIENCE) if ids else {}
         return [
-            StatusNotice(one.user_id, one.status, one.status_text, one.last_seen_at, tuple(audiences[one.user_id]))
+            StatusNotice(one.user_id, one.status, one.status_text, one.last_seen_at, audiences[one.user_id])
             for one in news
         ]
 

@@ -1,13 +1,15 @@
 """Send changes and ephemeral messages to the inboxes of the other instances that need them.
 
 Owns the queue of what is to be sent, and the task that sends it in batches: one query for the interested instances,
-and one entry for each of them, pipelined. What cannot be sent is dropped here. A committed change has a row in the
-outbox, which is deleted only after the change was sent, so otherwise a relay announces it; everything else is
-ephemeral.
+and one entry for each of them, pipelined. The presence of one user may be about thousands of conversations. So it has a
+queue of its own, and changes wait for no more than one look for it. What cannot be sent is dropped here. A committed
+change has a row in the outbox, which is deleted only after the change was sent, so otherwise a relay announces it;
+everything else is ephemeral.
 """
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import compress
 from typing import NamedTuple
 from uuid import UUID
 
@@ -18,18 +20,28 @@ from msgspec import Raw
 from server.cluster.subscriptions import Subscriptions
 from store.defects import guard
 from store.errors import StoreError
-from store.ids import octets
+from store.ids import octets, parted
 from store.model import Change
 from store.outage import Outage
 from store.postgres import outbox
 from store.postgres.pool import Pool
-from store.redis.inbox_entries import Draft, Entry, InstanceMessage, Personal, TraceMark, entry_of, pack_change
+from store.redis.inbox_entries import (
+    Draft,
+    Entry,
+    InstanceMessage,
+    Personal,
+    StatusNotice,
+    TraceMark,
+    entry_of,
+    pack_change,
+)
 from store.redis.instances import Instances
 
 MAX_WAITING = 20_000  # changes in the queue; further ones are left to the relay
 MAX_BATCH = 2_000  # changes sent at once
 ASKED = 1000  # conversations of which it is asked at once who listens
-MAX_DRAFT = 512 * 1024  # bytes of changes in one entry, roughly
+MAX_DRAFT = 512 * 1024  # bytes of changes, and of ids, in one entry, roughly
+ID_BYTES = 38  # of an id in an entry
 GATHER = 0.05  # seconds that a batch is gathered for while this instance is alone: one question for many changes
 REMEMBERED = 10_000  # conversations of which it is remembered which instances listened last
 CLEAR_DELAY = 0.25  # seconds between deletions of published outbox rows: one statement for many, well before a relay
@@ -55,8 +67,32 @@ class _Load:
         self._size += len(memoryview(packed))
         self.drafts[-1].add_change(packed)
 
-    def add(self, message: InstanceMessage) -> None:
+    def add(self, message: InstanceMessage, size: int = 0) -> None:
+        if self._size > MAX_DRAFT:
+            self.drafts.append(Draft())
+            self._size = 0
+        self._size += size
         self.drafts[-1].add(message)
+
+
+class _Status:
+    """A status that is to be sent, and the instances that are known to listen so far."""
+
+    __slots__ = ("asked", "names", "notice")
+
+    def __init__(self, notice: StatusNotice) -> None:
+        self.notice = notice
+        self.asked = 0  # of its conversations it was asked who listens
+        self.names: set[str] = set()
+
+    def take(self, most: int) -> list[bytes]:
+        """Return the next few conversations that are to be asked about."""
+        start, self.asked = self.asked, min(self.asked + most, len(self.notice.conversation_ids))
+        return parted(self.notice.conversation_ids.octets[16 * start : 16 * self.asked])
+
+    @property
+    def is_whole(self) -> bool:
+        return self.asked == len(self.notice.conversation_ids)
 
 
 class _Published(NamedTuple):
@@ -74,6 +110,7 @@ class Publisher:
         self._pool = pool
         self._batches: list[_Published] = []
         self._messages: list[InstanceMessage] = []  # besides the changes
+        self._statuses: list[_Status] = []
         self._waiting = 0
         self._cleared: list[outbox.Key] = []
         self._listeners: dict[UUID, list[str]] = {}  # other instances, as of the last look
@@ -107,7 +144,11 @@ class Publisher:
     def send(self, messages: Iterable[InstanceMessage]) -> None:
         """Queue ephemeral messages for the instances that they concern."""
         if self._subscriptions.instance:
-            self._messages += messages
+            for message in messages:
+                if isinstance(message, StatusNotice):
+                    self._statuses.append(_Status(message))
+                else:
+                    self._messages.append(message)
             self._wake.set()
 
     # -- sending ----------------------------------------------------------------------------------
@@ -128,15 +169,18 @@ class Publisher:
                         with trio.move_on_after(GATHER):
                             await self._is_awaited.wait()
                     self._wake = trio.Event()
-                    while self._batches or self._messages:
-                        await self._send_batch()
+                    while self._batches or self._messages or self._statuses:
+                        if self._batches or self._messages:
+                            await self._send_batch()
+                        if self._statuses:
+                            await self._send_statuses()
         finally:
             self.forget()
 
     def forget(self) -> None:
         """Leave what is queued to the relay, as the membership has ended."""
         self._batches.clear()
-        self._messages = []
+        self._messages, self._statuses = [], []
         self._waiting = 0
         self._end_attempt()
 
@@ -171,6 +215,55 @@ class Publisher:
                 _guard.caught(error)
         self._cleared += [published.key for published in batches]
         self._clear_wake.set()
+
+    async def _send_statuses(self) -> None:
+        """Ask who listens in the next `ASKED` conversations, and send the statuses of which all were asked about. Raise
+        Unavailable. A defect costs those that were asked about."""
+        asked: list[tuple[_Status, list[bytes]]] = []
+        count = 0
+        for status in self._statuses:
+            if count >= ASKED:
+                break
+            asked.append((status, status.take(ASKED - count)))
+            count += max(1, len(asked[-1][1]))
+        last, _ = asked[-1]
+        del self._statuses[: len(asked) if last.is_whole else len(asked) - 1]
+        self._sending = True
+        try:
+            await self._ask_and_send(asked)
+        except StoreError:
+            raise
+        except Exception as error:
+            _guard.caught(error)
+            if self._statuses and self._statuses[0] is last:
+                del self._statuses[0]
+        finally:
+            self._end_attempt()
+
+    async def _ask_and_send(self, asked: Sequence[tuple[_Status, Sequence[bytes]]]) -> None:
+        me = self._subscriptions.instance
+        conversation_ids = [one for _, ids in asked for one in ids]
+        listening = await self._instances.list_listening(conversation_ids, but=me) if conversation_ids else {}
+        listening.pop(me, None)
+        start = 0
+        for status, ids in asked:
+            end = start + len(ids)
+            status.names.update(name for name, its in listening.items() if any(its[start:end]))
+            start = end
+        loads: dict[str, _Load] = {}
+        for status, _ in asked:
+            if status.is_whole:
+                for name in status.names:
+                    size = ID_BYTES * len(status.notice.conversation_ids)
+                    loads.setdefault(name, _Load()).add(status.notice, size)
+        entries = []
+        for name, its in loads.items():
+            for draft in its.drafts:
+                entries.append((name, draft.pack()))
+                await trio.lowlevel.checkpoint()
+        for name in await self._instances.deliver(entries):
+            if name in listening:
+                await self._instances.unregister(name, list(compress(conversation_ids, listening[name])), ())
 
     def _end_attempt(self) -> None:
         self._sending = False
@@ -208,7 +301,7 @@ class Publisher:
         """Wait until the queue is empty, or this instance is not registered."""
         self._is_awaited.set()
         try:
-            while self._subscriptions.instance and (self._batches or self._sending or self._messages):
+            while self._subscriptions.instance and (self._batches or self._sending or self._messages or self._statuses):
                 await self._tried.wait()
         finally:
             self._is_awaited = trio.Event()
@@ -235,7 +328,7 @@ class Publisher:
         guessed, entries = self._guess(entry.changes)
         first = conversations[:ASKED]
         interested, present, gone = await self._instances.deliver_and_ask(entries, first, users, but=me)
-        for start in range(ASKED, len(conversations), ASKED):  # the presence of one user may be about thousands
+        for start in range(ASKED, len(conversations), ASKED):
             more, _, _ = await self._instances.deliver_and_ask((), conversations[start : start + ASKED], (), but=me)
             interested |= more
         self._remember(interested)

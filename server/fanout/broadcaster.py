@@ -6,7 +6,8 @@ and send queues. An event that does not fit into a send queue is shed; its conne
 queue has emptied (`server.fanout.recent_events`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from uuid import UUID
 
 import trio
 
@@ -16,10 +17,12 @@ from server.fanout.rooms import Rooms
 from server.protocol.signalr.encoding import Encoding
 from server.transport.send_queue import Flusher, Verdict
 from store.defects import guard
+from store.ids import PackedIds
 
 _guard = guard("ephemeral_events")
 
 STEP = 1000  # events offered to connections in one scheduler step: some 3 ms
+LOOKED = 10  # conversations of thousands that are looked up in the time of one of these
 
 
 class Broadcaster:
@@ -54,8 +57,7 @@ class Broadcaster:
         audience: dict[Subscriber, list[int]] = {}
         for number, one in enumerate(broadcasts):
             receivers: dict[Subscriber, None] = {}
-            for conversation_id in one.conversation_ids:  # thousands, as that user likes
-                attached = self._rooms.audience(conversation_id)
+            for attached in self._attached(one.conversation_ids):
                 for connection in attached:
                     if connection.user_id != one.but:
                         receivers[connection] = None
@@ -70,6 +72,16 @@ class Broadcaster:
                     audience.setdefault(connection, []).append(~number)
             await self._pause(len(receivers))
         return audience
+
+    def _attached(self, conversation_ids: Sequence[UUID] | PackedIds) -> Iterator[Collection[Subscriber]]:
+        """The connections that have these open, as each collection is asked for. Of thousands, most are not open here,
+        or are latent together: they are looked up with few operations, and not one by one."""
+        if not isinstance(conversation_ids, PackedIds):
+            yield from map(self._rooms.audience, conversation_ids)
+            return
+        for some in conversation_ids.pieces(STEP):
+            yield from self._rooms.audiences(some)
+            self._done += len(some) // LOOKED
 
     def _offer(
         self,

@@ -18,6 +18,7 @@ from handlers.model import StatusUpdate, TypingUpdate, UserStatusUpdate
 from server.fanout.recent_events import Broadcast
 from server.fanout.rooms import Rooms
 from store.defects import divided, guard
+from store.ids import PackedIds
 from store.model import Message, MessageStatus, Privacy, UserStatus
 from store.redis.inbox_entries import (
     BlockNotice,
@@ -75,7 +76,7 @@ class EphemeralEvents:
         self._broadcaster = broadcaster
         self._statuses: dict[UUID, StatusNotice] = {}  # to be announced, by user
         # Who is offline to whom from now on, with the status text and the conversations in which they saw each other.
-        self._parted: dict[tuple[UUID, UUID], tuple[str | None, tuple[UUID, ...]]] = {}
+        self._parted: dict[tuple[UUID, UUID], tuple[str | None, PackedIds]] = {}
         self._receipts: dict[UUID, dict[UUID, Receipt]] = {}  # to be announced, by conversation and member
         self._typists: dict[tuple[UUID, UUID], _Typist] = {}
         self._turned: dict[tuple[UUID, UUID], bool] = {}  # began or stopped since the last tick; True: received here

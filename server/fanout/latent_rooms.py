@@ -145,6 +145,16 @@ class LatentRooms:
         latent = self._of.get(conversation_id.bytes)
         return () if latent is None or latent.packed is None else latent.connections
 
+    def which_have(self, conversation_ids: Sequence[bytes]) -> set[Latent]:
+        """Return what those of these conversations that have a latent room belong to, once connections are attached."""
+        found = set(map(self._of.get, conversation_ids)) if self._of else set()
+        return {latent for latent in found if latent is not None and latent.packed is not None}
+
+    def is_in_any(self, connection: Subscriber, conversation_ids: Sequence[bytes]) -> bool:
+        """Whether a connection is attached to the latent room of any of these."""
+        mine = self._attached.get(connection, ())
+        return bool(mine) and not self.which_have(conversation_ids).isdisjoint(mine)
+
     def _forget(self, latent: Latent) -> None:
         for connection in latent.connections:
             mine = tuple(one for one in self._attached.pop(connection) if one is not latent)

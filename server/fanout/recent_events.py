@@ -12,6 +12,7 @@ from uuid import UUID
 from server.fanout.blocks import BlockLists
 from server.fanout.privacy import PrivacySettings
 from server.fanout.room import Subscriber
+from store.ids import PackedIds
 
 KEPT = 20_000  # events; a connection that has missed an older one has to begin anew
 
@@ -26,7 +27,7 @@ class Broadcast(NamedTuple):
     `only`: it is for the connections of this user alone.
     """
 
-    conversation_ids: Sequence[UUID]
+    conversation_ids: Sequence[UUID] | PackedIds  # packed where a user may be in thousands
     event: str
     arguments: tuple[object, ...]
     but: UUID | None = None

@@ -11,7 +11,7 @@ nothing has happened since connections were attached to it is latent (`server.fa
 """
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
 
@@ -39,7 +39,7 @@ from server.transport.send_queue import Flusher
 from store import positions
 from store.defects import guard
 from store.errors import StoreError, Unavailable
-from store.ids import octets
+from store.ids import PackedIds, octets, parted
 from store.model import Change, Cursor, Position, Privacy
 from store.postgres.blocks import Concerning
 from store.postgres.privacy import Chosen
@@ -222,6 +222,23 @@ class Rooms:
         if room is not None:
             return room.attached
         return self.latent.attached_to(conversation_id) if self.latent else ()
+
+    def audiences(self, conversation_ids: Sequence[bytes]) -> Iterator[Collection[Subscriber]]:
+        """The same for those of these conversations that have a room, by the octets of their ids; what is latent
+        together comes once. Each collection is as of when it is asked for.
+        """
+        open_here = self._ids.intersection(conversation_ids)
+        for latent in self.latent.which_have(conversation_ids):
+            yield latent.connections
+        for conversation_id in open_here:
+            yield self.audience(UUID(bytes=conversation_id))
+
+    def is_in_any(self, connection: Subscriber, conversation_ids: PackedIds) -> bool:
+        """Whether a connection is attached to the room of any of these."""
+        ids = parted(conversation_ids.octets)
+        return self.latent.is_in_any(connection, ids) or any(
+            connection in self._rooms[UUID(bytes=each)].attached for each in self._ids.intersection(ids)
+        )
 
     def is_attached(self, conversation_id: UUID, connection: Subscriber) -> bool:
         return connection in self.audience(conversation_id)

@@ -23,7 +23,7 @@ from server.fanout.room import BLOCKS, JOINED, THREAD, Room, Subscriber, cursor_
 from server.fanout.rooms import BLOCKS_CHANGED, REMOVED, Rooms, no_such_conversation
 from server.fanout.thread_updates import CHANGED as THREAD_CHANGED
 from server.hub.user_shares import AtWork, Share
-from store.ids import octets, parted
+from store.ids import PackedIds, octets, parted
 from store.model import Change, Conversation, Cursor, Position, ThreadState
 from store.postgres.conversations import Standing
 
@@ -528,9 +528,14 @@ async def repeat_missed(connection: Target, rooms: Rooms) -> bool:
 
 
 def _concerns(broadcast: Broadcast, connection: Target, rooms: Rooms) -> bool:
-    return broadcast.concerns(connection.user_id, rooms.blocks) and any(
-        rooms.is_attached(conversation_id, connection) for conversation_id in broadcast.conversation_ids
-    )
+    return broadcast.concerns(connection.user_id, rooms.blocks) and _is_in_any(connection, broadcast, rooms)
+
+
+def _is_in_any(connection: Target, broadcast: Broadcast, rooms: Rooms) -> bool:
+    ids = broadcast.conversation_ids
+    if isinstance(ids, PackedIds):
+        return rooms.is_in_any(connection, ids)
+    return any(rooms.is_attached(conversation_id, connection) for conversation_id in ids)
 
 
 async def _prove(sync: SyncSource, cursors: Mapping[UUID, Cursor | None]) -> dict[UUID, Cursor | None]:

@@ -23,7 +23,7 @@ import msgspec
 import trio
 
 from store.errors import StoreError, Unavailable
-from store.ids import epoch_ms, new_id, timestamp
+from store.ids import PackedIds, epoch_ms, new_id, timestamp
 from store.model import (
     Change,
     Conversation,
@@ -43,6 +43,7 @@ from store.postgres.conversation_views import ROLES, fetch_conversation, setting
 from store.postgres.execution import Result
 from store.postgres.system_messages import Announcement, Event, changed_details, insert_system_messages
 
+AUDIENCES = 50  # users whose conversations are read at once, packed: each may have thousands
 ROWS = 500  # that are made into values in one scheduler step: some two milliseconds
 UNKNOWN_NAMED = 10  # users who do not exist, in an error
 LOWEST_ID = UUID(int=0)  # below every user id
@@ -180,11 +181,15 @@ async def list_settings_changed(
     return [(user_id, conversation_id) for user_id, conversation_id in await cursor.fetchall()]
 
 
-async def list_audiences(conn: Connection, user_ids: Collection[UUID], most: int) -> dict[UUID, list[UUID]]:
-    """Return the conversations of at most `most` members that each of these users is in."""
-    parameters = {"user_ids": list(user_ids), "most": most}
-    found = await _conversations_of(await conn.execute(queries.list_audiences, parameters))
-    return {user_id: found.get(user_id, []) for user_id in user_ids}
+async def list_audiences(conn: Connection, user_ids: Sequence[UUID], most: int) -> dict[UUID, PackedIds]:
+    """Return the conversations of at most `most` members that each of these users is in. Each user may be in thousands,
+    so this reads those of a few users at a time.
+    """
+    found: dict[UUID, bytes] = {}
+    for start in range(0, len(user_ids), AUDIENCES):
+        parameters = {"user_ids": user_ids[start : start + AUDIENCES], "most": most}
+        found |= dict(await (await conn.execute(queries.list_audiences, parameters)).fetchall())
+    return {user_id: PackedIds(found.get(user_id, b"")) for user_id in user_ids}
 
 
 async def _conversations_of(rows: Result) -> dict[UUID, list[UUID]]:

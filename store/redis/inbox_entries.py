@@ -14,6 +14,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Raw, Struct
 
+from store.ids import PackedIds
 from store.model import Change, Timestamp, UserStatus
 
 
@@ -74,17 +75,16 @@ class Typing(_OfConversation, frozen=True, array_like=True):
 
 
 class StatusNotice(InstanceMessage, frozen=True, array_like=True):
-    """A user's status, for the members of these conversations: `UserStatusChanged` on its way to instances."""
+    """A user's status, for the members of these conversations: `UserStatusChanged` on its way to instances.
+
+    There may be thousands. So a few are asked about at a time: on which instances they are open
+    (`server.cluster.publisher`)."""
 
     user_id: UUID
     status: UserStatus
     status_text: str | None
     last_seen_at: Timestamp | None
-    conversation_ids: tuple[UUID, ...]
-
-    @property
-    def conversations(self) -> Sequence[UUID]:
-        return self.conversation_ids
+    conversation_ids: PackedIds  # written as UUIDs are
 
 
 class Disconnection(InstanceMessage, frozen=True, array_like=True):
@@ -149,7 +149,7 @@ class BlockNotice(InstanceMessage, frozen=True, array_like=True):
     other_id: UUID
     is_blocked: bool
     version: int
-    conversation_ids: tuple[UUID, ...] = ()
+    conversation_ids: PackedIds = PackedIds()
     shown: tuple[tuple[UUID, str | None], ...] = ()
 
     @property
@@ -226,8 +226,18 @@ _FIELDS: dict[type[InstanceMessage], str] = {
     get_args(field.type)[0]: field.name for field in msgspec.structs.fields(Entry)[1:]
 }
 _POSITIONS = {kind: position for position, kind in enumerate(_FIELDS, 1)}
-_encode: Any = msgspec.msgpack.Encoder().encode
-_decoder = msgspec.msgpack.Decoder(Entry)
+
+
+def _written(ids: PackedIds) -> list[str]:
+    return ids.texts()
+
+
+def _read(kind: type, texts: list[str]) -> PackedIds:
+    return PackedIds.of_texts(texts)
+
+
+_encode: Any = msgspec.msgpack.Encoder(enc_hook=_written).encode
+_decoder = msgspec.msgpack.Decoder(Entry, dec_hook=_read)
 
 
 def entry_of(messages: Iterable[InstanceMessage], changes: Iterable[Change] = ()) -> Entry:

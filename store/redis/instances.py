@@ -21,7 +21,7 @@ from uuid import UUID
 
 from coredis import PureToken
 
-from store.ids import octets
+from store.ids import octets, text_of
 from store.redis import keys
 from store.redis.client import Redis
 from store.redis.resp import Command, OnEach, OnIds, Part
@@ -277,10 +277,39 @@ class Instances:
             _without_inbox(entries, answers),
         )
 
+    async def list_listening(self, conversation_ids: Sequence[bytes], *, but: str = "") -> dict[str, list[bool]]:
+        """Return for which of these conversations, by the octets of their ids, each instance is registered that is for
+        any: as `list_interested`, without an object for each of thousands."""
+        if self._count <= len(conversation_ids):
+            held, _ = await self._held_by_instance(conversation_ids, (), but, ())
+            return {name: its for name, its in held.items() if any(its)}
+        prefix = keys.INTEREST.encode()
+        self._count, *answers = await self._redis.exchange(
+            [
+                (b"ZCARD", keys.INSTANCES.encode()),
+                *((b"SMEMBERS", prefix + text_of(one)) for one in conversation_ids),
+            ]
+        )
+        names = {name for answer in answers for name in answer}
+        return {name.decode(): [name in answer for answer in answers] for name in names}
+
     async def _ask_by_instance(
         self, conversation_ids: Collection[UUID], user_ids: Collection[UUID], but: str, more: Sequence[Command]
     ) -> tuple[list[list[str]], list[Any]]:
         """For each conversation, then for each user, the instances that have it on their own lists. And the answers to
+        `more`."""
+        held, others = await self._held_by_instance(octets(conversation_ids), octets(user_ids), but, more)
+        found: list[list[str]] = [[] for _ in range(len(conversation_ids) + len(user_ids))]
+        for name, its in held.items():
+            for interested, is_held in zip(found, its, strict=True):
+                if is_held:
+                    interested.append(name)
+        return found, others
+
+    async def _held_by_instance(
+        self, conversation_ids: Sequence[bytes], user_ids: Sequence[bytes], but: str, more: Sequence[Command]
+    ) -> tuple[dict[str, list[bool]], list[Any]]:
+        """For each instance, which of these conversations, then users, it has on its own lists. And the answers to
         `more`."""
         asked = self._listed
         listed, held, others = await self._ask(asked, conversation_ids, user_ids, more)
@@ -289,23 +318,18 @@ class Instances:
         new = [name for name in names if name not in asked]
         if new:
             held |= (await self._ask(new, conversation_ids, user_ids))[1]
-        found: list[list[str]] = [[] for _ in range(len(conversation_ids) + len(user_ids))]
-        for name in names:
-            for interested, is_held in zip(found, held[name], strict=True):
-                if is_held:
-                    interested.append(name)
-        return found, others
+        return {name: held[name] for name in names}, others
 
     async def _ask(
         self,
         names: Sequence[str],
-        conversation_ids: Collection[UUID],
-        user_ids: Collection[UUID],
+        conversation_ids: Sequence[bytes],
+        user_ids: Sequence[bytes],
         more: Sequence[Command] = (),
     ) -> tuple[list[str], dict[str, list[bool]], list[Any]]:
         """Return the listed instances, by name which of these conversations, then users, each has registered, and the
         answers to `more`."""
-        rooms, users = _runs(octets(conversation_ids)), _runs(octets(user_ids))
+        rooms, users = _runs(conversation_ids), _runs(user_ids)
         listed, *answers = await self._redis.exchange(
             [
                 (b"ZRANGE", keys.INSTANCES.encode(), b"0", b"-1"),

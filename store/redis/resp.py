@@ -10,7 +10,7 @@ from typing import Any
 from coredis.exceptions import RedisError
 from coredis.parser import Parser
 
-from store.ids import text_of
+from store.ids import PLACES, text_of
 
 Command = Sequence[bytes]
 Reply = Any  # bytes, int, None, a list of these, or a RedisError
@@ -23,7 +23,6 @@ _STATUS, _ERROR, _NUMBER, _BULK, _ARRAY = b"+-:$*"
 _END = b"\r\n"
 
 _FEW = 24  # commands, up to which each is written by itself
-_PLACES = [digit + sum(digit >= dash for dash in (8, 12, 16, 20)) for digit in range(32)]  # in the text of a UUID
 _BITS = re.compile(rb"(?::[01]\r\n){8,}")  # the replies to commands that add to sets, or remove, one each
 _DIGITS = bytes(max(0, byte - 48) for byte in range(256))
 
@@ -73,7 +72,7 @@ class OnEach:
         size, start = len(model), model.index(self.prefix + text_of(bytes(16))) + len(self.prefix)
         digits = b"".join(self.ids).hex().encode()
         written = bytearray(model * len(self.ids))
-        for digit, place in enumerate(_PLACES):
+        for digit, place in enumerate(PLACES):
             written[start + place :: size] = digits[digit::32]
         return written
 

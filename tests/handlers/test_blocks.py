@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from handlers import blocks
 from handlers.model import AddMember, BanUser, Caller, CreateConversation
-from store.ids import new_id
+from store.ids import PackedIds, new_id
 from store.model import Role, UserStatus
 from store.postgres.appends import AppendError
 from store.redis.inbox_entries import BlockNotice
@@ -125,7 +125,7 @@ async def test_offline_to_each_other(memory: Memory) -> None:
     assert memory.connected.blocked[-1].shown == ()  # they share no conversation
     await memory.blocks.block(one, other.user_id)
     notice = memory.connected.blocked[-1]
-    assert isinstance(notice, BlockNotice) and notice.conversation_ids == (where,)
+    assert isinstance(notice, BlockNotice) and notice.conversation_ids == PackedIds.of((where,))
     assert {user_id for user_id, _ in notice.shown} == {one.user_id, other.user_id}
     for viewer, seen in ((one, other), (other, one)):
         user = await memory.users.get(viewer, seen.user_id)

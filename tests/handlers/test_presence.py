@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from handlers.model import Caller
 from handlers.presence import MAX_ASKED, MAX_AUDIENCE
-from store.ids import new_id
+from store.ids import PackedIds, new_id
 from store.model import Role, UserStatus
 from tests.handlers.database import EXPIRES
 from tests.handlers.memory import Memory, refused
@@ -92,7 +92,7 @@ async def test_to_whom(memory: Memory, members: int, is_shown: bool) -> None:
     group = memory.group(*[(one, Role.MEMBER) for one in people])
     memory.group((memory.user(), Role.OWNER))
     [seen] = await memory.presence.status_notices([people[0].user_id], {people[0].user_id}, {})
-    assert seen.conversation_ids == ((group,) if is_shown else ())
+    assert seen.conversation_ids == PackedIds.of((group,) if is_shown else ())
 
 
 async def test_last_seen(memory: Memory) -> None:

@@ -43,6 +43,16 @@ def test_octets() -> None:
     assert [ids.text_of(one).decode() for one in ids.parted(packed)] == [str(one) for one in some]
 
 
+def test_packed() -> None:
+    """Packed ids are written and read as each of them is, in order, and come apart in pieces."""
+    some = [ids.new_id() for _ in range(5)]
+    packed = ids.PackedIds.of(some)
+    assert len(packed) == 5 and packed.texts() == [str(one) for one in some]
+    assert ids.PackedIds.of_texts(packed.texts()) == packed != ids.PackedIds() and len({packed, packed}) == 1
+    assert [*packed.pieces(2)] == [ids.octets(some[:2]), ids.octets(some[2:4]), ids.octets(some[4:])]
+    assert not ids.PackedIds().texts() and not [*ids.PackedIds().pieces(2)]
+
+
 def test_not_to_be_guessed() -> None:
     """What follows the counter is random in each: 62 bits, all of which take both values."""
     tails = [ids.new_id().int & ((1 << 62) - 1) for _ in range(200)]

@@ -183,8 +183,10 @@ WHERE user_id = ANY(%(user_ids)s::uuid[]) AND joined_at > now() - make_interval(
 
 -- name: list_audiences
 -- members_user, conversations_pkey: the conversations small enough to hear of their members' presence.
-SELECT m.user_id, m.conversation_id FROM members AS m JOIN conversations AS c ON c.id = m.conversation_id
+SELECT m.user_id, string_agg(uuid_send(m.conversation_id), ''::bytea)
+FROM members AS m JOIN conversations AS c ON c.id = m.conversation_id
 WHERE m.user_id = ANY(%(user_ids)s::uuid[]) AND c.member_count <= %(most)s AND c.deleted_at IS NULL
+GROUP BY m.user_id
 
 -- name: count_owners
 -- members_pkey.

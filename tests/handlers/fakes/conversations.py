@@ -7,7 +7,7 @@ from uuid import UUID
 from msgspec.structs import replace
 
 from store import model
-from store.ids import epoch_ms, new_id, now_timestamp, octets, timestamp
+from store.ids import PackedIds, epoch_ms, new_id, now_timestamp, octets, timestamp
 from store.model import (
     Change,
     Conversation,
@@ -148,10 +148,11 @@ def _pack_memberships(tables: Tables, user_ids: Collection[UUID]) -> dict[UUID, 
 
 
 @stands_for(conversations.list_audiences)
-def _list_audiences(tables: Tables, user_ids: Collection[UUID], most: int) -> dict[UUID, list[UUID]]:
+def _list_audiences(tables: Tables, user_ids: Sequence[UUID], most: int) -> dict[UUID, PackedIds]:
     found = list_memberships(tables, user_ids)
     return {
-        user_id: [one for one in found.get(user_id, []) if len(tables.members_of(one)) <= most] for user_id in user_ids
+        user_id: PackedIds.of(one for one in found.get(user_id, []) if len(tables.members_of(one)) <= most)
+        for user_id in user_ids
     }
 
 

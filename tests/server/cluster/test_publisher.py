@@ -11,7 +11,7 @@ from trio.testing import MockClock
 from server.cluster.publisher import ASKED, GATHER, MAX_WAITING, Publisher
 from server.cluster.subscriptions import Subscriptions
 from store.errors import Unavailable
-from store.ids import new_id
+from store.ids import PackedIds, new_id
 from store.model import Change, Message, MessageStatus, MessageType, UserStatus
 from store.postgres import outbox
 from store.postgres.pool import Pool
@@ -60,6 +60,11 @@ class World:
             {key: self.present.get(key, []) for key in user_ids},
             gone,
         )
+
+    async def list_listening(self, conversation_ids: Sequence[bytes], *, but: str = "") -> dict[str, list[bool]]:
+        found, _, _ = await self.deliver_and_ask((), [UUID(bytes=one) for one in conversation_ids], but=but)
+        names = {name for names in found.values() for name in names}
+        return {name: [name in its for its in found.values()] for name in sorted(names)}
 
     async def deliver(self, packed: Sequence[tuple[str, bytes]]) -> set[str]:
         entries = [(name, unpack(data)) for name, data in packed]
@@ -131,14 +136,60 @@ async def test_only_who_needs_it(world: World, autojump_clock: MockClock) -> Non
 
 
 async def test_the_presence_of_who_is_in_thousands(world: World, autojump_clock: MockClock) -> None:
-    """It is asked in pieces who listens; each instance that does in any of the conversations gets it once."""
+    """It is asked in pieces who listens; each instance that does in any of the conversations gets it once, whole."""
     ids = tuple(new_id() for _ in range(2 * ASKED + 1))
     for name in ("a", "b"):
         world.interested |= {one: ["me", name] for one in ids[ord(name) - ord("a") :: ASKED]}
-    world.publisher.send([StatusNotice(ALICE, UserStatus.ONLINE, None, None, ids)])
+    notices = [StatusNotice(one, UserStatus.ONLINE, None, None, PackedIds.of(ids)) for one in (ALICE, BOB)]
+    world.publisher.send([*notices, StatusNotice(new_id(), UserStatus.ONLINE, None, None, PackedIds())])
     await trio.sleep(1)
-    assert world.names() == ["a", "b"] and world.most_asked <= ASKED
-    assert {entry.statuses[0].conversation_ids for _, entry in world.delivered} == {ids}
+    assert world.names() == ["a", "a", "b", "b"] and world.most_asked <= ASKED
+    for name in ("a", "b"):
+        assert [one for to, entry in world.delivered if to == name for one in entry.statuses] == notices
+
+
+async def test_presence_does_not_keep_changes_waiting(world: World, autojump_clock: MockClock) -> None:
+    """A change that comes while it is asked who listens to the presence of users in thousands goes with the next look;
+    and what those conversations are is not what is remembered of changes."""
+    ids = [new_id() for _ in range(ASKED)]
+    world.interested = {ROOM: ["a"], **{key: ["b"] for key in ids}}
+    world.publisher.publish([change(ROOM, 1)])
+    await trio.sleep(1)
+    packed = PackedIds.of(ids)
+    world.publisher.send([StatusNotice(new_id(), UserStatus.ONLINE, None, None, packed) for _ in range(20)])
+    await wait_until_asked(world, world.looks + 3)
+    sent = len(world.delivered)
+    world.publisher.publish([change(ROOM, 2)])
+    await trio.sleep(1)
+    names = [name for name, _ in world.delivered[sent:]]
+    assert "a" in names[:2] and names.count("b") >= 15
+    assert world.guessed == ["a"]
+    await world.publisher.drain()
+    assert sum(len(entry.statuses) for _, entry in world.delivered) == 20
+
+
+async def wait_until_asked(world: World, looks: int) -> None:
+    while world.looks < looks:
+        await trio.lowlevel.checkpoint()
+
+
+async def test_a_defect_in_a_status(world: World, autojump_clock: MockClock) -> None:
+    """It costs that status, and none that comes behind it."""
+    world.interested = {ROOM: ["a"], OTHER: ["a"]}
+    world.is_defective = lambda entry: any(one.user_id == ALICE for one in entry.statuses)
+    for user_id in (ALICE, BOB):
+        world.publisher.send([StatusNotice(user_id, UserStatus.ONLINE, None, None, PackedIds.of((ROOM,)))])
+        await trio.sleep(1)
+    assert [one.user_id for _, entry in world.delivered for one in entry.statuses] == [BOB]
+    await world.publisher.drain()
+
+
+async def test_the_status_of_who_is_on_an_instance_that_was_reaped(world: World, autojump_clock: MockClock) -> None:
+    """What that instance has left of the conversations in question is unregistered."""
+    world.interested, world.gone = {ROOM: ["a"], OTHER: ["b"]}, {"a"}
+    world.publisher.send([StatusNotice(ALICE, UserStatus.ONLINE, None, None, PackedIds.of((ROOM, OTHER)))])
+    await trio.sleep(1)
+    assert world.unregistered == [("a", [ROOM])]
 
 
 async def test_who_listened_last(world: World, autojump_clock: MockClock) -> None:
@@ -216,13 +267,17 @@ async def test_the_rest(world: World, autojump_clock: MockClock) -> None:
     """Receipts, typing and presence are sent to the instances on which the conversation is open."""
     world.interested = {ROOM: ["a"], OTHER: ["a", "b"]}
     receipt, typing = Receipt(ROOM, ALICE, 2, 1, "t"), Typing(OTHER, ALICE, True)
-    status = StatusNotice(ALICE, UserStatus.BUSY, "x", None, (ROOM, OTHER))
+    status = StatusNotice(ALICE, UserStatus.BUSY, "x", None, PackedIds.of((ROOM, OTHER)))
     world.publisher.send([receipt, typing, status])
     await trio.sleep(1)
     assert dict(world.delivered) == {
-        "a": Entry((), (), (receipt,), (typing,), (status,)),
-        "b": Entry((), (), (), (typing,), (status,)),
+        "a": Entry((), (), (), (), (status,)),
+        "b": Entry((), (), (), (), (status,)),
     }
+    assert [(name, [*entry.messages()]) for name, entry in world.delivered[:2]] == [
+        ("a", [receipt, typing]),
+        ("b", [typing]),
+    ]
 
 
 async def test_large_batches_are_divided(world: World, autojump_clock: MockClock) -> None:

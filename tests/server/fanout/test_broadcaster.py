@@ -1,6 +1,6 @@
 """server.fanout.broadcaster: many small events to many connections, with few flushes and with checkpoints."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
 from typing import cast
 from uuid import UUID
@@ -16,7 +16,7 @@ from server.fanout.room import Room, Subscriber
 from server.fanout.rooms import Rooms
 from server.protocol.signalr.encoding import FRAMED
 from server.transport.send_queue import Flusher, SendQueue
-from store.ids import new_id
+from store.ids import PackedIds, new_id
 from store.model import Cursor, Privacy
 
 
@@ -77,6 +77,7 @@ class World:
     def __init__(self) -> None:
         self.one, self.two = Room(new_id()), Room(new_id())
         self.shed = 0
+        self.most_asked = 0
         self.recent = RecentEvents()
         self.blocks = BlockLists()
         self.privacy = PrivacySettings()
@@ -85,6 +86,12 @@ class World:
 
     def audience(self, conversation_id: UUID) -> Collection[Subscriber]:
         return {room.conversation_id: room.attached for room in (self.one, self.two)}.get(conversation_id, ())
+
+    def audiences(self, conversation_ids: Sequence[bytes]) -> Iterator[Collection[Subscriber]]:
+        self.most_asked = max(self.most_asked, len(conversation_ids))
+        for room in (self.one, self.two):
+            if room.conversation_id.bytes in conversation_ids:
+                yield room.attached
 
     def is_anywhere(self, connection: Subscriber) -> bool:
         return bool(connection.rooms)
@@ -209,9 +216,22 @@ async def test_very_many_conversations() -> None:
             await trio.lowlevel.checkpoint()
             steps += 1
 
-    ids = [new_id() for _ in range(10 * STEP)]
+    ids = PackedIds.of(new_id() for _ in range(2 * STEP))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count)
-        await world.broadcaster.broadcast([Broadcast(ids, "Counted", (0,))])
+        await world.broadcaster.broadcast([Broadcast(ids, "Counted", (number,)) for number in range(50)])
         nursery.cancel_scope.cancel()
-    assert steps >= 5
+    assert steps >= 5 and world.most_asked <= STEP
+
+
+async def test_packed_conversations() -> None:
+    """Who is in any of thousands of conversations receives each event once, as they do of a few."""
+    world = World()
+    both, only = Person(world.one, world.two), Person(world.two)
+    ids = [*(new_id() for _ in range(STEP)), world.one.conversation_id, new_id(), world.two.conversation_id]
+    await world.broadcaster.broadcast(
+        [Broadcast(PackedIds.of(ids), "Counted", (number,), but) for number, but in enumerate((None, only.user_id))]
+    )
+    world.flusher.flush()
+    assert [received(data) for data in both.ear.flushes] == [[0, 1]]
+    assert [received(data) for data in only.ear.flushes] == [[0]]

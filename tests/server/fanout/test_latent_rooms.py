@@ -21,7 +21,7 @@ from server.fanout.rooms import SETTLED, Rooms
 from server.protocol.signalr.encoding import BARE
 from server.transport.send_queue import Flusher
 from store.errors import Damaged, Unavailable
-from store.ids import new_id, octets
+from store.ids import PackedIds, new_id, octets
 from store.model import Change, Cursor, Position
 from store.positions import SIZE, pack
 from tests.server.cluster.test_subscriptions import Redis
@@ -316,6 +316,25 @@ async def test_who_hears_what_has_no_seq(world: World) -> None:
     [key, *_] = world.books.ids
     assert list(world.rooms.audience(key)) == [client] and world.rooms.is_open(key) and world.rooms.is_anywhere(client)
     assert not world.rooms.audience(new_id()) and not world.rooms.is_open(new_id()) and not world.rooms.all()
+
+
+async def test_who_hears_what_is_about_thousands(world: World) -> None:
+    """The connections of all rooms among very many conversations are found, those of rooms that are latent together
+    once; so is whether a connection is in any, and is not any more in one that it has left."""
+    client, other = await world.attached(), await world.client(BOB)
+    one, two, left, *_ = world.books.ids
+    world.books.members[two] |= {BOB}
+    await world.attach(other, [two])
+    world.rooms.detach(left, client)
+    world.rooms.find(one)
+    asked = octets([new_id(), *world.books.ids, new_id()])
+    found = [set(each) for each in world.rooms.audiences(asked)]
+    assert sorted(map(len, found)) == [1, 1, 2] and set[object]().union(*found) == {client, other}
+    assert not any(world.rooms.audiences(octets([new_id(), left])))
+    for key in world.books.ids:
+        mine = PackedIds.of((new_id(), key))
+        assert world.rooms.is_in_any(client, mine) is (key != left)
+        assert world.rooms.is_in_any(other, mine) is (key == two)
 
 
 # -- several at once ------------------------------------------------------------------------------

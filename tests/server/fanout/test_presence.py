@@ -13,7 +13,7 @@ from server.fanout.ephemeral_events import EphemeralEvents
 from server.fanout.presence import ROUND, PresenceAnnouncer
 from server.fanout.rooms import Rooms
 from store.errors import Unavailable
-from store.ids import new_id
+from store.ids import PackedIds, new_id
 from store.model import UserStatus
 from store.redis.inbox_entries import StatusNotice
 from store.redis.instances import Instances
@@ -61,7 +61,9 @@ class World:
             meanwhile, self.meanwhile = self.meanwhile, None
             meanwhile()
         found = [
-            StatusNotice(user_id, self.chosen.get(user_id, ONLINE) if user_id in online else OFFLINE, None, None, ())
+            StatusNotice(
+                user_id, self.chosen.get(user_id, ONLINE) if user_id in online else OFFLINE, None, None, PackedIds()
+            )
             for user_id in user_ids
             if self.chosen.get(user_id) is not OFFLINE or chosen.get(user_id)
         ]

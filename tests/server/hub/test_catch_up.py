@@ -23,7 +23,7 @@ from server.hub import catch_up, reconnect
 from server.hub.connection import MAX_OWED, HubConnection
 from server.protocol.signalr.encoding import BARE
 from server.protocol.signalr.messages import Invocation
-from store.ids import new_id
+from store.ids import PackedIds, new_id
 from store.model import Change, Conversation, Cursor, MessageType, Position, ThreadState
 from store.positions import pack
 from store.postgres.conversations import Standing
@@ -1085,7 +1085,7 @@ async def test_more_news_than_are_kept(hub: Hub, nursery: trio.Nursery) -> None:
 
 
 def status(value: str, *, of: UUID) -> Broadcast:
-    return Broadcast((CONVERSATION,), "UserStatusChanged", (value,), but=of, about=of)
+    return Broadcast(PackedIds.of((CONVERSATION,)), "UserStatusChanged", (value,), but=of, about=of)
 
 
 @pytest.mark.parametrize("way", ["shed", "lag", "lost"])

@@ -1,10 +1,13 @@
 """store.redis.inbox_entries: what instances of different versions write, each reads."""
 
+import gc
 from typing import Any
 from uuid import UUID
 
 import msgspec
+import pytest
 
+from store.ids import PackedIds
 from store.model import UserStatus
 from store.redis.inbox_entries import (
     BlockNotice,
@@ -30,13 +33,13 @@ MESSAGES: list[InstanceMessage] = [
     Head(ROOM, 7),
     Receipt(ROOM, USER, 3, 2, "t"),
     Typing(ROOM, USER, True),
-    StatusNotice(USER, UserStatus.BUSY, "x", None, (ROOM,)),
+    StatusNotice(USER, UserStatus.BUSY, "x", None, PackedIds.of((ROOM,))),
     disconnection_of(USER),
     TraceMark(ROOM, 7, "00-1"),
     SettingsChange(USER, ROOM, 9),
     PrivacyNotice(USER, False, True, False, 3),
     ThreadChange(USER, ROOM, 4),
-    BlockNotice(USER, OTHER, True, 5, (ROOM,), ((OTHER, "x"),)),
+    BlockNotice(USER, OTHER, True, 5, PackedIds.of((ROOM,)), ((OTHER, "x"),)),
 ]
 # The same messages as version 0.1 wrote them: arrays, each kind in a place of its own, behind the changes.
 WRITTEN: list[list[list[Any]]] = [
@@ -74,6 +77,21 @@ def test_the_written_form() -> None:
     assert unpack(msgspec.msgpack.encode(WRITTEN)) == entry_of(MESSAGES)
 
 
+def test_conversations_of_who_is_in_thousands() -> None:
+    """They are no objects of which the garbage collector has to know; what is no id is refused, as whole."""
+    ids = PackedIds.of(UUID(int=number) for number in range(9000))
+    draft = Draft()
+    draft.add(StatusNotice(USER, UserStatus.BUSY, "x", None, ids))
+    packed = draft.pack()
+    gc.collect()
+    before = len(gc.get_objects())
+    entry = unpack(packed)
+    assert entry.statuses[0].conversation_ids == ids
+    assert len(gc.get_objects()) - before < 100
+    with pytest.raises(msgspec.DecodeError):
+        unpack(packed.replace(str(UUID(int=8999)).encode(), b"x" * 36))
+
+
 def test_shorter_and_longer_entries() -> None:
     """Fields are added at the end, of an entry and of a message: the old lacks some, the new has more than is known."""
     older = [WRITTEN[0], WRITTEN[1], [one[:4] for one in WRITTEN[2]]]
@@ -88,6 +106,9 @@ def test_whom_it_concerns() -> None:
     for message in MESSAGES:
         if isinstance(message, BlockNotice):
             assert (message.conversations, message.users) == ((), (USER, OTHER))
+            continue
+        if isinstance(message, StatusNotice):  # it is asked about them a few at a time
+            assert (message.conversation_ids, message.conversations) == (PackedIds.of((ROOM,)), ())
             continue
         expected = ((), (USER,)) if isinstance(message, Personal | PrivacyNotice) else ((ROOM,), ())
         assert (message.conversations, message.users) == expected

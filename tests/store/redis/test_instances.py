@@ -1,6 +1,7 @@
 """store.redis.instances: leases, subscriptions, inboxes and reaping, on a real Valkey."""
 
 import time
+from itertools import compress
 
 import pytest
 import trio
@@ -98,6 +99,26 @@ async def test_fewer_questions(instances: Instances, redis: Redis) -> None:
     await others.register("c", octets(conversations[:1]), ())
     interested, _ = await instances.list_interested(conversations, (), but="a")
     assert interested[conversations[0]] == ["c"]
+
+
+async def test_who_listens_in_thousands(instances: Instances, redis: Redis) -> None:
+    """It is found by conversation and by instance, likewise, and said by instance: for which of them it listens."""
+    conversations = octets(new_id() for _ in range(MEMBERS + 3))
+    others = Instances(redis)
+    for name, mine in (("me", conversations[1:2]), ("a", conversations[1:]), ("b", conversations[-1:])):
+        await others.enlist(name, 60)
+        await others.register(name, mine, ())
+    await others.enlist("idle", 60)
+    for _ in range(3):  # by conversation; by instance, not knowing any; knowing them
+        listening = await instances.list_listening(conversations, but="me")
+        listening.pop("me", None)
+        assert {name: [*compress(conversations, its)] for name, its in listening.items()} == {
+            "a": conversations[1:],
+            "b": conversations[-1:],
+        }
+    assert (await instances.list_listening(conversations[:1], but="me")) == {}
+    [its] = (await instances.list_listening(conversations[2:3], but="me")).values()
+    assert its == [True]
 
 
 async def test_being_alone(instances: Instances, redis: Redis) -> None:
