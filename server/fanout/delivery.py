@@ -297,7 +297,7 @@ class Delivery:
         """Detach the connections with send queues that lag, and close those with a defect."""
         attached = tuple(room.attached.items())
         if lagging:
-            self._detach([connection for connection, send_queue in attached if send_queue in lagging])
+            self._detach([connection for connection, send_queue in attached if send_queue in lagging], room)
         for connection, send_queue in attached:
             if send_queue in faulty:
                 connection.give_up(faulty[send_queue])
@@ -332,7 +332,7 @@ class Delivery:
 
         In one step, all who are attached are sent `Resync`, behind what is queued for them already, and the room
         forgets what it holds, as that may be of the lost history too; a repair reads what is committed by now. A
-        connection whose send queue is full leaves its rooms as always, and is sent the `Resync` when it has read.
+        connection whose send queue is full leaves the room as always, and is sent the `Resync` when it has read.
         Catch-ups that are under way see the new `generation`, and end with a `Resync`.
         """
         conversation_id = room.conversation_id
@@ -352,7 +352,7 @@ class Delivery:
                     lagging.append(connection)
             except Exception as error:
                 connection.give_up(_guard.caught(error, conversation=str(conversation_id)))
-        self._detach(lagging)
+        self._detach(lagging, room)
         for connection in lagging:
             connection.resync(conversation_id)
         room.place(position)
@@ -394,16 +394,16 @@ class Delivery:
                     lagging.append(connection)
             except Exception as error:
                 connection.give_up(_guard.caught(error, said=event))
-        self._detach(lagging)
+        self._detach(lagging, None)
         for connection in lagging:
             connection.owe(conversation_id, news)
         self._flusher.flush()
 
-    def _detach(self, lagging: Collection[Subscriber]) -> None:
+    def _detach(self, lagging: Collection[Subscriber], room: Room | None) -> None:
         self.lagged += len(lagging)
         for connection in lagging:
             try:
-                connection.lag()
+                connection.lag(room)
             except Exception as error:
                 connection.give_up(_guard.caught(error))
 

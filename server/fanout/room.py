@@ -113,8 +113,9 @@ class Subscriber(Protocol):
     owed: dict[UUID, str] | None  # of what it has not heard, for want of room (`owe`)
     following: UUID | None  # with which conversation it is catching up from a cursor
 
-    def lag(self) -> None:
-        """The send queue is full: leave every room, remember the cursors, and catch up when it has emptied."""
+    def lag(self, room: "Room | None") -> None:
+        """The send queue has no place for an event: leave its room, if it has one, remember the cursor, and catch up
+        when the queue has emptied."""
 
     def resync(self, conversation_id: UUID) -> None:
         """Send `Resync` when the send queue has room for it, and attach at the head then."""

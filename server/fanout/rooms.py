@@ -256,6 +256,13 @@ class Rooms:
         latent = {UUID(bytes=record[:16]) for record in self.latent.records_of(connection)}
         return latent.union(room.conversation_id for room in connection.rooms)
 
+    def leave(self, room: Room, connection: Subscriber) -> Cursor:
+        """Detach the connection from a room. Return its cursor: the head, and what proves it."""
+        cursor = room.cursor
+        room.detach(connection)
+        self._drop_if_idle(room)
+        return cursor
+
     def detach_all(self, connection: Subscriber) -> dict[UUID, Cursor]:
         """Detach the connection from every room. Return its cursors: the head of each of them, and what proves it."""
         cursors = {room.conversation_id: room.cursor for room in connection.rooms}

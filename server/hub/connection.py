@@ -465,35 +465,42 @@ class HubConnection:
 
     # -- rooms ------------------------------------------------------------------------------------
 
-    def leave_rooms(self) -> int:
-        """Detach from every room, and remember a cursor for each. Returns how many they were."""
+    def leave_rooms(self) -> None:
+        """Detach from every room, and remember a cursor for each."""
         if not self.closed:
             self.hub.rooms.recent.miss(self)
-        cursors = self.hub.rooms.detach_all(self)
-        self.cursors = {**(self.cursors or {}), **cursors}
-        return len(cursors)
+        self.cursors = {**(self.cursors or {}), **self.hub.rooms.detach_all(self)}
 
-    def lag(self) -> None:
-        """A live event does not fit into the send queue: leave every room, and catch up when the client has read.
+    def lag(self, room: Room | None) -> None:
+        """A live event does not fit into the send queue: leave its room, and catch up when the client has read.
 
-        The cursors are those before that event, so it comes with the catch-up: nothing of a room is lost, and the queue
-        of a slow reader stays within its limit however much happens meanwhile. For an event that no cursor counts,
-        `owe` or `shed` follows. Without a transport nothing will be read: then the connection ends, and its client
-        begins anew with its own cursors.
+        The cursor is that before the event, so it comes with the catch-up: nothing of a room is lost, and the queue of
+        a slow reader stays within its limit however much happens meanwhile. For an event that no cursor counts, `owe`
+        or `shed` follows. Other rooms are left when an event of theirs does not fit: a user may be in thousands, on
+        fifty connections that stop reading at the same moment. Without a transport nothing will be read: then the
+        connection ends, and its client begins anew with its own cursors.
         """
-        rooms = self.leave_rooms()
+        if not self.closed:
+            self.hub.rooms.recent.miss(self)
+        if room is not None:
+            self._keep_cursor(room.conversation_id, self.hub.rooms.leave(room, self))
         if self.message_buffer is not None and self.message_buffer.state is State.DETACHED:
             self.end("slow_reader: More was said than is kept for a client that is away.", allow_reconnect=True)
         else:
             self._start_catch_up()
-        log.debug("lagging", connection=self.connection_id, user=str(self.user_id), rooms=rooms)
+        log.debug("lagging", connection=self.connection_id, user=str(self.user_id))
+
+    def _keep_cursor(self, conversation_id: UUID, cursor: Cursor) -> None:
+        if self.cursors is None:
+            self.cursors = {}
+        self.cursors[conversation_id] = cursor
 
     def resync(self, conversation_id: UUID) -> None:
         """Send `Resync` as soon as the client reads, and attach then: it may have seen a history that is lost.
 
         Without a transport that waits for the next one, as all cursors do.
         """
-        self.cursors = {**(self.cursors or {}), conversation_id: catch_up.LOST}
+        self._keep_cursor(conversation_id, catch_up.LOST)
         self._start_catch_up()
 
     def owe(self, conversation_id: UUID, news: str) -> None:

@@ -220,7 +220,7 @@ def _applications(parts: Parts) -> Iterable[Metric]:
 def _census(census: Census) -> Iterable[Metric]:
     yield gauges(
         "parley_hub_connections",
-        "Hub connections by condition; catching_up have left their rooms because they read too slowly.",
+        "Hub connections by condition; catching_up have left rooms because they read too slowly.",
         "condition",
         {condition.value: census.conditions[condition.value] for condition in Condition},
     )

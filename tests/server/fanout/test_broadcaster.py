@@ -57,7 +57,7 @@ class Person:
 
     def give_up(self, reference: str) -> None: ...
 
-    def lag(self) -> None:
+    def lag(self, room: Room | None) -> None:
         raise AssertionError("an ephemeral event never makes a connection lag")
 
     def resync(self, conversation_id: UUID) -> None: ...

@@ -134,8 +134,9 @@ class Connection:
         self.given_up = ""
         self._all = rooms
 
-    def lag(self) -> None:
-        self.lagged |= self._all.detach_all(self)
+    def lag(self, room: Room | None) -> None:
+        if room is not None:
+            self.lagged[room.conversation_id] = self._all.leave(room, self)
 
     def resync(self, conversation_id: UUID) -> None:
         self.resynced.append(conversation_id)

@@ -1565,11 +1565,38 @@ async def test_lag_while_others_are_behind(nursery: trio.Nursery, autojump_clock
     device.world.rooms.detach(first, connection)
     connection.cursors = {first: archive.cursor(first)}
     archive.say(first)
-    connection.lag()
+    connection.lag(device.world.rooms.find(second))
     archive.say(second)
     await connection._catch_up()
     device.take()
     assert device.views == archive.ids
+
+
+async def test_lag_in_some_of_many_rooms(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """A client that does not read leaves the rooms in which something is said, and no other: a user may be in
+    thousands. It reads on where it was in each, whatever is said in it and in others meanwhile."""
+    archive = Archive(20)
+    first, second, third, *_ = archive.ids
+    device = Device(archive)
+    connection = await device.connect(nursery)
+    await device.sync()
+    assert device.world is not None and device.reader is not None
+    rooms = device.world.rooms
+    device.reader.block()
+    archive.asked.clear()
+    rooms.delivery.publish(archive.say(third))  # the last that it has room for
+    for key in (first, second, first):
+        rooms.delivery.publish(archive.say(key))
+        assert connection.cursors is not None and connection.cursors[key].seq == 3
+    assert rooms.conversations_of(connection) == archive.mine - {first, second}
+    device.reader.transport.blocked, device.reader.transport.held = False, 0  # it reads; the catch-up has not begun
+    for key in (third, second):
+        rooms.delivery.publish(archive.say(key))
+    connection.on_freed()
+    await wait_all_tasks_blocked()
+    device.take()
+    assert device.views == archive.ids and rooms.conversations_of(connection) == archive.mine
+    assert archive.asked == [1, 1] and not connection.cursors
 
 
 async def test_attached_before_its_catch_up(nursery: trio.Nursery, autojump_clock: MockClock) -> None:

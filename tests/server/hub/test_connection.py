@@ -995,7 +995,7 @@ async def test_lag_in_the_moment_in_which_the_socket_ends(
     client = await resumable_client(world, nursery, version=2 if stateful else 1)
     client.transport.gone = True
     client.connection.cursors = {new_id(): Cursor(7)}
-    client.connection.lag()
+    client.connection.lag(None)
     assert not client.connection.catching_up and len(client.connection.cursors or {}) == 1
     lose(world, client)
     assert (client.connection in world.connections) is stateful
