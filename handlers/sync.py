@@ -17,7 +17,7 @@ from handlers.errors import ChatError
 from handlers.model import Caller, CursorProof
 from handlers.ports import Connections
 from store import receipts
-from store.ids import epoch_ms
+from store.ids import PackedIds, epoch_ms
 from store.model import Change, Conversation, Cursor, MemberCursor, Position, ThreadState, Timestamp
 from store.postgres import accounts, conversation_views, conversations, messages, moderation, threads, users
 from store.postgres import cursors as positions
@@ -30,7 +30,7 @@ LOWERED = 100  # conversations whose receipts are lowered in one transaction, wh
 COUNTED = 200  # conversations whose unread messages are counted with one query: up to 1,000 entries of an index each
 MAX_AROUND = 20_001  # blocks of one user, and against them, that are read: one more than an instance keeps
 PROVED = 500  # cursors looked up with one query
-PACKED = 20  # users the heads of all of whose conversations are read with one query: each may have thousands
+PACKED = 20  # users all of whose conversations are read with one query, or the heads of these: each may have thousands
 
 # A user, the sign-in session that their access token names, and whether the connection wants their conversations.
 Connecting = tuple[UUID, UUID | None, bool]
@@ -58,7 +58,7 @@ class Sync:
 
     def __init__(self, pool: Connections) -> None:
         self._pool = pool
-        self._memberships: BatchLoader[UUID, list[UUID]] = BatchLoader(self._fetch_memberships)
+        self._memberships: BatchLoader[UUID, PackedIds] = BatchLoader(self._fetch_memberships, PACKED)
         self._heads: BatchLoader[UUID, int] = BatchLoader(self._fetch_heads)
         self._positions: BatchLoader[UUID, Position] = BatchLoader(self._fetch_positions)
         self._packed: BatchLoader[UUID, bytes] = BatchLoader(self._pack_memberships, PACKED)
@@ -85,12 +85,12 @@ class Sync:
             await nursery.start(self._openings.run)
             task_status.started()
 
-    async def memberships(self, user_id: UUID) -> Sequence[UUID]:
-        """Return the user's conversations. Raises ChatError("unauthenticated") when the user does not exist."""
+    async def memberships(self, user_id: UUID) -> PackedIds:
+        """Return the user's conversations, in order. Raises ChatError("unauthenticated") when there is no such user."""
         found = (await self._memberships.get([user_id])).get(user_id)
         if found is None:
             await self._require_account(user_id)
-        return found or ()
+        return found or PackedIds()
 
     async def memberships_with_positions(self, user_id: UUID) -> bytes:
         """Return the user's conversations with their heads, as of one moment, packed (`store.positions`). Raises the
@@ -216,7 +216,7 @@ class Sync:
         async with self._pool.connection() as conn:
             return await conversations.list_standings(conn, views)
 
-    async def _fetch_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]:
+    async def _fetch_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, PackedIds]:
         async with self._pool.connection() as conn:
             return await conversations.list_memberships(conn, user_ids)
 
@@ -272,8 +272,8 @@ class Sync:
         async with self._pool.connection() as conn:
             return await moderation.list_banned(conn, user_ids)
 
-    async def all_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]:
-        """Return the conversations of each of these users. For the process itself."""
+    async def all_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, PackedIds]:
+        """Return the conversations of each of these users, in order. For the process itself."""
         return await self._memberships.get(user_ids)
 
     async def joined(self, user_ids: Collection[UUID], seconds: float) -> Sequence[tuple[UUID, UUID]]:

@@ -16,12 +16,14 @@ from server.fanout.conversation_updates import ConversationNotifier
 from server.fanout.rooms import Rooms
 from server.fanout.thread_updates import ThreadNotifier
 from store.errors import StoreError
-from store.ids import id_ms
+from store.ids import PackedIds, id_ms, octets, parted
 from store.model import Privacy
 from store.postgres.blocks import Concerning
 from store.redis.inbox_entries import BANNED, Disconnection, disconnection_of, killing_of, moderated
 
 CHUNK = 500  # users in one query
+COMPARED = 5000  # conversations in one scheduler step: some two milliseconds
+PACKED = 20  # users whose memberships are read at once: each may have thousands
 NONE = Concerning()
 SLACK = 30.0  # seconds that a change may have taken to be sent, and clocks may differ
 LATE = 5.0  # seconds after a ban: who is let in again sooner may be disconnected once more
@@ -31,7 +33,7 @@ SAID_WITHIN = 1.0  # seconds for PostgreSQL to say who is still banned: other en
 class Truth(Protocol):
     """Reads memberships, erased and banned users, and ended sessions (`handlers.sync`)."""
 
-    async def all_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]: ...
+    async def all_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, PackedIds]: ...
 
     async def joined(self, user_ids: Collection[UUID], seconds: float) -> Sequence[tuple[UUID, UUID]]:
         """Return the users among these who have joined a conversation in the last `seconds`, each with its id."""
@@ -169,20 +171,12 @@ class Recovery:
         Raise StoreError.
         """
         users = self._rooms.users()
-        again = set(went_back)
+        again = set(octets(went_back))
         for start in range(0, len(users), CHUNK):
             chunk = users[start : start + CHUNK]
             await self._close_withdrawn(chunk)
-            memberships = await self._truth.all_memberships(chunk)
-            for user_id in chunk:
-                mine = set(memberships.get(user_id, ()))
-                for connection in self._rooms.connections_of(user_id):
-                    attached = self._rooms.conversations_of(connection)
-                    for conversation_id in attached - mine:
-                        self._notifier.recheck(conversation_id, user_id)
-                    if again and connection.auto_attach:
-                        for conversation_id in (again & mine) - attached:
-                            connection.resync(conversation_id)
+            for first in range(0, len(chunk), PACKED):
+                await self._compare(chunk[first : first + PACKED], again)
             if seconds is not None:
                 for user_id, conversation_id in await self._truth.joined(chunk, seconds + SLACK):
                     self._notifier.recheck(conversation_id, user_id)
@@ -191,3 +185,26 @@ class Recovery:
                 for user_id, thread_id in await self._truth.threads_changed(chunk, seconds + SLACK):
                     self._threads.notify(user_id, thread_id)
             await trio.lowlevel.checkpoint()
+
+    async def _compare(self, users: Collection[UUID], again: Collection[bytes]) -> None:
+        """Compare to what the connections of these users are attached with what they are members of: with a checkpoint
+        after the connection with which many conversations were compared.
+
+        What happens to members and connections in between stays as it is: who seems to be attached wrongly is looked
+        up, and a connection is brought back only into what its user is a member of then. Raise StoreError.
+        """
+        compared = 0
+        memberships = await self._truth.all_memberships(users)
+        for user_id in users:
+            mine = set(parted(memberships[user_id].octets)) if user_id in memberships else set[bytes]()
+            for connection in self._rooms.connections_of(user_id):
+                attached = self._rooms.octets_of(connection)
+                for conversation_id in attached - mine:
+                    self._notifier.recheck(UUID(bytes=conversation_id), user_id)
+                if again and connection.auto_attach and not connection.closed:
+                    for conversation_id in mine.intersection(again) - attached:
+                        connection.resync(UUID(bytes=conversation_id))
+                compared += len(mine) + len(attached)
+                if compared >= COMPARED:
+                    compared = 0
+                    await trio.lowlevel.checkpoint()

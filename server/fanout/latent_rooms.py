@@ -170,6 +170,14 @@ class LatentRooms:
         """Return the records of the latent rooms to which a connection is attached."""
         return [record for latent in self._attached.get(connection, ()) for record in self._records(latent)]
 
+    def ids_of(self, connection: Subscriber) -> set[bytes]:
+        """Return the octets of the ids of the conversations to whose latent rooms a connection is attached."""
+        found: set[bytes] = set()
+        for latent in self._attached.get(connection, ()):
+            is_whole = latent.count == len(latent.ids)
+            found.update(latent.ids if is_whole else [one for one in latent.ids if self._of.get(one) is latent])
+        return found
+
     def leave(self, connection: Subscriber) -> list[bytes]:
         """Take a connection out of all of them. Forget those to which no other is attached; return the octets of the
         ids of their conversations.

@@ -251,10 +251,15 @@ class Rooms:
         """To how many rooms it is attached."""
         return len(connection.rooms) + self.latent.count(connection)
 
+    def octets_of(self, connection: Subscriber) -> set[bytes]:
+        """The conversations to whose rooms it is attached, by the octets of their ids."""
+        found = self.latent.ids_of(connection)
+        found.update(room.conversation_id.bytes for room in connection.rooms)
+        return found
+
     def conversations_of(self, connection: Subscriber) -> set[UUID]:
-        """The conversations to whose rooms it is attached."""
-        latent = {UUID(bytes=record[:16]) for record in self.latent.records_of(connection)}
-        return latent.union(room.conversation_id for room in connection.rooms)
+        """The same as UUIDs."""
+        return {UUID(bytes=each) for each in self.octets_of(connection)}
 
     def leave(self, room: Room, connection: Subscriber) -> Cursor:
         """Detach the connection from a room. Return its cursor: the head, and what proves it."""

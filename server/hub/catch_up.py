@@ -6,8 +6,10 @@ cursor counts and the connection had no room for: the state of conversations (`s
 presence and typing (`repeat_missed`). Touches connections and rooms, and the store through `SyncSource`.
 """
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
+from itertools import islice
 from typing import Protocol
 from uuid import UUID
 
@@ -51,7 +53,8 @@ LOST = Cursor(2**63 - 1)  # above every head: of a client that may have seen a h
 class SyncSource(Protocol):
     """What `handlers.sync` offers."""
 
-    async def memberships(self, user_id: UUID) -> Sequence[UUID]: ...
+    async def memberships(self, user_id: UUID) -> PackedIds:
+        """Return the user's conversations, in order."""
 
     async def memberships_with_positions(self, user_id: UUID) -> bytes:
         """Return the memberships with their heads, as of one moment, packed (`store.positions`)."""
@@ -177,9 +180,9 @@ async def attach_all(
     if not others:
         return
     async with rooms.opened(others) as opened:
-        still = await _memberships(connection, sync, others, opened, openings)
-        if still is not others:
-            opened = {key: room for key, room in opened.items() if key in still}
+        still = await _memberships_again(connection, sync, opened, openings)
+        if still is not None:
+            opened = {key: room for key, room in opened.items() if key.bytes in still}
         for number, room in enumerate(opened.values(), 1):
             if _may_attach(connection, room.conversation_id, expelled):
                 room.attach(connection)
@@ -193,7 +196,7 @@ async def _attach_to_open(
     """Attach to those of these rooms that are live, and were when there had been that many `openings`. Return the rest.
 
     Each is looked at and attached in one step, so none is kept open. Of each removal since the memberships were read
-    such a room has delivered the change, or will (`_memberships`).
+    such a room has delivered the change, or will (`_memberships_again`).
     """
     rest: list[UUID] = []
     for number, conversation_id in enumerate(others, 1):
@@ -213,10 +216,11 @@ def _may_attach(connection: Target, conversation_id: UUID, expelled: Collection[
     return not (conversation_id in expelled or conversation_id in (connection.cursors or ()) or connection.closed)
 
 
-async def _memberships(
-    connection: Target, sync: SyncSource, mine: Collection[UUID], opened: Mapping[UUID, Room], openings: int
-) -> Collection[UUID]:
-    """The memberships `mine`, read when there had been that many `openings`, as of the heads of these rooms or later.
+async def _memberships_again(
+    connection: Target, sync: SyncSource, opened: Mapping[UUID, Room], openings: int
+) -> Collection[bytes] | None:
+    """Return the memberships as of the heads of these rooms or later, by their octets. None: those are good that were
+    read when there had been that many `openings`.
 
     A room that was open by then has delivered every removal since, or will. One that was opened since begins at a head
     that may be behind a removal which is in neither: it was committed after the memberships were read, and sent to
@@ -224,9 +228,9 @@ async def _memberships(
     out of reach meanwhile. So they are read once more, while the rooms are open.
     """
     if all(room.opening <= openings for room in opened.values()):
-        return mine
+        return None
     async with AtWork(connection.share):
-        return set(await sync.memberships(connection.user_id))
+        return set(parted((await sync.memberships(connection.user_id)).octets))
 
 
 async def sync_all(
@@ -263,12 +267,14 @@ async def sync_all(
         most = max(1, min(most, MAX_LISTED))
         start = START if listed_after is None else listed_after
         async with AtWork(connection.share):
-            mine = set(await sync.memberships(connection.user_id))
-            named = {conversation_id: cursor for conversation_id, cursor in shown if conversation_id in mine}
-            gone = [conversation_id for conversation_id, _ in shown if conversation_id not in mine]
-            # Of thousands: octets are compared in a small part of the time that UUIDs take.
-            rest = sorted(one for one in octets(mine - named.keys()) if one > start.bytes)
-        page = [UUID(bytes=one) for one in rest[: max(0, most - len(shown))]]
+            # Thousands: as octets, which are no objects to the garbage collector, and quick to compare.
+            ids = parted((await sync.memberships(connection.user_id)).octets)
+        mine = set(ids)
+        named = {conversation_id: cursor for conversation_id, cursor in shown if conversation_id.bytes in mine}
+        gone = [conversation_id for conversation_id, _ in shown if conversation_id.bytes not in mine]
+        room = max(0, most - len(shown))
+        rest = _following_ids(ids, start.bytes, set(octets(named)), room + 1)
+        page = [UUID(bytes=one) for one in rest[:room]]
         outcomes = dict.fromkeys(named, SyncOutcome.REPLAYED) | _meant_for(page, others, connection, rooms)
         cursors = dict.fromkeys(outcomes, BEGINNING) | named
         heads = await _carry_out(connection, rooms, sync, cursors, outcomes, mine, openings)
@@ -293,6 +299,12 @@ async def sync_all(
             blocks_version=rooms.blocks.state_of(connection.user_id).version,
             next=None if len(page) == len(rest) and len(shown) <= most else page[-1] if page else start,
         )
+
+
+def _following_ids(ids: Sequence[bytes], start: bytes, named: Collection[bytes], most: int) -> list[bytes]:
+    """Return the next of these, which are in order, behind `start` and without those that are named."""
+    behind = (ids[at] for at in range(bisect_right(ids, start), len(ids)))
+    return list(islice((one for one in behind if one not in named), most))
 
 
 def _meant_for(page: Sequence[UUID], others: Others, connection: Target, rooms: Rooms) -> dict[UUID, SyncOutcome]:
@@ -322,12 +334,12 @@ async def _carry_out(
     sync: SyncSource,
     cursors: Mapping[UUID, Cursor | None],
     outcomes: dict[UUID, SyncOutcome],
-    mine: Collection[UUID],
+    mine: Collection[bytes],
     openings: int,
 ) -> dict[UUID, Cursor]:
     """Replay and attach as `outcomes` says, and write there what has come of it. Return the heads of what is attached.
 
-    `mine` are the user's memberships, read when there had been that many `openings` of rooms.
+    `mine` are the user's memberships, by their octets, read when there had been that many `openings` of rooms.
 
     A conversation is detached first and attached at the end of its own replay, so while one of many is replayed the
     others are live already, or still detached, but never both live and replayed.
@@ -336,12 +348,13 @@ async def _carry_out(
     wanted = [key for key, outcome in outcomes.items() if outcome is not SyncOutcome.IGNORED]
     async with rooms.opened(wanted) as opened:
         generations = {room: room.generation for room in opened.values()}
-        still = await _memberships(connection, sync, mine, opened, openings)
+        again = await _memberships_again(connection, sync, opened, openings)
+        still = mine if again is None else again
         proved = await _prove(sync, cursors)
         for conversation_id in wanted:
             room = opened.get(conversation_id)
             left = (connection.cursors or {}).get(conversation_id)
-            if room is None or conversation_id not in still:
+            if room is None or conversation_id.bytes not in still:
                 outcomes[conversation_id] = SyncOutcome.GONE
                 continue
             try:
@@ -384,7 +397,7 @@ async def join(
             room = opened.get(conversation_id)
             if room is None:
                 raise no_such_conversation()
-            if room.opening > openings:  # as in `_memberships`
+            if room.opening > openings:  # as in `_memberships_again`
                 await sync.require_member(connection.caller, conversation_id)
             if connection.cursors is not None:
                 connection.cursors.pop(conversation_id, None)  # else what lag has left behind would come once more

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
-import trio
 
 from store.errors import StoreError, Unavailable
 from store.ids import PackedIds, epoch_ms, new_id, timestamp
@@ -40,11 +39,9 @@ from store.model import (
 from store.postgres import public_groups, queries
 from store.postgres.connection import Connection
 from store.postgres.conversation_views import ROLES, fetch_conversation, settings_of
-from store.postgres.execution import Result
 from store.postgres.system_messages import Announcement, Event, changed_details, insert_system_messages
 
 AUDIENCES = 50  # users whose conversations are read at once, packed: each may have thousands
-ROWS = 500  # that are made into values in one scheduler step: some two milliseconds
 UNKNOWN_NAMED = 10  # users who do not exist, in an error
 LOWEST_ID = UUID(int=0)  # below every user id
 BUDGET = 8000  # messages looked at for the totals of one user
@@ -152,9 +149,10 @@ async def list_cursors(
     return tuple(MemberCursor(*row) for row in await cursor.fetchall())
 
 
-async def list_memberships(conn: Connection, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]:
-    """Return the conversations of each of these users, without users who are in none."""
-    return await _conversations_of(await conn.execute(queries.list_memberships, {"user_ids": list(user_ids)}))
+async def list_memberships(conn: Connection, user_ids: Collection[UUID]) -> dict[UUID, PackedIds]:
+    """Return the conversations of each of these users, in order, without users who are in none."""
+    cursor = await conn.execute(queries.list_memberships, {"user_ids": list(user_ids)})
+    return {user_id: PackedIds(ids) for user_id, ids in await cursor.fetchall()}
 
 
 async def list_crowded(conn: Connection, user_ids: Collection[UUID], most: int) -> list[UUID]:
@@ -190,16 +188,6 @@ async def list_audiences(conn: Connection, user_ids: Sequence[UUID], most: int) 
         parameters = {"user_ids": user_ids[start : start + AUDIENCES], "most": most}
         found |= dict(await (await conn.execute(queries.list_audiences, parameters)).fetchall())
     return {user_id: PackedIds(found.get(user_id, b"")) for user_id in user_ids}
-
-
-async def _conversations_of(rows: Result) -> dict[UUID, list[UUID]]:
-    """Return them by user, with a checkpoint after every `ROWS`: each user may be in thousands."""
-    found: dict[UUID, list[UUID]] = {}
-    while some := await rows.fetchmany(ROWS):
-        for user_id, conversation_id in some:
-            found.setdefault(user_id, []).append(conversation_id)
-        await trio.lowlevel.checkpoint()
-    return found
 
 
 async def fetch_watermark(conn: Connection, conversation_id: UUID) -> int:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from handlers.errors import ChatError
 from handlers.model import Caller, Client, CursorProof
 from handlers.sync import PACKED, read_cursor
-from store.ids import new_id, octets
+from store.ids import PackedIds, new_id, octets
 from store.model import FOR_EVER, Cursor, Position, Role
 from store.positions import records, unpack
 from store.postgres import cursors as positions
@@ -32,9 +32,9 @@ async def test_memberships(running: Memory) -> None:
     """A user's own conversations; a user in none has none, and one who is gone is not authenticated any more."""
     one, other, gone = running.user(), running.user(), new_id()
     mine = [running.group((one, Role.MEMBER)) for _ in range(2)]
-    assert list(await running.sync.memberships(one.user_id)) == mine
-    assert list(await running.sync.memberships(other.user_id)) == []
-    assert await running.sync.all_memberships([one.user_id, gone]) == {one.user_id: mine}
+    assert await running.sync.memberships(one.user_id) == PackedIds.of(mine)
+    assert await running.sync.memberships(other.user_id) == PackedIds()
+    assert await running.sync.all_memberships([one.user_id, gone]) == {one.user_id: PackedIds.of(mine)}
     opening = await running.sync.opening(one.user_id, None, attaches=True)
     assert opening.memberships == b"".join(octets(mine))
     packed = await running.sync.memberships_with_positions(one.user_id)

@@ -165,8 +165,9 @@ ORDER BY m.user_id LIMIT %(limit)s
 
 -- name: list_memberships
 -- members_user.
-SELECT user_id, conversation_id FROM members
-WHERE user_id = ANY(%(user_ids)s) AND conversation_id <> ALL({dissolved})
+SELECT user_id, string_agg(uuid_send(conversation_id), ''::bytea ORDER BY conversation_id) FROM members
+WHERE user_id = ANY(%(user_ids)s::uuid[]) AND conversation_id <> ALL({dissolved})
+GROUP BY user_id
 
 -- name: list_crowded
 -- members_user, as a range of at most so many entries for each of these users: those who are in as many.

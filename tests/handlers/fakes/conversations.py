@@ -128,6 +128,10 @@ def _list_cursors(tables: Tables, conversation_id: UUID, viewer_id: UUID, limit:
 
 
 @stands_for(conversations.list_memberships)
+def _list_memberships(tables: Tables, user_ids: Collection[UUID]) -> dict[UUID, PackedIds]:
+    return {key: PackedIds.of(sorted(mine)) for key, mine in list_memberships(tables, user_ids).items()}
+
+
 def list_memberships(tables: Tables, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]:
     found: dict[UUID, list[UUID]] = {}
     for conversation_id, user_id in tables.members:

@@ -9,11 +9,12 @@ import trio
 from trio.testing import MockClock
 
 from handlers.model import Caller
+from server.cluster import recovery
 from server.cluster.recovery import SLACK, Recovery
 from server.fanout.conversation_updates import ConversationNotifier
 from server.fanout.thread_updates import ThreadNotifier
 from store.errors import Unavailable
-from store.ids import new_id
+from store.ids import PackedIds, new_id
 from store.model import Privacy
 from store.postgres.blocks import Around, Concerning
 from store.redis.inbox_entries import BANNED, ENDED, killing_of, moderated
@@ -25,6 +26,7 @@ class Truth:
 
     def __init__(self) -> None:
         self.members: dict[UUID, list[UUID]] = {}
+        self.most_asked = 0  # users at once
         self.gone: set[UUID] = set()
         self.over: set[UUID] = set()
         self.hiding: dict[UUID, tuple[Privacy, int]] = {}
@@ -34,8 +36,9 @@ class Truth:
         self.out: set[UUID] = set()
         self.around: dict[UUID, Concerning] = {}
 
-    async def all_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]:
-        return {user_id: self.members[user_id] for user_id in user_ids if user_id in self.members}
+    async def all_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, PackedIds]:
+        self.most_asked = max(self.most_asked, len(user_ids))
+        return {user_id: PackedIds.of(self.members[user_id]) for user_id in user_ids if user_id in self.members}
 
     async def deleted(self, user_ids: Collection[UUID]) -> list[UUID]:
         return [user_id for user_id in user_ids if user_id in self.gone]
@@ -273,3 +276,41 @@ async def test_members_whom_a_lost_history_had_removed() -> None:
     assert connection.resynced == []
     await cluster.recovery.check_people([CONVERSATION, new_id()])
     assert connection.resynced == [CONVERSATION] and manual.resynced == []
+
+
+async def test_connections_of_one_user_are_compared_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others have their turn between two connections of a user who is in very many conversations. What changes
+    meanwhile is seen at the connections that follow, and those that have ended are not brought back."""
+    cluster, user = Cluster(), new_id()
+    monkeypatch.setattr(recovery, "COMPARED", 1)
+    connections = [await cluster.attached(user) for _ in range(5)]
+    rooms, steps = cluster.world.rooms, 0
+
+    async def meanwhile() -> None:
+        nonlocal steps
+        while True:
+            await trio.lowlevel.checkpoint()
+            steps += 1
+            if connections[0].resynced and not connections[3].closed:
+                rooms.detach(CONVERSATION, connections[4])
+                connections[3].closed = True
+                rooms.unregister(connections[3])
+
+    rooms.detach(CONVERSATION, connections[0])
+    rooms.detach(CONVERSATION, connections[3])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(meanwhile)
+        await cluster.recovery.check_people([CONVERSATION])
+        nursery.cancel_scope.cancel()
+    assert [one.resynced for one in connections] == [[CONVERSATION], [], [], [], [CONVERSATION]]
+    assert steps >= 4 and cluster.doubts.asked == []
+
+
+async def test_memberships_are_read_of_a_few_users_at_a_time() -> None:
+    """Each may be in thousands of conversations; who is in none any more is rechecked like others."""
+    cluster = Cluster()
+    people = [await cluster.attached(new_id()) for _ in range(2 * recovery.PACKED + 1)]
+    del cluster.truth.members[people[0].user_id]
+    await cluster.recovery.check_people()
+    assert cluster.truth.most_asked == recovery.PACKED
+    assert cluster.doubts.asked == [(CONVERSATION, people[0].user_id)]

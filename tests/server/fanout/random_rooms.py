@@ -28,7 +28,7 @@ from server.fanout.rooms import Rooms
 from server.hub import catch_up
 from server.hub.connection import HubConnection
 from server.protocol.signalr.messages import Close, HubMessage, Invocation
-from store.ids import octets
+from store.ids import PackedIds
 from store.model import Change, Conversation, ConversationType, Cursor, Message, MessageStatus, MessageType, Position
 from store.positions import pack
 from tests.handlers.database import NOTHING_SET, NOW
@@ -88,12 +88,12 @@ class RandomDatabase(EmptyStore):
         """As they are read: who was in a conversation that is dissolved is not known any more."""
         return [replace(one, removed=()) if one.dissolved else one for one in self.history[conversation_id][seq:]]
 
-    async def memberships(self, user_id: UUID) -> Sequence[UUID]:
-        return await self.answer(lambda: self.conversations_of(user_id))
+    async def memberships(self, user_id: UUID) -> PackedIds:
+        return await self.answer(lambda: PackedIds.of(self.conversations_of(user_id)))
 
     async def opening(self, user_id: UUID, session_id: UUID | None, *, attaches: bool) -> Opening:
-        mine = await self.memberships(user_id) if attaches else ()
-        return Opening(None, None, b"".join(octets(mine)))
+        mine = await self.memberships(user_id) if attaches else PackedIds()
+        return Opening(None, None, mine.octets)
 
     async def memberships_with_positions(self, user_id: UUID) -> bytes:
         return await self.answer(lambda: pack({one: self.position(one) for one in self.conversations_of(user_id)}))

@@ -35,7 +35,7 @@ from server.protocol.signalr.stateful_reconnect import MessageBuffer
 from server.transport.send_queue import Flusher, SendQueue
 from server.transport.timer_wheel import TimerWheel
 from store.errors import Overloaded, StoreError, Unavailable
-from store.ids import new_id, octets
+from store.ids import PackedIds, new_id, parted
 from store.model import Change, Conversation, Cursor, Position, ThreadState
 from store.positions import pack
 from store.postgres.conversations import Standing
@@ -51,16 +51,16 @@ class EmptyStore:
 
     away = False
 
-    async def memberships(self, user_id: UUID) -> Sequence[UUID]:
+    async def memberships(self, user_id: UUID) -> PackedIds:
         if self.away:
             raise Unavailable("away")
-        return ()
+        return PackedIds()
 
     async def opening(self, user_id: UUID, session_id: UUID | None, *, attaches: bool) -> Opening:
-        return Opening(None, None, b"".join(octets(await self.memberships(user_id))) if attaches else b"")
+        return Opening(None, None, (await self.memberships(user_id)).octets if attaches else b"")
 
     async def memberships_with_positions(self, user_id: UUID) -> bytes:
-        return pack(await self.positions(await self.memberships(user_id)))
+        return await self.packed_positions(parted((await self.memberships(user_id)).octets))
 
     async def packed_positions(self, conversation_ids: Sequence[bytes]) -> bytes:
         return pack(await self.positions([UUID(bytes=one) for one in conversation_ids]))

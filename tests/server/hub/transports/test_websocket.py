@@ -23,7 +23,7 @@ from server.protocol.signalr.stateful_reconnect import BUFFER
 from server.transport.epoll import Poller
 from server.transport.timer_wheel import TICK
 from server.transport.websocket import SocketTasks
-from store.ids import new_id
+from store.ids import PackedIds, new_id
 from tests.server.hub.test_connection import USER, EmptyStore, World
 from tests.server.hub.test_connection import world as world
 from tests.websockets import serve
@@ -147,11 +147,11 @@ class EventfulStore(EmptyStore):
         self._events = events
         self._opening = opening
 
-    async def memberships(self, user_id: UUID) -> Sequence[UUID]:
+    async def memberships(self, user_id: UUID) -> PackedIds:
         for _ in range(self._events):
             self._world.rooms.notify_user(USER, "ConversationChanged", (EVENT,), new_id())
         await trio.sleep(self._opening)  # virtual
-        return ()
+        return PackedIds()
 
 
 @pytest.fixture
