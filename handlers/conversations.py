@@ -125,7 +125,6 @@ class Conversations:
         conversation_id = new_id()
 
         async def write(conn: Connection) -> tuple[tuple[Conversation, bool], Sequence[Change]]:
-            await require_not_banned(conn, caller)
             earlier = await claim(conn, caller.user_id, once, conversation_id)
             if earlier is not None:
                 found = await conversation_views.fetch_conversation(conn, earlier, caller.user_id)
@@ -147,6 +146,7 @@ class Conversations:
             except store.UnknownUser as error:
                 raise _unknown_user(error) from None
             if change is not None:
+                await require_not_banned(conn, caller)  # their row is locked now: a ban has ended before, or waits
                 await require_available(conn, caller.user_id, others)
                 await self.require_room(conn, [caller.user_id])
                 await self.require_room(conn, others, by_others=kind is ConversationType.GROUP)

@@ -99,6 +99,7 @@ class MemberModeration:
             if head is None:
                 raise permissions.not_found()
             permissions.require_group(head.type)
+            await require_role(conn, caller, UserRole.MODERATOR)  # it may have been taken away meanwhile
             change = await conversations.update_title(conn, conversation_id, request.name, by=caller.user_id)
             await audit.insert_audit(
                 conn,
@@ -161,6 +162,7 @@ async def delete_message(
     message = await messages.lock_message(conn, message_id)
     if message is None or await conversations.lock_conversation(conn, message.conversation_id) is None:
         raise permissions.not_found("message")
+    await require_role(conn, caller, UserRole.MODERATOR)  # it may have been taken away meanwhile
     preconditions.require(if_match, preconditions.of_message(message), "message", str(message.changed_seq))
     permissions.require_user_message(message)
     actor_id = None if caller is None else caller.user_id

@@ -48,8 +48,9 @@ class Moderation:
         check_reason(request.reason)
 
         async def write(conn: Connection) -> tuple[UserStanding, Sequence[Change]]:
+            found = await store.lock_user_standing(conn, user_id)
             await require_role(conn, caller, UserRole.ADMINISTRATOR)
-            before = _found(await store.lock_user_standing(conn, user_id))
+            before = _found(found)
             if before.role is role:
                 return before, ()
             after = await store.update_user_role(conn, user_id, role)
@@ -170,9 +171,13 @@ async def ban_user(
 
 
 async def _lock(conn: Connection, caller: Caller | None, user_id: UUID) -> UserStanding:
-    """A user on whom the caller may act, locked. Raises ChatError."""
+    """A user on whom the caller may act, locked. Raises ChatError.
+
+    The caller's role is looked up behind the lock: it may be taken away while this waits.
+    """
+    found = await store.lock_user_standing(conn, user_id)
     role = await require_role(conn, caller, UserRole.MODERATOR)
-    before = _found(await store.lock_user_standing(conn, user_id))
+    before = _found(found)
     if caller is not None and RANK[before.role] >= RANK[role]:
         raise ChatError("forbidden", f"The user is a {before.role.value}: that needs a higher role than yours.")
     return before

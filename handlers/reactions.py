@@ -269,6 +269,8 @@ def settling(message: Message, reactors: store.Reactors, acts: Sequence[Act]) ->
             refused.append((act, ChatError("gone", "The message was deleted.")))
         elif (act.emoji in own[act.user_id]) == act.adds:
             continue
+        elif reactor.banned_until_ms is not None:
+            refused.append((act, banned_until_ms(reactor.banned_until_ms)))
         elif not act.adds:
             del own[act.user_id][act.emoji]
             kinds[act.emoji] = kinds.get(act.emoji, 1) - 1
@@ -308,8 +310,6 @@ async def _in_steps(steps: Generator[None, None, T]) -> T:
 
 
 def _refusal(reactor: store.Reactor, own: dict[str, None], kinds: dict[str, int], emoji: str) -> ChatError | None:
-    if reactor.banned_until_ms is not None:
-        return banned_until_ms(reactor.banned_until_ms)
     if reactor.muted_until_ms is not None:
         return muted_until_ms(reactor.muted_until_ms)
     if reactor.is_refused:

@@ -377,15 +377,20 @@ async def test_the_list(world: Memory, autojump_clock: MockClock) -> None:
 
 
 async def test_who_is_banned(world: Memory, autojump_clock: MockClock) -> None:
-    """A user whose connection has not ended yet does not react, and hears until when; once that is over, they do."""
+    """A user whose connection has not ended yet does not react, nor take a reaction away, and hears until when; once
+    that is over, they do."""
     alice, bob = world.user(), world.user()
     said = world.say(world.group((alice, Role.OWNER), (bob, Role.MEMBER)), alice)
+    await world.reactions.react(bob, said.id, HEART)
+    world.publisher.published.clear()
     for until in (FOR_EVER, "2999-01-01T00:00:00.000Z"):
         world.tables.bans[bob.user_id] = until
-        error = await refused(world, world.reactions.react(bob, said.id, THUMB))
-        assert (error.code, error.until) == ("banned", until)
+        for act, emoji in ((world.reactions.react, THUMB), (world.reactions.unreact, HEART)):
+            error = await refused(world, act(bob, said.id, emoji))
+            assert (error.code, error.until) == ("banned", until)
     world.tables.bans[bob.user_id] = "2020-01-01T00:00:00.000Z"
-    assert shown(await world.reactions.react(bob, said.id, THUMB)) == {THUMB: 1}
+    assert shown(await world.reactions.react(bob, said.id, THUMB)) == {HEART: 1, THUMB: 1}
+    assert shown(await world.reactions.unreact(bob, said.id, HEART)) == {THUMB: 1}
 
 
 USERS = [new_id() for _ in range(3)]

@@ -1,8 +1,15 @@
 """REST for conversations: types, members, roles, and what other users cannot see."""
 
-from uuid import uuid4
+from uuid import UUID, uuid4
 
+import pytest
+import trio
+
+from handlers.text_rules import LAST_TIME
+from store.postgres import moderation
+from store.postgres.connection import Connection
 from tests.site import Site
+from tests.store.world import wait_for_lock
 
 
 async def test_direct_is_made_once(site: Site) -> None:
@@ -97,3 +104,28 @@ async def test_list_is_by_activity(site: Site) -> None:
     assert [c["id"] for c in rest["items"]] == [groups[3], groups[2], groups[0]]
     mine = await site.call("GET", f"/api/conversations/{groups[1]}", token=a)
     assert mine["unreadCount"] == 0, "sending moves my own cursors"
+
+
+@pytest.mark.parametrize("kind", ["Direct", "Group"])
+async def test_a_ban_while_somebody_creates_one(site: Site, database: str, kind: str) -> None:
+    """Who begins a conversation while a ban of theirs is being committed waits for it, and is refused: the other user
+    hears nothing of it."""
+    (alice, a), (bob, b) = await site.user("alice"), await site.user("bob")
+    refusals: list[str] = []
+
+    async def create() -> None:
+        body = {"type": kind, "memberIds": [bob]}
+        refusals.append((await site.call("POST", "/api/conversations", body, token=a, status=403))["code"])
+
+    async with (
+        await Connection.open(database) as other,
+        await Connection.open(database) as watcher,
+        trio.open_nursery() as nursery,
+        other.transaction(),
+    ):
+        await moderation.lock_user_standing(other, UUID(alice))
+        await moderation.update_ban(other, UUID(alice), LAST_TIME)
+        nursery.start_soon(create)
+        await wait_for_lock(watcher)
+    assert refusals == ["banned"]
+    assert (await site.call("GET", "/api/conversations", token=b))["items"] == []

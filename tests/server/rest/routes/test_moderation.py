@@ -8,7 +8,7 @@ import trio
 from handlers.text_rules import LAST_TIME
 from loadtest.client import HubClient
 from server.identity.access_tokens import mint_token
-from store.postgres import moderation
+from store.postgres import conversations, moderation
 from store.postgres.connection import Connection
 from tests import transports
 from tests.site import Site
@@ -64,6 +64,42 @@ async def test_banned(site: Site) -> None:
     await site.call("DELETE", path + "?reason=mistake", token=admin)
     assert (await site.call("GET", f"/api/users/{other}", token=token))["id"] == other
     await site.call("POST", "/auth/refresh", {"refreshToken": user["refreshToken"]})
+
+
+@pytest.mark.parametrize("act", ["ban", "rename", "delete"])
+async def test_a_role_is_taken_away_while_somebody_acts(site: Site, database: str, act: str) -> None:
+    """A moderator whose act waits for others to be done with the user or the conversation, and whose role is taken away
+    meanwhile, does nothing with it."""
+    admin = await administrator(site)
+    (alice, a), (mod, m) = await site.user("alice"), await site.user("mod")
+    await site.call("PUT", f"/api/users/{mod}/role", {"role": "Moderator"}, token=admin)
+    group = (await site.call("POST", "/api/conversations", {"type": "Group", "name": "x"}, token=a, status=201))["id"]
+    body = {"conversationId": group, "content": "hello"}
+    said = (await site.call("POST", "/api/messages", body, token=a, status=201))["id"]
+    method, path, sent = {
+        "ban": ("PUT", f"/api/users/{alice}/ban", {}),
+        "rename": ("PUT", f"/api/conversations/{group}/name", {"name": "another"}),
+        "delete": ("DELETE", f"/api/messages/{said}", None),
+    }[act]
+    refusals: list[str] = []
+
+    async def do() -> None:
+        refusals.append((await site.call(method, path, sent, token=m, status=403))["code"])
+
+    async with (
+        await Connection.open(database) as other,
+        await Connection.open(database) as watcher,
+        trio.open_nursery() as nursery,
+        other.transaction(),
+    ):
+        await conversations.lock_conversation(other, UUID(group))
+        await moderation.lock_user_standing(other, UUID(alice))
+        nursery.start_soon(do)
+        await wait_for_lock(watcher)
+        await site.call("PUT", f"/api/users/{mod}/role", {"role": "User"}, token=admin)
+    assert refusals == ["forbidden"]
+    assert (await site.call("GET", f"/api/conversations/{group}", token=a))["name"] == "x"
+    assert (await site.call("GET", f"/api/messages/{said}", token=a))["content"] == "hello"
 
 
 @pytest.mark.parametrize(
