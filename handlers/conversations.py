@@ -255,7 +255,7 @@ class Conversations:
             target = await store.fetch_member(conn, conversation_id, user_id)
             if target is None:
                 raise permissions.not_found("member")
-            permissions.may_remove(member, target, await store.count_owners(conn, conversation_id))
+            permissions.may_remove(member, target, await _count_owners(conn, conversation_id, target))
             if user_id == caller.user_id:
                 await keep_muted_out(conn, conversation_id, user_id)
             return None, (await store.delete_member(conn, conversation_id, user_id, by=caller.user_id),)
@@ -273,7 +273,8 @@ class Conversations:
             target = await store.fetch_member(conn, conversation_id, user_id)
             if target is None:
                 raise permissions.not_found("member")
-            permissions.may_change_role(member, target, role, await store.count_owners(conn, conversation_id))
+            owners = await _count_owners(conn, conversation_id, target)
+            permissions.may_change_role(member, target, role, owners)
             if target.role is role:
                 return None, ()
             return None, (await store.update_role(conn, conversation_id, user_id, role, by=caller.user_id),)
@@ -351,6 +352,13 @@ async def locked(conn: Connection, caller: Caller, conversation_id: UUID) -> tup
     member = permissions.require_member(await store.fetch_member(conn, conversation_id, caller.user_id))
     await require_not_banned(conn, caller)
     return head, member
+
+
+async def _count_owners(conn: Connection, conversation_id: UUID, target: Member) -> int:
+    """Return how many owners the conversation has, if the target is one of them; else 0. To count them, all members are
+    read, while messages wait for the lock.
+    """
+    return await store.count_owners(conn, conversation_id) if target.role is Role.OWNER else 0
 
 
 def _parse(kind: type[Choice], value: str | int, field: str) -> Choice:

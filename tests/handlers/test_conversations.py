@@ -557,6 +557,20 @@ async def test_nothing_half_done(memory: Memory, name: str) -> None:
     await nothing_half_done(arrange)
 
 
+@pytest.mark.parametrize("act", ["leave", "remove", "role"])
+async def test_owners_are_not_counted_for_others(memory: Memory, act: str) -> None:
+    """While a group is locked, and messages to it wait, its members are looked through for owners only where an owner
+    leaves or becomes something else: a large group has very many."""
+    owner, other = memory.user(), memory.user()
+    group = memory.group((owner, OWNER), (other, MEMBER))
+    memory.database.steps.clear()
+    if act == "role":
+        await memory.conversations.change_role(owner, group, other.user_id, ChangeRole("Admin"))
+    else:
+        await memory.conversations.remove_member(other if act == "leave" else owner, group, other.user_id)
+    assert "commit" in memory.database.steps and "count_owners" not in memory.database.steps
+
+
 async def test_doubt_is_of_the_conversation(memory: Memory) -> None:
     """When the outcome of a commit is unknown, the heads of the conversation concerned are to be compared."""
     owner = memory.user()

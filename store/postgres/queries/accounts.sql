@@ -56,6 +56,6 @@ SELECT k.id FROM unnest(%(ids)s::uuid[]) AS k (id) LEFT JOIN sessions AS s ON s.
 -- name: delete_expired_sessions
 -- sessions_expiry. Revoked ones are kept until then, so that a stolen token is still known for what it is.
 DELETE FROM sessions WHERE ctid = ANY(ARRAY(
-    SELECT ctid FROM sessions WHERE expires_at < clock_timestamp() ORDER BY expires_at LIMIT %(limit)s
+    SELECT ctid FROM sessions WHERE expires_at < statement_timestamp() ORDER BY expires_at LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED
 ))

@@ -10,7 +10,7 @@ INSERT INTO audit (id, act, actor_id, user_id, object_id, address)
 SELECT %(id)s, %(act)s, %(user_id)s, %(user_id)s, %(session_id)s, %(address)s
 WHERE NOT EXISTS (
     SELECT FROM audit AS a
-    WHERE a.user_id = %(user_id)s AND a.id > uuid7_floor(clock_timestamp() - make_interval(secs => %(seconds)s))
+    WHERE a.user_id = %(user_id)s AND a.id > uuid7_floor(statement_timestamp() - make_interval(secs => %(seconds)s))
         AND a.act = %(act)s AND a.address IS NOT DISTINCT FROM %(address)s::text
 )
 

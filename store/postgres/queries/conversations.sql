@@ -257,7 +257,7 @@ WHERE v.read_seq < k.target AND {hears} AND v.conversation_id <> ALL({dissolved}
 -- unread_rechecks_due, the longest due first; members_pkey. Who has read it, or does not want to hear of it, is not counted.
 SELECT r.conversation_id, r.user_id, r.seq, v.user_id IS NOT NULL
 FROM (
-    SELECT conversation_id, user_id, seq FROM unread_rechecks WHERE due_at <= clock_timestamp()
+    SELECT conversation_id, user_id, seq FROM unread_rechecks WHERE due_at <= statement_timestamp()
     ORDER BY due_at LIMIT %(limit)s
 ) AS r LEFT JOIN members AS v ON v.conversation_id = r.conversation_id AND v.user_id = r.user_id
     AND v.read_seq < r.seq AND {hears} AND v.conversation_id <> ALL({dissolved})

@@ -52,6 +52,6 @@ DELETE FROM join_links WHERE conversation_id = %(conversation_id)s
 -- name: delete_expired_links
 -- join_links_expiry.
 DELETE FROM join_links WHERE ctid = ANY(ARRAY(
-    SELECT ctid FROM join_links WHERE expires_at <= clock_timestamp() ORDER BY expires_at LIMIT %(limit)s
+    SELECT ctid FROM join_links WHERE expires_at <= statement_timestamp() ORDER BY expires_at LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED
 ))

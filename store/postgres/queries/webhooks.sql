@@ -36,7 +36,7 @@ RETURNING {shown}
 -- it is forgiven. Locked in the order in which they are noted.
 WITH waiting AS MATERIALIZED (
     SELECT webhook_id, conversation_id FROM webhook_positions WHERE webhook_id = %(id)s AND attempts > 0
-        AND due_at > clock_timestamp() + make_interval(secs => %(seconds)s)
+        AND due_at > statement_timestamp() + make_interval(secs => %(seconds)s)
     LIMIT %(limit)s
 ), locked AS MATERIALIZED (
     SELECT p.webhook_id, p.conversation_id FROM waiting AS w
@@ -55,7 +55,7 @@ UPDATE webhook_events SET due_at = clock_timestamp() + random() * make_interval(
     failing_since = CASE WHEN NOT %(forgiven)s THEN failing_since END
 WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM webhook_events WHERE webhook_id = %(id)s AND attempts > 0
-        AND due_at > clock_timestamp() + make_interval(secs => %(seconds)s)
+        AND due_at > statement_timestamp() + make_interval(secs => %(seconds)s)
     LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ))
 
@@ -187,17 +187,18 @@ SELECT (SELECT count(*) FROM written), (SELECT count(*) FROM forgotten)
 
 -- name: list_webhooks_due
 -- webhook_positions_due, webhook_events_due: of each of these endpoints so many conversations, and so many of the events that
--- are in none's order, of types that this version knows; the longest due first.
+-- are in none's order, of types that this version knows; the longest due first. The time is the statement's, here and wherever it
+-- bounds an index: by clock_timestamp(), which moves, all that is due later would be read and left out.
 SELECT w.id, p.conversation_id, NULL::bigint FROM unnest(%(ids)s::uuid[], %(limits)s::integer[]) AS w (id, number)
 CROSS JOIN LATERAL (
     SELECT p.conversation_id FROM webhook_positions AS p
-    WHERE p.webhook_id = w.id AND p.due_at <= clock_timestamp() ORDER BY p.due_at LIMIT w.number
+    WHERE p.webhook_id = w.id AND p.due_at <= statement_timestamp() ORDER BY p.due_at LIMIT w.number
 ) AS p
 UNION ALL
 SELECT w.id, NULL, e.number FROM unnest(%(ids)s::uuid[], %(limits)s::integer[]) AS w (id, number)
 CROSS JOIN LATERAL (
     SELECT e.number FROM webhook_events AS e
-    WHERE e.webhook_id = w.id AND e.due_at <= clock_timestamp() AND e.type = ANY(%(types)s::text[])
+    WHERE e.webhook_id = w.id AND e.due_at <= statement_timestamp() AND e.type = ANY(%(types)s::text[])
     ORDER BY e.due_at LIMIT w.number
 ) AS e
 
@@ -277,7 +278,7 @@ SELECT s.conversation_id, s.seq, CASE WHEN EXISTS (
     SELECT FROM messages AS m WHERE m.conversation_id = s.conversation_id AND m.seq > old.seq
 ) THEN old.seq ELSE greatest(old.seq, s.noted_seq) END, coalesce(c.member_count, 0)
 FROM (
-    SELECT conversation_id, seq, noted_seq FROM unread_scans WHERE due_at <= clock_timestamp()
+    SELECT conversation_id, seq, noted_seq FROM unread_scans WHERE due_at <= statement_timestamp()
     ORDER BY due_at LIMIT %(limit)s
 ) AS s LEFT JOIN conversations AS c ON c.id = s.conversation_id
 CROSS JOIN LATERAL (
@@ -407,13 +408,13 @@ WHERE webhook_id = %(webhook_id)s AND (%(ids)s::text[] IS NULL OR event_id = ANY
 
 -- name: list_webhook_replays
 -- webhook_dead_letters_replay, in the order in which they failed.
-SELECT {letter} FROM webhook_dead_letters WHERE webhook_id = %(webhook_id)s AND replay_at <= clock_timestamp()
+SELECT {letter} FROM webhook_dead_letters WHERE webhook_id = %(webhook_id)s AND replay_at <= statement_timestamp()
 ORDER BY number LIMIT %(limit)s
 
 -- name: list_webhooks_replaying
 -- webhook_dead_letters_replay.
 SELECT w.id FROM webhooks AS w WHERE w.state = 'Active' AND EXISTS (
-    SELECT FROM webhook_dead_letters AS d WHERE d.webhook_id = w.id AND d.replay_at <= clock_timestamp()
+    SELECT FROM webhook_dead_letters AS d WHERE d.webhook_id = w.id AND d.replay_at <= statement_timestamp()
 )
 
 -- name: keep_webhook_letter

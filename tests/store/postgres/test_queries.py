@@ -1,11 +1,16 @@
 """store.postgres.queries: SQL that has names."""
 
 import re
+from typing import Any
+from uuid import UUID
 
 import pytest
 
+from store.ids import new_id
 from store.postgres import queries
 from store.postgres.connection import Connection
+from tests.store.postgres.test_conversations import rows_read
+from tests.store.postgres.test_users import explained
 
 
 def test_names_and_fragments() -> None:
@@ -70,3 +75,52 @@ async def test_every_query_is_understood(conn: Connection) -> None:
         plain, _ = queries.numbered(sql)
         async with conn.transaction(force_rollback=True):
             await conn.execute(f"PREPARE {name} AS {plain}".encode())
+
+
+WHOSE = UUID(int=1)  # a user, or an endpoint
+# For each query that looks for what is due, or was noted lately: its parameters, and 5,000 rows that are none of that.
+NOT_DUE: dict[str, tuple[str, dict[str, Any], str]] = {
+    "list_webhooks_due": (
+        "webhook_positions",
+        {"ids": [WHOSE], "limits": [100], "types": ["report.created"]},
+        "(webhook_id, conversation_id, seq, noted_seq, due_at, waiting_since)"
+        " SELECT {whose}, gen_random_uuid(), 1, 9, {later}, now()",
+    ),
+    "list_unread_scans": (
+        "unread_scans",
+        {"limit": 100, "delay": 5.0},
+        "(conversation_id, seq, noted_seq, due_at) SELECT gen_random_uuid(), 1, 9, {later}",
+    ),
+    "list_unread_rechecks": (
+        "unread_rechecks",
+        {"limit": 100},
+        "(conversation_id, user_id, seq, due_at) SELECT gen_random_uuid(), gen_random_uuid(), 1, {later}",
+    ),
+    "delete_expired_sessions": (
+        "sessions",
+        {"limit": 100},
+        "(id, user_id, token_hash, expires_at) SELECT gen_random_uuid(), {whose}, sha256(n::text::bytea), {later}",
+    ),
+    "delete_expired_links": (
+        "join_links",
+        {"limit": 100},
+        "(conversation_id, id, token_hash, created_by, expires_at)"
+        " SELECT gen_random_uuid(), gen_random_uuid(), sha256(n::text::bytea), {whose}, {later}",
+    ),
+    "insert_sign_in": (
+        "audit",
+        {"id": new_id(), "act": "signIn", "user_id": WHOSE, "session_id": WHOSE, "address": "", "seconds": 3600.0},
+        "(id, act, user_id) SELECT uuid7_floor(now() - n * interval '1 day'), 'signIn', {whose}",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOT_DUE)
+async def test_what_is_not_due_is_not_read(conn: Connection, name: str) -> None:
+    """However much waits: when something is due, or since when it is looked for, is a bound of an index."""
+    table, parameters, rows = NOT_DUE[name]
+    await conn.execute("SET session_replication_role = replica")  # whose rows they are does not matter
+    values = rows.format(whose=f"'{WHOSE}'::uuid", later="now() + n * interval '1 second'")
+    await conn.execute(f"INSERT INTO {table} {values} FROM generate_series(1, 5000) AS n".encode())
+    await conn.execute(f"ANALYZE {table}".encode())
+    assert rows_read(await explained(conn, getattr(queries, name), parameters), table) <= 1

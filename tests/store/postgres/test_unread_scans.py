@@ -3,8 +3,6 @@
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-import pytest
-
 from store.ids import id_floor, id_ms, new_id
 from store.postgres import (
     conversations,
@@ -25,12 +23,6 @@ from tests.store.postgres.test_users import explained
 from tests.store.world import Writer, fetch_value, make_group, make_users
 
 KIND = "user.offline_with_unread"
-FILL = {
-    "unread_scans": "INSERT INTO unread_scans"
-    " SELECT gen_random_uuid(), 1, 9, now() + interval '1 day' FROM generate_series(1, 5000)",
-    "unread_rechecks": "INSERT INTO unread_rechecks"
-    " SELECT gen_random_uuid(), gen_random_uuid(), 1, now() + interval '1 day' FROM generate_series(1, 5000)",
-}
 
 
 async def make(conn: Connection, *events: str, conversation_id: UUID | None = None) -> UUID:
@@ -225,14 +217,3 @@ async def test_system_messages_are_not_walked_through(conn: Connection) -> None:
     assert rows_read(await explained(conn, queries.list_unread_members, each)) <= 20
     await conn.execute("UPDATE members SET read_seq = 19_999")
     assert rows_read(await explained(conn, queries.fetch_unread_standing, one)) <= 20
-
-
-@pytest.mark.parametrize("query", ["list_unread_scans", "list_unread_rechecks"])
-async def test_what_waits_is_found_by_index(conn: Connection, query: str) -> None:
-    """However many conversations there are, only what is due is read."""
-    table = query.removeprefix("list_")
-    await conn.execute(FILL[table])
-    await conn.execute(f"ANALYZE {table}".encode())
-    sql = getattr(queries, query)
-    plan = await (await conn.execute(f"EXPLAIN {sql}".encode(), {"limit": 100, "delay": 5.0})).fetchall()
-    assert any(f"{table}_due" in line for (line,) in plan), plan

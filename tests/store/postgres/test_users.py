@@ -180,7 +180,7 @@ async def explained(conn: Connection, query: str, parameters: dict[str, Any]) ->
     plain = query
     for number, name in enumerate(parameters, 1):
         plain = plain.replace(f"%({name})s", f"${number}")
-    known = {UUID: "uuid", int: "bigint", datetime: "timestamptz", bytes: "bytea"}
+    known = {UUID: "uuid", int: "bigint", float: "float8", datetime: "timestamptz", bytes: "bytea"}
     types = ", ".join(known.get(type(value), "text") for value in parameters.values())
     await conn.execute(f"PREPARE explained ({types}) AS {plain}".encode())
     try:
