@@ -7,6 +7,7 @@ requests, so Hypercorn never speaks WebSocket or HTTP/2.
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, cast
 
 import trio
@@ -132,19 +133,30 @@ class _Config(Config):
 
 class _Requests(TaskGroup):
     """The tasks of the requests of one connection. What comes for one is passed on without a step of the scheduler,
-    while its queue has room."""
+    while its queue has room. The end of a request needs none: an app that has answered, or failed, takes nothing more,
+    and what reads the connection would wait for it for ever."""
 
     async def spawn_app(self, app: Any, config: Config, scope: Any, send: Any) -> Any:
         give, take = trio.open_memory_channel[Any](config.max_app_queue_size)
-        blocking = trio.to_thread.run_sync, trio.from_thread.run
-        self._nursery.start_soon(handle, app, config, scope, take.receive, send, *blocking)  # type: ignore[union-attr]
+
+        async def receive() -> Any:
+            try:
+                return await take.receive()
+            except trio.EndOfChannel:
+                return {"type": "http.disconnect"}
 
         async def put(event: Any) -> None:
+            if event["type"] == "http.disconnect":
+                give.close()
+                return
             try:
                 give.send_nowait(event)
             except trio.WouldBlock:
-                await give.send(event)
+                with suppress(trio.ClosedResourceError):  # the request has ended meanwhile
+                    await give.send(event)
 
+        blocking = trio.to_thread.run_sync, trio.from_thread.run
+        self._nursery.start_soon(handle, app, config, scope, receive, send, *blocking)  # type: ignore[union-attr]
         return put
 
 

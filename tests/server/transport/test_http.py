@@ -2,10 +2,12 @@
 
 import socket
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from loadtest.client import HubError
 from server.transport import http, request_stream
@@ -102,3 +104,31 @@ async def test_answers_are_dated(monkeypatch: pytest.MonkeyPatch) -> None:
                     await client.send_all(REQUEST + b"\r\n")
                     said.append((await client.receive_some(4096)).partition(b"date: ")[2].split(b"\r\n")[0])
     assert said == [b"Sun, 09 Sep 2001 01:46:%d GMT" % second for second in (40, 40, 41)]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_body_that_is_not_read(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection ends behind an answer that came before the body was read, and the client had sent all of it."""
+    monkeypatch.setattr(http, "DISCARD_TIME", 0.01)
+
+    async def app(scope: dict[str, Any], receive: http.Receive, send: http.Send) -> None:
+        if scope["type"] == "http":
+            await trio.testing.wait_all_tasks_blocked()  # as much of the body has come as is taken
+            if fails:
+                raise RuntimeError("a defect")
+            await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    client = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
+    request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % LARGE
+
+    async def send_all() -> None:
+        with suppress(trio.BrokenResourceError):
+            await client.send_all(request + bytes(LARGE))
+
+    with trio.fail_after(60):
+        async with client, trio.open_nursery() as nursery:
+            nursery.start_soon(send_all)
+            await http.HttpServer(app).serve(RequestStream(ours))
