@@ -7,8 +7,9 @@ A gap is a committed change that has not arrived. A room is scheduled for repair
 arrived ahead of its turn; the outcome of a commit is unknown (`doubt`); another instance or a client names a later
 head (`reached`, `expect`); or all heads are compared after a disturbance (`server.fanout.history_check`). Each of them
 only marks the room as due. One task takes due rooms, up to `REPAIRS` at once, and reads what PostgreSQL has after
-the room's head. A change that arrives live during the repair is delivered once, because both paths deliver a change
-only if it is the next one. Repairs read final states: a message that was made and edited since appears once, as new.
+the room's head, a page at a time: between two pages another room has its turn. A change that arrives live during the
+repair is delivered once, because both paths deliver a change only if it is the next one. Repairs read final states: a
+message that was made and edited since appears once, as new.
 After an error the room is due again after `RETRY_DELAY`, for as long as it is open.
 
 What is read continues a room only if PostgreSQL's history is the one that the room has delivered so far. So the room's
@@ -136,7 +137,7 @@ class GapRepair:
         complete = True
         try:
             if self._rooms.get(room.conversation_id) is room:
-                complete = room.next_seq is not None and await self._fill(room)
+                complete = room.next_seq is not None and await self._fill(room, limit)
         except StoreError as error:
             self.outage.failed(str(error), conversation=str(room.conversation_id))
             complete = False
@@ -158,7 +159,7 @@ class GapRepair:
         elif again:
             self.schedule(room, REPAIR_DELAY)
 
-    async def _fill(self, room: Room) -> bool:
+    async def _fill(self, room: Room, limit: trio.Semaphore) -> bool:
         """Deliver what PostgreSQL has after the room's head. Return True if no gap is left.
 
         Reads pages of changes until the room's head is that of the database. Before the first page, a room that a
@@ -170,6 +171,8 @@ class GapRepair:
         room's cursor is not of the history that was read, nothing is delivered, and the room is suspected. If the
         database has a head but no changes up to it, retention has dropped them, and the room moves on to that head. If
         the watermark was lifted past the room's own head (`parley restored`), everybody attached has to read anew.
+
+        In a room in which more is said than is read meanwhile there is always another page, so each gives way.
         """
         if room.fresh:
             room.fresh = False
@@ -191,6 +194,7 @@ class GapRepair:
             if room.generation != generation or self._rooms.get(room.conversation_id) is not room:
                 return False  # it was begun anew meanwhile, or closed
             if changes and room.cursor != cursor:
+                await _give_way(limit)
                 continue  # what has come meanwhile may be of another history than the page
             if is_lost or position is NOWHERE:
                 self._suspect(room)
@@ -222,6 +226,7 @@ class GapRepair:
             self._flusher.flush()
             if head <= room.head and not changes:
                 break
+            await _give_way(limit)
         self._drop_strays(room, held, head)
         return room.held is None
 
@@ -231,6 +236,12 @@ class GapRepair:
         if strays:
             room.held = room.held or None
             self._stray(room.conversation_id, max(change.seq for change in strays), head)
+
+
+async def _give_way(limit: trio.Semaphore) -> None:
+    """Let what waits for a place go first. One that is cancelled meanwhile has none: then the limit is at its end."""
+    limit.release()
+    await limit.acquire()
 
 
 def _remember(room: Room, change: Change) -> None:

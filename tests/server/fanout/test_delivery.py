@@ -1,6 +1,6 @@
 """server.fanout.delivery: every connection receives the changes of a conversation in order and without gaps (P3)."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import cast
 from uuid import UUID
 
@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from server.fanout import gap_repair
 from server.fanout.delivery import FEW
 from server.fanout.gap_repair import REPAIR_DELAY, RETRY_DELAY
 from server.fanout.room import CHANGED, Cursors
 from server.protocol.signalr.encoding import FRAMED
 from server.transport.send_queue import Verdict
 from store.ids import new_id
-from store.model import Change, Cursor, Message
+from store.model import Change, Cursor, Message, Position
 from tests.server.fanout.test_rooms import BOB, CONVERSATION, USER, Database, Sink, World, change
 from tests.waiting import wait_until
 
@@ -272,6 +273,45 @@ async def test_a_room_that_closes_before_its_repair(nursery: trio.Nursery) -> No
         world.database.head += 1
         world.rooms.repair.schedule(opened[CONVERSATION], 0.0)
         await world.rooms.wait_moved(opened[CONVERSATION])
+
+
+class Busy(Database):
+    """In one conversation more is said whenever it is read."""
+
+    def __init__(self, busy_id: UUID) -> None:
+        super().__init__(10)
+        self.busy_id, self.busy_head = busy_id, 10
+
+    async def positions(self, conversation_ids: Collection[UUID]) -> dict[UUID, Position]:
+        self.busy_head += 1
+        found = Position(Cursor(self.busy_head, UUID(int=self.busy_head)), UUID(int=self.busy_head))
+        is_asked = self.busy_id in conversation_ids
+        return await super().positions(conversation_ids) | ({self.busy_id: found} if is_asked else {})
+
+    async def diverged(self, cursors: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:
+        return [] if cursors[0][0] == self.busy_id else await super().diverged(cursors)
+
+    async def changes(self, conversation_id: UUID, after: int, *, limit: int, max_bytes: int) -> Sequence[Change]:
+        if conversation_id != self.busy_id:
+            return await super().changes(conversation_id, after, limit=limit, max_bytes=max_bytes)
+        found = [change(seq) for seq in range(after + 1, self.busy_head + 1)][:limit]
+        return [msgspec.structs.replace(one, conversation_id=self.busy_id) for one in found]
+
+
+async def test_busy_rooms_hold_up_no_other(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repair that finds more whenever it reads, as of rooms in which more is said than comes by itself, gives way."""
+    monkeypatch.setattr(gap_repair, "REPAIRS", 1)
+    database = Busy(new_id())
+    world = World(database=database)
+    connection = await world.attached()
+    await nursery.start(world.rooms.repair.run)
+    async with world.rooms.opened([database.busy_id]):
+        world.rooms.repair.doubt([database.busy_id])
+        await wait_until(lambda: database.busy_head > 20)
+        database.head, most = 11, database.busy_head + 100
+        world.rooms.repair.doubt([CONVERSATION])
+        await wait_until(lambda: connection.seen or database.busy_head > most)
+        assert connection.seen == [11]
 
 
 async def test_a_repair_is_tried_again(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
