@@ -86,12 +86,12 @@ class ConversationNotifier:
             else:
                 self.outage.over()
 
-    async def _notify_all(self, conversation_id: UUID, user_ids: Collection[UUID]) -> None:
+    async def _notify_all(self, conversation_id: UUID, user_ids: set[UUID]) -> None:
         """Read and send the views of these users. Raise StoreError.
 
         Where a membership is in doubt, the room is open meanwhile, so that a member's connections can be attached.
         If a defect prevents the verification of a user's membership, the user's connections are closed rather than
-        left attached to a conversation that may not be theirs any more.
+        left attached to a conversation that may not be theirs any more. So they are if the room cannot be opened.
         """
 
         doubted = {user_id for user_id in user_ids if (conversation_id, user_id) in self._doubts}
@@ -111,9 +111,14 @@ class ConversationNotifier:
         try:
             async with self._rooms.opened([conversation_id] if doubted else ()):
                 await divided(_guard, list(user_ids), notify, refuse)
-        except BaseException:
+        except (StoreError, trio.Cancelled):
             self._doubts.update((conversation_id, user_id) for user_id in doubted)
             raise
+        except Exception as error:  # of this room
+            reference = _guard.caught(error, conversation=str(conversation_id))
+            for user_id in doubted:
+                self._rooms.give_up(user_id, reference)
+            self.notify(conversation_id, user_ids - doubted)
 
     def _take(self, conversation_id: UUID) -> set[UUID]:
         """Remove and return up to `STEP` pending users of a conversation: each view costs an encoding of its own."""

@@ -150,6 +150,23 @@ async def test_tried_again(world: World, autojump_clock: MockClock) -> None:
     assert world.done == [("attached", ALICE), (CHANGED, ALICE)]
 
 
+async def test_a_room_that_cannot_be_opened(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """Because of a defect: those in doubt there are disconnected, and the others are notified all the same."""
+    database, views = Database(10), World()
+    rooms = Rooms(database, Flusher(), FakeCluster())
+    notifier = ConversationNotifier(views, rooms)
+    alice, bob = Connection(rooms, ALICE), Connection(rooms, BOB)
+    for connection in (alice, bob):
+        await rooms.register(connection)
+    await nursery.start(notifier.run)
+    views.members = {ALICE, BOB}
+    database.defect = ValueError("a defect")
+    notifier.notify(CONVERSATION, (ALICE,))
+    notifier.recheck(CONVERSATION, BOB)
+    await wait_all_tasks_blocked()
+    assert bob.given_up and not alice.given_up and alice.said == [CHANGED]
+
+
 @pytest.mark.parametrize("way", ["removed", "added"])
 async def test_a_change_settles_a_doubt(way: str, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """A change of members that is delivered while a recheck reads what was before it decides, and the recheck does not
