@@ -221,6 +221,7 @@ async def resume(
     buffer.detached = trio.Event()
     buffer.state = State.RESUMING
     detached = connection.send_queue
+    connection.leave_rooms()  # of what its user was added to meanwhile, whose events go into that queue
     buffer.record(detached.encoding, detached.take())
     connection.encodings, encoding = encodings, encodings[detached.encoding.protocol.name]
     send_queue.encoding, send_queue.reserved = encoding, detached.reserved

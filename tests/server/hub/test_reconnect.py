@@ -1,8 +1,11 @@
 """server.hub.reconnect: a client with stateful reconnect, whatever becomes of its sockets, in virtual time."""
 
 import random
+import re
 import time
 from collections import Counter
+from collections.abc import Collection, Sequence
+from uuid import UUID
 
 import pytest
 import trio
@@ -18,7 +21,9 @@ from server.protocol.signalr.encoding import BARE
 from server.protocol.signalr.messages import Ack, Close, Completion, Invocation, StreamItem
 from server.protocol.signalr.messages import Sequence as Sequence_
 from store.ids import new_id
-from tests.server.hub.test_connection import USER, Transport, World
+from store.model import Change
+from tests.server.fanout.test_rooms import change
+from tests.server.hub.test_connection import USER, EmptyStore, Transport, World
 
 PROTOCOL = PROTOCOLS["json"]
 LAST = 3  # stretch of a stream
@@ -119,6 +124,9 @@ class Client:
     async def come_back(self, after: float) -> None:
         await self.socket.lose(self._world)
         await trio.sleep(after)  # under a mock clock
+        await self.resume()
+
+    async def resume(self) -> None:
         self.socket = Socket(self._world, self._nursery)
         transport = self.socket.transport
         transport.connection = self.connection
@@ -127,6 +135,25 @@ class Client:
         self.socket.begin(self._nursery)
         self.read()
         self.socket.say(BARE["json"].sequence(self._first) + b"".join(self._kept))
+
+
+class Group(EmptyStore):
+    """A store with one conversation, in which all users are, and its head."""
+
+    def __init__(self, head: int) -> None:
+        self.head = head
+
+    def say(self, **members: tuple[UUID, ...]) -> Change:
+        self.head += 1
+        return change(self.head, **members)
+
+    async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
+        return dict.fromkeys(conversation_ids, self.head)
+
+    async def changes_after(
+        self, caller: Caller, conversation_id: UUID, cursor: int, *, limit: int, max_bytes: int
+    ) -> Sequence[Change]:
+        return [change(seq) for seq in range(cursor + 1, self.head + 1)]
 
 
 def served(world: World, chance: random.Random) -> Counter[str]:
@@ -223,4 +250,30 @@ async def test_any_order(seed: int, nursery: trio.Nursery, autojump_clock: MockC
     assert all(name in done for name, [found] in client.answers.items() if found.error is None)
     assert client.events == [b"[%d]" % (number + 1) for number in range(events)]
     assert client.connection.outstanding == client.socket.transport.reserved == 0
+    nursery.cancel_scope.cancel()
+
+
+async def test_added_without_a_transport(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """A client whose user is added to a conversation while its socket is lost is sent what is said there: meanwhile,
+    and from then on, on each socket with which it comes back."""
+    group = Group(10)
+    world = World(group)
+    await nursery.start(world.wheel.run)
+    await nursery.start(world.flusher.run)
+    client = Client(world, nursery)
+    client.begin()
+    await wait_all_tasks_blocked()
+    client.read()
+    await client.socket.lose(world)
+    world.rooms.delivery.publish([group.say(added=(USER,)), group.say()])
+    for _ in range(3):
+        await client.resume()
+        await wait_all_tasks_blocked()
+        world.rooms.delivery.publish([group.say()])
+        await wait_all_tasks_blocked()
+        client.read()
+        seqs = [int(found[1]) for event in client.events if (found := re.search(rb'"seq":(\d+)', event))]
+        assert seqs == [*range(12, group.head + 1)]
+        await client.socket.lose(world)
+        world.rooms.delivery.publish([group.say()])
     nursery.cancel_scope.cancel()
