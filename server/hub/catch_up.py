@@ -34,6 +34,7 @@ PAGE = 250  # changes read at once: each page costs three queries, and its encod
 PAGE_BYTES = 128 * 1024
 STEP = 200  # ephemeral events looked at in one scheduler step
 LOOKED = 10  # conversations that are looked up in the time that one takes
+LARGE = 500  # conversations, from which on connections of one user are attached one after the other
 MISSING = 1.0  # seconds that this waits for a change which is committed, before it is asked whether it still is
 MAX_NAMED = 1000  # conversations in one call of Sync
 MAX_LISTED = 400  # conversations in one answer to Sync
@@ -188,6 +189,29 @@ async def attach_all(
                 room.attach(connection)
             if number % STEP == 0:
                 await trio.lowlevel.checkpoint()
+
+
+async def attach_in_turn(
+    connection: Target, rooms: Rooms, sync: SyncSource, mine: bytes, openings: int, expelled: Collection[UUID]
+) -> None:
+    """The same, where the user may be in thousands of conversations: behind another connection of theirs that is about
+    it.
+
+    All of those are latent then, and are joined together. While their heads are read, each would be made a room for the
+    second connection. What is joined has to be a membership as of then (`LatentRooms.join`).
+    """
+    share = connection.share
+    if share is None or len(mine) < 16 * LARGE:
+        await attach_all(connection, rooms, sync, mine, openings, expelled)
+        return
+    if share.attaching is None:
+        share.attaching = trio.Lock()
+    has_waited = share.attaching.locked()
+    async with share.attaching:
+        if has_waited and not connection.closed:
+            openings = rooms.openings
+            mine = (await sync.memberships(connection.user_id)).octets
+        await attach_all(connection, rooms, sync, mine, openings, expelled)
 
 
 async def _attach_to_open(

@@ -382,7 +382,7 @@ class HubConnection:
                 rooms.load_blocks(self.user_id, opening.blocks or NO_BLOCKS, is_opening=True)
                 if opening.memberships and not self.closed:
                     mine = opening.memberships
-                    await catch_up.attach_all(self, rooms, self.hub.sync, mine, openings, expelled)
+                    await catch_up.attach_in_turn(self, rooms, self.hub.sync, mine, openings, expelled)
         except ChatError as error:
             self.end(str(error), allow_reconnect=error.code in ("unavailable", "overloaded"))
         except (Unavailable, Overloaded) as error:

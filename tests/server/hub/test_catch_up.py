@@ -15,12 +15,14 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from handlers.errors import ChatError
 from handlers.model import Caller, Others, Synced, SyncedConversation, SyncOutcome
+from server.config.rate_limits import RateLimits
 from server.fanout.broadcaster import Broadcaster
 from server.fanout.delivery import RESYNC
 from server.fanout.recent_events import Broadcast, RecentEvents
 from server.fanout.room import JOINED, THREAD
 from server.hub import catch_up, reconnect
 from server.hub.connection import MAX_OWED, HubConnection
+from server.hub.user_shares import Share
 from server.protocol.signalr.encoding import BARE
 from server.protocol.signalr.messages import Invocation
 from store.ids import PackedIds, new_id
@@ -1552,6 +1554,46 @@ async def test_lag_while_others_are_behind(nursery: trio.Nursery, autojump_clock
     await connection._catch_up()
     device.take()
     assert device.views == archive.ids
+
+
+@pytest.mark.parametrize(("large", "is_removed"), [(1, False), (1, True), (100, False)])
+async def test_connections_of_those_in_very_many_conversations(
+    nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, large: int, is_removed: bool
+) -> None:
+    """Those that come at the same moment join what the first is attached to, and make no room of anything. They are not
+    in what the user was removed from while they waited. With fewer conversations they do not wait."""
+    archive = Archive(20)
+    removed, is_quiet = min(archive.ids), not is_removed
+    device = Device(archive)
+    monkeypatch.setattr(catch_up, "LARGE", large)
+    first = await device.connect(nursery)
+    assert device.world is not None
+    world, share = device.world, Share(cast(RateLimits, None))
+    world.rooms.unregister(first)
+    readers = [Reader(cast(Hub, world), nursery, manual=False) for _ in range(3)]
+    packed = archive.memberships_with_positions
+
+    async def reading(user_id: UUID) -> bytes:
+        nonlocal is_removed
+        found = await packed(user_id)
+        await wait_all_tasks_blocked()  # the others have begun
+        if is_removed:
+            is_removed = False
+            archive.mine.discard(removed)
+            [said] = archive.say(removed)
+            message = msgspec.structs.replace(said.message, type=MessageType.SYSTEM)
+            world.rooms.delivery.publish([msgspec.structs.replace(said, message=message, removed=(USER,))])
+        return found
+
+    archive.memberships_with_positions = reading  # type: ignore[method-assign]
+    async with trio.open_nursery() as opening:
+        for reader in readers:
+            reader.connection.share = share
+            opening.start_soon(reader.begin)
+    for reader in readers:
+        assert world.rooms.conversations_of(reader.connection) == archive.mine
+    if is_quiet:
+        assert bool(world.rooms.all()) is (large > len(archive.ids))
 
 
 async def test_ids_of_those_in_very_many_conversations(
