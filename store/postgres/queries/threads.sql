@@ -171,8 +171,14 @@ WITH counted AS MATERIALIZED (
     FROM total AS n
     WHERE t.root_id = %(root_id)s AND (t.reply_count, t.last_reply_seq) <> (n.replies, n.last_seq)
 )
-UPDATE thread_members AS f SET reply_count = coalesce(n.replies, 0),
-    first_reply_id = CASE WHEN n.replies > 0 THEN f.first_reply_id END
-FROM thread_members AS o LEFT JOIN counted AS n ON n.sender_id = o.user_id
-WHERE o.root_id = %(root_id)s AND o.first_reply_id IS NOT NULL
-    AND f.user_id = o.user_id AND f.root_id = o.root_id AND f.reply_count <> coalesce(n.replies, 0)
+UPDATE thread_members AS f SET reply_count = n.replies, first_reply_id = CASE WHEN n.replies > 0 THEN f.first_reply_id END
+FROM (
+    -- Each member is found by their own key then. A plan takes threads for small, and would read all members of a large one for each.
+    SELECT k.user_id, sum(k.replies)::bigint AS replies FROM (
+        SELECT o.user_id, 0 AS replies FROM thread_members AS o
+        WHERE o.root_id = %(root_id)s AND o.first_reply_id IS NOT NULL
+        UNION ALL
+        SELECT c.sender_id, c.replies FROM counted AS c
+    ) AS k GROUP BY k.user_id
+) AS n
+WHERE f.user_id = n.user_id AND f.root_id = %(root_id)s AND f.first_reply_id IS NOT NULL AND f.reply_count <> n.replies

@@ -501,6 +501,34 @@ async def test_beside_older_code(conn: Connection, writer: Writer, database: str
     assert (await counted(conn, root)) == ThreadSummary(1, replies[0].created_at, (bob,))
 
 
+async def test_counting_anew_is_linear(conn: Connection, writer: Writer) -> None:
+    """Messages wait while a thread is counted anew: however many have replied, each is looked up once, also by the plan
+    that is kept for threads of any size."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    root = await writer.send(group, alice).message()
+    await conn.execute("SET session_replication_role = replica")  # whose replies they are does not matter
+    await conn.execute(
+        "INSERT INTO messages (id, conversation_id, seq, changed_seq, sender_id, kind, body, thread_id) SELECT"
+        " uuid7_floor(now() - n * interval '1 second'), %s, n, n, gen_random_uuid(), 'Text', '', %s"
+        " FROM generate_series(10, 1009) AS n",
+        [group, root.id],
+    )
+    await conn.execute("INSERT INTO threads VALUES (%s, %s, 0, NULL, 0)", [root.id, group])
+    await conn.execute(
+        "INSERT INTO thread_members (user_id, root_id, conversation_id, is_following, read_seq, first_reply_id)"
+        " SELECT sender_id, thread_id, conversation_id, true, 0, id FROM messages WHERE thread_id = %s UNION ALL"
+        " SELECT gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), true, 0, NULL FROM generate_series(1, 5000)",
+        [root.id],
+    )
+    await conn.execute("ANALYZE")
+    await conn.execute("SET plan_cache_mode = force_generic_plan")
+    nodes = await explained(conn, queries.recount_thread, {"root_id": root.id})
+    assert max(node["Actual Rows"] * node["Actual Loops"] for node in nodes) <= 2000
+    assert await fetch_value(conn, "SELECT sum(reply_count) FROM thread_members") == 1000
+    assert await fetch_value(conn, "SELECT reply_count FROM threads") == 1000
+
+
 async def test_the_index_is_made_afterwards(conn: Connection, writer: Writer, database: str) -> None:
     """Where there were messages before, each month gets its index in a step of its own, also after a run that was
     killed in the middle; then the whole is valid."""
