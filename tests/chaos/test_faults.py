@@ -177,6 +177,41 @@ async def test_wrong_counts_are_seen(short_dir: Path, breakable: Postgres) -> No
         assert "p1 is answered 1 unread" in found
 
 
+async def test_no_rest_while_an_answer_is_awaited(
+    short_dir: Path, breakable: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is stopped answers nothing, and nothing changes: what it was asked it does later, so it is no rest
+    before it has."""
+    async with open_world(short_dir, make_redis("valkey", short_dir), breakable, instances=1, proxied=False) as world:
+        await world.populate(2)
+        await world.settle()
+        running = world.instances[0].running
+        assert running is not None
+        heads, looks, rested = world._heads, list[int](), list[object]()
+
+        async def look() -> dict[str, int]:
+            looks.append(len(looks))
+            return await heads()
+
+        async def rest() -> None:
+            rested.append(await world.rest())
+
+        monkeypatch.setattr(world, "_heads", look)
+        running.pause()
+        try:
+            world.writing.set()
+            await wait_until(lambda: all(person.is_busy for person in world.people))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(rest)
+                await wait_until(lambda: rested or len(looks) > 5)  # as many as find the same
+                assert not rested
+                running.resume()
+        finally:
+            running.resume()
+        assert rested[0] and not any(person.is_busy for person in world.people)
+        await world.settle()
+
+
 class Tampering:
     """Breaks the stream of one client's events on purpose, once, at its tenth message."""
 

@@ -149,6 +149,7 @@ class Person:
         self.pins_in: Collection[str] = ()  # conversations in which the user may pin
         self.pinned: list[tuple[str, str]] = []  # messages that they have pinned, each with its conversation
         self.devices: list[Device] = []
+        self.is_busy = False  # they do something that has not been answered to the end
         self._is_new = True
         self._tamper = tamper
 
@@ -207,24 +208,30 @@ class Person:
         while True:
             await trio.sleep(self.world.pause * random.uniform(0.5, 1.5))  # how often people write
             await self.world.writing.wait()
-            conversation = random.choice(self.conversations)
-            mentions = self._whom(conversation)
-            number, key = self.oracle_client.draft(mentions)
-            roots = self.roots.get(conversation)
-            root = random.choice(roots) if roots and random.random() < 0.5 else None
-            message = await self.send(conversation, number, key, mentions, root, also=random.random() < 0.2)
-            if message is None:
-                continue
-            if number % 5 == 0:
-                seq = self.oracle_client.cursors[conversation]
-                if await self.call("MarkRead", conversation, seq) is not None:
-                    self.read[conversation] = max(seq, self.read.get(conversation, 0))
-            if number % 3 == 0 and conversation in self.newest:
-                await self.react(self.newest[conversation], EMOJIS[number % len(EMOJIS)])
-            if number % 7 == 0:
-                changed = self._whom(conversation) if number % 2 else None
-                await self.edit(conversation, message, self._content(key), number, changed)
-            await self._beside(conversation, message, number, key)
+            self.is_busy = True
+            await self._write_one()
+            self.is_busy = False
+
+    async def _write_one(self) -> None:
+        """Send a message, and do what users do with it and with others."""
+        conversation = random.choice(self.conversations)
+        mentions = self._whom(conversation)
+        number, key = self.oracle_client.draft(mentions)
+        roots = self.roots.get(conversation)
+        root = random.choice(roots) if roots and random.random() < 0.5 else None
+        message = await self.send(conversation, number, key, mentions, root, also=random.random() < 0.2)
+        if message is None:
+            return
+        if number % 5 == 0:
+            seq = self.oracle_client.cursors[conversation]
+            if await self.call("MarkRead", conversation, seq) is not None:
+                self.read[conversation] = max(seq, self.read.get(conversation, 0))
+        if number % 3 == 0 and conversation in self.newest:
+            await self.react(self.newest[conversation], EMOJIS[number % len(EMOJIS)])
+        if number % 7 == 0:
+            changed = self._whom(conversation) if number % 2 else None
+            await self.edit(conversation, message, self._content(key), number, changed)
+        await self._beside(conversation, message, number, key)
 
     async def _beside(self, conversation: str, message: str, number: int, key: str) -> None:
         """What users do now and then."""
@@ -481,19 +488,22 @@ class World:
     async def settle(self) -> float:
         """Stop the writing, wait until every user has every change, and compare what they saw with the database.
 
-        Return the seconds until all had arrived. Raises Breach. A send that was under way may commit later than that,
-        on a slow machine: then what was compared was not all, and it is compared once more.
+        Return the seconds until all had arrived. Raises Breach. An attempt that was given up may commit later than
+        that, on a slow machine: then what was read is not what they saw, and all of it is done once more.
         """
         start = trio.current_time()
         while True:
-            found = await self.rest()
+            heads = await self.rest()
             took = trio.current_time() - start
-            if not found and not self.breached.is_set():
+            if heads is None and not self.breached.is_set():
                 await self._diagnose()
             require(self.oracle)
-            heads = await self._heads()
-            stored = await self.judge()
-            standing = await settle_standing(self, stored, PATIENCE)
+            stored = await self._stored()
+            if heads is not None and await self._heads() != heads:
+                continue
+            read = self._judge(stored)
+            assert heads is not None, f"no rest within {PATIENCE} s: {self._unrest()}"
+            standing = await settle_standing(self, read, PATIENCE)
             if standing and await self._heads() != heads:
                 continue
             for text in standing:
@@ -501,11 +511,18 @@ class World:
             require(self.oracle)
             return took
 
-    async def rest(self, *, though_breached: bool = False) -> bool:
-        """Stop the writing; wait until every user has every change, or for the first breach. Return True if they have.
+    def _unrest(self) -> str:
+        names = {"busy": [one.user.name for one in self.people if one.is_busy]}
+        names["offline"] = [one.user.name for one in self.people if not one.online.is_set()]
+        return str(names)
 
-        Sends that were under way may still commit, so one look is not enough: the heads in PostgreSQL must be the same
-        in three looks in a row, with every cursor at its head each time, and every root showing its replies.
+    async def rest(self, *, though_breached: bool = False) -> dict[str, int] | None:
+        """Stop the writing; wait until every user has every change, or for the first breach. Return the heads that all
+        have, or None.
+
+        What was under way must be answered: what is stored, or known to be, may change until then. Attempts that were
+        given up may still commit, so one look is not enough: the heads in PostgreSQL must be the same in three looks in
+        a row, with every cursor at its head each time, and every root showing its replies.
         """
         self.writing = trio.Event()
         heads: dict[str, int] = {}
@@ -518,6 +535,7 @@ class World:
                 done = (
                     found == heads
                     and not unshown
+                    and not any(person.is_busy for person in self.people)
                     and all(
                         person.online.is_set() and person.oracle_client.cursors[key] == heads[key]
                         for person in self.people
@@ -527,12 +545,14 @@ class World:
                 quiet = quiet + 1 if done else 0
                 heads = found
                 await trio.sleep(0.1)  # between looks, of which three in a row must be quiet
-        return quiet >= 3
+        return heads if quiet >= 3 else None
 
     async def judge(self) -> Mapping[str, Sequence[Message]]:
         """Compare what every user saw with the database; return what is there. Raises Breach."""
+        return self._judge(await self._stored())
+
+    def _judge(self, stored: Mapping[str, Sequence[dict[str, Any]]]) -> Mapping[str, Sequence[Message]]:
         people = [person.oracle_client for person in self.people]
-        stored = await self._stored()
         judge(self.oracle, people, stored, self.reactions, self.pins, self.threads)
         return {key: msgspec.convert(messages, list[Message]) for key, messages in stored.items()}
 
