@@ -52,6 +52,7 @@ from store.signing import DerivedKeys
 
 PERIOD = 0.2  # seconds between looks at what has changed
 REST = 9.0  # times as long as such a look took, at least: where Redis is away it takes all that is not published yet
+MAX_REST = 5.0  # seconds: a process that was stopped amid a look, or its machine, took nothing of PostgreSQL's time
 STANDBY = 1.0  # seconds between attempts to take the lock, and after a fault
 REFRESH = 1.0  # seconds between looks at the endpoints
 LOOK = 2.0  # seconds between looks at all the rest: what is to be disabled, replayed, removed
@@ -236,7 +237,7 @@ class WebhookDelivery:
                     began = trio.current_time()
                     is_more = await store.note(conn, stuck_after=STUCK, unread_after=self._terms.unread_delay)
                     ended = trio.current_time()
-                    rests_until = now if is_more else ended + REST * (ended - began)
+                    rests_until = now if is_more else ended + min(REST * (ended - began), MAX_REST)
                 is_busy = self._endpoints or (self.is_noting and self._is_any)
                 note_at = now if is_more else now + (PERIOD if is_busy else REFRESH)
                 for endpoint in self._endpoints.values():

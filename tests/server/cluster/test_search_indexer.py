@@ -76,7 +76,7 @@ async def test_looks_that_take_long(pool: Pool, nursery: trio.Nursery, monkeypat
     await nursery.start(SearchIndexer(pool).run)
     await wait_until(lambda: len(looks) >= 4)
     for (began, ended), (following, _) in itertools.pairwise(looks):
-        assert following - ended >= search_indexer.REST * (ended - began)
+        assert following - ended >= min(search_indexer.REST * (ended - began), search_indexer.MAX_REST)
 
 
 async def test_a_process_that_was_stopped(pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,7 +131,28 @@ async def test_looks_that_take_long(
     await nursery.start(make_delivery(pool).run)
     await wait_until(lambda: len(looks) >= 4)
     for (began, ended), (following, _) in itertools.pairwise(looks):
-        assert following - ended >= delivery.REST * (ended - began)
+        assert following - ended >= min(delivery.REST * (ended - began), delivery.MAX_REST)
+
+
+async def test_a_process_that_was_stopped(
+    pool: Pool, nursery: trio.Nursery, receiver: Receiver, handler: Webhooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Amid a look, for minutes: it looks again soon, instead of keeping that to itself for many minutes."""
+    await make_endpoint(handler, receiver)
+    looks = 0
+    original = webhook_deliveries.note
+
+    async def note(conn: Connection, **terms: float) -> bool:
+        nonlocal looks
+        looks += 1
+        await trio.sleep(0.02)  # the minutes
+        return await original(conn, **terms)
+
+    monkeypatch.setattr(webhook_deliveries, "note", note)
+    monkeypatch.setattr(delivery, "REST", 10.0**5)
+    monkeypatch.setattr(delivery, "MAX_REST", 0.02)
+    await nursery.start(make_delivery(pool).run)
+    await wait_until(lambda: looks >= 2)
 
 
 async def test_only_what_it_asks_for(
