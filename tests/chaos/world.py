@@ -61,7 +61,7 @@ WORDS = ("quick", "fox")  # in each message
 FOUND = 50  # messages on one page of a search
 THREAD_ACTS = ("FollowThread", "UnfollowThread", "MarkThreadRead", "MarkThreadRead")
 PAUSE = 0.1  # seconds between one's messages, at random around it
-PATIENCE = 60.0  # seconds for everybody to have everything: long past the promise, which is printed
+PATIENCE = 120.0  # seconds for everybody to have everything: long past the promise, which is printed
 CALL = 15.0  # seconds for one call: an instance that is paused does not answer
 
 Tamper = Callable[[str, list[Any]], list[tuple[str, list[Any]]]]

@@ -32,7 +32,9 @@ async def test_a_killed_instance(database: str, redis_url: str) -> None:
             two.kill()
             async with one.connect(carol):
                 await trio.sleep(LEASE / 3)  # well within the lease nothing may be known of it yet
-                assert {one["status"] for one in await a.invoke("GetPresence", [bob.id, carol.id])} == {"Online"}
+                found = await a.invoke("GetPresence", [bob.id, carol.id])
+                is_early = trio.current_time() - start < LEASE / 2  # a slow machine may have let the lease run out
+                assert not is_early or {one["status"] for one in found} == {"Online"}
                 await until(recorder, "UserStatusChanged", userId=bob.id, status="Offline")
                 assert LEASE / 2 < trio.current_time() - start < 15 + WAIT
                 updates = [update for update in recorder.of("UserStatusChanged") if update["userId"] == carol.id]

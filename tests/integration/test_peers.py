@@ -53,7 +53,7 @@ async def test_the_wrong_instance(database: str, redis_url: str) -> None:
 
                 nursery.start_soon(poll)
                 await polling.wait()
-                await trio.sleep(0.2)  # it is on its way through one to two: nothing shows it from outside
+                await trio.sleep(1.0)  # it is on its way through one to two: nothing shows it from outside
                 await b.ask("DELETE", status=202)
             await b.ask("POST", PING, status=404)
         async with of(one, alice) as a:

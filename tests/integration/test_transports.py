@@ -144,14 +144,14 @@ async def test_polls_take_turns(shared: Shared) -> None:
 
         await nursery.start(_started, poll, 204)
         await nursery.start(_started, poll, 204)
-        await trio.sleep(0.2)  # both are there: nothing shows it from outside
+        await wait_until(lambda: said)  # both are there: one has ended the other
         await nursery.start(_started, poll)
-        await trio.sleep(0.1)  # it is there: nothing shows it from outside
+        await wait_until(lambda: len(said) > 1)  # and so is this one
         await a.ask("POST", SHAKE)
         await wait_until(lambda: len(said) >= 3)
         assert sorted(said) == [b"", b"", b"{}\x1e"]
         await nursery.start(_started, poll, 204)
-        await trio.sleep(0.1)  # the same
+        await trio.sleep(0.1)  # so that it may be there: either is to end it
         await a.ask("DELETE", status=202)
         await a.ask("GET", status=204)
         await a.ask("DELETE", status=202)

@@ -400,11 +400,19 @@ async def test_two_processes_write_the_same_conversations(
     assert log == 0
 
 
-async def test_the_spare_lane(pool: Pool, conn: Connection, other: Connection, nursery: trio.Nursery) -> None:
-    """While a small batch is written, a message of another conversation is committed; one of the same waits for it."""
+@pytest.fixture
+async def with_spare(pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Writer:
+    """A writer whose spare lane is free. None of its lanes looks whether it could write: it is not free meanwhile."""
+    monkeypatch.setattr(lanes, "LOOK", 3600.0)
     writer = make_writer(pool, has_spare=True)
     await nursery.start(writer.lanes.run)
-    await trio.testing.wait_all_tasks_blocked(0.01)
+    await wait_until(lambda: all(lane.wake is not None for lane in writer.lanes._lanes))
+    return writer
+
+
+async def test_the_spare_lane(with_spare: Writer, conn: Connection, other: Connection) -> None:
+    """While a small batch is written, a message of another conversation is committed; one of the same waits for it."""
+    writer = with_spare
     [alice] = await make_users(conn, 1)
     slow, quick = [await make_group(conn, [alice]) for _ in range(2)]
     async with conn.transaction():
@@ -420,13 +428,9 @@ async def test_the_spare_lane(pool: Pool, conn: Connection, other: Connection, n
     assert [(await one.message()).seq for one in held] == [2, 3, 4]
 
 
-async def test_what_follows_into_the_spare_lane(
-    pool: Pool, conn: Connection, other: Connection, nursery: trio.Nursery
-) -> None:
+async def test_what_follows_into_the_spare_lane(with_spare: Writer, conn: Connection, other: Connection) -> None:
     """Messages of a conversation that is with the spare lane go there, too, also when the other one is free again."""
-    writer = make_writer(pool, has_spare=True)
-    await nursery.start(writer.lanes.run)
-    await trio.testing.wait_all_tasks_blocked(0.01)
+    writer = with_spare
     [alice] = await make_users(conn, 1)
     first, spared = [await make_group(conn, [alice]) for _ in range(2)]
     async with conn.transaction():
@@ -444,13 +448,9 @@ async def test_what_follows_into_the_spare_lane(
     assert [(await one.message()).seq for one in held] == [2, 3, 4]
 
 
-async def test_no_spare_lane_beside_large_batches(
-    pool: Pool, conn: Connection, other: Connection, nursery: trio.Nursery
-) -> None:
+async def test_no_spare_lane_beside_large_batches(with_spare: Writer, conn: Connection, other: Connection) -> None:
     """Where batches are large, what comes waits for the next one."""
-    writer = make_writer(pool, has_spare=True)
-    await nursery.start(writer.lanes.run)
-    await trio.testing.wait_all_tasks_blocked(0.01)
+    writer = with_spare
     [alice] = await make_users(conn, 1)
     slow, quick = [await make_group(conn, [alice]) for _ in range(2)]
     async with conn.transaction():
@@ -463,13 +463,9 @@ async def test_no_spare_lane_beside_large_batches(
         await one.message()
 
 
-async def test_a_spare_lane_that_cannot_write(
-    pool: Pool, conn: Connection, other: Connection, nursery: trio.Nursery
-) -> None:
+async def test_a_spare_lane_that_cannot_write(with_spare: Writer, conn: Connection, other: Connection) -> None:
     """It is sent nothing, and is no trouble."""
-    writer = make_writer(pool, has_spare=True)
-    await nursery.start(writer.lanes.run)
-    await trio.testing.wait_all_tasks_blocked(0.01)
+    writer = with_spare
     [alice] = await make_users(conn, 1)
     slow, quick = [await make_group(conn, [alice]) for _ in range(2)]
     async with conn.transaction():
@@ -484,13 +480,9 @@ async def test_a_spare_lane_that_cannot_write(
         await one.message()
 
 
-async def test_a_spare_lane_that_has_ended(
-    pool: Pool, conn: Connection, other: Connection, nursery: trio.Nursery
-) -> None:
+async def test_a_spare_lane_that_has_ended(with_spare: Writer, conn: Connection, other: Connection) -> None:
     """It is not taken for a free one: what comes waits in its own lane, which writes it."""
-    writer = make_writer(pool, has_spare=True)
-    await nursery.start(writer.lanes.run)
-    await trio.testing.wait_all_tasks_blocked(0.01)
+    writer = with_spare
     [alice] = await make_users(conn, 1)
     slow, quick = [await make_group(conn, [alice]) for _ in range(2)]
     async with conn.transaction():
