@@ -177,6 +177,7 @@ SET_FROM_OUTSIDE: dict[str, dict[str, set[str]]] = {
             "standing_route",
             "upload_route",
         },
+        "server/rest/routes/negotiate.py": {"user"},
         "server/rest/routes/signed_urls.py": {"timeout"},
         "server/rest/routes/users.py": {"timeout"},
     },
