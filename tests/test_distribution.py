@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from server.observability.version import version_of
-from tests.running import running
+from tests.running import free_port, running
 
 ROOT = Path(__file__).parents[1]
 WAIT = 300.0  # seconds: long past anything but a hang
@@ -212,7 +212,12 @@ REFERENCE = ("loadtest", "run", "direct", "--url", "http://127.0.0.1:9", "--clie
 
 @pytest.mark.parametrize(
     ("extra", "command", "environ"),
-    [("dev", ("dev",), {}), ("s3", ("serve",), S3), ("otel", ("serve",), OTEL), ("loadtest", REFERENCE, {})],
+    [
+        ("dev", ("dev", "--port", "0"), {}),
+        ("s3", ("serve",), S3),
+        ("otel", ("serve",), OTEL),
+        ("loadtest", REFERENCE, {}),
+    ],
 )
 async def test_an_extra_that_is_missing(
     extra: str, command: tuple[str, ...], environ: dict[str, str], slim: Path, tmp_path: Path
@@ -223,6 +228,7 @@ async def test_an_extra_that_is_missing(
         "PARLEY_REDIS_URL": "redis://127.0.0.1:9",
         "PARLEY_JWT_KEY": "k" * 32,
         "PARLEY_REGISTRATION": "closed",
+        "PARLEY_LISTEN": f"127.0.0.1:{free_port()}",
     }
     done = await trio.run_process(
         [str(slim / "bin" / "parley"), *command],

@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from server.cli import checks
 from server.cli.main import main
 from tests.certificates import Authority
-from tests.running import JWT_KEY
+from tests.running import JWT_KEY, free_port
 from tests.waiting import wait_for_postgres
 
 
@@ -144,7 +144,7 @@ def test_notes_of_check(database: str, redis_url: str, monkeypatch: pytest.Monke
     usual = {"REDIS_URL": redis_url, "JWT_KEY": JWT_KEY, "REGISTRATION": "closed"}
 
     def rows(**given: str) -> dict[str, tuple[str, str]]:
-        found = parley("check", **usual, **given)
+        found = parley("check", **usual, **given, LISTEN=f"127.0.0.1:{free_port()}")
         assert found.exit_code == 0, found.output
         cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in found.output.splitlines()]
         found_rows = {name: (word, result) for word, name, result in (row for row in cells if len(row) == 3)}
@@ -165,7 +165,7 @@ def test_tls_files_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(checks, "TIMEOUT", 300.0)
     cert, key = Authority().issue(tmp_path, days=-1)
     usual = {"DATABASE_URL": "host=/nowhere", "REDIS_URL": "redis://127.0.0.1:1", "JWT_KEY": JWT_KEY}
-    usual["REGISTRATION"] = "closed"
+    usual |= {"REGISTRATION": "closed", "LISTEN": f"127.0.0.1:{free_port()}"}
     started = parley("serve", **usual, TLS_CERT=cert, TLS_KEY=f"{key}.none")
     assert started.exit_code == 2 and "TLS_KEY" in started.output
     assert "ended on" in parley("check", **usual, TLS_CERT=cert, TLS_KEY=key).output
