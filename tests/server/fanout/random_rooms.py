@@ -2,8 +2,8 @@
 
 Owns a small world around the real rooms, notifier, catch-ups and hub connections of one instance: a database that
 answers late (`RandomDatabase`), the way of changes to the instance (`RandomWorld`), and clients that check what they
-hear (`RandomClient`). One seed decides everything, the order of Trio's tasks included: it is the same run each time
-(`play`).
+hear (`RandomClient`), some of which lose their sockets, and come back (`ReturningClient`). One seed decides everything,
+the order of Trio's tasks included: it is the same run each time (`play`).
 """
 
 import random
@@ -25,9 +25,11 @@ from handlers.model import Caller, Others
 from handlers.sync import Opening
 from server.fanout.conversation_updates import ConversationNotifier
 from server.fanout.rooms import Rooms
-from server.hub import catch_up
+from server.hub import catch_up, reconnect
 from server.hub.connection import HubConnection
+from server.protocol.signalr.encoding import BARE
 from server.protocol.signalr.messages import Close, HubMessage, Invocation
+from server.protocol.signalr.messages import Sequence as Sequence_
 from store.ids import PackedIds
 from store.model import Change, Conversation, ConversationType, Cursor, Message, MessageStatus, MessageType, Position
 from store.positions import pack
@@ -42,6 +44,8 @@ TWICE = 0.05  # how much comes once more
 RELAYED_AFTER = 2.0  # virtual seconds until the relay finds what was not published
 SETTLED = 2.0  # virtual seconds: longer than repairs and retries take
 TRACED = 40  # lines of the trace in a failure
+
+SHAKE_OF_RETURNING = b'{"protocol":"json","version":2}\x1e'
 
 T = TypeVar("T")
 
@@ -183,8 +187,11 @@ class RandomClient:
     def look(self) -> None:
         """Take in what has come."""
         for message in self.transport.messages():
-            if not self.is_closed:
+            if self._is_news(message) and not self.is_closed:
                 self._hear(message)
+
+    def _is_news(self, message: HubMessage) -> bool:
+        return True
 
     def _hear(self, message: HubMessage) -> None:
         if isinstance(message, Close):
@@ -219,17 +226,95 @@ class RandomClient:
         self.world.note(f"{self.name} hears {what} {seq or ''}", conversation_id)
 
 
+class ReturningClient(RandomClient):
+    """A client with stateful reconnect: it comes back on other sockets, and drops what is repeated there."""
+
+    def __init__(self, world: "RandomWorld", user_id: UUID, name: str) -> None:
+        super().__init__(world, user_id, name)
+        self.has_left = False
+        self.is_wanted = trio.Event()  # with another socket, or at its end
+        self.number = self.last = 0  # of what comes on this socket, and of what has come
+
+    async def live(self) -> None:
+        """Connect, and come back whenever `come_back` is called, until `leave`."""
+        self.transport = self._make_transport()
+        caller = Caller(user_id=self.user_id, expires_at=time.time() + 10**6)
+        self.connection = HubConnection(self.world, self.transport, self.transport, caller, self.name)
+        self.connection.make_resumable()
+        await self._speak(SHAKE_OF_RETURNING)
+        while not self.connection.closed:
+            await self.is_wanted.wait()
+            self.is_wanted = trio.Event()
+            if self.has_left:
+                self.connection.expire()
+            elif not self.connection.closed:
+                self.world.note(f"{self.name} comes back")
+                self.scope, self.transport = trio.CancelScope(), self._make_transport()
+                await reconnect.resume(self.connection, self.transport, self.transport, self.world.encodings)
+                self.look()
+                await self._speak(BARE["json"].sequence(1))
+        self.world.clients.remove(self)
+
+    def _make_transport(self) -> Transport:
+        transport = Transport(self.world, self.world.nursery)
+        transport.limit = self.world.limit
+        return transport
+
+    async def _speak(self, first: bytes) -> None:
+        """Say this, and stay until the socket is lost."""
+        self.transport.connection = self.connection
+        with self.scope:
+            async with trio.open_nursery() as self.transport.nursery:
+                try:
+                    for data in (first, BARE["json"].ping()):
+                        if (waiting := self.connection.receive(data, binary=False)) is not None:
+                            await waiting
+                    self.is_open = True
+                    await trio.sleep_forever()
+                finally:
+                    self.is_open, self.transport.gone = False, True
+        self.world.note(f"{self.name} has no socket")
+        self.connection.on_closed("connection lost")
+
+    def lose_socket(self) -> None:
+        self.is_open = False
+        self.scope.cancel()
+
+    def come_back(self) -> None:
+        if not self.is_open:
+            self.is_wanted.set()
+
+    def leave(self) -> None:
+        self.has_left = True
+        self.is_wanted.set()
+        super().leave()
+
+    def _is_news(self, message: HubMessage) -> bool:
+        if isinstance(message, Sequence_):
+            self.number = message.sequence_id - 1
+        elif isinstance(message, Invocation):
+            self.number += 1
+            assert self.number <= self.last + 1, "one is missing"
+            is_repeated, self.last = self.number <= self.last, max(self.number, self.last)
+            return not is_repeated
+        return True
+
+
 class RandomWorld(World):
     """One instance, and what happens to it. Changes are committed, are on their way, and come, or are lost until the
     relay finds them. Those that change members are not overtaken by others of their conversation that do."""
 
     database: RandomDatabase
 
-    def __init__(self, dice: random.Random) -> None:
+    def __init__(self, dice: random.Random, *, returning: bool = False) -> None:
+        """`returning`: half of the clients come back when their sockets are lost, which happens then."""
+
         def ids(number: int) -> list[UUID]:
             return [UUID(int=dice.getrandbits(128)) for _ in range(number)]
 
         self.dice = dice
+        self.steps = STEPS + STEPS_OF_RETURNING if returning else STEPS
+        self.kinds = (RandomClient, ReturningClient) if returning else (RandomClient,)
         self.lost = dice.choice(LOST)
         self.conversation_ids = ids(dice.choice((1, 2, 4)))
         self.user_ids = ids(dice.choice((2, 3)))
@@ -390,7 +475,8 @@ class RandomWorld(World):
     def connect(self) -> None:
         if len(self.clients) < MAX_CLIENTS:
             self.joined += 1
-            client = RandomClient(self, self.dice.choice(self.user_ids), f"client {self.joined}")
+            kind = self.kinds[0] if len(self.kinds) == 1 else self.dice.choice(self.kinds)
+            client = kind(self, self.dice.choice(self.user_ids), f"client {self.joined}")
             self.clients.append(client)
             self.note(f"{client.name} of {str(client.user_id)[-4:]} connects")
             self.nursery.start_soon(client.live)
@@ -415,6 +501,16 @@ class RandomWorld(World):
             self.note(f"{client.name} calls Sync")
             self.nursery.start_soon(client.sync)
 
+    def lose_socket(self) -> None:
+        client = self.choose_open()
+        if isinstance(client, ReturningClient):
+            client.lose_socket()
+
+    def come_back(self) -> None:
+        client = self.dice.choice(self.clients) if self.clients else None
+        if isinstance(client, ReturningClient):
+            client.come_back()
+
     def choose_open(self) -> RandomClient | None:
         opened = [client for client in self.clients if client.is_open]
         return self.dice.choice(opened) if opened else None
@@ -431,11 +527,11 @@ class RandomWorld(World):
 
     async def run(self, steps: int) -> None:
         """Let that much happen, and check what is true whatever has."""
-        weights = [weight for _, weight in STEPS]
+        weights = [weight for _, weight in self.steps]
         async with trio.open_nursery() as self.nursery:
             for part in (self.flusher, self.rooms.repair, self.rooms.history, self.notifier):
                 await self.nursery.start(part.run)
-            for [step, _] in self.dice.choices(STEPS, weights, k=steps):
+            for [step, _] in self.dice.choices(self.steps, weights, k=steps):
                 step(self)
                 await self._pause()
                 self.look(0.3)
@@ -468,6 +564,8 @@ class RandomWorld(World):
         for client in self.clients:
             if client.is_open:
                 client.unblock()
+            elif isinstance(client, ReturningClient):
+                client.come_back()
         self.look()
 
     async def _check_reached(self, conversation_id: UUID) -> None:
@@ -514,6 +612,10 @@ STEPS: tuple[tuple[Callable[[RandomWorld], None], int], ...] = (
     (RandomWorld.relay, 12),
     (RandomWorld.dissolve, 3),
 )
+STEPS_OF_RETURNING: tuple[tuple[Callable[[RandomWorld], None], int], ...] = (
+    (RandomWorld.lose_socket, 60),
+    (RandomWorld.come_back, 120),
+)
 
 
 def changes_members(change: Change) -> bool:
@@ -533,11 +635,11 @@ def scheduled(seed: int) -> Iterator[None]:
         scheduler._r.setstate(before)
 
 
-def play(seed: int, steps: int) -> list[tuple[float, UUID | None, str]]:
+def play(seed: int, steps: int, *, returning: bool = False) -> list[tuple[float, UUID | None, str]]:
     """Let that many things happen, in virtual time. Return the trace; what fails says the seed. No defect is logged."""
 
     async def run() -> RandomWorld:
-        world = RandomWorld(random.Random(seed))
+        world = RandomWorld(random.Random(seed), returning=returning)
         await world.run(steps)
         return world
 
@@ -547,5 +649,5 @@ def play(seed: int, steps: int) -> list[tuple[float, UUID | None, str]]:
         assert not [line for line in lines if line["log_level"] == "error"]
         return trace
     except BaseException as error:
-        error.add_note(f"It is `play({seed}, {steps})`.")
+        error.add_note(f"It is `play({seed}, {steps}, returning={returning})`.")
         raise

@@ -17,6 +17,13 @@ def test_whatever_happens_members_hear_everything(first: int) -> None:
         play(seed, STEPS)
 
 
+@pytest.mark.parametrize("first", range(0, SEEDS * TESTS, SEEDS))
+def test_whatever_happens_to_sockets_members_hear_everything(first: int) -> None:
+    """So do clients with stateful reconnect, of which some are without a socket for a while."""
+    for seed in range(first, first + SEEDS):
+        play(seed, STEPS, returning=True)
+
+
 def test_a_seed_is_a_run() -> None:
     """What a seed has found can be found again: the same happens, in the same order, at the same moments."""
     first = play(2, STEPS)
