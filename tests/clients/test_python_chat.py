@@ -5,7 +5,7 @@ import copy
 import json
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +290,55 @@ def test_a_store_that_stands_still_holds_nothing_up(loop: str, monkeypatch: pyte
         assert [one["content"] for one in truth.talks[talk].in_order()][1:] == ["one", "two", "three"]
 
     run(loop, scenario)
+
+
+@LOOPS
+def test_a_store_that_is_full_for_a_while(loop: str) -> None:
+    """It is said once. What could not be written is, as soon as that is possible: the next process is given nothing
+    twice, and sends what waits."""
+
+    class Full(parley_client.MemoryStore):
+        refused = 0
+        is_full = False
+
+        async def save(self, records: Mapping[str, bytes | None]) -> None:
+            if self.is_full:
+                self.refused += 1
+                raise ParleyError("store", "the disk is full")
+            await super().save(records)
+
+    async def scenario(net: Network, truth: Truth) -> None:
+        talk, store = truth.create(OTHER, ME), Full()
+        async with parley_client.connect(net.url, token=ME, store=store) as chat:
+            messages, events = chat.messages(), chat.events()
+            await until(lambda: "meta" in store._records)
+            store.is_full = True
+            for number in range(3):
+                truth.send(OTHER, talk, f"while it is full {number}")
+                refused = store.refused
+                await until(lambda seen=refused: store.refused > seen)  # type: ignore[misc]
+            assert await until_shown(messages, "while it is full 2")
+            net.refuses = True
+            net.cut()
+            await until(lambda: chat.state == "offline")
+            chat.conversation(talk).send("waits")
+            store.is_full = False
+            await until(lambda: b"waits" in store._records.get("outbox", b""))
+            before = dict(store._records)
+            said = [event async for event in _until_offline(events) if isinstance(event, parley_client.ErrorOccurred)]
+            assert [event.error.code for event in said] == ["store"]
+        store._records, net.refuses = before, False  # the process was killed
+        async with parley_client.connect(net.url, token=ME, store=store) as chat:
+            assert await until_shown(chat.messages(), "waits") == ["waits"]
+
+    run(loop, scenario)
+
+
+async def _until_offline(events: parley_client.Subscription[parley_client.Event]) -> AsyncIterator[parley_client.Event]:
+    async for event in events:
+        if isinstance(event, parley_client.StateChanged) and event.state == "offline":
+            break
+        yield event
 
 
 @LOOPS

@@ -414,6 +414,22 @@ def test_a_first_catch_up_counts_with_its_conversations() -> None:
     assert not again.new
 
 
+def test_a_first_catch_up_that_could_not_be_kept() -> None:
+    """Its conversations are not there: with a part of it the next process would take all of them for news."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    truth.send(OTHER, talk, "of before")
+    client = Client(truth)
+    client.settle()
+    client.replica.not_saved(client.replica.records())
+    client.cut()
+    client.replica.begin_sync()
+    records = {name: record for name, record in client.replica.records().items() if record is not None}
+    after = Client(truth, client.store | records)
+    after.settle()
+    assert not after.replica.conversations[talk].messages
+
+
 @pytest.mark.parametrize("is_new_process", [False, True])
 def test_what_was_deleted_is_not_said_again(is_new_process: bool) -> None:
     """Of what a history has lost that goes out again what was not deleted since, as it was edited last."""

@@ -6,7 +6,7 @@ receipts and renews the token; beside them what writes to the store. What they c
 
 import logging
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import anyio
@@ -83,7 +83,8 @@ class Engine:
         self._changed = anyio.Event()  # the state, or what is read anew
         self._at_once = anyio.Event()
         self._busy: set[str] = set()  # conversations in which something is sent, or that are read anew
-        self._store_failed = False
+        self._store_failed = False  # at the beginning: what it has is not known, and is left as it is
+        self._is_saved = True  # what is to be saved by now, as far as that was tried
         self._saving = anyio.Lock()  # what is written later is what was so later
 
     # -- for the application -------------------------------------------------------------------------------------------
@@ -547,11 +548,17 @@ class Engine:
     # -- beside the connections ----------------------------------------------------------------------------------------
 
     async def _save_always(self) -> None:
+        backoff = Backoff()
         while True:
             await self._to_save.wait()
             self._to_save = anyio.Event()
             await anyio.sleep(SAVE_PAUSE)
             await self._save()
+            if self._is_saved:
+                backoff.reset()
+            else:
+                self._to_save.set()
+                await anyio.sleep(backoff.next())
 
     async def _save(self) -> None:
         async with self._saving:
@@ -573,10 +580,7 @@ class Engine:
             async with self._saving:
                 self._attempts_to_save = anyio.Event()
                 saved, self._attempts_saved = self._attempts_saved, anyio.Event()
-                try:
-                    await self._store.save({"attempts": self.replica.attempts()})
-                except ParleyError as error:
-                    self._no_store(error)
+                await self._save_records({"attempts": self.replica.attempts()})
             saved.set()
 
     async def _save_changes(self) -> None:
@@ -585,18 +589,24 @@ class Engine:
         records = self.replica.records()
         if not records or self._store_failed:
             return
-        is_saved = False
+        await self._save_records(records)
+
+    async def _save_records(self, records: Mapping[str, bytes | None]) -> None:
+        """What cannot be written, or is cancelled, is in a later write. It is said once, until it can be."""
+        was_saved, self._is_saved = self._is_saved, False
         try:
             await self._store.save(records)
-            is_saved = True
+            self._is_saved = True
         except ParleyError as error:
-            self._no_store(error)
+            if was_saved:
+                _log.warning("the store cannot be written, and is tried again: %s", error)
+                self._broadcaster.emit(ErrorOccurred(error))
         finally:
-            if not is_saved:  # cancelled, say: the last write has it then
-                self.replica.dirty.update(records)
+            if not self._is_saved:
+                self.replica.not_saved(records)
 
     def _no_store(self, error: ParleyError) -> None:
-        """Go on in memory: what the store has by now is what the next process begins with."""
+        """Go on in memory: what the store has is what the next process begins with."""
         self._store_failed = True
         _log.warning("the store cannot be used, and is left as it is: %s", error)
         self._broadcaster.emit(ErrorOccurred(error))

@@ -76,6 +76,7 @@ class Replica:
         self.presence: dict[str, Presence] = {}
         self.has_synced = False  # once: what is new to this client then came while it was away
         self._kept_synced = False  # the same, with what the store has
+        self._was_synced = False  # and with what it had before the last records
         self.dirty: set[str] = set()  # names of records
         self._user_id = ""
         self._url = ""
@@ -137,6 +138,7 @@ class Replica:
     def records(self) -> dict[str, bytes | None]:
         """Return what has changed since the last time, as a store keeps it. While the client catches up that is what
         one sends, and no conversation; else all but conversations that have no details yet."""
+        self._was_synced = self._kept_synced
         if self._held is not None:
             later = self.dirty - {"meta", "outbox", "attempts"}
         else:
@@ -148,6 +150,12 @@ class Replica:
         if self._kept_synced != self.has_synced:
             self.dirty.add("meta")  # it goes with the conversations
         return {name: self._record(name) for name in names}
+
+    def not_saved(self, names: Iterable[str]) -> None:
+        """The last records, or these attempts, could not be written: they are in later ones."""
+        self.dirty.update(names)
+        if "meta" in names:
+            self._kept_synced = self._was_synced
 
     def attempts(self) -> bytes:
         """Return the record that a store has to have before what it keeps is sent to a server."""
