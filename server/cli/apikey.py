@@ -2,18 +2,13 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from server.cli.errors import MISUSED, fail, report_errors
-from server.cli.options import DATA_TYPE, config_option, load_settings
-
-if TYPE_CHECKING:
-    from server.config.settings import Settings
+from server.cli.options import config_option, data_option, find_settings
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print each key as a line of JSON.")
-data_option = click.option("--data", type=DATA_TYPE, help="Of the `parley dev` in this directory.")
 
 
 @click.group()
@@ -76,7 +71,7 @@ def create(
     from server.cli import api_keys  # noqa: PLC0415
 
     with report_errors():
-        settings = _settings(config, data)
+        settings = find_settings(config, data)
         seconds = None if expires is None else _seconds("--expires", expires)
         trio.run(partial(api_keys.create, settings, name, scopes, user=user, seconds=seconds, as_json=as_json))
 
@@ -100,7 +95,7 @@ def list_keys(config: Path | None, data: Path | None, revoked: bool, as_json: bo
     from server.cli import api_keys  # noqa: PLC0415
 
     with report_errors():
-        trio.run(partial(api_keys.show, _settings(config, data), revoked=revoked, as_json=as_json))
+        trio.run(partial(api_keys.show, find_settings(config, data), revoked=revoked, as_json=as_json))
 
 
 @apikey.command()
@@ -117,7 +112,7 @@ def revoke(config: Path | None, data: Path | None, key: str) -> None:
     from server.cli import api_keys  # noqa: PLC0415
 
     with report_errors():
-        trio.run(api_keys.revoke, _settings(config, data), key)
+        trio.run(api_keys.revoke, find_settings(config, data), key)
 
 
 @apikey.command()
@@ -136,14 +131,8 @@ def rotate(config: Path | None, data: Path | None, key: str, keep: str, as_json:
     from server.cli import api_keys  # noqa: PLC0415
 
     with report_errors():
-        settings = _settings(config, data)
+        settings = find_settings(config, data)
         trio.run(partial(api_keys.rotate, settings, key, keep=_seconds("--keep", keep), as_json=as_json))
-
-
-def _settings(config: Path | None, data: Path | None) -> "Settings":
-    from server.cli.dev.run import dev_settings  # noqa: PLC0415
-
-    return load_settings(config) if data is None else dev_settings(data)
 
 
 def _seconds(option: str, text: str) -> float:

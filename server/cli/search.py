@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from server.cli.errors import report_errors
-from server.cli.options import config_option, load_settings
+from server.cli.options import config_option, data_option, find_settings
 
 
 @click.group()
@@ -15,7 +15,8 @@ def search() -> None:
 
 @search.command()
 @config_option
-def rebuild(config: Path | None) -> None:
+@data_option
+def rebuild(config: Path | None, data: Path | None) -> None:
     """Bring all messages into the search anew, and wait until that is done.
 
     For the time after a change of what counts as a word, or if search finds less than there is. It works in short
@@ -28,16 +29,17 @@ def rebuild(config: Path | None) -> None:
     from server.cli import search_index  # noqa: PLC0415
 
     with report_errors():
-        trio.run(search_index.rebuild, load_settings(config))
+        trio.run(search_index.rebuild, find_settings(config, data))
 
 
 @search.command()
 @config_option
-def status(config: Path | None) -> None:
+@data_option
+def status(config: Path | None, data: Path | None) -> None:
     """Print how far the search is behind, and how far a rebuild has come."""
     import trio  # noqa: PLC0415
 
     from server.cli import search_index  # noqa: PLC0415
 
     with report_errors():
-        trio.run(search_index.status, load_settings(config))
+        trio.run(search_index.status, find_settings(config, data))

@@ -8,9 +8,8 @@ from uuid import UUID
 import click
 
 from server.cli.errors import report_errors
-from server.cli.options import DATA_TYPE, config_option, load_settings
+from server.cli.options import config_option, data_option, find_settings
 
-data_option = click.option("--data", type=DATA_TYPE, help="Of the `parley dev` in this directory.")
 id_argument = click.argument("webhook_id", type=click.UUID, metavar="ID")
 
 
@@ -120,8 +119,6 @@ def _run(config: Path | None, data: Path | None, act: Callable[[Any], Awaitable[
 
     from handlers.errors import ChatError  # noqa: PLC0415
     from server.cli import webhook_endpoints  # noqa: PLC0415
-    from server.cli.dev.run import dev_settings  # noqa: PLC0415
 
     with report_errors(ChatError):
-        settings = dev_settings(data) if data is not None else load_settings(config)
-        trio.run(webhook_endpoints.run, settings, act)
+        trio.run(webhook_endpoints.run, find_settings(config, data), act)

@@ -14,7 +14,7 @@ from uuid import UUID
 import click
 
 from server.cli.errors import MISUSED, fail, report_errors
-from server.cli.options import config_option, load_settings
+from server.cli.options import config_option, data_option, find_settings
 
 if TYPE_CHECKING:
     from server.cli.admin.run import Office
@@ -35,11 +35,12 @@ def _office(command: F) -> F:
     """Add the options of all acts: the configuration, on whose behalf it is done, and what is printed."""
 
     @config_option
+    @data_option
     @click.option("--as", "acting", metavar="USER", help="A moderator or administrator who does it; else an operator.")
     @click.option("--json", "as_json", is_flag=True, help="Print what was done, or each entry, as a line of JSON.")
     @wraps(command)
-    def run(config: Path | None, acting: str | None, as_json: bool, **options: Any) -> None:
-        command(where=(config, acting, as_json), **options)
+    def run(config: Path | None, data: Path | None, acting: str | None, as_json: bool, **options: Any) -> None:
+        command(where=(config, data, acting, as_json), **options)
 
     return run  # type: ignore[return-value]  # click keeps the signature in what it adds to the function
 
@@ -49,7 +50,7 @@ _lasting = click.option("--for", "lasting", metavar="DURATION", help="How long: 
 _conversation = click.argument("conversation", type=click.UUID)
 _user = click.argument("user")
 
-Where = tuple[Path | None, str | None, bool]
+Where = tuple[Path | None, Path | None, str | None, bool]
 
 
 def _run(where: Where, work: "Callable[[Office], Awaitable[None]]") -> None:
@@ -59,8 +60,8 @@ def _run(where: Where, work: "Callable[[Office], Awaitable[None]]") -> None:
     from server.cli.admin.run import run  # noqa: PLC0415
 
     with report_errors(ChatError):
-        config, acting, as_json = where
-        trio.run(run, load_settings(config), acting, as_json, work)
+        config, data, acting, as_json = where
+        trio.run(run, find_settings(config, data), acting, as_json, work)
 
 
 @click.group()
@@ -72,6 +73,7 @@ def admin() -> None:
 
     \b
     The first administrator:     parley admin grant administrator alice
+    Of `make run`:               the same with --data .parley
     Somebody sends spam:         parley admin ban mallory --for 7d --reason "sent spam"
     A token was stolen:          parley admin end-sessions bob
     What is reported:            parley admin reports

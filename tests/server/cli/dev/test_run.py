@@ -75,13 +75,17 @@ def test_several_log_like_one(data_dir: Path, count: str) -> None:
 
 
 def test_other_commands_find_it(data_dir: Path) -> None:
-    """A key is made for the server of this directory without any setting."""
+    """A key is made for the server of this directory, and all else that works on its database, without any setting."""
     words = [sys.executable, "-m", "server", "dev", "--port", "0", "--data", str(data_dir)]
     with Killed(words, env=SETTINGS, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline().startswith(b"ready")
         made = [*words[:3], "apikey", "create", "--data", str(data_dir), "--name", "shop", "--scopes", "users:write"]
         done = subprocess.run(made, env=SETTINGS, capture_output=True, text=True, check=False)
         assert done.returncode == 0 and done.stdout.startswith("parley_key_"), done.stderr
+        for command in (["admin", "audit"], ["search", "status"], ["webhook", "list"], ["apikey", "list"]):
+            other = [*words[:3], *command, "--data", str(data_dir)]
+            done = subprocess.run(other, env=SETTINGS, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, (command, done.stderr)
         process.send_signal(signal.SIGTERM)
         assert process.wait(300) == 0
 
