@@ -35,7 +35,7 @@ MAX_QUERY = 128  # characters of a search
 USERNAME_RULE = "1 to 64 letters, digits and any of . _ - @ + or inner spaces, with a letter, digit or _ at both ends"
 
 LEAVE_AT_ONCE = 50  # conversations that a deleted user leaves in one transaction: what others wait for
-LEAVE_ROUNDS = 1000  # such transactions; the rest is left in the last one
+LEAVE_ROUNDS = 10_000  # such transactions; the rest is left in the last one
 REACTIONS_AT_ONCE = 20  # of a deleted user that are removed in one transaction, each a change of its message
 
 log = structlog.get_logger("parley.users")

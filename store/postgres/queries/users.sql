@@ -150,10 +150,21 @@ WITH seen AS MATERIALIZED (
 UPDATE users AS u SET last_seen_at = greatest(u.last_seen_at, %(at)s) FROM seen WHERE u.id = seen.id
 
 -- name: lock_conversations_of
--- members_user, conversations_pkey. In id order, before anything else is locked. A limit of NULL is none.
+-- members_user, conversations_pkey. In id order, before anything else is locked.
 SELECT c.id FROM conversations AS c
 WHERE c.id IN (SELECT conversation_id FROM members WHERE user_id = %(user_id)s) AND c.deleted_at IS NULL
-ORDER BY c.id LIMIT %(limit)s FOR NO KEY UPDATE
+ORDER BY c.id FOR NO KEY UPDATE
+
+-- name: list_leaving
+-- members_user, conversations_pkey. With the number of those among whom an heir may be looked for, if the user owns it.
+SELECT c.id, CASE WHEN m.role = 'Owner' THEN c.member_count ELSE 0 END
+FROM members AS m JOIN conversations AS c ON c.id = m.conversation_id
+WHERE m.user_id = %(user_id)s AND c.deleted_at IS NULL
+ORDER BY m.conversation_id LIMIT %(limit)s
+
+-- name: lock_leaving
+-- conversations_pkey. In id order, as above.
+SELECT id FROM conversations WHERE id = ANY(%(ids)s::uuid[]) AND deleted_at IS NULL ORDER BY id FOR NO KEY UPDATE
 
 -- name: lock_user
 -- users_pkey. FOR UPDATE: waits for, and holds off, transactions that add the user to a conversation (lock_users).
