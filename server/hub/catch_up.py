@@ -654,6 +654,8 @@ async def _follow(
                 await connection.wait_room()
                 if room.generation != generation:
                     break
+                if conversation_id in (connection.expelled or ()):
+                    raise no_such_conversation()
                 made = change.message.seq
                 connection.send_change(change, created=made > start and made not in seen)
                 seen.add(made)

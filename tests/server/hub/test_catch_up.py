@@ -879,6 +879,17 @@ async def test_ahead_of_this_instance(hub: Hub, nursery: trio.Nursery) -> None:
     assert reader.look().seqs == [13] and other.look().seqs == [11, 12, 13]
 
 
+async def test_removed_while_a_page_is_read(hub: Hub, nursery: trio.Nursery) -> None:
+    """Nothing of the page follows the ConversationRemoved, behind which a client takes what comes for new."""
+    reader = Reader(hub, nursery, manual=False)
+    await reader.begin()
+    reader.connection.cursors = hub.rooms.detach_all(reader.connection)
+    hub.database.head += 3
+    hub.database.meanwhile[CHANGES] = hub.remove
+    await reader.connection._catch_up()
+    assert reader.look().removed and reader.seqs == [] and not hub.is_attached
+
+
 @pytest.mark.parametrize("way", ["join", "sync", "lag"])
 async def test_removed_during_a_catch_up(hub: Hub, nursery: trio.Nursery, way: str) -> None:
     """A member who is removed while a page is read is not attached, and hears nothing that is said after it."""
