@@ -122,7 +122,7 @@ def test_errors_come_as_they_are(loop: str) -> None:
 
 @LOOPS
 def test_nothing_waits_for_a_chat_that_is_closed(loop: str) -> None:
-    """Closed by the server, or at the end of its block: what waits for a message, and what is asked for, is told so."""
+    """Closed by the server, or at the end of its block: what waits for a message, and what is asked for, says so."""
 
     async def scenario(net: Network, truth: Truth) -> None:
         talk = truth.create(OTHER, ME)
