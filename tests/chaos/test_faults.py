@@ -3,16 +3,20 @@
 import random
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trio
 
+from loadtest.client import ClientError
+from loadtest.oracle.threads import OwnThreads
 from tests.chaos import conftest, faults
 from tests.chaos.services import Cluster, Single, system_redis
 from tests.chaos.standing import differences
-from tests.chaos.world import World, open_world, require_one_history
-from tests.oracle_client import Breach
+from tests.chaos.world import Person, World, open_world, require_one_history
+from tests.oracle_client import Breach, OracleClient, make_oracle
+from tests.running import User
 from tests.store.cluster import Cluster as Postgres
 from tests.waiting import wait_until
 
@@ -99,7 +103,7 @@ async def test_long(request: pytest.FixtureRequest, short_dir: Path, breakable: 
     assert not world.logs, world.logs[0]
 
 
-async def test_wrong_threads_are_seen(short_dir: Path, breakable: Postgres) -> None:
+async def test_wrong_threads_are_seen(short_dir: Path, breakable: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
     """Changed in the database behind the server's back, so that a root shows another count, a reply is in no thread, a
     user follows none, and a cursor is elsewhere: each is found, and at whom."""
     async with open_world(short_dir, make_redis("valkey", short_dir), breakable, instances=1, proxied=False) as world:
@@ -117,6 +121,8 @@ async def test_wrong_threads_are_seen(short_dir: Path, breakable: Postgres) -> N
         assert await differences(world, stored) == []
         (shown,) = (message.thread for message in stored[group] if message.id == root)
         assert shown is not None and shown.reply_count == 2
+        await bob.of_thread("UnfollowThread", root)
+        monkeypatch.setattr(OwnThreads, "unsure", lambda *_: None)  # nothing is set from here on, whatever is lost
 
         async def wrong(sql: str) -> str:
             assert len(await world.query(f"{sql} RETURNING 1")) == 1  # of one row
@@ -175,6 +181,28 @@ async def test_wrong_counts_are_seen(short_dir: Path, breakable: Postgres) -> No
         assert f"in {group} finds set(): {message}" in found
         found = await wrong(f"UPDATE messages SET sender_id = {id_} WHERE id = '{message}'")  # noqa: S608
         assert "p1 is answered 1 unread" in found
+
+
+async def test_who_waits_for_a_connection_gets_it(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when attempts to come back failed meanwhile: else a user would do nothing any more, and a run not end."""
+    attempts = 0
+
+    async def connect(person: Person, instance: object) -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts < 3:
+            raise ClientError("it is away")
+        person.online.set()
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(Person, "_connect", connect)
+    world: Any = SimpleNamespace(instances=[SimpleNamespace(alive=True)])
+    person = Person(world, User("", "p0", ""), OracleClient(make_oracle([""]), 0, "", []))
+    online = person.online
+    nursery.start_soon(person.live)
+    with trio.fail_after(60):
+        await online.wait()
+    nursery.cancel_scope.cancel()
 
 
 async def test_no_rest_while_an_answer_is_awaited(

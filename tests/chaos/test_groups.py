@@ -71,16 +71,18 @@ async def test_what_is_too_much_is_seen(short_dir: Path, breakable: Postgres) ->
             return "\n".join(await group.differences())
 
         newcomer = sorted(group.joined)[0]
-        last = f"(SELECT max(at) FROM sent_at WHERE sender_id = '{newcomer}')"  # noqa: S608
-        await world.execute(f"DELETE FROM sent_at WHERE sender_id = '{newcomer}' AND at < {last}")  # noqa: S608
+        every = f"SELECT message_id::text FROM sent_at WHERE sender_id = '{newcomer}' ORDER BY at DESC"  # noqa: S608
+        last = next(message for (message,) in await world.query(every) if message in group.sent)
+        await world.execute(f"DELETE FROM sent_at WHERE sender_id = '{newcomer}' AND message_id <> '{last}'")  # noqa: S608
         group.sent.intersection_update(row[0] for row in await world.query("SELECT message_id::text FROM sent_at"))
         await world.execute(
-            f"UPDATE members SET joined_at = {last} - interval '1.05 seconds' WHERE user_id = '{newcomer}'"  # noqa: S608
+            f"UPDATE members SET joined_at = (SELECT at FROM sent_at WHERE message_id = '{last}')"  # noqa: S608
+            f" - interval '1.05 seconds' WHERE user_id = '{newcomer}'"
         )
         assert await group.differences() == []
-        found = await wrong(f"UPDATE sent_at SET at = at - interval '0.06 seconds' WHERE sender_id = '{newcomer}'")  # noqa: S608
+        found = await wrong(f"UPDATE sent_at SET at = at - interval '0.06 seconds' WHERE message_id = '{last}'")  # noqa: S608
         assert f"{newcomer} sent" in found and "only 00:00:00.99 after" in found
-        found = await wrong(f"DELETE FROM sent_at WHERE sender_id = '{newcomer}'")  # noqa: S608
+        found = await wrong(f"DELETE FROM sent_at WHERE message_id = '{last}'")  # noqa: S608
         assert "were acknowledged" in found
         found = await wrong(f"UPDATE join_links SET uses = uses - 1 WHERE id = '{group.link}'")  # noqa: S608
         assert f"was used {USES - 1} times of {USES}, and {USES} are in by it" in found and "were refused" in found

@@ -162,7 +162,8 @@ class Person:
             except* (ClientError, OSError, httpx.HTTPError, trio.TooSlowError):
                 pass
             self.client = None
-            self.online = trio.Event()
+            if self.online.is_set():  # else somebody may wait for it: no connection came about
+                self.online = trio.Event()
             self.oracle_client.disconnected()
             await trio.sleep(random.uniform(0.05, 0.3))  # a client's pause before it connects again
 

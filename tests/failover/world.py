@@ -94,7 +94,8 @@ class Reader:
                     await self._connect()
                 except* LOST:
                     pass
-                self.online = trio.Event()
+                if self.online.is_set():  # else somebody may wait for it: no connection came about
+                    self.online = trio.Event()
                 await trio.sleep(random.uniform(0.05, 0.2))  # a client's pause before it comes back
 
     def hang_up(self) -> None:
