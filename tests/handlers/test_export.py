@@ -3,9 +3,12 @@
 import io
 import json
 import zipfile
+from collections.abc import AsyncGenerator
+from typing import cast
 
 import pytest
 import trio
+import trio.testing
 from msgspec.structs import replace
 
 from handlers import export
@@ -149,6 +152,33 @@ async def test_who_reads_slowly_costs_only_themselves(memory: Memory, exports: E
         await anext(pieces)
     with trio.fail_after(60):
         assert "account.json" in (await taken(exports, memory.user())).namelist()
+
+
+async def test_few_are_made_at_once(exports: Export, memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those that are read, a few are worked on; each ends with its client."""
+    running, go_on, ended = 0, trio.Event(), list[bool]()
+
+    async def made(*_: object) -> AsyncGenerator[bytes, None]:
+        nonlocal running
+        running += 1
+        await go_on.wait()
+        running -= 1
+        try:
+            yield b"piece"
+        finally:
+            ended.append(True)
+
+    monkeypatch.setattr(exports, "_pieces", made)
+    found = [cast(AsyncGenerator[bytes, None], (await exports.begin(memory.user()))[0]) for _ in range(RUNNING)]
+    async with trio.open_nursery() as clients:
+        for pieces in found:
+            clients.start_soon(anext, pieces)
+        await trio.testing.wait_all_tasks_blocked()
+        assert running == AT_ONCE
+        go_on.set()
+    for pieces in found:
+        await pieces.aclose()
+    assert len(ended) == RUNNING
 
 
 async def test_very_many_sessions(memory: Memory, exports: Export, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from server.fanout import gap_repair
 from server.fanout.delivery import FEW
 from server.fanout.gap_repair import REPAIR_DELAY, RETRY_DELAY
-from server.fanout.room import CHANGED, Cursors
+from server.fanout.room import CHANGED, Cursors, Room
 from server.protocol.signalr.encoding import FRAMED
 from server.transport.send_queue import Verdict
 from store.ids import new_id
-from store.model import Change, Cursor, Message, Position
+from store.model import Change, Cursor, Message, MessageType, Position
 from tests.server.fanout.test_rooms import BOB, CONVERSATION, USER, Database, Sink, World, change
 from tests.waiting import wait_until
 
@@ -357,6 +357,65 @@ async def test_a_lifted_head(nursery: trio.Nursery, autojump_clock: MockClock, s
     await trio.sleep(1)
     assert connection.seen == [world.database.head]
     assert connection.send_queue.sent.count(b'"Resync"') == 1
+
+
+async def test_a_group_that_was_dissolved_in_a_lost_history() -> None:
+    """P11: a history that went back to before a group was dissolved has its members again, who may be attached. Nothing
+    is held of what is lost."""
+    world = World()
+    connection = await world.attached()
+    async with world.rooms.opened([CONVERSATION]) as opened:
+        room = opened[CONVERSATION]
+        world.rooms.delivery.publish([change(13)])
+        last = change(11)
+        message = msgspec.structs.replace(last.message, type=MessageType.SYSTEM)
+        world.rooms.delivery.publish([msgspec.structs.replace(last, message=message, dissolved=True)])
+        room.attach(connection)
+        assert not room.attached and world.rooms.delivery.held.size
+        world.rooms.delivery._start_over(room, Position(Cursor(9, UUID(int=9)), UUID(int=9)))
+        assert not world.rooms.delivery.held.size
+        room.attach(connection)
+        world.rooms.delivery.publish([change(10)])
+        assert connection.seen == [11, 10]
+
+
+async def test_a_doubt_while_it_is_repaired(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """A repair that has read the head already does not answer what is doubted behind that: it is read once more."""
+    world = World()
+    connection = await world.attached()
+    await nursery.start(world.rooms.repair.run)
+    world.database.gate = trio.Event()
+    world.rooms.repair.doubt([CONVERSATION])
+    await wait_all_tasks_blocked()
+    world.database.head += 1
+    world.rooms.repair.doubt([CONVERSATION])
+    world.database.gate.set()
+    await trio.sleep(2 * RETRY_DELAY)
+    assert connection.seen == [11]
+
+
+async def test_a_room_that_closes_while_others_are_repaired(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """One that is closed as it waits for its turn takes no place from those that are repaired later."""
+    monkeypatch.setattr(gap_repair, "REPAIRS", 1)
+    world, closed = World(), Room(new_id())
+    await world.attached()
+    room = world.rooms.find(CONVERSATION)
+    assert room is not None
+    await nursery.start(world.rooms.repair.run)
+    world.database.gate = trio.Event()
+    world.rooms.repair.schedule(room, 0.0)
+    await wait_all_tasks_blocked()
+    world.rooms.repair.schedule(closed, 0.0)
+    await wait_all_tasks_blocked()
+    world.rooms.repair.drop(closed)
+    world.database.gate.set()
+    await wait_all_tasks_blocked()
+    world.database.head += 1
+    world.rooms.repair.schedule(room, 0.0)
+    with trio.fail_after(60):
+        await world.rooms.wait_moved(room)
 
 
 async def test_lag_keeps_the_place() -> None:

@@ -47,6 +47,8 @@ def test_the_bound_of_all_rooms() -> None:
             room.add(of_size(seq, MAX_BYTES // 100))
     assert in_all.size <= MAX_IN_ALL + MAX_BYTES and all(rooms) and any(room.is_short for room in rooms)
     assert not rooms[0].add(of_size(100, 10))
+    late = HeldChanges(in_all)
+    assert late.add(of_size(0, 10)) and not late.add(of_size(1, 10)) and len(late.clear()) == 1
     rooms[1].clear()
     assert rooms[0].add(of_size(100, 10)) and rooms[1].add(of_size(0, 10))
 

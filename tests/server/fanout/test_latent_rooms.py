@@ -455,6 +455,30 @@ async def test_a_second_connection_whose_memberships_are_older(world: World) -> 
     assert not world.rooms.latent.join(second, ids, world.rooms.openings) and world.rooms.count(second) == 5
 
 
+async def test_a_room_is_as_old_as_it_was_latent(world: World) -> None:
+    """A room that is made of a latent one counts as opened when that was: who read their memberships before that looks
+    at them once more, as the room may begin behind a removal; who read them afterwards need not."""
+    before = world.rooms.openings
+    await world.attached()
+    after = world.rooms.openings
+    world.say(world.books.ids[0])
+    [room] = world.rooms.all()
+    assert before < room.opening <= after == world.rooms.openings
+
+
+async def test_the_head_of_a_woken_room_is_read_once(world: World) -> None:
+    """A room that a change has made before its head was read goes on at that head: placed at a later one besides, it
+    would pass over what came in between."""
+    client = await world.client()
+    [key, *_] = world.books.ids
+    await _at(world, "read", lambda: world.say(key))
+    await world.attach(client)
+    assert world.books.asked == ["memberships"]
+    world.say(key)
+    assert client.look().got == {key: [5]}
+    assert [room.pins for room in world.rooms.all()] == [0]
+
+
 async def test_each_waits_for_the_other(world: World, nursery: trio.Nursery) -> None:
     """Two that open at once, each of them some of what the other one needs, both come to their end."""
     one, other = [await world.client(user_id) for user_id in (USER, BOB)]

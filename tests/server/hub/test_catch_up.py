@@ -22,7 +22,7 @@ from server.fanout.recent_events import Broadcast, RecentEvents
 from server.fanout.room import JOINED, THREAD
 from server.hub import catch_up, reconnect
 from server.hub.connection import MAX_OWED, HubConnection
-from server.hub.user_shares import Share
+from server.hub.user_shares import AT_ONCE, Share
 from server.protocol.signalr.encoding import BARE
 from server.protocol.signalr.messages import Invocation
 from store.ids import PackedIds, new_id
@@ -31,7 +31,7 @@ from store.positions import pack
 from store.postgres.conversations import Standing
 from store.redis.inbox_entries import BlockNotice
 from tests.server.fanout.test_rooms import CONVERSATION, change
-from tests.server.hub.test_connection import SHAKE, USER, EmptyStore, Transport, World
+from tests.server.hub.test_connection import SHAKE, USER, EmptyStore, Limits, Transport, World
 
 MOMENTS = ("memberships read", "head read", "before the head is read", "memberships read again")
 MEMBERSHIPS, HEADS, CHANGES, VIEW = "memberships", "heads", "changes", "view"
@@ -124,8 +124,8 @@ class Store(EmptyStore):
 class Hub(World):
     """A hub with that store."""
 
-    def __init__(self) -> None:
-        self.database = Store()
+    def __init__(self, database: Store | None = None) -> None:
+        self.database = database or Store()
         super().__init__(self.database)
 
     def remove(self) -> None:
@@ -378,6 +378,45 @@ async def test_attached_late_it_hears_of_what_it_has_missed(hub: Hub, nursery: t
     assert hub.is_attached and 0 <= sent.find(f'"{RESYNC}"') < sent.find('"ReceiveMessage"')
 
 
+@pytest.mark.parametrize("what", ["ends", "lags"])
+async def test_what_comes_while_it_is_settled(hub: Hub, nursery: trio.Nursery, what: str) -> None:
+    """A connection that ends while it is looked up what it is owed is attached to nothing behind that; one that is to
+    catch up from a cursor by then does that, and misses nothing."""
+    reader = Reader(hub, nursery, manual=False)
+    await reader.begin()
+    hub.rooms.detach(CONVERSATION, reader.connection)
+
+    def happen() -> None:
+        if what == "ends":
+            reader.connection._leave("the connection was lost")
+        else:
+            reader.connection.cursors = {CONVERSATION: Cursor(8)}
+
+    hub.database.meanwhile[VIEW] = happen
+    reader.connection.owe(CONVERSATION, JOINED)
+    await wait_all_tasks_blocked()
+    assert hub.rooms.is_attached(CONVERSATION, reader.connection) is (what == "lags")
+    assert reader.look().seqs == ([9, 10] if what == "lags" else [])
+
+
+async def test_nothing_newer_is_followed_by_what_was_missed(hub: Hub, nursery: trio.Nursery) -> None:
+    """P7: what a client has missed is repeated as it is when there is room: behind what came live meanwhile it would be
+    out of date, and stay so."""
+    broadcaster = Broadcaster(hub.rooms, hub.flusher)
+    reader, one = Reader(hub, nursery, manual=False), new_id()
+    await reader.begin()
+    reader.connection.catching_up = True
+    reader.transport.blocked, reader.transport.held = True, reader.transport.limit * 3 // 4
+    await broadcaster.broadcast([status("missed", of=one)])
+    nursery.start_soon(catch_up.repeat_missed, reader.connection, hub.rooms)
+    await wait_all_tasks_blocked()
+    reader.transport.blocked, reader.transport.held = False, 0
+    reader.connection.on_freed()
+    await broadcaster.broadcast([status("newer", of=one)])
+    await wait_all_tasks_blocked()
+    assert reader.look().updates[-1] == '"newer"'
+
+
 def watch(database: Store, name: str, asked: list[str]) -> None:
     """Note what is asked for."""
     ask = getattr(database, name)
@@ -411,6 +450,70 @@ async def test_registered_before_anything_is_read(hub: Hub, nursery: trio.Nurser
     gate.set()
     await wait_all_tasks_blocked()
     assert asked == ["opening", *([] if manual else ["memberships"])] and not hub.is_attached
+
+
+class TwoConversations(Store):
+    """The other one has no room yet."""
+
+    other = new_id()
+
+    async def memberships(self, user_id: UUID) -> PackedIds:
+        await self._answer(MEMBERSHIPS)
+        return PackedIds.of(sorted((CONVERSATION, self.other)))
+
+    async def memberships_with_positions(self, user_id: UUID) -> bytes:
+        return pack(await self.positions((CONVERSATION, self.other)))
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize("what", ["removed", "resynced", "ended"])
+async def test_what_comes_while_it_attaches_to_a_room_of_others(
+    nursery: trio.Nursery, autojump_clock: MockClock, what: str, is_open: bool
+) -> None:
+    """Connecting, one attaches to a room that others have open, or open just now, unless they were removed meanwhile,
+    are to begin anew there, or have gone."""
+    hub = Hub(TwoConversations())
+    await nursery.start(hub.flusher.run)
+    reader = Reader(hub, nursery, manual=False)
+    gate, heads = trio.Event(), hub.database.heads
+
+    async def gated(conversation_ids: Collection[UUID]) -> dict[UUID, int]:
+        await gate.wait()
+        return await heads(conversation_ids)
+
+    async def open_it() -> None:
+        async with hub.rooms.opened([CONVERSATION]):
+            await trio.sleep_forever()
+
+    def happen() -> None:
+        if what == "removed":
+            assert connection.expelled is not None
+            connection.expelled.add(CONVERSATION)
+        elif what == "resynced":
+            connection.resync(CONVERSATION)
+        else:
+            connection.closed = True
+
+    connection = reader.connection
+    if is_open:
+        nursery.start_soon(open_it)
+        await wait_all_tasks_blocked()
+    hub.database.heads = gated  # type: ignore[method-assign]
+    if not is_open:
+        nursery.start_soon(open_it)
+    nursery.start_soon(reader.begin)
+    await wait_all_tasks_blocked()
+    if is_open:
+        happen()
+    else:
+        hub.database.meanwhile[MEMBERSHIPS] = happen  # they are read again, as the room was opened just now
+    gate.set()
+    await wait_all_tasks_blocked()
+    assert not hub.database.meanwhile
+    assert hub.rooms.is_attached(CONVERSATION, connection) is (what == "resynced")
+    reader.transport.flush()
+    assert (f'"{RESYNC}"' in reader.transport.sent.decode()) is (what == "resynced")
+    nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -1238,7 +1341,60 @@ async def test_a_catch_up_is_cut_short(hub: Hub, nursery: trio.Nursery, moment: 
     assert (connection.cursors or {}).keys() == (set() if left else {CONVERSATION})
 
 
+async def test_settling_is_cut_short(hub: Hub, nursery: trio.Nursery) -> None:
+    """The socket is lost while it is looked up what a connection is owed: that is owed on, for when the client is
+    back."""
+    reader = Reader(hub, nursery, manual=False)
+    reader.connection.make_resumable()
+    waiting = reader.connection.receive(b'{"protocol":"json","version":2}\x1e', binary=False)
+    assert waiting is not None
+    await waiting
+    connection = reader.connection
+
+    async def stop(*_: object) -> None:
+        await trio.sleep_forever()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub.database, "view", stop)
+        connection.catching_up, connection.owed = True, {CONVERSATION: "left"}
+        async with trio.open_nursery() as transport:
+            transport.start_soon(connection._catch_up)
+            await wait_all_tasks_blocked()
+            transport.cancel_scope.cancel()
+    assert connection.owed == {CONVERSATION: "left"}
+
+
 # -- Sync --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("question", ["memberships", "changes_after", "standings"])
+async def test_few_of_one_user_ask_at_once(hub: Hub, nursery: trio.Nursery, question: str) -> None:
+    """However many connections of a user sync together, a few of their questions are before PostgreSQL at a time."""
+    share, running, most, go_on = Share(Limits()), 0, 0, trio.Event()
+    readers = [Reader(hub, nursery, manual=True) for _ in range(AT_ONCE + 2)]
+    for reader in readers:
+        reader.connection.share = share
+        await reader.begin()
+    ask = getattr(hub.database, question)
+
+    async def counted(*given: object, **options: object) -> object:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await go_on.wait()
+        running -= 1
+        return await ask(*given, **options)
+
+    setattr(hub.database, question, counted)
+    shown = [(CONVERSATION, Cursor(8))]
+    for reader in readers:
+        nursery.start_soon(catch_up.sync_all, reader.connection, hub.rooms, hub.database, shown)
+    await wait_all_tasks_blocked()
+    assert running == AT_ONCE
+    go_on.set()
+    await wait_all_tasks_blocked()
+    assert running == 0 and most == AT_ONCE
+    assert all(hub.rooms.is_attached(CONVERSATION, reader.connection) for reader in readers)
 
 
 class Archive(EmptyStore):

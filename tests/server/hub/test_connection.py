@@ -25,6 +25,7 @@ from server.hub.catch_up import SyncSource
 from server.hub.connection import MAX_LEFT, STEP, HubConnection
 from server.hub.dispatch import Dispatcher, Stretch
 from server.hub.invocations import MAX_OUTSTANDING, MAX_STREAMS, Ticket, answer
+from server.hub.methods import METHODS
 from server.hub.reconnect import DETACHED_TIMEOUT
 from server.hub.user_shares import AT_ONCE, Share
 from server.protocol import websocket
@@ -619,6 +620,43 @@ async def test_what_is_queued_keeps_no_call_waiting(
     assert len(answers) == len(calls) and not client.transport.code
 
 
+async def test_what_is_queued_does_not_wait_for_an_answer(
+    client: Client, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """What is queued before a call that takes long is sent at once, be it that no one else will: as behind a pong, in
+    one piece of input with it."""
+    pong = BARE["json"].ping()
+    client.transport.push(pong)
+    call = PROTOCOLS["json"].encode_invocation("Slow", (), "1")
+    nursery.start_soon(client.send, call * (STEP + 1))
+    await wait_all_tasks_blocked()
+    assert client.transport.sent.endswith(pong) and not client.transport.held
+
+
+async def test_calls_behind_long_answers(
+    client: Client, world: World, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Answers for which there is no room at first, and calls behind them, go on by themselves when the socket takes
+    all: nothing else wakes them."""
+
+    def large(connection: HubConnection, ticket: Ticket) -> None:
+        world.sends.append(lambda _: answer(connection, ticket, "x" * 60_000, "Large"))
+
+    world.dispatcher.add(large, pipelined=True)
+    calls = [PROTOCOLS["json"].encode_invocation("Large", (), str(n)) for n in range(MAX_OUTSTANDING + 1)]
+    for _ in range(10):  # tasks that are ready run in any order
+        nursery.start_soon(client.send, b"".join(calls))
+        await wait_all_tasks_blocked()
+        world.commit(MAX_OUTSTANDING)
+        await wait_all_tasks_blocked()
+        assert len(world.sends) == 1
+        world.commit(1)
+        await wait_all_tasks_blocked()
+        answers = [message for message in client.transport.messages() if isinstance(message, Completion)]
+        assert len(answers) == len(calls) and not client.transport.code
+    assert client.connection.outstanding == client.transport.reserved == 0
+
+
 @pytest.mark.parametrize("end", ["it reads", "it is lost", "it may come back"])
 async def test_answers_longer_than_their_calls(
     client: Client, world: World, nursery: trio.Nursery, autojump_clock: MockClock, end: str
@@ -1104,6 +1142,38 @@ async def test_few_calls_of_a_user_at_once(
     go_on.set()
     await wait_all_tasks_blocked()
     assert running == 0 and all(client.transport.messages() for client in clients)
+
+
+async def test_what_waits_for_its_client_keeps_no_other_waiting(
+    world: World, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """A call that sends at the pace of its client, as Sync does, takes no turn of its user's: devices that read slowly,
+    or not at all, do not keep another one from its calls."""
+
+    async def at_its_pace(connection: HubConnection) -> str:
+        await world.gate.wait()
+        return "done"
+
+    async def query(connection: HubConnection) -> str:
+        await trio.lowlevel.checkpoint()
+        return "done"
+
+    world.dispatcher.add(at_its_pace, sends=True)
+    world.dispatcher.add(query)
+    share = Share(Limits())
+    *slow, other = clients = [Client(world, nursery) for _ in range(AT_ONCE + 1)]
+    for client in clients:
+        client.connection.share = share
+        await client.send(SHAKE)
+        client.transport.messages()
+    for client in slow:
+        nursery.start_soon(client.send, PROTOCOLS["json"].encode_invocation("AtItsPace", (), "1"))
+    await wait_all_tasks_blocked()
+    with trio.fail_after(60):
+        [answered] = await other.call("Query")
+    assert isinstance(answered, Completion) and answered.error is None
+    assert {one.name for one in METHODS if one.sends} == {"Sync", "JoinConversation"}
+    world.gate.set()
 
 
 class Limits(RateLimits):

@@ -13,6 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from handlers.errors import ChatError
 from handlers.model import Caller
 from server.hub.methods import HubMethods
+from server.protocol.signalr.messages import Completion
 from store.errors import Unavailable
 from store.ids import new_id
 from store.redis.inbox_entries import disconnection_of
@@ -31,7 +32,7 @@ class SignIns:
         self.ended: set[UUID] = set()
         self.gate: trio.Event | None = None
         self.meanwhile: Callable[[], None] = lambda: None
-        self.away = False
+        self.away = self.is_gone = False
 
     async def verify(self, token: str) -> Caller:
         await trio.lowlevel.checkpoint()
@@ -39,6 +40,8 @@ class SignIns:
 
     async def require_user(self, user_id: UUID) -> None:
         await trio.lowlevel.checkpoint()
+        if self.is_gone:
+            raise ChatError("unauthenticated", "There is no such user (any more).")
 
     async def require_session(self, session_id: UUID) -> None:
         has_ended, is_away = session_id in self.ended, self.away
@@ -72,6 +75,14 @@ async def test_another_token(client: Client, sign_ins: SignIns, autojump_clock: 
     assert not client.connection.closed
     client.world.rooms.disconnect(disconnection_of(USER, AFTER))
     assert client.connection.closed
+
+
+async def test_a_token_of_who_is_gone(client: Client, sign_ins: SignIns, autojump_clock: MockClock) -> None:
+    """A token is good for as long as it says, whatever has become of its user: they are looked up."""
+    sign_ins.is_gone = True
+    [answer] = await client.call("RefreshToken", "token")
+    assert isinstance(answer, Completion) and "unauthenticated" in (answer.error or "")
+    assert client.connection.caller.session_id == BEFORE
 
 
 @pytest.mark.parametrize("has_ended", [True, False], ids=["of a session that has ended", "of a good one"])

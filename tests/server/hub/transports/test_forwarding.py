@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from server.hub.transports import forwarding as module
 from server.hub.transports.forwarding import BODY_PIECE, LOOK, MAX_HANDED, MAX_HANDED_OF_ONE, Forwarding, OwnerGone
 from server.transport.refusal import Refusal
 from store import tcp
@@ -153,9 +154,9 @@ async def test_a_long_body_is_handed_on_in_pieces(is_whole: bool, nursery: trio.
             assert not sent and not heard.endswith(b"\r\n0\r\n\r\n")
 
 
-async def test_one_user_leaves_room_for_others(nursery: trio.Nursery) -> None:
+async def test_one_user_leaves_room_for_others(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests of one user that are not answered, or whose body does not come, are refused beyond a part of what is
-    handed through for all."""
+    handed through for all; those of all are beyond a bound, too. What is over leaves nothing behind."""
     asked = trio.Event()
 
     async def serve(stream: trio.SocketStream) -> None:
@@ -182,6 +183,7 @@ async def test_one_user_leaves_room_for_others(nursery: trio.Nursery) -> None:
     await nursery.start(forwarding.run, ())
     scope = {"headers": [], "method": "POST", "path": "/hubs/chat", "query_string": b""}
     assert MAX_HANDED_OF_ONE < MAX_HANDED
+    monkeypatch.setattr(module, "MAX_HANDED", MAX_HANDED_OF_ONE + 1)
     with trio.fail_after(60):
         async with trio.open_nursery() as requests:
             for _ in range(MAX_HANDED_OF_ONE):
@@ -193,5 +195,11 @@ async def test_one_user_leaves_room_for_others(nursery: trio.Nursery) -> None:
             assert refused.value.status == 429
             await forwarding.hand_over("id", new_id(), None, scope, receive, send)
             assert sent[0] == 200
+            requests.start_soon(forwarding.hand_over, "id", new_id(), body(), scope, receive, send)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(Refusal) as refused:
+                await forwarding.hand_over("id", new_id(), None, scope, receive, send)
+            assert refused.value.status == 503
             requests.cancel_scope.cancel()
+        assert not forwarding._under_way
         await forwarding.hand_over("id", USER, None, scope, receive, send)

@@ -165,7 +165,7 @@ async def test_a_few_posts_of_a_user_wait(nursery: trio.Nursery, autojump_clock:
         yield b"x"
 
     async def refused(transport: Transport) -> None:
-        with pytest.raises(ChatError, match="POSTs") as error:
+        with pytest.raises(ChatError, match="POSTs") as error, trio.fail_after(60):
             await transport.post(read())
         assert error.value.code == "rate_limited" and error.value.retry_after
 
