@@ -342,6 +342,45 @@ async def _until_offline(events: parley_client.Subscription[parley_client.Event]
 
 
 @LOOPS
+def test_one_write_at_a_time(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store is given one write after the other, so what is written later is what was so later: an attempt is noted
+    behind a write that is under way, however long that takes."""
+    monkeypatch.setattr(engine, "PATIENCE", 0.01)
+
+    class Slow(parley_client.MemoryStore):
+        goes_on: anyio.Event | None = None
+        running = most = 0
+
+        async def save(self, records: Mapping[str, bytes | None]) -> None:
+            self.running += 1
+            self.most = max(self.most, self.running)
+            if self.goes_on is not None:
+                await self.goes_on.wait()
+            await super().save(records)
+            self.running -= 1
+
+    async def scenario(net: Network, truth: Truth) -> None:
+        talk, store = truth.create(OTHER, ME), Slow()
+        async with parley_client.connect(net.url, token=ME, store=store) as chat:
+            net.refuses = True
+            net.cut()
+            await until(lambda: chat.state != "live")
+            kept = chat.conversation(talk).send("one")
+            await until(lambda: kept.id.encode() in store._records.get("outbox", b""))
+            await until(lambda: not store.running)
+            store.goes_on = anyio.Event()
+            chat.conversation(talk).send("two")
+            await until(lambda: store.running == 1)
+            net.refuses = False
+            chat.connect_now()
+            await chat.flush()
+            store.goes_on.set()
+        assert store.most == 1
+
+    run(loop, scenario)
+
+
+@LOOPS
 def test_a_write_that_is_cancelled_is_made_up_for(loop: str) -> None:
     """The program ends in the middle of a write to the store: the last one has what was in it."""
 
