@@ -14,6 +14,7 @@ from handlers.model import Caller
 from server.config.loading import load
 from server.hub.connection import HubConnection
 from server.hub.server import HubServer
+from server.hub.transports.http_endpoint import HttpEndpoint
 from server.hub.transports.http_transport import Gone, HttpTransport
 from server.hub.transports.long_polling import LongPolling
 from server.hub.transports.server_sent_events import OPENING, ServerSentEvents
@@ -21,6 +22,7 @@ from server.hub.user_shares import MAX_POSTS, WORK_BURST, WORK_SHARE, Share
 from server.identity.connection_tokens import Redeemed
 from server.protocol.signalr.encoding import BARE
 from server.transport.http import HANG_UP
+from server.transport.refusal import Refusal
 from server.transport.timer_wheel import TimerWheel
 from store.ids import new_id
 from tests.server.hub.test_user_shares import ON
@@ -182,6 +184,20 @@ async def test_a_few_posts_of_a_user_wait(nursery: trio.Nursery, autojump_clock:
     for transport in transports:
         transport.ending.set()
         transport.slow.set()
+
+
+async def test_a_post_too_many_is_answered_so() -> None:
+    """The client hears when to come again: it is no defect of ours."""
+
+    class Full:
+        async def post(self, body: AsyncIterator[bytes]) -> None:
+            raise ChatError("rate_limited", "too many", retry_after=2.0)
+
+    parts = cast(Any, None)
+    endpoint = HttpEndpoint(parts, parts, parts)
+    with pytest.raises(Refusal) as refused:
+        await endpoint._take(cast(HttpTransport, Full()), "id", parts)
+    assert refused.value.status == 429 and refused.value.fields["Retry-After"] == "2"
 
 
 async def test_posts_take_their_users_share(
