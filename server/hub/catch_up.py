@@ -204,10 +204,9 @@ async def attach_in_turn(
     if share is None or len(mine) < 16 * LARGE:
         await attach_all(connection, rooms, sync, mine, openings, expelled)
         return
-    if share.attaching is None:
-        share.attaching = trio.Lock()
-    has_waited = share.attaching.locked()
-    async with share.attaching:
+    attaching = share.attaching()
+    has_waited = attaching.locked()
+    async with attaching:
         if has_waited and not connection.closed:
             openings = rooms.openings
             mine = (await sync.memberships(connection.user_id)).octets

@@ -29,7 +29,7 @@ POST_RETRY_AFTER = 1.0  # seconds
 class Share:
     """The share of one user. `connections` counts those that are open, or wait for their client to come back."""
 
-    __slots__ = ("_at_work", "_limits", "_turns", "attaching", "connections", "full_at", "posts", "work_until")
+    __slots__ = ("_at_work", "_attaching", "_limits", "_turns", "connections", "full_at", "posts", "work_until")
 
     def __init__(self, limits: RateLimits) -> None:
         self._limits = limits
@@ -38,7 +38,7 @@ class Share:
         self.full_at = 0.0  # see handlers.rate_limits
         self._turns: trio.Lock | None = None
         self._at_work: trio.Semaphore | None = None
-        self.attaching: trio.Lock | None = None  # while connections to thousands of rooms are; see `attach_in_turn`
+        self._attaching: trio.Lock | None = None
         self.work_until = 0.0  # the same for the time that reading took
 
     def worked(self, seconds: float, now: float) -> None:
@@ -62,6 +62,12 @@ class Share:
         if self._at_work is None:
             self._at_work = trio.Semaphore(AT_ONCE)
         return self._at_work
+
+    def attaching(self) -> trio.Lock:
+        """Return what is held while a connection of the user is attached to thousands of rooms."""
+        if self._attaching is None:
+            self._attaching = trio.Lock()
+        return self._attaching
 
     @contextmanager
     def posting(self) -> Iterator[None]:
