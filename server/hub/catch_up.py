@@ -667,8 +667,11 @@ async def _follow(
 
 
 def _keep(connection: Target, conversation_id: UUID, cursor: Cursor) -> None:
-    """Remember the position of a catch-up that was cut short, for when the client is back, unless it is no member."""
-    if connection.is_resumable and conversation_id not in (connection.expelled or ()):
+    """Remember the position of a catch-up that was cut short, for when the client is back. If its user was removed, or
+    seemed to be, that is looked up and said then."""
+    if connection.is_resumable and conversation_id in (connection.expelled or ()):
+        connection.owed = {conversation_id: "removed", **(connection.owed or {})}
+    elif connection.is_resumable:
         connection.cursors = {**(connection.cursors or {}), conversation_id: cursor}
 
 

@@ -1341,6 +1341,35 @@ async def test_a_catch_up_is_cut_short(hub: Hub, nursery: trio.Nursery, moment: 
     assert (connection.cursors or {}).keys() == (set() if left else {CONVERSATION})
 
 
+async def test_a_catch_up_of_what_is_removed_is_cut_short(hub: Hub, nursery: trio.Nursery) -> None:
+    """The room was opened past the change that removes the user, which comes then, and the socket is lost before the
+    catch-up says so: it is said when the client is back."""
+    reader = Reader(hub, nursery, manual=False)
+    reader.connection.make_resumable()
+    waiting = reader.connection.receive(b'{"protocol":"json","version":2}\x1e', binary=False)
+    assert waiting is not None
+    await waiting
+    connection = reader.connection
+    connection.cursors = hub.rooms.detach_all(connection)
+    hub.database.head = 12
+    hub.remove_unheard()
+
+    async def stop(*_: object, **__: object) -> None:
+        hub.rooms.delivery.publish([change(13, removed=(USER,))])
+        await trio.sleep_forever()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub.database, "changes_after", stop)
+        connection.catching_up = True
+        async with trio.open_nursery() as transport:
+            transport.start_soon(connection._catch_up)
+            await wait_all_tasks_blocked()
+            transport.cancel_scope.cancel()
+    await connection._catch_up()
+    [removed] = reader.look().removed
+    assert '"removed"' in removed and not hub.is_attached
+
+
 async def test_settling_is_cut_short(hub: Hub, nursery: trio.Nursery) -> None:
     """The socket is lost while it is looked up what a connection is owed: that is owed on, for when the client is
     back."""
