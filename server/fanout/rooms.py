@@ -478,7 +478,8 @@ class Rooms:
                 conversation_id, position = positions.unpack(record)
                 room = (begun.woken or {})[record[:16]]
                 self._place(room, position)
-                if conversation_id not in expelled and not connection.closed:
+                left = conversation_id in expelled or conversation_id in (connection.cursors or ())
+                if not left and not connection.closed:
                     room.attach(connection)
                 self._unpin(begun, (record[:16],))
 

@@ -24,6 +24,12 @@ def test_whatever_happens_to_sockets_members_hear_everything(first: int) -> None
         play(seed, STEPS, returning=True)
 
 
+@pytest.mark.parametrize("seed", [532, 1258, 3008])
+def test_what_was_found_of_sockets(seed: int) -> None:
+    """A page behind a removal, a removal that came late, a connection that lags amid the opening of its rooms."""
+    play(seed, 250, returning=True)
+
+
 def test_a_seed_is_a_run() -> None:
     """What a seed has found can be found again: the same happens, in the same order, at the same moments."""
     first = play(2, STEPS)
