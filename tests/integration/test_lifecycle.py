@@ -141,13 +141,13 @@ async def test_a_drain_is_spread(database: str, redis_url: str) -> None:
                     return
                 answered.append(key)
 
-        # Half of them each: of one user's connections only so many lines a second are in the log.
+        # Each has half of them: of one user's connections only so many lines a second are in the log.
         async with (
-            connected(server, alice, 10) as hers,
-            connected(server, bob, 10) as his,
+            connected(server, alice, 10) as of_one,
+            connected(server, bob, 10) as of_other,
             trio.open_nursery() as nursery,
         ):
-            clients = [*hers, *his]
+            clients = [*of_one, *of_other]
             for number, client in enumerate(clients):
                 nursery.start_soon(write, client, number)
             server.terminate()
