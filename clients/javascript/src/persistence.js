@@ -80,7 +80,11 @@ export class Persistence {
     } catch (error) {
       warn(error);
     }
-    await this.#store.clear().catch(warn);
+    try {
+      await this.#store.clear();
+    } catch (error) {
+      warn(error);
+    }
     return nothing();
   }
 

@@ -1818,6 +1818,19 @@ promise("what was edited, is lost and is sent again by the next process is as it
   assert.equal(room.messages[1].content, "after");
 });
 
+promise("a store that cannot be cleared, or says nothing of when it is, is written all the same", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const refuse = () => {
+    throw new Error("broken");
+  };
+  for (const clear of [refuse, () => {}]) {
+    let writes = 0;
+    const a = await connect("a", { store: { load: refuse, write: async () => void writes++, clear } });
+    await a.conversation(room.id).send("hi").whenSent();
+    await until(() => writes);
+  }
+});
+
 test("each store keeps the contract", async () => {
   const memory = new MemoryStore();
   await keepsTheContract(() => memory);
